@@ -1,0 +1,1 @@
+"""Companion analyses: function in, result out."""
