@@ -1,0 +1,192 @@
+"""The recorder against every way in which a model can spoil or hide an activation."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from utilities.hooks import Recorder, one_row_per_image, select_layers
+
+
+class Residual(nn.Module):
+    """In-place ReLU after a batch norm, and an in-place sum after the second one."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn1, self.relu, self.bn2 = nn.BatchNorm1d(4), nn.ReLU(inplace=True), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        out = self.bn2(self.relu(self.bn1(x)))
+        out += x
+        return out
+
+
+class Backwards(nn.Module):
+    """Modules declared in the opposite order of their execution."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.first = nn.Linear(3, 2), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x))
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.relu, self.b = nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.relu(self.b(self.relu(self.a(x))))
+
+
+class Returns(nn.Module):
+    """Wraps what a layer returns."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.inner, self.layer = nn.Linear(4, 4), Wrapped(wrap)
+
+    def forward(self, x):
+        self.layer(self.inner(x))
+        return x
+
+
+class Wrapped(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.wrap = wrap
+
+    def forward(self, x):
+        return self.wrap(x)
+
+
+def test_values_are_those_before_in_place_changes():
+    model, x = Residual(), torch.randn(6, 4)
+    with Recorder(model) as recorder:
+        model(x)
+    with torch.inference_mode():
+        model.eval()
+        bn1 = model.bn1(x)
+        relu = bn1.clamp(min=0)
+        bn2 = model.bn2(relu)
+    assert bn1.min() < 0
+    for name, expected in {"bn1": bn1, "relu": relu, "bn2": bn2}.items():
+        torch.testing.assert_close(recorder.activations[name], expected)
+
+
+def test_names_come_in_the_order_of_execution():
+    model = Backwards()
+    with Recorder(model) as recorder:
+        model(torch.randn(5, 4))
+    assert {name: value.shape[1] for name, value in recorder.activations.items()} == {"first": 3, "last": 2}
+    assert list(recorder.activations) == ["first", "last"]
+
+
+def test_a_module_called_twice_gives_two_entries():
+    model, x = Shared(), torch.randn(5, 4)
+    with Recorder(model, "relu") as recorder:
+        model(x)
+        model(x)  # a second pass starts anew
+    assert list(recorder.activations) == ["relu", "relu#2"]
+    torch.testing.assert_close(recorder.activations["relu"], model.a(x).relu().detach())
+    torch.testing.assert_close(recorder.activations["relu#2"], model(x).detach())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: (x, None),
+        lambda x: [None, (x,)],
+        lambda x: {"logits": x, "other": x + 1},
+        lambda x: OrderedDict(pooled=x + 1, last_hidden_state=x),
+    ],
+)
+def test_containers_are_opened(wrap):
+    model, x = Returns(wrap), torch.randn(5, 4)
+    with Recorder(model, "layer") as recorder:
+        model(x)
+    torch.testing.assert_close(recorder.activations["layer"], model.inner(x).detach())
+
+
+def test_windows_are_folded_back_to_images():
+    """Image i's values stay in row i: windows are cut with the image varying slowest."""
+    images = torch.arange(3.0)[:, None, None].expand(3, 4, 2)
+    folded = one_row_per_image(images.reshape(12, 2), 3, "layer")
+    assert folded.shape == (3, 4, 2)
+    assert torch.equal(folded, images)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (torch.zeros(50, 6, 8), "no row for each image"),  # tokens first: no multiple
+        (torch.zeros(12, 6, 8), "no row for each image"),  # tokens first: a multiple by chance
+        (torch.zeros(()), "no row for each image"),
+        (torch.zeros(0, 3), "no row for each image"),
+        ("text", "no tensor but str"),
+    ],
+)
+def test_outputs_without_a_row_for_each_image_are_refused(output, message):
+    with pytest.raises(ValueError, match=f"'layer'.*{message}"):
+        one_row_per_image(output, 6, "layer")
+
+
+def test_a_layer_that_never_runs_is_named():
+    model = Backwards()
+    model.spare = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"did not run.*spare"), Recorder(model) as recorder:
+        recorder.model(torch.randn(5, 4))
+    assert not model.first._forward_hooks
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_everything_is_restored(fails):
+    model = Residual().train()
+    model.bn2.eval()
+    statistics = model.bn1.running_mean.clone()
+    with pytest.raises(RuntimeError) if fails else torch.no_grad(), Recorder(model) as recorder:
+        assert not model.training
+        assert torch.is_inference_mode_enabled()
+        recorder.model(torch.randn(6, 5 if fails else 4))
+    assert (model.training, model.bn1.training, model.bn2.training) == (True, True, False)
+    assert not torch.is_inference_mode_enabled()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(model.bn1.running_mean, statistics)
+
+
+def test_only_the_own_models_pass_is_recorded():
+    """A model inside another one: the outer pass must not disturb the inner recorder."""
+    inner = Residual()
+    outer = nn.Sequential(inner, nn.Linear(4, 4))
+    with Recorder(outer, "0.relu") as recorder:
+        inner(torch.randn(3, 4))
+        assert not recorder.activations
+        outer(torch.randn(3, 4))
+    assert list(recorder.activations) == ["0.relu"]
+
+
+def test_layers_by_glob_list_and_callable():
+    model = nn.Sequential(OrderedDict(body=nn.Sequential(nn.Linear(4, 4), nn.ReLU()), head=nn.Linear(4, 2)))
+    assert select_layers(model, "body*") == ["body", "body.0", "body.1"]
+    assert select_layers(model, ["head", "*.1"]) == ["body.1", "head"]
+    assert select_layers(model, lambda name, module: isinstance(module, nn.ReLU)) == ["body.1"]
+
+
+def test_a_second_name_of_a_shared_module_is_known():
+    shared = nn.ReLU()
+    model = nn.Sequential(OrderedDict(a=shared, b=shared))
+    assert select_layers(model, "*") == ["a"]
+    assert select_layers(model, "b") == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [("heat", "close: head"), ("*.7", "is not in Sequential"), ([], "empty"), (lambda n, m: False, "chose none")],
+)
+def test_wrong_layers_are_named(layers, message):
+    model = nn.Sequential(OrderedDict(body=nn.Linear(4, 4), head=nn.Linear(4, 2)))
+    with pytest.raises(ValueError, match=message):
+        select_layers(model, layers)

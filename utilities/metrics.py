@@ -1,0 +1,259 @@
+"""Kernels, HSIC and CKA on plain matrices, in float64.
+
+Kornblith et al., ICML 2019, https://arxiv.org/abs/1905.00414 (CKA, the biased estimator);
+Song et al., JMLR 2012, https://jmlr.org/papers/v13/song12a.html (the debiased one, a U-statistic);
+Székely & Rizzo, Annals of Statistics 2014 (U-centring, which turns the U-statistic into one inner product).
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import torch
+from numpy.typing import ArrayLike
+
+Kernel = Literal["linear", "rbf"]
+Estimator = Literal["debiased", "biased"]
+
+MIN_IMAGES = {"debiased": 4, "biased": 2}
+
+
+def check_choices(kernel: str, estimator: str, bandwidth: float = 1.0, sigma: float | None = None) -> None:
+    """Refuse an unknown kernel or estimator, and a kernel width that is not positive.
+
+    Raises:
+        ValueError: Naming what was given and what there is.
+
+    Example:
+        >>> check_choices("linear", "debiased")
+    """
+    if kernel not in ("linear", "rbf"):
+        raise ValueError(f"kernel {kernel!r} is not known; choose 'linear' or 'rbf'")
+    if estimator not in MIN_IMAGES:
+        raise ValueError(f"estimator {estimator!r} is not known; choose from {', '.join(map(repr, MIN_IMAGES))}")
+    for name, value in (("bandwidth", bandwidth), ("sigma", 1.0 if sigma is None else sigma)):
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, not {value!r}")
+
+
+def _as_matrix(x: ArrayLike | torch.Tensor, name: str) -> torch.Tensor:
+    x = torch.as_tensor(x).detach().to(torch.float64)
+    if x.ndim < 2:
+        raise ValueError(f"{name} should have one row for each image, shape (n, features), not {tuple(x.shape)}")
+    x = x.flatten(1)
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name} holds NaN or infinite values in {int((~x.isfinite()).any(1).sum())} of its rows")
+    return x
+
+
+def centered_gram(x: torch.Tensor) -> torch.Tensor:
+    """Compute X_c X_cᵀ, X_c being X less its mean row, in X's own precision.
+
+    HSIC does not change when features are centred, but its rounding does: with means 10⁴ times the spread, an
+    uncentred float32 Gram has no digit left. A spread below the rounding of the values themselves is none at
+    all, and gives zeros.
+
+    Args:
+        x: Features, (n, p), floating point.
+
+    Returns:
+        The Gram matrix, (n, n).
+
+    Example:
+        >>> centered_gram(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+        tensor([[ 1., -1.],
+                [-1.,  1.]])
+    """
+    mean = x.mean(0)
+    centered = x - mean
+    gram = centered @ centered.T
+    rounding = (8 * torch.finfo(x.dtype).eps) ** 2 * len(x) * mean.square().sum()
+    return torch.where(gram.diagonal().sum() <= rounding, torch.zeros_like(gram), gram)  # NaN stays NaN
+
+
+def rbf_from_gram(gram: torch.Tensor, *, bandwidth: float = 1.0, sigma: float | None = None) -> torch.Tensor:
+    """Turn a linear Gram matrix into that of the kernel exp(-d² / 2σ²).
+
+    Args:
+        gram: X Xᵀ, (n, n); any common shift of the rows of X is without effect.
+        bandwidth: σ as a fraction of the median *distance* (not its square) between two different rows.
+        sigma: σ itself; where given, ``bandwidth`` is not used.
+
+    Returns:
+        The RBF Gram matrix, (n, n).
+
+    Raises:
+        ValueError: If the median distance of rows that do differ is zero: no fraction of it is a width.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> rbf_from_gram(x @ x.T)[0, 1].item()  # distances 1, 1, 2: median 1
+        0.6065306663513184
+    """
+    norms = gram.diagonal()
+    squared = (norms[:, None] + norms[None, :] - 2 * gram).clamp(min=0)
+    if sigma is None:
+        row, column = torch.triu_indices(len(gram), len(gram), offset=1, device=gram.device)
+        sigma = bandwidth * squared[row, column].sqrt().median()
+        if sigma == 0 and squared.any():
+            raise ValueError("more than half of the distances between rows are zero, so their median is: give sigma=")
+        sigma = sigma if sigma != 0 else 1.0  # all rows are equal: every width gives the same kernel
+    return torch.exp(-squared / (2 * sigma**2))
+
+
+def gram(
+    x: ArrayLike | torch.Tensor,
+    kernel: Kernel = "linear",
+    *,
+    bandwidth: float = 1.0,
+    sigma: float | None = None,
+) -> torch.Tensor:
+    """Compute the Gram matrix of the rows of x: ``K_ij = k(x_i, x_j)``.
+
+    Args:
+        x: Features, (n, ...), flattened to (n, p).
+        kernel: ``"linear"``, x·y, or ``"rbf"``, exp(-|x - y|² / 2σ²).
+        bandwidth: For ``"rbf"``: σ as a fraction of the median distance (Kornblith et al. use 0.2 to 0.8).
+        sigma: For ``"rbf"``: σ itself. A fixed σ on raw wide features makes the kernel the identity.
+
+    Returns:
+        K, (n, n), float64.
+
+    Raises:
+        ValueError: If x is no matrix, is not finite, or the kernel or its width is not valid.
+
+    Example:
+        >>> gram([[1.0, 2.0], [3.0, 4.0]])
+        tensor([[ 5., 11.],
+                [11., 25.]], dtype=torch.float64)
+    """
+    check_choices(kernel, "debiased", bandwidth, sigma)
+    x = _as_matrix(x, "x")
+    if kernel == "linear":
+        return x @ x.T
+    return rbf_from_gram(centered_gram(x), bandwidth=bandwidth, sigma=sigma)
+
+
+def center(grams: torch.Tensor, estimator: Estimator = "debiased") -> torch.Tensor:
+    """Centre Gram matrices so that their inner product is n(n-3) or (n-1)² times their HSIC.
+
+    ``"biased"``: H K H with H = I - 11ᵀ/n. ``"debiased"``: zero the diagonal, then take off row and column
+    means such that every row sums to zero, and zero the diagonal again (Székely & Rizzo 2014).
+
+    Args:
+        grams: One Gram matrix or a stack of them, (..., n, n).
+        estimator: Which centring.
+
+    Returns:
+        The centred matrices, of the same shape.
+
+    Example:
+        >>> x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+        >>> bool(center(x @ x.T).sum(1).abs().max() < 1e-12)
+        True
+    """
+    n = grams.shape[-1]
+    if estimator == "biased":
+        rows = grams.mean(-1)
+        return grams - rows[..., :, None] - rows[..., None, :] + rows.mean(-1)[..., None, None]
+    grams = grams.clone()
+    grams.diagonal(dim1=-2, dim2=-1).zero_()
+    rows = grams.sum(-1) / (n - 2)
+    rows = rows - rows.sum(-1, keepdim=True) / (2 * (n - 1))
+    grams -= rows[..., :, None]
+    grams -= rows[..., None, :]
+    grams.diagonal(dim1=-2, dim2=-1).zero_()
+    return grams
+
+
+def normalizer(n: int, estimator: Estimator = "debiased") -> int:
+    """Give what the inner product of two centred Gram matrices is divided by: n(n-3), or (n-1)².
+
+    Example:
+        >>> normalizer(10), normalizer(10, "biased")
+        (70, 81)
+    """
+    return n * (n - 3) if estimator == "debiased" else (n - 1) ** 2
+
+
+def hsic(K: ArrayLike | torch.Tensor, L: ArrayLike | torch.Tensor, estimator: Estimator = "debiased") -> float:
+    """Estimate the Hilbert-Schmidt independence criterion of two Gram matrices of the same images.
+
+    ``"biased"``: tr(K H L H) / (n-1)². ``"debiased"``, with the diagonals of K and L set to zero (Song 2012):
+    [tr(KL) + 1ᵀK1 1ᵀL1 / ((n-1)(n-2)) - 2/(n-2) 1ᵀKL1] / (n(n-3)); it may be negative.
+
+    Args:
+        K: First Gram matrix, (n, n).
+        L: Second Gram matrix, (n, n).
+        estimator: ``"debiased"`` (n of 4 or more) or ``"biased"``.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ValueError: If the matrices are not square, differ in size or are too small.
+
+    Example:
+        >>> x = torch.arange(6.0).double()[:, None]
+        >>> round(hsic(gram(x), gram(x)), 6)
+        10.5
+    """
+    check_choices("linear", estimator)
+    K, L = _as_matrix(K, "K"), _as_matrix(L, "L")
+    if K.shape != L.shape or K.shape[0] != K.shape[1]:
+        raise ValueError(f"K and L should be square and of one size, not {tuple(K.shape)} and {tuple(L.shape)}")
+    n = len(K)
+    if n < MIN_IMAGES[estimator]:
+        raise ValueError(f"the {estimator} HSIC needs at least {MIN_IMAGES[estimator]} images, not {n}")
+    return ((center(K, estimator) * center(L, estimator)).sum() / normalizer(n, estimator)).item()
+
+
+def cka(
+    x: ArrayLike | torch.Tensor,
+    y: ArrayLike | torch.Tensor,
+    kernel: Kernel = "linear",
+    estimator: Estimator = "debiased",
+    *,
+    bandwidth: float = 1.0,
+    sigma: float | None = None,
+) -> float:
+    """Compute centred kernel alignment: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
+
+    It is 1 for features that differ by a rotation, a shift and a scale, and not invariant to other linear
+    maps. The debiased estimate is about 0 for independent features at any width, and may lie slightly below
+    0; the biased one goes to 1 as width over n grows.
+
+    Args:
+        x: Features of n images, (n, ...), flattened to (n, p).
+        y: Features of the same images in the same order, (n, ...).
+        kernel: See `gram`.
+        estimator: See `hsic`.
+        bandwidth: See `gram`.
+        sigma: See `gram`.
+
+    Returns:
+        The alignment; NaN, with a warning, where x or y has no variance.
+
+    Raises:
+        ValueError: If the numbers of rows differ or are too small, or a value is not finite.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x, y = torch.randn(2, 200, 50, generator=generator).double()
+        >>> rotation = torch.linalg.qr(torch.randn(50, 50, generator=generator).double()).Q
+        >>> round(cka(x, 3 * x @ rotation + 1), 6), abs(cka(x, y)) < 0.02, cka(x, y, estimator="biased") > 0.15
+        (1.0, True, True)
+    """
+    check_choices(kernel, estimator, bandwidth, sigma)
+    x, y = _as_matrix(x, "x"), _as_matrix(y, "y")
+    if len(x) != len(y):
+        raise ValueError(f"x and y should be features of the same images, but have {len(x)} and {len(y)} rows")
+    K, L = centered_gram(x), centered_gram(y)
+    if kernel == "rbf":
+        K, L = (rbf_from_gram(G, bandwidth=bandwidth, sigma=sigma) for G in (K, L))
+    scale = hsic(K, K, estimator) * hsic(L, L, estimator)
+    if scale <= 0:
+        warnings.warn("CKA is not defined: x or y has no variance over the images", stacklevel=2)
+        return float("nan")
+    return hsic(K, L, estimator) / scale**0.5
