@@ -192,8 +192,7 @@ def compare(
             sums.add(grams1, grams2)
     return sums.result(
         {
-            "model1": type(model1).__name__,
-            "model2": type(model2).__name__,
+            **({"model": type(model1).__name__} if model1 is model2 else _names(model1, model2)),
             **(provenance or {}),
             "measure": f"{kernel} CKA",
             "estimator": estimator,
@@ -202,6 +201,10 @@ def compare(
             "versions": versions(),
         }
     )
+
+
+def _names(model1: nn.Module, model2: nn.Module) -> dict[str, str]:
+    return {"model1": type(model1).__name__, "model2": type(model2).__name__}
 
 
 def is_leaf(name: str, module: nn.Module) -> bool:

@@ -1,0 +1,31 @@
+# Two commands on a fresh machine: `make figures` and `make test`. Both need Python 3.10+ and make, nothing else.
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+
+.PHONY: figures test lint images clean
+.DEFAULT_GOAL := figures
+
+# The stamp is written last, so that an interrupted installation starts again.
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+figures: .venv/installed  ## run all notebooks headless: figures, results and executed notebooks under runs/
+	$(BIN)/python -m utilities.rerun --profile quick --jobs $(JOBS) --resume
+
+images: figures  ## redraw the pictures of the README from the results of the notebooks
+	$(BIN)/python -m utilities.plots.panels runs/quick --out images
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint  ## lint, format, unit tests and doctests
+	$(BIN)/python -m pytest
+
+clean:  ## remove results; checkpoints and data stay
+	rm -rf runs

@@ -1,0 +1,88 @@
+"""The notebooks keep to one form, and those of a kind stay in step."""
+
+import ast
+import re
+from itertools import groupby
+
+import nbformat
+import pytest
+
+from utilities.utils import PROJECT_ROOT
+
+NOTEBOOKS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
+PARAMETERS = ["PROFILE", "DATASET", "EPOCHS", "SEED", "N_IMAGES", "BATCH_SIZE", "OUTPUT_DIR"]
+EXPECTED = {
+    *(f"R{d}_CIFAR100_{w}" for d in (18, 34, 50) for w in ("PRETRAINED", "RANDOM")),
+    *(f"Lambda_R{d}_CIFAR100_{w}" for d in (26, 38, 50) for w in ("PRETRAINED", "RANDOM")),
+    *("R101_CIFAR100", "ViT_ImageNet_PRETRAINED", "ViT_ImageNet_RANDOM"),
+}
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def python(source):
+    """Code without the lines that only IPython understands."""
+    return ast.parse(re.sub(r"^(\s*)[!%].*", r"\1pass", source, flags=re.MULTILINE))
+
+
+def test_all_notebooks_are_there():
+    assert {path.stem for path in NOTEBOOKS} == EXPECTED
+
+
+@each_notebook
+def test_committed_without_outputs(path):
+    nbformat.validate(read(path))
+    assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(path))
+
+
+@each_notebook
+def test_parameters(path):
+    (cell,) = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert [line.targets[0].id for line in python(cell.source).body] == PARAMETERS
+    assert 'PROFILE = "quick"' in cell.source
+
+
+@each_notebook
+def test_no_logic_in_cells(path):
+    _fetch, *rest = code_cells(path)
+    for cell in rest:
+        tree = python(cell.source)
+        assert len(tree.body) <= len(PARAMETERS), "a cell is a few calls"
+        logic = (ast.For, ast.While, ast.If, ast.FunctionDef, ast.ClassDef, ast.Try, ast.comprehension, ast.Lambda)
+        assert not [node for node in ast.walk(tree) if isinstance(node, logic)]
+
+
+@each_notebook
+def test_title_question_and_name(path):
+    cells = read(path).cells
+    assert re.match(r"# .*\?\n\n\[?\w", cells[0].source), "a title that asks, then a paragraph"
+    source = "".join(cell.source for cell in cells)
+    assert re.search(r'^NAME(?:, MODEL)? = "(\w+)"', source, re.MULTILINE)[1] == path.stem
+
+
+@each_notebook
+def test_first_cell_fetches_the_package_from_the_projects_address(path):
+    address = re.search(r'^Repository = "(.*)"', (PROJECT_ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    first = code_cells(path)[0].source
+    assert f"git clone --depth 1 {address} " in first
+    assert 'find_spec("utilities") is None' in first
+
+
+@pytest.mark.parametrize("kind", ["PRETRAINED", "RANDOM"])
+def test_notebooks_of_a_kind_are_in_step(kind):
+    """They differ in name, model and introduction alone."""
+
+    def shape(path):
+        cells = [cell.source for cell in read(path).cells[1:]]
+        return [re.sub(r"^(NAME, MODEL|NAME|MODEL) = .*\n", "", source, flags=re.MULTILINE) for source in cells]
+
+    of_kind = [path for path in NOTEBOOKS if ("RANDOM" in path.stem) == (kind == "RANDOM")]
+    assert len(of_kind) >= 7
+    assert len(list(groupby(map(shape, of_kind)))) == 1

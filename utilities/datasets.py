@@ -1,0 +1,372 @@
+"""One name -> a labelled set of images, cut into train, validation and test once and for all.
+
+====================  ===================================================================================
+``digits``            scikit-learn's 1,797 bundled 8x8 digits, 16x16 by default; needs no network
+``photos``            crops of scikit-learn's two bundled photographs, 224x224; needs no network
+``cifar10/cifar100``  the official Python archives, downloaded when missing; 32x32
+``imagenet``          class folders ``ROOT/imagenet/train/n01440764/...`` and ``ROOT/imagenet/val/...``; 224x224
+``folder:PATH``       any class folders: ``PATH/train/CLASS/*.jpg`` and ``PATH/test/CLASS/*.jpg`` (or ``val``)
+====================  ===================================================================================
+
+The test set is for reporting only. Where a set has no validation part of its own, a tenth of its training images
+is held out, the same for every seed: of each class, drawn once; of CIFAR the last tenth of the training files (the
+last 5,000, as Raghu et al. 2021). ``split="train"`` leaves those out, ``"train+validation"`` has them all.
+``python -m utilities.datasets cifar100`` fetches a set ahead of time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from filelock import FileLock
+from PIL import Image
+from torchvision import datasets as official
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.datasets.utils import calculate_md5, check_integrity
+
+from utilities.loaders import Augmentation, ImageDataset, Loader, Source, make_loader
+from utilities.utils import PROJECT_ROOT
+
+__all__ = ["NAMES", "SPLITS", "Augmentation", "ImageDataset", "Loader", "load_dataset", "make_loader"]
+
+NAMES = ("digits", "cifar10", "cifar100", "imagenet", "photos", "folder:PATH")
+SPLITS = ("train", "validation", "test", "train+validation")
+# Mean and standard deviation over all pixels of the training set (CIFAR-10: not the .2023 that is often seen,
+# which is the mean of each image's own deviation).
+CIFAR = {
+    "cifar10": (official.CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": (official.CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+LAYOUT = "expected: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg"
+PHOTO_CROPS = {"train": 1024, "validation": 128, "test": 256}
+PHOTO_COLUMNS = {"train": (0, 256), "validation": (256, 448), "test": (448, 640)}
+
+
+def load_dataset(
+    name: str,
+    split: str = "test",
+    *,
+    image_size: int | None = None,
+    n_images: int | None = None,
+    seed: int = 0,
+    augment: bool = False,
+    root: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    transform: Callable[[Image.Image], torch.Tensor] | None = None,
+    download: bool = True,
+) -> ImageDataset:
+    """Load one split of a set of images by name.
+
+    Args:
+        name: ``digits``, ``photos``, ``cifar10``, ``cifar100``, ``imagenet`` or ``folder:PATH``, where a relative
+            PATH is looked for in the working directory, then in the project. A PATH that holds class folders
+            directly is cut into 70 % train and 30 % test of each class, the same for every seed. With ``train``,
+            ``val`` and ``test`` folders each is what it says; with two, ``test`` or ``val`` is the test set.
+        split: ``train``, ``validation``, ``test`` or ``train+validation``.
+        image_size: Height and width in pixels; None is the set's own. Whole images are resized bilinearly, the
+            shorter side first, and cropped at the centre (ImageNet: 256 to 224, and so in proportion). Folders
+            whose first images differ in size default to 224.
+        n_images: Keep this many, as equal a number of each class as there are; None keeps all.
+        seed: Seed of that choice, and of the crops of ``photos`` (whose splits are separate parts of the picture).
+        augment: Shift by up to size/8 pixels and mirror, see `utilities.loaders.Augmentation`. Digits are never
+            mirrored: mirrored digits are other symbols.
+        root: Folder of downloaded sets; None is ``data`` in the project.
+        mean: Three channel means of images in 0..1; None is the set's own (``folder`` and ``photos``: ImageNet's).
+        std: Three channel deviations; None likewise.
+        transform: Turns an RGB ``PIL.Image`` into a float tensor (3, size, size) in place of all of the above.
+        download: Whether CIFAR may be fetched when it is missing.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        ValueError: If a name, split or number is out of range, classes are empty or differ between splits, or an
+            archive is not the official one.
+        FileNotFoundError: If a folder is missing; the message says where and in which layout.
+        ConnectionError: If a download fails; the message says what to fetch by hand and where to put it.
+        OSError: If an image cannot be read.
+
+    Example:
+        >>> digits = load_dataset("digits", "test")
+        >>> print(digits)
+        digits (test, 540 images)
+        >>> image, label = digits[0]
+        >>> image.shape, digits.classes[label]
+        (torch.Size([3, 16, 16]), '0')
+    """
+    _check(name, split, image_size, n_images, seed)
+    if transform is not None and (image_size, mean, std) != (None, None, None):
+        raise ValueError("a transform decides on image_size, mean and std by itself: leave those out")
+    root = PROJECT_ROOT / "data" if root is None else Path(root)
+    if name in CIFAR:
+        source = _cifar(name, split, root, download)
+    elif name == "imagenet":
+        source = _imagenet(root.resolve() / "imagenet", split)
+    elif name.startswith("folder:"):
+        path = _find_folder(name.removeprefix("folder:"))
+        name, source = f"folder:{path.name}", _folders(path, split)
+    else:
+        source = _digits(split) if name == "digits" else _photos(split, seed)
+    own = {"size": image_size, "mean": mean, "std": std}
+    source = replace(source, **{key: value for key, value in own.items() if value is not None})
+    if len(source.mean) != 3 or len(source.std) != 3 or min(source.std) <= 0:
+        raise ValueError(f"mean and std should be three numbers, std above 0; got {source.mean}, {source.std}")
+    if n_images is not None:
+        labels = source.labels[source.members]
+        if n_images > len(labels):
+            raise ValueError(f"n_images={n_images} is more than the {len(labels)} of {name} ({split})")
+        source = replace(source, members=source.members[_balanced(labels, n_images, seed)])
+    if len(source.members) == 0:
+        raise ValueError(f"{name} is so small that its {split} split has no image")
+    dataset = ImageDataset(source, name, split, transform)
+    if augment:
+        dataset.augmentation = Augmentation(dataset.image_size // 8, source.flip)
+    return dataset
+
+
+def _check(name: str, split: str, image_size: int | None, n_images: int | None, seed: int) -> None:
+    if name not in NAMES[:-1] and not name.startswith("folder:"):
+        close = difflib.get_close_matches(name.lower().replace("-", ""), NAMES, cutoff=0.5)
+        hint = f"; close: {', '.join(close)}" if close else ""
+        raise ValueError(f"dataset {name!r} is not known{hint}; known: {', '.join(NAMES)}")
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is not known; use one of {', '.join(SPLITS)}")
+    for key, value, least in (("image_size", image_size, 1), ("n_images", n_images, 1), ("seed", seed, 0)):
+        if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
+            raise ValueError(f"{key} should be a whole number of at least {least}, got {value!r}")
+
+
+def _balanced(labels: np.ndarray, n_images: int, seed: int) -> np.ndarray:
+    """Choose images class by class in turns; fewer images with the same seed are a part of more."""
+    rng = np.random.default_rng(seed)
+    order, turn = rng.permutation(len(labels)), np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        turn[members] = np.arange(len(members))
+    priority = rng.permutation(labels.max() + 1)[labels]
+    return np.sort(np.lexsort((priority, turn))[:n_images])
+
+
+def _held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
+    """Mark a fixed share of each class, at least one image of a class that has two."""
+    rng, mask = np.random.default_rng(0), np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        mask[members[: max(round(fraction * len(members)), int(len(members) > 1))]] = True
+    return mask
+
+
+def _part(pool: np.ndarray, labels: np.ndarray, split: str) -> np.ndarray:
+    """Take train, validation or both from the ``pool`` of training images."""
+    mask = _held_out(labels[pool], 0.1)
+    return {"train": pool[~mask], "validation": pool[mask]}.get(split, pool)
+
+
+def _digits(split: str) -> Source:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.3, stratify=labels, random_state=0)
+    images = torch.from_numpy(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
+    members = np.sort(test) if split == "test" else _part(np.sort(train), labels, split)
+    return Source(
+        [str(i) for i in range(10)],
+        labels,
+        members,
+        size=16,
+        images=images.expand(-1, 3, -1, -1).contiguous(),
+        mean=(0.3056,) * 3,  # over the training images at 16x16
+        std=(0.3190,) * 3,
+        flip=False,
+    )
+
+
+def _photos(split: str, seed: int) -> Source:
+    from sklearn.datasets import load_sample_images
+
+    photos = load_sample_images().images
+    crops = []
+    for number, (part, (left, right)) in enumerate(PHOTO_COLUMNS.items()):
+        if part in split.split("+"):
+            rng, count = np.random.default_rng([seed, number]), PHOTO_CROPS[part]
+            side = rng.integers(112, 192, count, endpoint=True)
+            x = left + rng.random(count) * (right - left - side)
+            y = rng.random(count) * (photos[0].shape[0] - side)
+            crops.append(np.stack([np.arange(count) % 2, x.astype(np.int64), y.astype(np.int64), side], axis=1))
+    table = np.concatenate(crops)
+    opener = partial(_crop_photo, photos, table)
+    return Source(["china", "flower"], table[:, 0], np.arange(len(table)), size=224, open=opener)
+
+
+def _crop_photo(photos: list[np.ndarray], table: np.ndarray, index: int) -> Image.Image:
+    which, x, y, side = table[index]
+    return Image.fromarray(photos[which][y : y + side, x : x + side])
+
+
+def _cifar(name: str, split: str, root: Path, download: bool) -> Source:
+    kind, mean, std = CIFAR[name]
+    try:
+        data = kind(root, train=split != "test")
+    except RuntimeError:  # torchvision's word for missing or damaged
+        _fetch_cifar(name, root.resolve(), download)
+        data = kind(root, train=split != "test")
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    members, held_out = np.arange(len(images)), len(images) // 10
+    if split in ("train", "validation"):
+        members = members[:-held_out] if split == "train" else members[-held_out:]
+    return Source(data.classes, np.array(data.targets), members, size=32, images=images, mean=mean, std=std)
+
+
+def _fetch_cifar(name: str, root: Path, download: bool) -> None:
+    """Unpack the official archive, which may have been put there by hand, and download it first if need be."""
+    kind = CIFAR[name][0]
+    archive = root / kind.filename
+    where = "" if root == PROJECT_ROOT / "data" else f" --root {root}"
+    remedy = (
+        f"With a network, `python -m utilities.datasets {name}{where}` fetches {kind.url}; without one, put a copy "
+        f"of {kind.filename} at {archive}. load_dataset('digits') needs neither."
+    )
+    if not download and not archive.exists():
+        raise FileNotFoundError(f"{root / kind.base_folder} is missing or damaged, and so is {archive}. {remedy}")
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{name}.lock"):
+        if archive.exists() and not check_integrity(archive, kind.tgz_md5):
+            raise ValueError(
+                f"{archive} is not the official {kind.filename}: its md5 is {calculate_md5(archive)}, not "
+                f"{kind.tgz_md5}. It may be cut short, or another version under this name. Remove it. {remedy}"
+            )
+        try:
+            kind(root, download=True)
+        except (URLError, HTTPException, ConnectionError, TimeoutError, RuntimeError) as error:
+            listed = (root / kind.base_folder / file for file, md5 in kind.train_list + kind.test_list)
+            there = ", ".join(str(path) for path in listed if path.exists())
+            state = f"some of {there} is damaged and " if there else ""
+            raise ConnectionError(f"{state}{kind.filename} cannot be downloaded: {error}. {remedy}") from error
+        finally:
+            if archive.exists() and not check_integrity(archive, kind.tgz_md5):
+                archive.unlink()  # what an interrupted download left
+
+
+def _imagenet(path: Path, split: str) -> Source:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    names = [info.index_to_description(i).split(",")[0] for i in range(info.num_classes())]
+    source = _folders(path, split, info.label_names())
+    return replace(source, classes=names, size=224, zoom=256 / 224)
+
+
+def _find_folder(name: str) -> Path:
+    path = Path(name).expanduser()
+    places = [path] if path.is_absolute() else [Path.cwd() / path, PROJECT_ROOT / path]
+    found = next((place for place in places if place.is_dir()), None)
+    if not name or found is None:
+        looked = " and ".join(dict.fromkeys(map(str, places)))
+        raise FileNotFoundError(f"no folder 'folder:{name}': looked at {looked}; {LAYOUT}")
+    return found.resolve()
+
+
+def _subfolders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+
+
+def _folders(path: Path, split: str, known: list[str] | None = None) -> Source:
+    """Read a tree of class folders; ``known`` classes give the labels where not all need be present."""
+    parts = {part: found for part in ("train", "val", "test") if (found := _subfolders(path / part))}
+    direct = not parts and known is None and set(_subfolders(path)) - {"train", "val", "test"}
+    if direct:
+        parts = {"": _subfolders(path)}
+    wanted = _wanted(parts, split)
+    missing = [part for part in wanted if part not in parts]
+    if missing:
+        places = f"{path / 'test'} or {path / 'val'}" if missing == ["test"] else path / missing[0]
+        raise FileNotFoundError(f"no class folders in {places} for split {split!r}; {LAYOUT}")
+    classes = known or parts[wanted[0]]
+    for part, found in parts.items():
+        odd = sorted(set(found) - set(classes) if known else set(found) ^ set(classes))
+        if odd:
+            expected = "ImageNet's (such as n01440764)" if known else f"those of {path / wanted[0]}"
+            raise ValueError(f"the classes of {path / part} are not {expected}; they differ by {', '.join(odd[:8])}")
+    files, labels = _scan([path / part for part in wanted], classes)
+    members = np.arange(len(files))
+    if direct:
+        test = _held_out(labels, 0.3)
+        members = members[test] if split == "test" else _part(members[~test], labels, split)
+    elif wanted == ["train"] and len(parts) < 3:
+        members = _part(members, labels, split)
+    opener = partial(_open_file, files)
+    sizes = {opener(i, header=True) for i in np.linspace(0, len(files) - 1, 8).astype(int)}
+    size = min(min(sizes)) if len(sizes) == 1 else 224
+    return Source(classes, labels, members, size=size, open=opener, native=max(map(max, sizes)))
+
+
+def _wanted(parts: dict[str, list[str]], split: str) -> list[str]:
+    """Say which folders hold a split, by what there is."""
+    if "" in parts:
+        return [""]
+    last = "val" if "val" in parts and "test" not in parts else "test"
+    if split == "test" or (split == "validation" and "train" not in parts):
+        return [last]
+    if len(parts) < 3:
+        return ["train"]
+    return {"train": ["train"], "validation": ["val"]}.get(split, ["train", "val"])
+
+
+def _scan(folders: list[Path], classes: list[str]) -> tuple[list[Path], np.ndarray]:
+    """List the images of every class folder, sorted by path."""
+    files, labels = [], []
+    for folder in folders:
+        for name in _subfolders(folder):
+            inner = _subfolders(folder / name)
+            found = _images(folder / name)
+            if not found and len(inner) == 1:  # Tiny ImageNet's CLASS/images/*.JPEG
+                found = _images(folder / name / inner[0])
+            if not found:
+                hint = f"; it has folders, is it a set itself (folder:{folder / name})?" if inner else ""
+                raise ValueError(f"class folder {folder / name} has no image ({', '.join(IMG_EXTENSIONS)}){hint}")
+            files += found
+            labels += [classes.index(name)] * len(found)
+    return files, np.array(labels)
+
+
+def _images(folder: Path) -> list[Path]:
+    found = (path for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
+    return sorted(path for path in found if path.name[0] != ".")
+
+
+def _open_file(files: list[Path], index: int, header: bool = False) -> Image.Image | tuple[int, int]:
+    try:
+        with Image.open(files[index]) as image:
+            return image.size if header else image.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise OSError(f"cannot read image {files[index]}: {error}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fetch a set ahead of time: ``python -m utilities.datasets cifar100``."""
+    parser = argparse.ArgumentParser(description="Fetch and check a set of images.")
+    parser.add_argument("name", help=", ".join(NAMES))
+    parser.add_argument("--root", type=Path, help="folder of downloaded sets (default: data in the project)")
+    chosen = parser.parse_args(arguments)
+    try:
+        dataset = load_dataset(chosen.name, root=chosen.root)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
+    print(f"{dataset}: {dataset.num_classes} classes, {dataset.image_size} px")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""The lambda layer (Bello 2021, *LambdaNetworks*, https://arxiv.org/abs/2102.08602).
+
+With queries q, keys k and values v at N positions, u an intra-depth, and kbar = softmax of k over positions::
+
+    content lambda    lc[k, v]    = sum over u, m of kbar[u, k, m] v[u, v, m]
+    position lambda   lp[k, v, n] = b[k] + sum over u, m of E[k, u, m - n] v[u, v, m]   (m - n in an r x r window)
+    output            y[h, v, n]  = sum over k of q[h, k, n] (lc[k, v] + lp[k, v, n])
+
+Both lambdas are shared by the heads, and no map of N x N weights is ever made. E is the kernel of a
+convolution; `position_lambda` computes it in whichever of three ways trains fastest, with one result.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+MAX_TOEPLITZ_POSITIONS = 256  # limits of the methods, see `choose_method`
+MAX_ROWS_PER_TAP = 2
+MAX_COLUMNS_PER_TAP = 3
+
+
+def crop_kernel(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Cut away the outer rings of a kernel that meet nothing but padding.
+
+    Two positions of a map of L pixels are at most L - 1 apart, so at most 2 L - 1 taps of an axis matter.
+
+    Args:
+        weight: Kernel whose last two axes are odd.
+        height: Rows of the map.
+        width: Columns of the map.
+
+    Returns:
+        The central part of the kernel, at most (2 height - 1) x (2 width - 1).
+
+    Example:
+        >>> crop_kernel(torch.zeros(16, 1, 1, 23, 23), 4, 16).shape
+        torch.Size([16, 1, 1, 7, 23])
+    """
+    rows, columns = weight.shape[-2:]
+    top, left = max(0, rows // 2 + 1 - height), max(0, columns // 2 + 1 - width)
+    return weight[..., top : rows - top, left : columns - left]
+
+
+def choose_method(height: int, width: int, rows: int, columns: int) -> str:
+    """Choose how to compute a position lambda: by the time of a forward and backward pass on CPU.
+
+    - ``"toeplitz"`` up to 256 positions and 2 map rows for a tap: a matrix product with E spread to N x N.
+    - ``"banded"`` up to 3 map columns for a tap: E is spread out along the columns alone, which become the
+      channels of a convolution over the rows.
+    - ``"conv"`` otherwise: the convolution itself, whose gradients are slow, as it has du input channels.
+
+    Args:
+        height: Rows of the map.
+        width: Columns of the map.
+        rows: Taps of the cropped kernel along the rows.
+        columns: Taps of the cropped kernel along the columns.
+
+    Returns:
+        The method's name, for `position_lambda`.
+
+    Example:
+        >>> [choose_method(size, size, 23, 23) for size in (16, 32, 112)]
+        ['toeplitz', 'banded', 'conv']
+    """
+    if height * width <= MAX_TOEPLITZ_POSITIONS and height <= MAX_ROWS_PER_TAP * rows:
+        return "toeplitz"
+    return "banded" if width <= MAX_COLUMNS_PER_TAP * columns else "conv"
+
+
+def _spread(weight: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+    """Turn an axis of taps into one of ``size`` outputs, with one of ``size`` inputs appended as the last axis."""
+    missing = size - 1 - weight.shape[axis] // 2  # taps to add on each side to reach 2 size - 1
+    if missing:
+        widths = [0, 0] * (weight.dim() - 1 - axis) + [missing, missing]
+        weight = F.pad(weight, widths)
+    return weight.unfold(axis, size, 1).flip(axis)
+
+
+def _toeplitz(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Position lambda by one matrix product: (N k, u N) times (u N, batch v)."""
+    (batch, du, dv, height, width), dk = v.shape, weight.shape[0]
+    positions = height * width
+    matrix = _spread(_spread(weight[:, :, 0], 2, height), 3, width)  # k, u, y, x, y', x'
+    matrix = matrix.permute(2, 3, 0, 1, 4, 5).reshape(positions * dk, du * positions)
+    out = F.linear(v.transpose(1, 2).reshape(batch * dv, du * positions), matrix)
+    return out.view(batch, dv, height, width, dk).permute(0, 4, 1, 2, 3)
+
+
+def _banded(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Position lambda by a convolution over the rows, with the columns as channels."""
+    (batch, du, dv, height, width), (dk, *_, rows, _) = v.shape, weight.shape
+    kernel = _spread(weight[:, :, 0], 3, width)  # k, u, taps of the rows, x, x'
+    kernel = kernel.permute(0, 3, 1, 4, 2).reshape(dk * width, du * width, rows, 1)
+    columns = v.permute(0, 2, 1, 4, 3).reshape(batch * dv, du * width, height, 1)
+    out = F.conv2d(columns, kernel, padding=(rows // 2, 0))
+    return out.view(batch, dv, dk, width, height).permute(0, 2, 1, 4, 3)
+
+
+def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = None) -> torch.Tensor:
+    """Compute lp[b, k, v, n] = sum over u, m of E[k, u, m - n] v[b, u, v, m], without the bias.
+
+    Args:
+        weight: E, shape (dk, du, 1, r, r), r odd.
+        v: Values, shape (batch, du, dv, height, width).
+        method: ``"toeplitz"``, ``"banded"`` or ``"conv"``; None leaves it to `choose_method`.
+
+    Returns:
+        Shape (batch, dk, dv, height, width); equal for all methods up to rounding.
+
+    Example:
+        >>> e, v = torch.randn(2, 1, 1, 5, 5), torch.randn(3, 1, 4, 6, 7)
+        >>> a, b, c = (position_lambda(e, v, method) for method in ("toeplitz", "banded", "conv"))
+        >>> torch.allclose(a, c, atol=1e-5), torch.allclose(b, c, atol=1e-5)
+        (True, True)
+    """
+    height, width = v.shape[-2:]
+    weight = crop_kernel(weight, height, width)
+    method = method or choose_method(height, width, *weight.shape[-2:])
+    if method == "toeplitz":
+        return _toeplitz(weight, v)
+    if method == "banded":
+        return _banded(weight, v)
+    if method != "conv":
+        raise ValueError(f"method={method!r}: choose 'toeplitz', 'banded', 'conv' or None")
+    return F.conv3d(v, weight, padding=(0, weight.shape[-2] // 2, weight.shape[-1] // 2))
+
+
+class _Conv3d(nn.Conv3d):
+    """A Conv3d of depth 1 that survives ``model.to(memory_format=torch.channels_last)``.
+
+    That format is for four axes, and torch refuses it for a weight of five: here it is applied to the weight
+    without its axis of length 1.
+    """
+
+    def _apply(self, fn, recurse=True):
+        def convert(tensor: torch.Tensor) -> torch.Tensor:
+            try:
+                return fn(tensor)
+            except RuntimeError:
+                if tensor.dim() != 5:
+                    raise
+                return fn(tensor.squeeze(2)).unsqueeze(2)
+
+        return super()._apply(convert, recurse)
+
+
+def _check_options(d: int, dk: int, du: int, Nh: int, r: int, stride: int) -> None:
+    """Raise ValueError for options that make no lambda layer."""
+    for name, value in {"d": d, "dk": dk, "du": du, "Nh": Nh, "r": r}.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    if d % Nh:
+        raise ValueError(f"d={d} cannot be split over Nh={Nh} heads: choose Nh among the divisors of d")
+    if r % 2 == 0:
+        raise ValueError(f"r={r} must be odd, so that the window has a centre: take r={r - 1} or r={r + 1}")
+    if stride not in (1, 2):
+        raise ValueError(f"stride={stride} must be 1, or 2 for average pooling after the layer")
+
+
+class LambdaLayer(nn.Module):
+    """Lambda layer with multi-query heads and a local position lambda, in the place of a 3x3 convolution.
+
+    Queries, keys and values come from one 1x1 convolution; queries and values pass a batch norm. All weights start
+    as torch's convolutions do. The keys are not normalised: with a standard deviation of d**-0.5 instead of that
+    (3d)**-0.5 the softmax picks single positions, and untrained deep networks overflow on images a little brighter
+    than those that their batch-norm statistics were estimated on.
+
+    Args:
+        d: Channels of the input and of the output.
+        dk: Channels of a query and of a key.
+        du: Intra-depth: keys and values per position.
+        Nh: Number of heads; each has d / Nh of the output channels.
+        r: Odd size of the window of the position lambda. What exceeds 2 size - 1 is never computed.
+        stride: 1, or 2 for a 3x3 average pool of stride 2 after the layer.
+
+    Raises:
+        ValueError: If the options do not fit together.
+
+    Example:
+        >>> LambdaLayer(64, r=7, stride=2)(torch.zeros(2, 64, 8, 8)).shape
+        torch.Size([2, 64, 4, 4])
+    """
+
+    def __init__(self, d: int, dk: int = 16, du: int = 1, Nh: int = 4, r: int = 23, stride: int = 1) -> None:
+        super().__init__()
+        _check_options(d, dk, du, Nh, r, stride)
+        self.d, self.dk, self.du, self.Nh, self.r, self.stride = d, dk, du, Nh, r, stride
+        self.dv = d // Nh
+        self.conv_qkv = nn.Conv2d(d, Nh * dk + dk * du + self.dv * du, 1, bias=False)
+        self.norm_q = nn.BatchNorm2d(Nh * dk)
+        self.norm_v = nn.BatchNorm2d(self.dv * du)
+        self.lambda_conv = _Conv3d(du, dk, (1, r, r), padding=(0, r // 2, r // 2))
+        self.pool = nn.AvgPool2d(3, stride=2, padding=1) if stride == 2 else nn.Identity()
+
+    def extra_repr(self) -> str:
+        """Name the options."""
+        return f"d={self.d}, dk={self.dk}, du={self.du}, Nh={self.Nh}, r={self.r}, stride={self.stride}"
+
+    def content_lambda(self, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Sum the values under keys that are normalised over positions, in float32 at least.
+
+        Args:
+            k: Keys before the softmax, shape (batch, du, dk, N).
+            v: Values, shape (batch, du, dv, N).
+
+        Returns:
+            Shape (batch, dk, dv).
+        """
+        weights = k.softmax(dim=-1, dtype=torch.promote_types(k.dtype, torch.float32))
+        return weights.transpose(1, 2).flatten(2) @ v.to(weights.dtype).permute(0, 1, 3, 2).flatten(1, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (batch, d, H, W) to (batch, d, H / stride, W / stride), output channel = head * dv + v."""
+        if x.dim() != 4 or x.shape[1] != self.d:
+            raise ValueError(f"LambdaLayer(d={self.d}) got {tuple(x.shape)}, not (batch, {self.d}, H, W)")
+        batch, _, height, width = x.shape
+        sizes = (self.Nh * self.dk, self.dk * self.du, self.dv * self.du)
+        q, k, v = self.conv_qkv(x).split(sizes, dim=1)
+        q = self.norm_q(q).reshape(batch, self.Nh, self.dk, height, width)
+        v = self.norm_v(v).reshape(batch, self.du, self.dv, height, width)
+        content = self.content_lambda(k.reshape(batch, self.du, self.dk, -1), v.flatten(3))
+        content = content + self.lambda_conv.bias[:, None]  # the bias is the same for every position
+        position = position_lambda(self.lambda_conv.weight, v)
+        lambdas = position + content.to(position.dtype)[..., None, None]
+        y = torch.einsum("bhkyx,bkvyx->bhvyx", q, lambdas)
+        return self.pool(y.reshape(batch, self.d, height, width))

@@ -1,0 +1,93 @@
+"""Lambda ResNet-26/38/50 for small images (Bello 2021, https://arxiv.org/abs/2102.08602).
+
+ResNets with bottleneck blocks in which a lambda layer stands in the place of every 3x3 convolution inside the
+blocks; the stem stays a 3x3 convolution. Batch norm and ReLU follow the lambda layer as they follow the
+convolution it replaces, so that each layer has its counterpart in the plain ResNet. "26" has (2, 2, 2, 2)
+blocks, as in this study; other code bases use (1, 2, 4, 1) under the same name.
+"""
+
+from __future__ import annotations
+
+from utilities.lambda_layer import LambdaLayer
+from utilities.resnet import Bottleneck, ResNet
+
+
+def _lambda_resnet(
+    depths: tuple[int, ...],
+    num_classes: int,
+    in_channels: int,
+    zero_init_residual: bool,
+    **lambda_options: int,
+) -> ResNet:
+    """Build a bottleneck ResNet whose spatial layers are lambda layers."""
+
+    def spatial(channels: int, stride: int) -> LambdaLayer:
+        return LambdaLayer(channels, stride=stride, **lambda_options)
+
+    return ResNet(Bottleneck, depths, num_classes, in_channels, zero_init_residual, spatial)
+
+
+def lambda_resnet26(
+    num_classes: int = 100,
+    in_channels: int = 3,
+    r: int = 23,
+    *,
+    dk: int = 16,
+    du: int = 1,
+    Nh: int = 4,
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """Lambda ResNet-26, blocks (2, 2, 2, 2): 8,274,020 parameters at 100 classes.
+
+    Args:
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        r: Odd size of the window in which positions interact, see `LambdaLayer`.
+        dk: Channels of a query.
+        du: Intra-depth of the lambda layers.
+        Nh: Number of heads.
+        zero_init_residual: See `ResNet`.
+
+    Example:
+        >>> sum(p.numel() for p in lambda_resnet26().parameters())
+        8274020
+    """
+    return _lambda_resnet((2, 2, 2, 2), num_classes, in_channels, zero_init_residual, r=r, dk=dk, du=du, Nh=Nh)
+
+
+def lambda_resnet38(
+    num_classes: int = 100,
+    in_channels: int = 3,
+    r: int = 23,
+    *,
+    dk: int = 16,
+    du: int = 1,
+    Nh: int = 4,
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """Lambda ResNet-38, blocks (2, 3, 5, 2): 10,148,516 parameters; arguments as in `lambda_resnet26`.
+
+    Example:
+        >>> [len(getattr(lambda_resnet38(), f"layer{i}")) for i in (1, 2, 3, 4)]
+        [2, 3, 5, 2]
+    """
+    return _lambda_resnet((2, 3, 5, 2), num_classes, in_channels, zero_init_residual, r=r, dk=dk, du=du, Nh=Nh)
+
+
+def lambda_resnet50(
+    num_classes: int = 100,
+    in_channels: int = 3,
+    r: int = 23,
+    *,
+    dk: int = 16,
+    du: int = 1,
+    Nh: int = 4,
+    zero_init_residual: bool = False,
+) -> ResNet:
+    """Lambda ResNet-50, blocks (3, 4, 6, 3): 13,144,068 parameters; arguments as in `lambda_resnet26`.
+
+    Example:
+        >>> type(lambda_resnet50(r=7).layer4[0].conv2).__name__
+        'LambdaLayer'
+    """
+    return _lambda_resnet((3, 4, 6, 3), num_classes, in_channels, zero_init_residual, r=r, dk=dk, du=du, Nh=Nh)

@@ -1,0 +1,178 @@
+"""Heatmaps of the similarity of layers."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from utilities.compare import Similarity
+
+MISSING = "0.75"  # the grey of a layer without variance
+MAX_LABELS = 24
+# Names of the parts that models are built of, with the number that tells them apart.
+STAGE = re.compile(r"^((?:[a-z_]+\.)*?(?:layer|layers|stages|blocks|features|encoder_layer_)\.?\d+)(?:\.|$)")
+
+
+def stage_of(layer: str) -> str:
+    """Name the stage or block that a layer belongs to; layers before and after them have their own first name.
+
+    Args:
+        layer: A layer's dotted name.
+
+    Example:
+        >>> [stage_of(name) for name in ("bn1", "layer2.0.relu1", "blocks.11.attn.proj", "relu#2")]
+        ['', 'layer2', 'blocks.11', '']
+    """
+    match = STAGE.match(layer)
+    return match.group(1) if match else ""
+
+
+def stage_boundaries(layers: list[str]) -> list[int]:
+    """Give the indices at which another stage begins.
+
+    Args:
+        layers: Names in the order of execution.
+
+    Example:
+        >>> stage_boundaries(["bn1", "layer1.0.relu1", "layer1.1.relu1", "layer2.0.relu1", "fc"])
+        [1, 3, 4]
+    """
+    return [i for i, (one, two) in enumerate(pairwise(map(stage_of, layers)), 1) if one != two]
+
+
+def caption(result: Similarity) -> str:
+    """Say what a result was made from: model, weights, accuracy, data, number of images, estimator.
+
+    Args:
+        result: Facts that its provenance does not hold are left out.
+
+    Example:
+        >>> result = Similarity(np.eye(1), ["a"], ["a"], 540, provenance={"model": "resnet18", "accuracy": 0.974})
+        >>> caption(result)
+        'resnet18, accuracy 97.4 %. n = 540 images.'
+    """
+    facts = result.provenance
+    models = [_model(facts, ""), _model(facts, "1"), _model(facts, "2")]
+    if models[0]:
+        sentences = [models[0]]
+    else:
+        sentences = [models[1]] if models[1] == models[2] else [f"rows: {models[1]}", f"columns: {models[2]}"]
+    batch = f" in batches of {facts['batch_size']}" if facts.get("batch_size") else ""
+    data = f"{facts['dataset']}, " if facts.get("dataset") else ""
+    sentences.append(f"{data}n = {result.n:,} images{batch}")
+    measure = ", ".join(str(facts[key]) for key in ("measure", "estimator") if facts.get(key))
+    sentences.append(measure[:1].upper() + measure[1:])
+    if facts.get("profile") == "quick":
+        sentences.append("Quick profile: not comparable with published figures")
+    return ". ".join(s for s in sentences if s) + "."
+
+
+def _model(facts: dict, which: str) -> str:
+    accuracy = facts.get(f"accuracy{which}")
+    parts = [facts.get(f"model{which}"), facts.get(f"weights{which}")]
+    parts.append(None if accuracy is None else f"accuracy {100 * accuracy:.1f} %")
+    return ", ".join(part for part in parts if part)
+
+
+def draw_heatmap(
+    ax: Axes, matrix: np.ndarray, result: Similarity, *, vmin: float, vmax: float, cmap: str, labels: bool = True
+) -> AxesImage:
+    """Draw one matrix on given axes: first layer at the lower left, equal aspect, stage boundaries as lines.
+
+    Args:
+        ax: Where to draw.
+        matrix: (layers1, layers2); NaN is drawn grey.
+        result: Gives the layers' names.
+        vmin: Value of the darkest colour.
+        vmax: Value of the brightest colour.
+        cmap: A seaborn or matplotlib colour map.
+        labels: Whether to name layers along the axes.
+
+    Returns:
+        The image, for a colour bar.
+
+    Example:
+        >>> result = Similarity(np.eye(2), ["a", "b"], ["a", "b"], 10)
+        >>> draw_heatmap(plt.figure().gca(), result.matrix, result, vmin=0, vmax=1, cmap="rocket").get_clim()
+        (0.0, 1.0)
+        >>> plt.close()
+    """
+    colours = sns.color_palette(cmap, as_cmap=True).with_extremes(bad=MISSING)
+    scale = {"cmap": colours, "vmin": vmin, "vmax": vmax}
+    image = ax.imshow(matrix, origin="lower", aspect="equal", interpolation="nearest", **scale)
+    for layers, line, set_ticks in (
+        (result.layers1, ax.axhline, ax.set_yticks),
+        (result.layers2, ax.axvline, ax.set_xticks),
+    ):
+        for boundary in stage_boundaries(layers):
+            line(boundary - 0.5, color="white", linewidth=0.5, alpha=0.7)
+        ticks = range(0, len(layers), -(-len(layers) // MAX_LABELS)) if labels else []
+        set_ticks(list(ticks), [layers[i] for i in ticks], fontsize=6)
+    ax.tick_params(axis="x", labelrotation=90)
+    ax.tick_params(length=2, pad=1.5)
+    return image
+
+
+def plot_similarity(
+    result: Similarity,
+    *,
+    title: str | None = None,
+    vmin: float = 0.0,
+    vmax: float = 1.0,
+    cmap: str = "rocket",
+    spread: bool = True,
+) -> Figure:
+    """Draw a heatmap of all pairs of layers, with a caption that says what it was made from.
+
+    Args:
+        result: Rows become the vertical axis.
+        title: Above the heatmap; None takes the model's name.
+        vmin: Lower end of the colour scale.
+        vmax: Upper end of the colour scale. It is the same for all figures unless asked for otherwise; values
+            outside are marked by a pointed end of the colour bar.
+        cmap: A seaborn or matplotlib colour map.
+        spread: Where the result is an average, draw its standard deviation beside it, on a scale of its own.
+
+    Returns:
+        The figure; save it with ``figure.savefig(path)``.
+
+    Example:
+        >>> figure = plot_similarity(Similarity(np.eye(2), ["a", "b"], ["a", "b"], 10))
+        >>> figure.axes[0].images[0].get_clim()
+        (0.0, 1.0)
+        >>> plt.close(figure)
+    """
+    panels = [("", result.matrix, vmin, vmax, cmap, result.provenance.get("measure", "similarity"))]
+    if spread and result.replicates is not None:
+        deviation = result.replicates.std(0, ddof=1)
+        top = max(0.01, float(np.nanmax(deviation, initial=0)))
+        panels.append(
+            (f"spread over {len(result.replicates)} models", deviation, 0.0, top, "mako", "standard deviation")
+        )
+    figure = plt.figure(figsize=(0.6 + 5.0 * len(panels), 5.2), layout="constrained")
+    facts = result.provenance
+    names = dict.fromkeys(str(facts[k]) for k in ("model", "model1", "model2") if facts.get(k))
+    heading = title or (names and (facts.get("model") or " x ".join(names))) or "similarity of layers"
+    axes = np.ravel(figure.subplots(1, len(panels)))
+    for ax, (label, matrix, low, high, colours, unit) in zip(axes, panels, strict=True):
+        image = draw_heatmap(ax, matrix, result, vmin=low, vmax=high, cmap=colours)
+        ax.set_title(label or heading, fontsize=9)
+        below, above = np.nanmin(matrix, initial=low) < low - 0.005, np.nanmax(matrix, initial=high) > high + 0.005
+        extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+        bar = figure.colorbar(image, ax=ax, shrink=0.8, extend=extend)
+        bar.set_label(unit, fontsize=7)
+        bar.ax.tick_params(labelsize=6)
+    if "model2" in facts and facts.get("model1") != facts["model2"]:
+        figure.axes[0].set(ylabel=facts["model1"], xlabel=facts["model2"])
+    missing = " Grey: no variance." if np.isnan(result.matrix).any() else ""
+    text = textwrap.fill(caption(result) + missing, 62 * len(panels) + 10)
+    figure.supxlabel(text, fontsize=7, x=0.02, ha="left")
+    return figure

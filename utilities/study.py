@@ -1,0 +1,242 @@
+"""What the notebooks share: a profile's settings, trained or untrained models, the comparison, files to keep.
+
+``quick`` needs no network and minutes on two cores; ``paper`` uses the study's data sets and training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import nn
+
+from utilities.compare import Similarity, average, compare
+from utilities.datasets import load_dataset
+from utilities.loaders import Loader, make_loader
+from utilities.train import fit
+from utilities.trainer import Recipe, estimate_batch_norm
+from utilities.utils import PROJECT_ROOT, evaluate, write_whole
+from utilities.zoo import comparison_layers, create_model, preprocessing
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Defaults of one size of the study.
+
+    Attributes:
+        recipe: How models are trained, the data set included.
+        batch_size: Images in a batch of the comparison.
+        n_images: Test images to compare on; None is all.
+        required_accuracy: What a CNN or hybrid and what a ViT must reach with these settings, or None.
+    """
+
+    recipe: Recipe
+    batch_size: int = 256
+    n_images: int | None = None
+    required_accuracy: tuple[float, float] | None = None
+
+
+PROFILES = {
+    "quick": Profile(
+        Recipe("digits", epochs=10, batch_size=64, warmup=2), batch_size=180, required_accuracy=(0.95, 0.90)
+    ),
+    "paper": Profile(Recipe("cifar100", epochs=200, batch_size=256)),
+}
+# Learning rates for 180 steps on digits, by validation accuracy; the study's own belong to long training.
+QUICK_RATES = {"sgd": 0.02, "adamw": 1e-3}
+# Images that an untrained model's batch norms are estimated on, in one batch. An average over many small ones does
+# not normalise a Lambda ResNet: its layers are quadratic, and small errors grow from block to block.
+NORM_IMAGES = 1024
+# The study's ViT takes images of 224 pixels.
+LARGE_VIT = "vit_large_patch32_224"
+LARGE_VIT_DATA = {
+    "quick": {"dataset": "photos", "n_images": 64, "batch_size": 64},
+    "paper": {"dataset": "imagenet", "n_images": None, "batch_size": 64},
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One notebook: a model, the data, and where the results go. None takes the profile's value.
+
+    Attributes:
+        name: The notebook's name, and of the files it writes.
+        model: A name that `utilities.zoo.create_model` knows, or one for each profile.
+        profile: ``"quick"`` or ``"paper"``.
+        dataset: See `utilities.datasets.load_dataset`.
+        epochs: Of training.
+        seed: Of training, of the first of several initialisations, and of the order of the images.
+        n_images: Test images to compare on, of all classes alike; None is the profile's, which may be all.
+        batch_size: Images in a batch of the comparison.
+        output_dir: Folder of the results; None is ``runs/PROFILE`` in the project.
+
+    Raises:
+        ValueError: For an unknown profile.
+
+    Example:
+        >>> print(Study("R18", "resnet18", epochs=3))
+        resnet18 on digits, quick profile, 3 epochs, seed 0
+    """
+
+    name: str
+    model: str | Mapping[str, str]
+    profile: str = "quick"
+    dataset: str | None = None
+    epochs: int | None = None
+    seed: int = 0
+    n_images: int | None = None
+    batch_size: int | None = None
+    output_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise ValueError(f"profile {self.profile!r} is not known; choose from {', '.join(PROFILES)}")
+        defaults = PROFILES[self.profile]
+        values = {
+            "dataset": defaults.recipe.dataset,
+            "epochs": defaults.recipe.epochs,
+            "n_images": defaults.n_images,
+            "batch_size": defaults.batch_size,
+            "output_dir": PROJECT_ROOT / "runs" / self.profile,
+        }
+        if not isinstance(self.model, str):
+            object.__setattr__(self, "model", self.model[self.profile])
+        if self.model == LARGE_VIT:
+            values |= LARGE_VIT_DATA[self.profile]
+        for field, value in values.items():
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, value)
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.dataset}, {self.profile} profile, {self.epochs} epochs, seed {self.seed}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the model is trained."""
+        base = replace(PROFILES[self.profile].recipe, dataset=self.dataset, epochs=self.epochs).resolved(self.model)
+        return replace(base, learning_rate=QUICK_RATES[base.optimizer]) if self.profile == "quick" else base
+
+    def loader(self, split: str = "test") -> Loader:
+        """Load images, shuffled once: of ``test`` those of the comparison, of ``train`` one batch for batch norms."""
+        options = {}
+        if self.model.startswith(("timm/", "torchvision/")) or self.model == LARGE_VIT:
+            asked = preprocessing(self.model)
+            options = {"image_size": asked.input_size[-1], "mean": asked.mean, "std": asked.std}
+        data = load_dataset(self.dataset, split, n_images=self.n_images if split == "test" else None, **options)
+        if split == "train" and len(data) > NORM_IMAGES:
+            data = load_dataset(self.dataset, split, n_images=NORM_IMAGES, seed=self.seed, **options)
+        return make_loader(data, self.batch_size if split == "test" else len(data), seed=self.seed)
+
+    def trained_model(self) -> nn.Module:
+        """Train the model, or load it where that has been done with the same recipe."""
+        folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset)
+        path = fit(self.model, self.recipe, self.seed, folder, resume=True)
+        return create_model(self.model, load_dataset(self.dataset, "test").num_classes, weights=str(path))
+
+    def random_model(self, seed: int) -> nn.Module:
+        """Make an untrained model, its batch-norm statistics estimated on training images."""
+        model = create_model(self.model, load_dataset(self.dataset, "test").num_classes, seed=seed)
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+            estimate_batch_norm(model, self.loader("train"))
+        return model
+
+    def accuracy(self, model: nn.Module) -> float:
+        """Measure top-1 accuracy on the test images, and print it."""
+        accuracy = evaluate(model, self.loader())["top1"]
+        print(f"{self.model}: {accuracy:.2%} of the test images right")
+        return accuracy
+
+    def require(self, accuracy: float) -> None:
+        """Refuse a model trained with the profile's own settings that is worse than it has to be.
+
+        Raises:
+            AssertionError: Naming both accuracies.
+        """
+        required, usual = PROFILES[self.profile].required_accuracy, replace(self, dataset=None, epochs=None)
+        if required and self.recipe == usual.recipe:
+            needed = required["vit" in self.model]
+            assert accuracy >= needed, f"{self.model} reached {accuracy:.1%} on {self.dataset}, not {needed:.0%}"
+
+    def similarity(self, model: nn.Module, weights: str, accuracy: float | None) -> Similarity:
+        """Compare all layers of a model with themselves over the test images.
+
+        Args:
+            model: Any model of this study's kind.
+            weights: Where its weights come from, for the caption.
+            accuracy: On the test images; None where it has no classifier for them.
+        """
+        loader = self.loader()
+        facts = {
+            "notebook": self.name,
+            "model": self.model,
+            "weights": weights,
+            "accuracy": accuracy,
+            "dataset": f"{loader.dataset.name} ({loader.dataset.split})",
+            "profile": self.profile,
+            "seed": self.seed,
+        }
+        return compare(model, model, loader, layers1=comparison_layers(model), provenance=facts)
+
+    def trained_similarity(self) -> Similarity:
+        """Train or load the model, measure its accuracy, compare its layers.
+
+        ViT-L/32 comes with the hub's ImageNet-21k weights, which have no classifier and so no accuracy.
+        """
+        if self.model == LARGE_VIT:
+            model = create_model(self.model, num_classes=0, weights="pretrained")
+            return self.similarity(model, "ImageNet-21k weights of timm, no classifier", None)
+        model = self.trained_model()
+        accuracy = self.accuracy(model)
+        self.require(accuracy)
+        return self.similarity(model, f"trained for {self.epochs} epochs on {self.dataset}, seed {self.seed}", accuracy)
+
+    def random_similarity(self, initialisations: int = 3) -> Similarity:
+        """Compare the layers of several untrained models, each with itself, and average."""
+        seeds, results = range(self.seed, self.seed + initialisations), []
+        for seed in seeds:
+            model = self.random_model(seed)
+            results.append(self.similarity(model, f"untrained, seed {seed}", self.accuracy(model)))
+        mean = average(results)
+        accuracy = sum(result.provenance["accuracy"] for result in results) / len(results)
+        weights = f"untrained, mean of {initialisations} initialisations (seeds {seeds[0]}-{seeds[-1]})"
+        return replace(mean, provenance=mean.provenance | {"weights": weights, "accuracy": accuracy})
+
+    def save(self, result: Similarity, figure: Figure) -> Path:
+        """Write NAME.npz, NAME.json, NAME.png and NAME.pdf to the output folder.
+
+        Returns:
+            The path of the picture.
+        """
+        base = Path(self.output_dir).resolve() / self.name
+        result.save(base)
+        for suffix in (".pdf", ".png"):
+            write_whole(base.with_name(base.name + suffix), lambda path: figure.savefig(path, dpi=200))
+        return base.with_name(base.name + ".png")
+
+
+def describe(result: Similarity) -> str:
+    """Say in two sentences what the matrix of a self-comparison shows.
+
+    Args:
+        result: A model compared with itself.
+
+    Example:
+        >>> import numpy as np
+        >>> matrix = np.array([[1, 0.9, 0.2], [0.9, 1, 0.4], [0.2, 0.4, 1]])
+        >>> print(describe(Similarity(matrix, ["a", "b", "c"], ["a", "b", "c"], 10, provenance={"model": "m"})))
+        In m, layers that follow each other have a CKA of 0.65 on average, the first and the last one 0.20.
+        The sharpest break between neighbours is from b to c, 0.40.
+    """
+    names, neighbours = result.layers1, np.diagonal(result.matrix, 1)
+    sharpest = int(np.nanargmin(neighbours))
+    weights = f" ({result.provenance['weights']})" if "weights" in result.provenance else ""
+    return (
+        f"In {result.provenance.get('model', 'the model')}{weights}, layers that follow each other have a CKA of "
+        f"{np.nanmean(neighbours):.2f} on average, the first and the last one {result.matrix[0, -1]:.2f}.\n"
+        f"The sharpest break between neighbours is from {names[sharpest]} to {names[sharpest + 1]}, "
+        f"{neighbours[sharpest]:.2f}."
+    )

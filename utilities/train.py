@@ -1,0 +1,197 @@
+"""Train a model with the study's recipe: ``python -m utilities.train MODEL EPOCHS SEED DIR``.
+
+The recipe: CIFAR-100, SGD with learning rate 0.1, momentum 0.9 and weight decay 5e-4, cosine decay, batches of 256,
+random flips and padded crops, cross-entropy. Vision Transformers do not learn with it and get AdamW. A part of the
+training images is held out for validation; the last epoch's weights are kept whatever it says, and the test set is
+looked at once, at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from utilities.datasets import load_dataset
+from utilities.loaders import Loader, make_loader
+from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer, autocast_dtype
+from utilities.utils import evaluate, resolve_device, set_seed, versions, write_whole
+from utilities.zoo import check_name, create_model
+
+RESUME_EVERY = 60  # seconds of training that an interruption may cost
+
+
+def checkpoint_path(folder: str | Path, model_name: str, seed: int, epochs: int) -> Path:
+    """Name a checkpoint: ``FOLDER/MODEL_seed_SEED_epochs_EPOCHS.pth``; a slash in a model's name becomes a dash.
+
+    Example:
+        >>> checkpoint_path("runs", "resnet18", 0, 200).as_posix()
+        'runs/resnet18_seed_0_epochs_200.pth'
+    """
+    return Path(folder) / f"{model_name.replace('/', '-')}_seed_{seed}_epochs_{epochs}.pth"
+
+
+def fit(
+    model_name: str,
+    recipe: Recipe,
+    seed: int,
+    folder: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    workers: int = 0,
+    save_every: int | None = None,
+    resume: bool = False,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Train a model and write its checkpoint, whole or not at all.
+
+    The checkpoint holds ``model`` (the state dictionary), ``name``, ``num_classes``, ``seed``, ``recipe``,
+    ``history`` (a row for each epoch), ``test`` (loss and accuracies on the test set, measured once, at the end),
+    ``precision`` and ``versions``, and loads with ``weights_only=True``.
+
+    Args:
+        model_name: A name that `utilities.zoo.create_model` knows.
+        recipe: How to train.
+        seed: Of the initial weights, the order of the images and their augmentation.
+        folder: Where the checkpoint goes; several processes may ask for the same one, one of them trains it.
+        device: See `utilities.utils.resolve_device`.
+        precision: See `utilities.trainer.autocast_dtype`.
+        workers: Processes that load images.
+        save_every: Also write snapshots ``..._at_EPOCH.pth`` every so many epochs, the initial weights included.
+        resume: Keep a finished checkpoint of the same recipe, or go on with an interrupted run of it.
+        report: Is given the lines of the epoch table.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        ValueError: For an unknown model or data set, or options out of range, before anything is trained.
+        FloatingPointError: If training diverges; snapshots are kept.
+
+    Example:
+        >>> import tempfile
+        >>> recipe = Recipe("digits", epochs=0, image_size=8, n_images=20, batch_size=10)
+        >>> fit("resnet18", recipe, 0, tempfile.mkdtemp(), report=lambda line: None).name
+        'resnet18_seed_0_epochs_0.pth'
+    """
+    check_name(model_name)
+    recipe = recipe.resolved(model_name)
+    dtype = autocast_dtype(precision, resolve_device(device))
+    if save_every is not None and save_every < 1:
+        raise ValueError(f"save_every={save_every} must be at least 1")
+    path = checkpoint_path(folder, model_name, seed, recipe.epochs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if resume and path.exists() and torch.load(path, weights_only=True)["recipe"] == asdict(recipe):
+            report(f"{path} is there already, trained with this recipe")
+            return path
+        train, validation, test, num_classes = _load_data(recipe, seed, workers)
+        set_seed(seed)
+        model = create_model(model_name, num_classes, seed=seed)
+        trainer = Trainer(model, recipe, train, validation, device=device, precision=precision)
+        facts = {"name": model_name, "num_classes": num_classes, "seed": seed, "recipe": asdict(recipe)}
+        facts |= {"precision": str(dtype or torch.float32).removeprefix("torch."), "versions": versions()}
+        _run(trainer, recipe, path, facts, save_every, resume, report)
+        result = evaluate(trainer.model, test, device=device)
+        report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
+        _save(path, facts | {"model": trainer.model.state_dict(), "history": trainer.history, "test": result})
+        _resume_file(path).unlink(missing_ok=True)
+    return path
+
+
+def _load_data(recipe: Recipe, seed: int, workers: int) -> tuple[Loader, Loader, Loader, int]:
+    options = {"image_size": recipe.image_size}
+    train_set = load_dataset(recipe.dataset, "train", n_images=recipe.n_images, seed=seed, augment=True, **options)
+    size = min(recipe.batch_size, len(train_set))
+    ragged = len(train_set) % size == 1  # batch norm cannot train on a last batch of one image
+    train = make_loader(train_set, size, seed=seed, shuffle="every_epoch", workers=workers, drop_last=ragged)
+    held_out = [load_dataset(recipe.dataset, split, **options) for split in ("validation", "test")]
+    validation, test = (make_loader(d, recipe.batch_size, shuffle="never", workers=workers) for d in held_out)
+    return train, validation, test, train_set.num_classes
+
+
+def _run(
+    trainer: Trainer,
+    recipe: Recipe,
+    path: Path,
+    facts: dict[str, Any],
+    save_every: int | None,
+    resume: bool,
+    report: Callable[[str], None],
+) -> None:
+    """Run the epochs that are left, printing the table, with snapshots and a file to resume from."""
+    interrupted = _resume_file(path)
+    if resume and interrupted.exists():
+        state = torch.load(interrupted, weights_only=True, map_location=trainer.device)
+        if state.pop("recipe") == asdict(recipe):
+            trainer.load_state(state)
+            report(f"going on after epoch {len(trainer.history)} of {recipe.epochs}")
+
+    def snapshot(epoch: int) -> None:
+        if save_every and epoch % save_every == 0:
+            _save(path.with_name(f"{path.stem}_at_{epoch}.pth"), facts | {"model": trainer.model.state_dict()})
+
+    if not trainer.history:
+        snapshot(0)
+    report("epoch  lr        train loss  train top-1  val loss  val top-1  val top-5  seconds")
+    saved = time.monotonic()
+    while len(trainer.history) < recipe.epochs:
+        row = trainer.run_epoch()
+        report(
+            f"{row['epoch']:>5}  {row['learning_rate']:<8.2g}  {row['train_loss']:>10.4f}  {row['train_top1']:>11.2%}  "
+            f"{row['loss']:>8.4f}  {row['top1']:>9.2%}  {row['top5']:>9.2%}  {row['seconds']:>7.1f}"
+        )
+        snapshot(row["epoch"])
+        if time.monotonic() - saved > RESUME_EVERY:
+            _save(interrupted, trainer.state() | {"recipe": asdict(recipe)})
+            saved = time.monotonic()
+
+
+def _resume_file(path: Path) -> Path:
+    return path.with_suffix(".resume.pth")
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    write_whole(path, lambda temporary: torch.save(content, temporary))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m utilities.train", description="Train a model of the study.")
+    parser.add_argument("model", help="a name that utilities.zoo.create_model knows, such as resnet18")
+    parser.add_argument("epochs", type=int)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("dir", help="folder of the checkpoint MODEL_seed_SEED_epochs_EPOCHS.pth")
+    parser.add_argument("--dataset", default="cifar100", help="cifar100 (default), cifar10, digits, folder:PATH, ...")
+    parser.add_argument("--image-size", type=int, help="pixels (default: the data set's own)")
+    parser.add_argument("--n-images", type=int, help="train on this many images, of all classes alike")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="default: adamw for ViTs, sgd for all else")
+    parser.add_argument("--learning-rate", type=float, help="default: 0.1 for sgd, 0.001 for adamw")
+    parser.add_argument("--weight-decay", type=float, help="default: 5e-4 for sgd, 0.05 for adamw")
+    parser.add_argument("--warmup", type=float, default=0.0, help="epochs of linear growth of the learning rate")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: bfloat16 where it is fast")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images")
+    parser.add_argument(
+        "--save-every", type=int, metavar="K", help="snapshots every K epochs, initial weights included"
+    )
+    parser.add_argument("--resume", action="store_true", help="keep what is finished, go on with what was interrupted")
+    given = vars(parser.parse_args(arguments))
+    recipe = Recipe(**{field.name: given.pop(field.name) for field in fields(Recipe)})
+    try:
+        path = fit(given.pop("model"), recipe, given.pop("seed"), given.pop("dir"), **given)
+    except (ValueError, OSError, FloatingPointError) as error:
+        parser.exit(2, f"error: {error}\n")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

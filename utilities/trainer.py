@@ -1,0 +1,255 @@
+"""The training loop: a recipe, and a trainer that runs it an epoch at a time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+from tqdm.auto import tqdm
+
+from utilities.loaders import Loader
+from utilities.utils import evaluate, resolve_device
+
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+CHECK_EVERY = 20  # steps between looks at the loss, each of which makes a GPU wait
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; the defaults are the study's.
+
+    Attributes:
+        dataset: A name that `utilities.datasets.load_dataset` knows.
+        epochs: Passes over the training images.
+        batch_size: Images in a step.
+        learning_rate: At its peak; None is 0.1 for SGD and 0.001 for AdamW.
+        optimizer: ``"sgd"`` with momentum 0.9, or ``"adamw"``; None is AdamW for ViTs and SGD for all else.
+        weight_decay: None is 5e-4 for SGD and 0.05 for AdamW.
+        warmup: Epochs of linear growth of the learning rate before its cosine decay to zero.
+        image_size: Pixels; None is the data set's own.
+        n_images: Training images to use, of all classes alike; None is all.
+
+    Example:
+        >>> Recipe(optimizer="sgd").resolved("resnet18").learning_rate
+        0.1
+    """
+
+    dataset: str = "cifar100"
+    epochs: int = 200
+    batch_size: int = 256
+    learning_rate: float | None = None
+    optimizer: str | None = None
+    weight_decay: float | None = None
+    warmup: float = 0.0
+    image_size: int | None = None
+    n_images: int | None = None
+
+    def resolved(self, model_name: str) -> Recipe:
+        """Fill in what depends on the model, and refuse what cannot be meant.
+
+        Raises:
+            ValueError: Naming the option, its value and what it may be.
+        """
+        optimizer = self.optimizer or ("adamw" if "vit" in model_name else "sgd")
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer {optimizer!r} is not known; choose from {', '.join(OPTIMIZERS)}")
+        defaults = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05)}[optimizer]
+        rate, decay = (
+            d if v is None else v for v, d in zip((self.learning_rate, self.weight_decay), defaults, strict=True)
+        )
+        if self.epochs < 0 or self.batch_size < 2 or not rate > 0 or decay < 0 or self.warmup < 0:
+            raise ValueError(
+                f"epochs={self.epochs}, batch_size={self.batch_size}, learning_rate={rate}, weight_decay={decay}, "
+                f"warmup={self.warmup}: needed are 0 or more, 2 or more, above 0, 0 or more, 0 or more"
+            )
+        return Recipe(**{**asdict(self), "optimizer": optimizer, "learning_rate": rate, "weight_decay": decay})
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Choose the type of mixed precision, or None for float32; ``"auto"`` is bfloat16 where hardware has it.
+
+    Args:
+        precision: One of ``auto``, ``float32``, ``bfloat16``, ``float16``.
+        device: Where the model is trained.
+
+    Raises:
+        ValueError: For another precision, or float16 on a CPU, where small gradients would vanish.
+
+    Example:
+        >>> autocast_dtype("bfloat16", torch.device("cpu"))
+        torch.bfloat16
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is not known; choose from {', '.join(PRECISIONS)}")
+    if precision == "float16" and device.type != "cuda":
+        raise ValueError(f"float16 training needs a CUDA device, not {device.type}; use bfloat16 or float32")
+    if precision == "auto":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 or newer
+        native = {
+            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+            "cpu": lambda: capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False),
+        }.get(device.type, lambda: False)
+        return torch.bfloat16 if native() else None
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+
+
+def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.device = "auto") -> nn.Module:
+    """Estimate the statistics of all batch norms of a model in one pass, without training anything.
+
+    With the statistics of a fresh layer, mean 0 and variance 1, an untrained deep network is not normalised at all
+    in eval mode: some Lambda ResNets overflow.
+
+    Args:
+        model: Changed in place: running means and variances become averages over the batches.
+        loader: Training images, best in one batch of as many as memory allows: then each layer is normalised by
+            what it really gets. Averages over many small batches miss that by a little more in each layer.
+        device: See `utilities.utils.resolve_device`; the model stays there.
+
+    Returns:
+        The model.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> estimate_batch_norm(norm, [torch.tensor([[1.0], [3.0]])], "cpu").running_mean
+        tensor([2.])
+    """
+    target = resolve_device(device)
+    update_bn(loader, model.to(target), device=target)
+    return model
+
+
+def _make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+def _schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    """Fraction of the learning rate at each step: a linear rise over the warm-up, then half a cosine to zero."""
+    total, rise = max(1, recipe.epochs * steps), recipe.warmup * steps
+
+    def fraction(step: int) -> float:
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, total - rise))))
+
+    return fraction
+
+
+class Trainer:
+    """One training run: its model, optimiser, schedule and the history of its epochs.
+
+    Args:
+        model: Trained in place, on the device.
+        recipe: See `Recipe`, resolved.
+        train: Loader of the training images.
+        validation: Loader of held-out images.
+        device: See `utilities.utils.resolve_device`.
+        precision: See `autocast_dtype`.
+
+    Example:
+        >>> from utilities.datasets import load_dataset, make_loader
+        >>> data = make_loader(load_dataset("digits", "train", n_images=40), 20, shuffle="every_epoch")
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
+        >>> trainer = Trainer(model, Recipe(epochs=1).resolved("linear"), data, data, device="cpu")
+        >>> list(trainer.run_epoch(progress=False))
+        ['epoch', 'learning_rate', 'train_loss', 'train_top1', 'loss', 'top1', 'top5', 'n', 'seconds']
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        train: Loader,
+        validation: Loader,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+    ) -> None:
+        self.device = resolve_device(device)
+        self.dtype = autocast_dtype(precision, self.device)
+        self.model, self.train, self.validation = model.to(self.device), train, validation
+        self.optimizer = _make_optimizer(self.model, recipe)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(recipe, len(train)))
+        self.scaler = torch.amp.GradScaler(enabled=self.dtype == torch.float16)
+        self.history: list[dict[str, float]] = []
+
+    def run_epoch(self, progress: bool = True) -> dict[str, float]:
+        """Train for one epoch, then validate.
+
+        Returns:
+            The epoch's row of the table; ``loss``, ``top1`` and ``top5`` are those of the validation images.
+
+        Raises:
+            FloatingPointError: If the loss is no longer finite.
+        """
+        start, epoch = time.perf_counter(), len(self.history)
+        self.train.epoch = epoch
+        self.model.train()
+        total = torch.zeros(2, device=self.device)
+        bar = tqdm(self.train, desc=f"epoch {epoch + 1}", delay=2, leave=False, disable=not progress)
+        for step, (images, labels) in enumerate(bar):
+            total += self._step(images.to(self.device), labels.to(self.device))
+            if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
+                self._refuse_divergence(total[0].item(), epoch, step)
+        count = len(self.train.dataset)
+        row = {
+            "epoch": epoch + 1,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train_loss": total[0].item() / count,
+            "train_top1": total[1].item() / count,
+            **evaluate(self.model, self.validation, device=self.device),
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        self.history.append(row)
+        return row
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Take one step; give the summed loss and the number of right answers."""
+        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
+            logits = self.model(images)
+        logits = logits.float()
+        loss = nn.functional.cross_entropy(logits, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        with torch.no_grad():
+            return torch.stack([loss * len(labels), (logits.argmax(1) == labels).sum()])
+
+    def _refuse_divergence(self, loss: float, epoch: int, step: int) -> None:
+        if not math.isfinite(loss):
+            rate = self.optimizer.param_groups[0]["lr"]
+            raise FloatingPointError(
+                f"training diverged: the loss is {loss} in epoch {epoch + 1}, step {step + 1}, learning rate {rate:g}; "
+                "use a smaller --learning-rate, a --warmup of a few epochs, or --precision float32"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Give all that is needed to go on after the last epoch."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        generators = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {name: part.state_dict() for name, part in parts.items()} | {
+            "history": self.history,
+            "generators": generators,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        for name in ("model", "optimizer", "scheduler", "scaler"):
+            getattr(self, name).load_state_dict(state[name])
+        self.history = list(state["history"])
+        torch.set_rng_state(state["generators"]["cpu"])
+        if "cuda" in state["generators"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)

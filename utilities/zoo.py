@@ -1,0 +1,400 @@
+"""One name -> a model, its weights, its preprocessing, and the layers of it that are worth comparing.
+
+Names are those of this package (``resnet18``, ``lambda_resnet26``, ``vit_tiny_patch2_16``, ...), and any
+classifier of the two libraries as ``timm/NAME`` and ``torchvision/NAME``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from timm.layers import LayerNorm2d
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from utilities import lambda_resnet, resnet, vit
+from utilities.lambda_layer import LambdaLayer
+
+_OWN: dict[str, Callable[..., nn.Module]] = {
+    builder.__name__: builder
+    for builder in (
+        resnet.resnet18,
+        resnet.resnet34,
+        resnet.resnet50,
+        resnet.resnet101,
+        lambda_resnet.lambda_resnet26,
+        lambda_resnet.lambda_resnet38,
+        lambda_resnet.lambda_resnet50,
+        vit.vit_large_patch32_224,
+        vit.vit_tiny_patch2_16,
+        vit.vit_tiny_patch4_32,
+        vit.vit_tiny_patch2_32,
+    )
+}
+_COMPARED = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.GELU,
+    nn.SiLU,
+    nn.Hardswish,
+    nn.Linear,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    LayerNorm2d,
+    LambdaLayer,
+)
+_VIT_BLOCK = ["norm1", *(f"attn.{part}" for part in ("qkv", "q_norm", "k_norm", "proj"))]
+_VIT_BLOCK += ["norm2", "mlp.fc1", "mlp.act", "mlp.fc2"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images have to be prepared for a model that somebody else trained.
+
+    Attributes:
+        input_size: (channels, height, width).
+        mean: Subtracted from each channel of images in 0 ... 1.
+        std: Divides each channel afterwards.
+        transform: Maps a PIL image to a tensor of shape input_size.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    transform: Callable[[Any], torch.Tensor]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """List the names that `create_model` takes.
+
+    Args:
+        pattern: Shell pattern. It is matched against this package's names, and where it contains ``timm/`` or
+            ``torchvision/`` against the names of that library's classifiers: ``"timm/vit_*"``.
+
+    Returns:
+        Sorted names.
+
+    Example:
+        >>> list_models("resnet*")
+        ['resnet101', 'resnet18', 'resnet34', 'resnet50']
+        >>> list_models("torchvision/resnet1*")
+        ['torchvision/resnet101', 'torchvision/resnet152', 'torchvision/resnet18']
+    """
+    names = list(_OWN)
+    if "timm/" in pattern:
+        names += [f"timm/{name}" for name in timm.list_models()]
+    if "torchvision/" in pattern:
+        names += [f"torchvision/{name}" for name in _torchvision_names()]
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = 100,
+    weights: str | Path = "random",
+    seed: int | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build a model by name, with random, pretrained or saved weights.
+
+    Args:
+        name: See `list_models`.
+        num_classes: Number of logits. Where pretrained weights are for another number, or for none, the
+            classifier is newly initialised and a warning says so. None means the library's own number.
+        weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use; or
+            the path of a checkpoint: a state dictionary, or a dictionary that holds one as ``"model"`` or
+            ``"state_dict"`` (torch.save or safetensors). It has to fit in full.
+        seed: Of the initialisation. The global generators are left as they were.
+        **kwargs: Passed on to the model's builder, e.g. ``in_channels=1``.
+
+    Returns:
+        The model on the CPU, in train mode.
+
+    Raises:
+        ValueError: For an unknown name, weights that do not exist, or a checkpoint that does not fit.
+        FileNotFoundError: If the checkpoint is missing.
+        ConnectionError: If pretrained weights cannot be fetched.
+
+    Example:
+        >>> a, b = (create_model("resnet18", num_classes=10, seed=0) for _ in range(2))
+        >>> bool((a.conv1.weight == b.conv1.weight).all())
+        True
+    """
+    check_name(name)
+    from_file = str(weights) not in ("random", "pretrained")
+    content = _read_checkpoint(Path(weights)) if from_file else {}
+    with _seeded(seed):
+        model = _build(name, num_classes, str(weights) == "pretrained", kwargs)
+    if from_file:
+        _load_checkpoint(model, content, Path(weights), {"name": name, "num_classes": num_classes})
+    model.zoo_name = name
+    return model.train()
+
+
+def comparison_layers(model: nn.Module) -> list[str]:
+    """Name the layers worth comparing, in the order of registration, which follows that of execution.
+
+    - **timm's VisionTransformer**: the patch embedding, for each block ``norm1, attn.qkv, attn.q_norm,
+      attn.k_norm`` (queries and keys, also where these are identities), ``attn.proj, norm2, mlp.fc1, mlp.act,
+      mlp.fc2``, then ``norm`` and ``head``.
+    - **Every other model**: norms, activations, linear layers and pooling, and lambda layers as a whole. Left
+      out are shortcuts (``downsample``) and what lies inside a lambda layer or ``nn.MultiheadAttention``. So a
+      ResNet gives all batch norms after the convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Names as in ``model.named_modules()``.
+
+    Example:
+        >>> names = comparison_layers(create_model("resnet18"))
+        >>> len(names), names[:4], names[-2:]
+        (36, ['bn1', 'relu', 'layer1.0.bn1', 'layer1.0.relu1'], ['avgpool', 'fc'])
+    """
+    if isinstance(model, VisionTransformer):
+        return _vit_layers(model)
+    names, closed = [], ()
+    for name, module in model.named_modules():
+        if name.startswith(closed) or "downsample" in name.split("."):
+            continue
+        if isinstance(module, (LambdaLayer, nn.MultiheadAttention)):
+            closed += (f"{name}.",)
+        if name and isinstance(module, _COMPARED):
+            names.append(name)
+    return names
+
+
+def preprocessing(model: str | nn.Module) -> Preprocessing:
+    """Return the evaluation transform a timm or torchvision model was trained for.
+
+    Args:
+        model: A name, or a model made by `create_model` or timm.
+
+    Returns:
+        Transform, input size, mean and standard deviation.
+
+    Raises:
+        ValueError: For models that are trained here: their preprocessing is that of the data set.
+
+    Example:
+        >>> preprocessing("vit_large_patch32_224").input_size
+        (3, 224, 224)
+    """
+    name = model if isinstance(model, str) else getattr(model, "zoo_name", "")
+    if name:
+        check_name(name)
+    library, _, bare = name.rpartition("/")
+    if library == "torchvision":
+        return _torchvision_preprocessing(bare)
+    if library == "timm" or bare == "vit_large_patch32_224":
+        config = timm.get_pretrained_cfg(vit.VIT_LARGE_TAG if not library else bare)
+        config = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
+    elif not name and getattr(model, "pretrained_cfg", None):
+        config = timm.data.resolve_model_data_config(model)
+    else:
+        raise ValueError(
+            f"{name or type(model).__name__} has no preprocessing of its own: it takes what its data set gives "
+            "(utilities.datasets); for a library's model pass the name, 'timm/NAME' or 'torchvision/NAME'"
+        )
+    return Preprocessing(config["input_size"], config["mean"], config["std"], timm.data.create_transform(**config))
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError, with close matches, for a name that `create_model` does not know.
+
+    Example:
+        >>> check_name("resnet81")
+        Traceback (most recent call last):
+        ValueError: unknown model 'resnet81'; close: resnet18...; utilities.zoo.list_models() lists all, ...
+    """
+    library, _, bare = name.rpartition("/")
+    candidates = list_models(f"{library}/*" if library in ("timm", "torchvision") else "*")
+    known = name in candidates or (library == "timm" and bare in timm.list_pretrained(bare))  # with a tag
+    if not known:
+        close = difflib.get_close_matches(name, candidates, cutoff=0.5)
+        close += [f"{prefix}/{name}" for prefix in ("timm", "torchvision") if list_models(f"{prefix}/{name}")]
+        raise ValueError(
+            f"unknown model {name!r}; close: {', '.join(close) or 'none'}; utilities.zoo.list_models() lists "
+            "all, list_models('timm/*') and list_models('torchvision/*') those of the libraries"
+        )
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Seed what is drawn on the CPU inside, and put the generator back; None does nothing."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    """Build a model with random or pretrained weights."""
+    library, _, bare = name.rpartition("/")
+    if library == "torchvision":
+        return _build_torchvision(bare, num_classes, pretrained, kwargs)
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    if library == "timm" or (pretrained and bare == "vit_large_patch32_224"):
+        return _build_timm(bare if library else vit.VIT_LARGE_TAG, classes, pretrained, kwargs)
+    if pretrained:
+        raise ValueError(
+            f"{name} has no pretrained weights: train it with `python -m utilities.train --help` and pass the "
+            "checkpoint's path as weights, or take weights='random'"
+        )
+    return _OWN[name](**classes, **kwargs)
+
+
+def _build_timm(bare: str, classes: dict[str, int], pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    """Build a model of timm; its own kwargs may name another source of the pretrained weights."""
+    if "in_channels" in kwargs:
+        kwargs = {**kwargs, "in_chans": kwargs["in_channels"]}
+        del kwargs["in_channels"]
+    if not pretrained:
+        return timm.create_model(bare, **classes, **kwargs)
+    config = timm.get_pretrained_cfg(bare)
+    if not config.has_weights and not kwargs.keys() & {"pretrained_cfg", "pretrained_cfg_overlay"}:
+        raise ValueError(f"timm/{bare} has no pretrained weights; timm.list_pretrained() lists the names that do")
+    hub = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
+    remedy = (
+        f"download {hub if config.hf_hub_id else config.url} elsewhere, copy it here and add "
+        "pretrained_cfg_overlay={'file': PATH} to the call"
+    )
+    with _fetching(f"timm/{bare}", remedy):
+        model = timm.create_model(bare, pretrained=True, **classes, **kwargs)
+    if classes.get("num_classes", config.num_classes) not in (0, config.num_classes):
+        _warn_new_classifier(f"timm/{bare}", config.num_classes)
+    return model
+
+
+def _build_torchvision(bare: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    """Build a model of torchvision; a classifier of another size is taken from a random model."""
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    if not pretrained:
+        return torchvision.models.get_model(bare, weights=None, **classes, **kwargs)
+    weights = torchvision.models.get_model_weights(bare).DEFAULT
+    place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    with _fetching(f"torchvision/{bare}", f"download {weights.url} elsewhere and copy it to {place}"):
+        model = torchvision.models.get_model(bare, weights=weights, **kwargs)
+    trained_for = len(weights.meta["categories"])
+    if num_classes not in (None, trained_for):
+        fresh = torchvision.models.get_model(bare, weights=None, **classes, **kwargs)
+        shapes = {key: value.shape for key, value in model.state_dict().items()}
+        changed = {key for key, value in fresh.state_dict().items() if value.shape != shapes[key]}
+        for name in {key.rpartition(".")[0] for key in changed}:
+            model.set_submodule(name, fresh.get_submodule(name))
+        _warn_new_classifier(f"torchvision/{bare}", trained_for)
+    return model
+
+
+def _warn_new_classifier(name: str, trained_for: int) -> None:
+    """Say that a pretrained model's classifier knows nothing."""
+    found = f"are for {trained_for} classes" if trained_for else "have no classifier"
+    warnings.warn(f"the pretrained weights of {name} {found}: its classifier is newly initialised", stacklevel=5)
+
+
+@contextmanager
+def _fetching(name: str, remedy: str) -> Iterator[None]:
+    """Turn whatever a failed download raises into a ConnectionError that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        source = type(error).__module__.partition(".")[0]
+        if isinstance(error, OSError) or source in {"huggingface_hub", "httpx", "httpcore", "requests"}:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConnectionError(f"cannot fetch the weights of {name} ({reason}); {remedy}") from error
+        raise
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a file of tensors and plain values; nothing in it is run."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {str(path)!r}; weights is 'random', 'pretrained', or a file's path")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ValueError(
+            f"{path} cannot be read as weights: it is damaged, or holds objects other than tensors and plain "
+            f"values, which are refused because such a file can run code ({type(error).__name__}: {reason})"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dictionary")
+    return content
+
+
+def _load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked: dict[str, Any]) -> None:
+    """Copy a checkpoint's state into a model, in full or not at all."""
+    problems = [
+        f"{key} is {content[key]!r} in the file, {value!r} was asked for"
+        for key, value in asked.items()
+        if value is not None and content.get(key, value) != value
+    ]
+    state = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
+    for prefix in ("_orig_mod.", "module."):  # torch.compile and DataParallel put these in front
+        if state and all(str(key).startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    problems += _misfits(model.state_dict(), state)
+    if problems:
+        raise ValueError(f"checkpoint {path} does not fit {asked['name']}: {'; '.join(problems)}")
+    model.load_state_dict(state)
+
+
+def _misfits(wanted: dict[str, torch.Tensor], state: dict[str, Any]) -> list[str]:
+    """Describe how a state dictionary differs from the one a model wants."""
+    groups = {
+        "missing keys": [key for key in wanted if key not in state],
+        "unexpected keys": [str(key) for key in state if key not in wanted],
+        "other shapes": [
+            f"{key} {list(getattr(state[key], 'shape', [type(state[key]).__name__]))} in the file, "
+            f"{list(tensor.shape)} in the model"
+            for key, tensor in wanted.items()
+            if key in state and getattr(state[key], "shape", None) != tensor.shape
+        ],
+    }
+    return [
+        f"{len(found)} {what}: {', '.join(found[:4])}{', ...' if len(found) > 4 else ''}"
+        for what, found in groups.items()
+        if found
+    ]
+
+
+def _vit_layers(model: VisionTransformer) -> list[str]:
+    """Name the layers of a timm VisionTransformer; variants without one of them do without."""
+    blocks = [f"blocks.{index}.{part}" for index in range(len(model.blocks)) for part in _VIT_BLOCK]
+    known = dict(model.named_modules())
+    fc_norm = [] if isinstance(model.fc_norm, nn.Identity) else ["fc_norm"]
+    return [name for name in ["patch_embed.proj", *blocks, "norm", *fc_norm, "head"] if name in known]
+
+
+def _torchvision_names() -> list[str]:
+    """List torchvision's classifiers."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _torchvision_preprocessing(bare: str) -> Preprocessing:
+    """Read the preset that belongs to the default weights."""
+    preset = torchvision.models.get_model_weights(bare).DEFAULT.transforms()
+    (size,) = preset.crop_size
+    return Preprocessing((3, size, size), tuple(preset.mean), tuple(preset.std), preset)
