@@ -4,9 +4,16 @@ ResNets with bottleneck blocks in which a lambda layer stands in the place of ev
 blocks; the stem stays a 3x3 convolution. Batch norm and ReLU follow the lambda layer as they follow the
 convolution it replaces, so that each layer has its counterpart in the plain ResNet. "26" has (2, 2, 2, 2)
 blocks, as in this study; other code bases use (1, 2, 4, 1) under the same name.
+
+A lambda layer is quadratic in its input, so what is a little larger than usual grows from block to block, until single
+images dominate an untrained network, or overflow. The paper starts each block's last norm at zero, which makes the
+untrained network a stack of identities, with nothing to compare. Here it starts at 0.2: not zero, and small enough
+for training to be stable.
 """
 
 from __future__ import annotations
+
+from torch import nn
 
 from utilities.lambda_layer import LambdaLayer
 from utilities.resnet import Bottleneck, ResNet
@@ -16,7 +23,7 @@ def _lambda_resnet(
     depths: tuple[int, ...],
     num_classes: int,
     in_channels: int,
-    zero_init_residual: bool,
+    residual_gamma: float,
     **lambda_options: int,
 ) -> ResNet:
     """Build a bottleneck ResNet whose spatial layers are lambda layers."""
@@ -24,7 +31,11 @@ def _lambda_resnet(
     def spatial(channels: int, stride: int) -> LambdaLayer:
         return LambdaLayer(channels, stride=stride, **lambda_options)
 
-    return ResNet(Bottleneck, depths, num_classes, in_channels, zero_init_residual, spatial)
+    model = ResNet(Bottleneck, depths, num_classes, in_channels, spatial=spatial)
+    for module in model.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.constant_(module.last_norm.weight, residual_gamma)
+    return model
 
 
 def lambda_resnet26(
@@ -35,7 +46,7 @@ def lambda_resnet26(
     dk: int = 16,
     du: int = 1,
     Nh: int = 4,
-    zero_init_residual: bool = False,
+    residual_gamma: float = 0.2,
 ) -> ResNet:
     """Lambda ResNet-26, blocks (2, 2, 2, 2): 8,274,020 parameters at 100 classes.
 
@@ -46,13 +57,13 @@ def lambda_resnet26(
         dk: Channels of a query.
         du: Intra-depth of the lambda layers.
         Nh: Number of heads.
-        zero_init_residual: See `ResNet`.
+        residual_gamma: Where the weight of each block's last norm starts; 0 is the paper's, 1 that of other layers.
 
     Example:
         >>> sum(p.numel() for p in lambda_resnet26().parameters())
         8274020
     """
-    return _lambda_resnet((2, 2, 2, 2), num_classes, in_channels, zero_init_residual, r=r, dk=dk, du=du, Nh=Nh)
+    return _lambda_resnet((2, 2, 2, 2), num_classes, in_channels, residual_gamma, r=r, dk=dk, du=du, Nh=Nh)
 
 
 def lambda_resnet38(
@@ -63,7 +74,7 @@ def lambda_resnet38(
     dk: int = 16,
     du: int = 1,
     Nh: int = 4,
-    zero_init_residual: bool = False,
+    residual_gamma: float = 0.2,
 ) -> ResNet:
     """Lambda ResNet-38, blocks (2, 3, 5, 2): 10,148,516 parameters; arguments as in `lambda_resnet26`.
 
@@ -71,7 +82,7 @@ def lambda_resnet38(
         >>> [len(getattr(lambda_resnet38(), f"layer{i}")) for i in (1, 2, 3, 4)]
         [2, 3, 5, 2]
     """
-    return _lambda_resnet((2, 3, 5, 2), num_classes, in_channels, zero_init_residual, r=r, dk=dk, du=du, Nh=Nh)
+    return _lambda_resnet((2, 3, 5, 2), num_classes, in_channels, residual_gamma, r=r, dk=dk, du=du, Nh=Nh)
 
 
 def lambda_resnet50(
@@ -82,7 +93,7 @@ def lambda_resnet50(
     dk: int = 16,
     du: int = 1,
     Nh: int = 4,
-    zero_init_residual: bool = False,
+    residual_gamma: float = 0.2,
 ) -> ResNet:
     """Lambda ResNet-50, blocks (3, 4, 6, 3): 13,144,068 parameters; arguments as in `lambda_resnet26`.
 
@@ -90,4 +101,4 @@ def lambda_resnet50(
         >>> type(lambda_resnet50(r=7).layer4[0].conv2).__name__
         'LambdaLayer'
     """
-    return _lambda_resnet((3, 4, 6, 3), num_classes, in_channels, zero_init_residual, r=r, dk=dk, du=du, Nh=Nh)
+    return _lambda_resnet((3, 4, 6, 3), num_classes, in_channels, residual_gamma, r=r, dk=dk, du=du, Nh=Nh)

@@ -1,0 +1,74 @@
+"""The notebooks' settings and the comparison behind them, on a small model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from utilities import study as module
+from utilities.compare import Similarity
+from utilities.plots.similarity import plot_similarity
+from utilities.study import Study, describe
+from utilities.utils import PROJECT_ROOT
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(module, "NORM_IMAGES", 50)
+    return Study("small", "vit_tiny_patch2_16", epochs=1, n_images=40, batch_size=20, output_dir=tmp_path / "out")
+
+
+def test_profiles_fill_in_what_is_not_given():
+    quick, paper = (Study("x", "resnet18", profile=profile) for profile in ("quick", "paper"))
+    assert (quick.dataset, paper.dataset, paper.epochs) == ("digits", "cifar100", 200)
+    assert (paper.recipe.learning_rate, paper.recipe.batch_size) == (0.1, 256)
+    assert quick.output_dir == PROJECT_ROOT / "runs" / "quick"
+    assert Study("x", "resnet18", dataset="cifar10", epochs=3).recipe.dataset == "cifar10"
+    assert Study("x", {"quick": "a", "paper": "b"}, "paper").model == "b"
+    assert Study("x", "vit_large_patch32_224").dataset == "photos"
+    with pytest.raises(ValueError, match="'fast' is not known; choose from quick, paper"):
+        Study("x", "resnet18", profile="fast")
+
+
+def test_trained_similarity_is_cached_and_saved(small):
+    result = small.trained_similarity()
+    (checkpoint,) = small_checkpoints = list(module.PROJECT_ROOT.glob("checkpoints/digits/*.pth"))
+    before = checkpoint.stat().st_mtime_ns
+    again = small.trained_similarity()
+    assert checkpoint.stat().st_mtime_ns == before
+    assert len(small_checkpoints) == 1
+    np.testing.assert_allclose(again.matrix, result.matrix)
+    np.testing.assert_allclose(result.matrix.diagonal(), 1)
+    assert result.n == 40
+    assert result.provenance["weights"] == "trained for 1 epochs on digits, seed 0"
+    picture = small.save(result, plot_similarity(result))
+    files = sorted(path.name for path in picture.parent.iterdir())
+    assert files == ["small.json", "small.npz", "small.pdf", "small.png"]
+    saved = json.loads((picture.parent / "small.json").read_text())["provenance"]
+    assert (saved["model"], saved["accuracy"]) == ("vit_tiny_patch2_16", result.provenance["accuracy"])
+    np.testing.assert_array_equal(Similarity.load(picture.with_suffix(".npz")).matrix, result.matrix)
+
+
+def test_random_similarity_averages_different_initialisations(small):
+    result = small.random_similarity(initialisations=3)
+    assert result.replicates.shape[0] == 3
+    np.testing.assert_allclose(result.matrix, result.replicates.mean(0))
+    assert result.stderr.max() > 0
+    assert "3 initialisations (seeds 0-2)" in result.provenance["weights"]
+
+
+def test_too_low_an_accuracy_is_refused_only_at_the_profiles_own_settings(small):
+    with pytest.raises(AssertionError, match=r"reached 50\.0% on digits, not 95%"):
+        Study("x", "resnet18").require(0.5)
+    with pytest.raises(AssertionError, match="not 90%"):
+        Study("x", "vit_tiny_patch2_16").require(0.5)
+    Study("x", "resnet18").require(0.95)
+    Study("x", "resnet18", epochs=1).require(0.5)
+
+
+def test_description_reads_the_matrix():
+    matrix = np.array([[1, 0.9, 0.2], [0.9, 1, 0.4], [0.2, 0.4, 1]])
+    text = describe(Similarity(matrix, ["a", "b", "c"], ["a", "b", "c"], 10, provenance={"model": "m"}))
+    assert "0.65 on average" in text
+    assert "from b to c, 0.40" in text
