@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -317,3 +318,26 @@ def test_damaged_results_are_named(tmp_path):
         Similarity.load(path)
     with pytest.raises(ValueError, match="2 and 1 layer names"):
         Similarity(np.eye(2), ["a", "b"], ["a"], 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "folded"),
+    [
+        ("swin_tiny_patch4_window7_224", ["layers.0.blocks.0.attn", "layers.3"], "layers.0.blocks.0.attn"),
+        ("levit_128s", ["stages.0.blocks.0.attn.qkv.bn", "stages.2"], "stages.0.blocks.0.attn.qkv.bn"),
+    ],
+)
+def test_windows_and_flattened_tokens_of_real_models_are_one_row_an_image(name, layers, folded):
+    """Swin's windows and LeViT's tokens come as batch times something: comparing those rows compares no images."""
+    model, images = timm.create_model(name).eval(), torch.randn(8, 3, 224, 224)
+    result = compare(model, model, [images], layers1=layers, device="cpu")
+    outputs = {}
+    model.get_submodule(folded).register_forward_hook(lambda module, args, out: outputs.update(x=out.clone()))
+    with torch.inference_mode():
+        alone = torch.stack([(model(image[None]), outputs["x"].flatten())[1] for image in images])
+        whole = (model(images), outputs["x"])[1]
+    assert len(whole) > len(images)
+    # Row i of the folded tensor belongs to image i; float32 kernels differ by the size of the batch.
+    torch.testing.assert_close(whole.reshape(8, -1), alone, atol=1e-4, rtol=1e-4)
+    assert result.layers1 == layers
+    assert result.n == 8

@@ -98,7 +98,7 @@ def test_caption_says_what_it_was_made_from():
     for fact in (
         "resnet18",
         "trained for 10 epochs",
-        "97.2 %",
+        "97.2%",
         "digits (test)",
         "n = 540",
         "debiased",
@@ -106,7 +106,7 @@ def test_caption_says_what_it_was_made_from():
     ):
         assert fact in text
     pair = Similarity(np.eye(1), ["a"], ["b"], 10, provenance={"model1": "one", "accuracy1": 0.5, "model2": "two"})
-    assert "rows: one, accuracy 50.0 %. columns: two" in caption(pair).replace("Rows", "rows").replace(
+    assert "rows: one, accuracy 50.0%. columns: two" in caption(pair).replace("Rows", "rows").replace(
         "Columns", "columns"
     )
 

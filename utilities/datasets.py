@@ -30,9 +30,9 @@ import torch
 from filelock import FileLock
 from PIL import Image
 from torchvision import datasets as official
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.utils import calculate_md5, check_integrity
 
+from utilities.folders import find_folder, read_folders, take_part
 from utilities.loaders import Augmentation, ImageDataset, Loader, Source, make_loader
 from utilities.utils import PROJECT_ROOT
 
@@ -46,7 +46,6 @@ CIFAR = {
     "cifar10": (official.CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": (official.CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
-LAYOUT = "expected: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg"
 PHOTO_CROPS = {"train": 1024, "validation": 128, "test": 256}
 PHOTO_COLUMNS = {"train": (0, 256), "validation": (256, 448), "test": (448, 640)}
 
@@ -113,8 +112,8 @@ def load_dataset(
     elif name == "imagenet":
         source = _imagenet(root.resolve() / "imagenet", split)
     elif name.startswith("folder:"):
-        path = _find_folder(name.removeprefix("folder:"))
-        name, source = f"folder:{path.name}", _folders(path, split)
+        path = find_folder(name.removeprefix("folder:"))
+        name, source = f"folder:{path.name}", read_folders(path, split)
     else:
         source = _digits(split) if name == "digits" else _photos(split, seed)
     own = {"size": image_size, "mean": mean, "std": std}
@@ -157,21 +156,6 @@ def _balanced(labels: np.ndarray, n_images: int, seed: int) -> np.ndarray:
     return np.sort(np.lexsort((priority, turn))[:n_images])
 
 
-def _held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """Mark a fixed share of each class, at least one image of a class that has two."""
-    rng, mask = np.random.default_rng(0), np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        mask[members[: max(round(fraction * len(members)), int(len(members) > 1))]] = True
-    return mask
-
-
-def _part(pool: np.ndarray, labels: np.ndarray, split: str) -> np.ndarray:
-    """Take train, validation or both from the ``pool`` of training images."""
-    mask = _held_out(labels[pool], 0.1)
-    return {"train": pool[~mask], "validation": pool[mask]}.get(split, pool)
-
-
 def _digits(split: str) -> Source:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -179,7 +163,7 @@ def _digits(split: str) -> Source:
     pixels, labels = load_digits(return_X_y=True)
     train, test = train_test_split(np.arange(len(labels)), test_size=0.3, stratify=labels, random_state=0)
     images = torch.from_numpy(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
-    members = np.sort(test) if split == "test" else _part(np.sort(train), labels, split)
+    members = np.sort(test) if split == "test" else take_part(np.sort(train), labels, split)
     return Source(
         [str(i) for i in range(10)],
         labels,
@@ -222,9 +206,9 @@ def _cifar(name: str, split: str, root: Path, download: bool) -> Source:
         _fetch_cifar(name, root.resolve(), download)
         data = kind(root, train=split != "test")
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-    members, held_out = np.arange(len(images)), len(images) // 10
+    members, tenth = np.arange(len(images)), len(images) // 10
     if split in ("train", "validation"):
-        members = members[:-held_out] if split == "train" else members[-held_out:]
+        members = members[:-tenth] if split == "train" else members[-tenth:]
     return Source(data.classes, np.array(data.targets), members, size=32, images=images, mean=mean, std=std)
 
 
@@ -263,96 +247,8 @@ def _imagenet(path: Path, split: str) -> Source:
 
     info = ImageNetInfo()
     names = [info.index_to_description(i).split(",")[0] for i in range(info.num_classes())]
-    source = _folders(path, split, info.label_names())
+    source = read_folders(path, split, info.label_names())
     return replace(source, classes=names, size=224, zoom=256 / 224)
-
-
-def _find_folder(name: str) -> Path:
-    path = Path(name).expanduser()
-    places = [path] if path.is_absolute() else [Path.cwd() / path, PROJECT_ROOT / path]
-    found = next((place for place in places if place.is_dir()), None)
-    if not name or found is None:
-        looked = " and ".join(dict.fromkeys(map(str, places)))
-        raise FileNotFoundError(f"no folder 'folder:{name}': looked at {looked}; {LAYOUT}")
-    return found.resolve()
-
-
-def _subfolders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
-
-
-def _folders(path: Path, split: str, known: list[str] | None = None) -> Source:
-    """Read a tree of class folders; ``known`` classes give the labels where not all need be present."""
-    parts = {part: found for part in ("train", "val", "test") if (found := _subfolders(path / part))}
-    direct = not parts and known is None and set(_subfolders(path)) - {"train", "val", "test"}
-    if direct:
-        parts = {"": _subfolders(path)}
-    wanted = _wanted(parts, split)
-    missing = [part for part in wanted if part not in parts]
-    if missing:
-        places = f"{path / 'test'} or {path / 'val'}" if missing == ["test"] else path / missing[0]
-        raise FileNotFoundError(f"no class folders in {places} for split {split!r}; {LAYOUT}")
-    classes = known or parts[wanted[0]]
-    for part, found in parts.items():
-        odd = sorted(set(found) - set(classes) if known else set(found) ^ set(classes))
-        if odd:
-            expected = "ImageNet's (such as n01440764)" if known else f"those of {path / wanted[0]}"
-            raise ValueError(f"the classes of {path / part} are not {expected}; they differ by {', '.join(odd[:8])}")
-    files, labels = _scan([path / part for part in wanted], classes)
-    members = np.arange(len(files))
-    if direct:
-        test = _held_out(labels, 0.3)
-        members = members[test] if split == "test" else _part(members[~test], labels, split)
-    elif wanted == ["train"] and len(parts) < 3:
-        members = _part(members, labels, split)
-    opener = partial(_open_file, files)
-    sizes = {opener(i, header=True) for i in np.linspace(0, len(files) - 1, 8).astype(int)}
-    size = min(min(sizes)) if len(sizes) == 1 else 224
-    return Source(classes, labels, members, size=size, open=opener, native=max(map(max, sizes)))
-
-
-def _wanted(parts: dict[str, list[str]], split: str) -> list[str]:
-    """Say which folders hold a split, by what there is."""
-    if "" in parts:
-        return [""]
-    last = "val" if "val" in parts and "test" not in parts else "test"
-    if split == "test" or (split == "validation" and "train" not in parts):
-        return [last]
-    if len(parts) < 3:
-        return ["train"]
-    return {"train": ["train"], "validation": ["val"]}.get(split, ["train", "val"])
-
-
-def _scan(folders: list[Path], classes: list[str]) -> tuple[list[Path], np.ndarray]:
-    """List the images of every class folder, sorted by path."""
-    files, labels = [], []
-    for folder in folders:
-        for name in _subfolders(folder):
-            inner = _subfolders(folder / name)
-            found = _images(folder / name)
-            if not found and len(inner) == 1:  # Tiny ImageNet's CLASS/images/*.JPEG
-                found = _images(folder / name / inner[0])
-            if not found:
-                hint = f"; it has folders, is it a set itself (folder:{folder / name})?" if inner else ""
-                raise ValueError(f"class folder {folder / name} has no image ({', '.join(IMG_EXTENSIONS)}){hint}")
-            files += found
-            labels += [classes.index(name)] * len(found)
-    return files, np.array(labels)
-
-
-def _images(folder: Path) -> list[Path]:
-    found = (path for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
-    return sorted(path for path in found if path.name[0] != ".")
-
-
-def _open_file(files: list[Path], index: int, header: bool = False) -> Image.Image | tuple[int, int]:
-    try:
-        with Image.open(files[index]) as image:
-            return image.size if header else image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise OSError(f"cannot read image {files[index]}: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,22 +22,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import nbformat
 import pandas as pd
 import papermill
 from filelock import FileLock, Timeout
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
 from tqdm.auto import tqdm
-from traitlets.config import Config
+
+from utilities.notebook import read_json
 
 # utilities.utils is imported where it is used: it brings torch, and the child processes do without.
 
@@ -145,103 +142,6 @@ def _make_jobs(sources: Iterable[Path], out: Path, profile: str, extra: Mapping[
     return jobs
 
 
-class _Kernel(AsyncKernelManager):
-    """A kernel of the running interpreter, whatever kernelspecs are installed."""
-
-    current: ClassVar[_Kernel | None] = None
-    kernel_spec = KernelSpec(
-        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python"
-    )
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        _Kernel.current = self
-
-    @classmethod
-    def kill(cls) -> None:
-        """Kill the kernel and whatever it started, such as the workers of a data loader."""
-        process = getattr(getattr(cls.current, "provisioner", None), "process", None)
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
-
-
-def _watch(order: dict[str, Any], sockets: Path) -> None:
-    """End this process with its kernel when told to or when the parent is gone, the kernel when time is up."""
-    deadline = time.monotonic() + (order["timeout"] or float("inf"))
-
-    def end(*_: Any) -> None:
-        _Kernel.kill()
-        shutil.rmtree(sockets, ignore_errors=True)
-        os._exit(128 + signal.SIGTERM)
-
-    def poll() -> None:
-        while os.getppid() == order["parent"]:
-            if time.monotonic() > deadline:
-                order["late"] = True
-                _Kernel.kill()
-            time.sleep(0.2)
-        end()
-
-    signal.signal(signal.SIGTERM, end)
-    threading.Thread(target=poll, daemon=True).start()
-
-
-def _execute(order: dict[str, Any], executed: Path, sockets: Path) -> None:
-    """Let papermill run the notebook; files serve as sockets where they can: no port, no network."""
-    connection = {"connection_file": str(sockets / "kernel.json"), "ip": "127.0.0.1"}
-    if os.name == "posix":
-        connection |= {"transport": "ipc", "ip": str(sockets / "kernel")}
-
-    def report(cell: Any, cell_index: int) -> None:
-        order["cell"] = cell_index
-        executed.with_name("cell.json").write_text(json.dumps({"cell": cell_index + 1}))
-
-    papermill.execute_notebook(
-        order["source"],
-        executed,
-        parameters=order["parameters"],
-        kernel_name="python3",
-        language="python",
-        progress_bar=False,
-        start_timeout=300,
-        kernel_manager_class=_Kernel,
-        config=Config({"KernelManager": connection}),
-        on_cell_start=report,
-    )
-
-
-def _child(folder: Path) -> int:
-    """Run the notebook that folder/order.json names; leave the executed copy and what went wrong in folder."""
-    order, executed = json.loads((folder / "order.json").read_text()), folder / "executed.ipynb"
-    sockets = Path(tempfile.mkdtemp(prefix="rerun-"))  # the path of a socket must be short: not in folder
-    _watch(order, sockets)
-    error = None
-    try:
-        _execute(order, executed, sockets)
-    except papermill.PapermillExecutionError as failure:
-        error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}".splitlines()[0]
-    except Exception as failure:  # the kernel died or never came: it could not show the error itself
-        late = f"timed out after {order['timeout']:g} s" if order.get("late") else ""
-        error = late or f"{type(failure).__name__}: {failure}".splitlines()[0]
-        if (content := _read_json(executed)) and "cell" in order:
-            cell, error = content["cells"][order["cell"]], f"cell {order['cell'] + 1}: {error}"
-            shown = {"output_type": "error", "ename": "rerun", "evalue": error, "traceback": [error]}
-            cell.get("outputs", []).append(shown)
-            executed.write_text(json.dumps(content))
-    shutil.rmtree(sockets, ignore_errors=True)
-    (folder / "result.json").write_text(json.dumps({"error": error}))
-    return 0
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an empty one if there is none, or no whole one."""
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text())
-        return content if isinstance(content, dict) else {}
-    return {}
-
-
 def _clear(name: str, out: Path) -> None:
     """Remove the temporary files of a notebook that nobody runs, those of `write_whole` among them."""
     shutil.rmtree(out / ".partial" / name, ignore_errors=True)
@@ -291,7 +191,7 @@ def _start(job: _Job, timeout: float | None, threads: int) -> subprocess.Popen:
     quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     with (job.folder / "log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "utilities.rerun", "--child", str(job.folder)],
+            [sys.executable, "-m", "utilities.notebook", str(job.folder)],
             cwd=job.source.parent,
             env={**os.environ, **limits, **quiet, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
@@ -306,13 +206,13 @@ def _settle(job: _Job, code: int, started: float) -> dict[str, Any]:
     from utilities.utils import write_json
 
     last = (job.folder / "log").read_text(errors="replace").strip().splitlines()[-1:] or ["no message"]
-    result = _read_json(job.folder / "result.json")
+    result = read_json(job.folder / "result.json")
     error = result.get("error", f"its process ended with code {code}: {last[0]}")
     place, other = job.file(".ipynb"), job.file(".failed.ipynb")
     if error is not None:
         place, other = other, place
     other.unlink(missing_ok=True)
-    if executed := _read_json(job.folder / "executed.ipynb"):
+    if executed := read_json(job.folder / "executed.ipynb"):
         executed["metadata"]["papermill"]["output_path"] = str(place)
         write_json(place, executed)
     row = {"notebook": job.name, "seconds": round(time.time() - started, 1), "model": None, "accuracy": None}
@@ -320,7 +220,7 @@ def _settle(job: _Job, code: int, started: float) -> dict[str, Any]:
         return {**row, "verdict": f"FAILED: {error}"}
     written = job.file(".json")
     fresh = written.exists() and written.stat().st_mtime >= started  # else an earlier run's
-    provenance = _read_json(written).get("provenance") if fresh else None
+    provenance = read_json(written).get("provenance") if fresh else None
     if isinstance(provenance, dict):
         row |= {key: provenance.get(key) for key in ("model", "accuracy", "verdict")}
     row["verdict"] = row.get("verdict") or "ok"
@@ -330,7 +230,7 @@ def _settle(job: _Job, code: int, started: float) -> dict[str, Any]:
 
 def _kept(job: _Job) -> dict[str, Any] | None:
     """Return the summary row of a notebook that is done with the same facts, else None."""
-    stamp = _read_json(job.file(".done.json"))
+    stamp = read_json(job.file(".done.json"))
     row = stamp.pop("outcome", None)
     if row is None or stamp != job.facts or not job.file(".ipynb").is_file():
         return None
@@ -364,7 +264,7 @@ def _run_all(waiting: list[_Job], workers: int, timeout: float | None, rows: dic
                         rows[job.name] = _settle(job, process.returncode, started)
                         del running[job]
                         bar.update()
-                cells = [_read_json(job.folder / "cell.json").get("cell", 0) for job in running]
+                cells = [read_json(job.folder / "cell.json").get("cell", 0) for job in running]
                 if cells != shown:
                     at = ", ".join(f"{job.name} cell {cell}" for job, cell in zip(running, cells, strict=True))
                     bar.set_postfix_str(at)
@@ -457,16 +357,13 @@ def _read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--timeout", type=float, metavar="SECONDS", help="time limit for each notebook (default: none)")
     add("--notebooks", metavar="DIR", help="the folder of notebooks (default: the project's)")
     add("--list", action="store_true", help="print the notebooks that match, and run none")
-    add("--child", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: 0, or 1 if a notebook failed, 2 on wrong use, 130 if interrupted."""
     options = vars(_read_arguments(argv))
-    child, only_list = options.pop("child"), options.pop("list")
-    if child:
-        return _child(Path(child))
+    only_list = options.pop("list")
     options["parameters"] = {name: _parse(value) for name, value in options["parameters"]}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -140,13 +140,14 @@ def _run(
 
     if not trainer.history:
         snapshot(0)
-    report("epoch  lr        train loss  train top-1  val loss  val top-1  val top-5  seconds")
+    report("epoch  lr        train loss  top-1   top-5    validation loss  top-1   top-5    seconds")
     saved = time.monotonic()
     while len(trainer.history) < recipe.epochs:
         row = trainer.run_epoch()
         report(
-            f"{row['epoch']:>5}  {row['learning_rate']:<8.2g}  {row['train_loss']:>10.4f}  {row['train_top1']:>11.2%}  "
-            f"{row['loss']:>8.4f}  {row['top1']:>9.2%}  {row['top5']:>9.2%}  {row['seconds']:>7.1f}"
+            f"{row['epoch']:>5}  {row['learning_rate']:<8.2g}  {row['train_loss']:>10.4f}  {row['train_top1']:>6.2%}  "
+            f"{row['train_top5']:>7.2%}  {row['loss']:>15.4f}  {row['top1']:>6.2%}  {row['top5']:>7.2%}  "
+            f"{row['seconds']:>7.1f}"
         )
         snapshot(row["epoch"])
         if time.monotonic() - saved > RESUME_EVERY:

@@ -161,7 +161,7 @@ class Trainer:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
         >>> trainer = Trainer(model, Recipe(epochs=1).resolved("linear"), data, data, device="cpu")
         >>> list(trainer.run_epoch(progress=False))
-        ['epoch', 'learning_rate', 'train_loss', 'train_top1', 'loss', 'top1', 'top5', 'n', 'seconds']
+        ['epoch', 'learning_rate', 'train_loss', 'train_top1', 'train_top5', 'loss', 'top1', 'top5', 'n', 'seconds']
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class Trainer:
         start, epoch = time.perf_counter(), len(self.history)
         self.train.epoch = epoch
         self.model.train()
-        total = torch.zeros(2, device=self.device)
+        total = torch.zeros(3, device=self.device)
         bar = tqdm(self.train, desc=f"epoch {epoch + 1}", delay=2, leave=False, disable=not progress)
         for step, (images, labels) in enumerate(bar):
             total += self._step(images.to(self.device), labels.to(self.device))
@@ -206,6 +206,7 @@ class Trainer:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "train_loss": total[0].item() / count,
             "train_top1": total[1].item() / count,
+            "train_top5": total[2].item() / count,
             **evaluate(self.model, self.validation, device=self.device),
             "seconds": round(time.perf_counter() - start, 3),
         }
@@ -213,7 +214,7 @@ class Trainer:
         return row
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Take one step; give the summed loss and the number of right answers."""
+        """Take one step; give the summed loss and the numbers of right answers, first and among the first five."""
         with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
             logits = self.model(images)
         logits = logits.float()
@@ -224,7 +225,8 @@ class Trainer:
         self.scaler.update()
         self.scheduler.step()
         with torch.no_grad():
-            return torch.stack([loss * len(labels), (logits.argmax(1) == labels).sum()])
+            hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            return torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum()])
 
     def _refuse_divergence(self, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):

@@ -23,6 +23,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from utilities import lambda_resnet, resnet, vit
+from utilities.checkpoints import load_checkpoint, read_checkpoint
 from utilities.lambda_layer import LambdaLayer
 
 _OWN: dict[str, Callable[..., nn.Module]] = {
@@ -137,11 +138,11 @@ def create_model(
     """
     check_name(name)
     from_file = str(weights) not in ("random", "pretrained")
-    content = _read_checkpoint(Path(weights)) if from_file else {}
+    content = read_checkpoint(Path(weights)) if from_file else {}
     with _seeded(seed):
         model = _build(name, num_classes, str(weights) == "pretrained", kwargs)
     if from_file:
-        _load_checkpoint(model, content, Path(weights), {"name": name, "num_classes": num_classes})
+        load_checkpoint(model, content, Path(weights), {"name": name, "num_classes": num_classes})
     model.zoo_name = name
     return model.train()
 
@@ -221,7 +222,7 @@ def check_name(name: str) -> None:
     Example:
         >>> check_name("resnet81")
         Traceback (most recent call last):
-        ValueError: unknown model 'resnet81'; close: resnet18...; utilities.zoo.list_models() lists all, ...
+        ValueError: unknown model 'resnet81'; close: resnet18...; known: resnet18, resnet34, ...
     """
     library, _, bare = name.rpartition("/")
     candidates = list_models(f"{library}/*" if library in ("timm", "torchvision") else "*")
@@ -230,8 +231,8 @@ def check_name(name: str) -> None:
         close = difflib.get_close_matches(name, candidates, cutoff=0.5)
         close += [f"{prefix}/{name}" for prefix in ("timm", "torchvision") if list_models(f"{prefix}/{name}")]
         raise ValueError(
-            f"unknown model {name!r}; close: {', '.join(close) or 'none'}; utilities.zoo.list_models() lists "
-            "all, list_models('timm/*') and list_models('torchvision/*') those of the libraries"
+            f"unknown model {name!r}; close: {', '.join(close) or 'none'}; known: {', '.join(_OWN)}, and all that "
+            "list_models('timm/*') and list_models('torchvision/*') of utilities.zoo give"
         )
 
 
@@ -321,63 +322,6 @@ def _fetching(name: str, remedy: str) -> Iterator[None]:
             reason = str(error).strip().partition("\n")[0]
             raise ConnectionError(f"cannot fetch the weights of {name} ({reason}); {remedy}") from error
         raise
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a file of tensors and plain values; nothing in it is run."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {str(path)!r}; weights is 'random', 'pretrained', or a file's path")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise ValueError(
-            f"{path} cannot be read as weights: it is damaged, or holds objects other than tensors and plain "
-            f"values, which are refused because such a file can run code ({type(error).__name__}: {reason})"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dictionary")
-    return content
-
-
-def _load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked: dict[str, Any]) -> None:
-    """Copy a checkpoint's state into a model, in full or not at all."""
-    problems = [
-        f"{key} is {content[key]!r} in the file, {value!r} was asked for"
-        for key, value in asked.items()
-        if value is not None and content.get(key, value) != value
-    ]
-    state = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
-    for prefix in ("_orig_mod.", "module."):  # torch.compile and DataParallel put these in front
-        if state and all(str(key).startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    problems += _misfits(model.state_dict(), state)
-    if problems:
-        raise ValueError(f"checkpoint {path} does not fit {asked['name']}: {'; '.join(problems)}")
-    model.load_state_dict(state)
-
-
-def _misfits(wanted: dict[str, torch.Tensor], state: dict[str, Any]) -> list[str]:
-    """Describe how a state dictionary differs from the one a model wants."""
-    groups = {
-        "missing keys": [key for key in wanted if key not in state],
-        "unexpected keys": [str(key) for key in state if key not in wanted],
-        "other shapes": [
-            f"{key} {list(getattr(state[key], 'shape', [type(state[key]).__name__]))} in the file, "
-            f"{list(tensor.shape)} in the model"
-            for key, tensor in wanted.items()
-            if key in state and getattr(state[key], "shape", None) != tensor.shape
-        ],
-    }
-    return [
-        f"{len(found)} {what}: {', '.join(found[:4])}{', ...' if len(found) > 4 else ''}"
-        for what, found in groups.items()
-        if found
-    ]
 
 
 def _vit_layers(model: VisionTransformer) -> list[str]:

@@ -46,7 +46,7 @@ def plot_panels(columns: Sequence[Sequence[Similarity]]) -> Figure:
             ax, facts = axes[down, across], result.provenance
             image = draw_heatmap(ax, result.matrix, result, vmin=0, vmax=1, cmap="rocket", labels=False)
             accuracy = facts.get("accuracy")
-            note = f", accuracy {100 * accuracy:.1f} %" if accuracy is not None else ""
+            note = f", accuracy {100 * accuracy:.1f}%" if accuracy is not None else ""
             data = f"{facts['dataset']}," if facts.get("dataset") else ""
             weights = f"\n{facts['weights']}" if facts.get("weights") else ""
             ax.set_title(f"{facts.get('model', '')}{weights}\n{data} n = {result.n}{note}", fontsize=6.5)

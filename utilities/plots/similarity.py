@@ -57,7 +57,7 @@ def caption(result: Similarity) -> str:
     Example:
         >>> result = Similarity(np.eye(1), ["a"], ["a"], 540, provenance={"model": "resnet18", "accuracy": 0.974})
         >>> caption(result)
-        'resnet18, accuracy 97.4 %. n = 540 images.'
+        'resnet18, accuracy 97.4%. n = 540 images.'
     """
     facts = result.provenance
     models = [_model(facts, ""), _model(facts, "1"), _model(facts, "2")]
@@ -69,16 +69,23 @@ def caption(result: Similarity) -> str:
     data = f"{facts['dataset']}, " if facts.get("dataset") else ""
     sentences.append(f"{data}n = {result.n:,} images{batch}")
     measure = ", ".join(str(facts[key]) for key in ("measure", "estimator") if facts.get(key))
-    sentences.append(measure[:1].upper() + measure[1:])
+    sentences.append(f"{measure[:1].upper()}{measure[1:]}{_range(result)}")
     if facts.get("profile") == "quick":
         sentences.append("Quick profile: not comparable with published figures")
     return ". ".join(s for s in sentences if s) + "."
 
 
+def _range(result: Similarity) -> str:
+    """Give the least and the largest value between different layers, which a scale from 0 to 1 may not show."""
+    different = np.not_equal.outer(result.layers1, result.layers2)
+    values = result.matrix[different & np.isfinite(result.matrix)]
+    return f", {values.min():.2f} to {values.max():.2f} between different layers" if values.size else ""
+
+
 def _model(facts: dict, which: str) -> str:
     accuracy = facts.get(f"accuracy{which}")
     parts = [facts.get(f"model{which}"), facts.get(f"weights{which}")]
-    parts.append(None if accuracy is None else f"accuracy {100 * accuracy:.1f} %")
+    parts.append(None if accuracy is None else f"accuracy {100 * accuracy:.1f}%")
     return ", ".join(part for part in parts if part)
 
 
@@ -112,8 +119,9 @@ def draw_heatmap(
         (result.layers1, ax.axhline, ax.set_yticks),
         (result.layers2, ax.axvline, ax.set_xticks),
     ):
-        for boundary in stage_boundaries(layers):
-            line(boundary - 0.5, color="white", linewidth=0.5, alpha=0.7)
+        boundaries = stage_boundaries(layers)
+        for boundary in boundaries:
+            line(boundary - 0.5, color="0.6", linewidth=0.6 if len(boundaries) < 10 else 0.2)
         ticks = range(0, len(layers), -(-len(layers) // MAX_LABELS)) if labels else []
         set_ticks(list(ticks), [layers[i] for i in ticks], fontsize=6)
     ax.tick_params(axis="x", labelrotation=90)

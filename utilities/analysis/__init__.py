@@ -1,1 +1,0 @@
-"""Companion analyses: function in, result out."""
