@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
-from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer, autocast_dtype
+from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer, autocast_dtype, estimate_batch_norm
 from utilities.utils import evaluate, resolve_device, set_seed, versions, write_whole
 from utilities.zoo import check_name, create_model
 
@@ -99,6 +99,10 @@ def fit(
         facts = {"name": model_name, "num_classes": num_classes, "seed": seed, "recipe": asdict(recipe)}
         facts |= {"precision": str(dtype or torch.float32).removeprefix("torch."), "versions": versions()}
         _run(trainer, recipe, path, facts, save_every, resume, report)
+        if recipe.norm_images:
+            count = min(recipe.norm_images, len(train.dataset))
+            still = load_dataset(recipe.dataset, "train", n_images=count, seed=seed, image_size=recipe.image_size)
+            estimate_batch_norm(trainer.model, make_loader(still, count), device)
         result = evaluate(trainer.model, test, device=device)
         report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
         _save(path, facts | {"model": trainer.model.state_dict(), "history": trainer.history, "test": result})
@@ -178,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning-rate", type=float, help="default: 0.1 for sgd, 0.001 for adamw")
     parser.add_argument("--weight-decay", type=float, help="default: 5e-4 for sgd, 0.05 for adamw")
     parser.add_argument("--warmup", type=float, default=0.0, help="epochs of linear growth of the learning rate")
+    parser.add_argument("--norm-images", type=int, default=0, help="estimate batch norms anew on so many, at the end")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: bfloat16 where it is fast")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")

@@ -36,6 +36,8 @@ class Recipe:
         warmup: Epochs of linear growth of the learning rate before its cosine decay to zero.
         image_size: Pixels; None is the data set's own.
         n_images: Training images to use, of all classes alike; None is all.
+        norm_images: After the last epoch, estimate the batch-norm statistics anew on so many training images, in one
+            batch; 0 keeps the running averages, which are noisy after short training in small batches.
 
     Example:
         >>> Recipe(optimizer="sgd").resolved("resnet18").learning_rate
@@ -51,6 +53,7 @@ class Recipe:
     warmup: float = 0.0
     image_size: int | None = None
     n_images: int | None = None
+    norm_images: int = 0
 
     def resolved(self, model_name: str) -> Recipe:
         """Fill in what depends on the model, and refuse what cannot be meant.
