@@ -172,7 +172,8 @@ def compare(
 
     def to_gram(value: torch.Tensor) -> torch.Tensor:
         value = value.flatten(1)
-        gram = centered_gram(value if value.dtype == torch.float64 else value.float()).double()
+        gram = centered_gram(value if value.dtype == torch.float64 else value.float())
+        gram = (gram.cpu() if gram.device.type == "mps" else gram).double()  # mps has no float64
         return gram if kernel == "linear" else rbf_from_gram(gram, bandwidth=bandwidth, sigma=sigma)
 
     union = {*layers1, *layers2} if one_pass else layers1
@@ -276,7 +277,7 @@ def _refuse_non_finite(names: Sequence[list[str]], stacks: Sequence[torch.Tensor
         if bad:
             raise ValueError(
                 f"layer {bad[0]!r} gives NaN or infinite features, as do {len(bad) - 1} more; an untrained "
-                "model with fresh batch-norm statistics overflows: first call utilities.train.estimate_batch_norm"
+                "model with fresh batch-norm statistics overflows: first call utilities.trainer.estimate_batch_norm"
             )
 
 
