@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from utilities.rerun import _cores, _kept, _make_jobs, main, rerun
+from utilities.rerun import _cores, _files, _kept, _make_jobs, main, rerun
 
 PARAMETERS = "PROFILE = 'quick'\nOUTPUT_DIR = 'runs'\nX = 1"
 SLOW = "import time\nopen(f'{OUTPUT_DIR}/started', 'w').close()\ntime.sleep(X)"
@@ -123,13 +123,26 @@ def test_a_stamp_counts_only_with_the_same_facts_and_the_executed_copy(notebooks
     (job,) = _make_jobs([source], tmp_path, "quick", {"X": 2})
     row = {"notebook": "a", "seconds": 1.0, "model": "vit", "accuracy": 0.5, "verdict": "too little training"}
     assert _kept(job) is None
-    job.file(".done.json").write_text(json.dumps({**job.facts, "outcome": row}))
-    assert _kept(job) is None
-    job.file(".ipynb").touch()
+
+    def stamp(**changed):
+        content = {**job.facts, "files": _files(job), "outcome": row, **changed}
+        job.file(".done.json").write_text(json.dumps(content))
+
+    job.file(".ipynb").write_text("executed")
+    job.file(".png").write_text("picture")
+    stamp()
     assert _kept(job) == {**row, "verdict": "kept: too little training"}
     for other in ("package", "notebook", "parameters"):
-        job.file(".done.json").write_text(json.dumps({**job.facts, other: "another", "outcome": row}))
+        stamp(**{other: "another"})
         assert _kept(job) is None
+    for suffix in (".ipynb", ".png"):  # written by somebody else since, or removed
+        stamp()
+        job.file(suffix).write_text("something else")
+        assert _kept(job) is None
+        stamp()
+        job.file(suffix).unlink()
+        assert _kept(job) is None
+        job.file(suffix).write_text("back")
     notebooks("a", "print(X)  # changed")
     assert _make_jobs([source], tmp_path, "quick", {"X": 2})[0].facts["notebook"] != job.facts["notebook"]
 

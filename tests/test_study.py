@@ -50,6 +50,15 @@ def test_trained_similarity_is_cached_and_saved(small):
     np.testing.assert_array_equal(Similarity.load(picture.with_suffix(".npz")).matrix, result.matrix)
 
 
+def test_accuracy_is_of_all_test_images_and_a_small_vit_gets_images_of_its_size(small, monkeypatch, capsys):
+    model = small.random_model(0)
+    small.accuracy(model)
+    assert "of 540 test images" in capsys.readouterr().out
+    other = Study("x", "vit_tiny_patch4_32")
+    assert other.recipe.image_size == 32
+    assert other.loader().dataset[0][0].shape == (3, 32, 32)
+
+
 def test_random_similarity_averages_different_initialisations(small):
     result = small.random_similarity(initialisations=3)
     assert result.replicates.shape[0] == 3

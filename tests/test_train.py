@@ -97,6 +97,13 @@ def test_a_finished_run_is_kept_only_for_the_same_recipe(trained):
     assert load(trained)["recipe"]["learning_rate"] == 0.02
 
 
+@pytest.mark.parametrize("name", ["resnet18_seed_0_epochs_2.pth", "resnet18_seed_0_epochs_2.resume.pth"])
+def test_a_damaged_file_is_named(name, tmp_path):
+    (tmp_path / name).write_bytes(b"PK cut short")
+    with pytest.raises(ValueError, match=f"{name} cannot be read as weights"):
+        fit("resnet18", TINY, 0, tmp_path, resume=True, device="cpu", report=quiet)
+
+
 def test_a_linear_model_learns_digits():
     """A known answer: multinomial regression on these digits reaches some 95 %."""
     data = [make_loader(load_dataset("digits", split), 64) for split in ("train", "validation")]
@@ -159,7 +166,10 @@ def test_bfloat16_trains_close_to_float32():
         ("resnet81", TINY, "close: resnet18"),
         ("resnet18", Recipe("digitz"), "digits"),
         ("resnet18", Recipe("digits", optimizer="adam"), "'adam' is not known"),
-        ("resnet18", Recipe("digits", batch_size=1), "batch_size=1"),
+        ("resnet18", Recipe("digits", batch_size=1), "batch_size=1 should be 2 or more"),
+        ("resnet18", Recipe("digits", norm_images=-3), "norm_images=-3 should be 0 or more"),
+        ("resnet18", Recipe("digits", image_size=4), "resnet18 cannot take the 4x4 images of digits"),
+        ("vit_tiny_patch2_16", Recipe("digits", image_size=24), "cannot take the 24x24 images of digits"),
         ("resnet18", Recipe("digits", learning_rate=0.0), "learning_rate=0.0"),
     ],
 )

@@ -37,9 +37,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0][:200]
+        reason = "" if "weights_only" in reason else f": {reason}"  # torch advises to switch the protection off
         raise ValueError(
             f"{path} cannot be read as weights: it is damaged, or holds objects other than tensors and plain "
-            f"values, which are refused because such a file can run code ({type(error).__name__}: {reason})"
+            f"values, which are refused because such a file can run code ({type(error).__name__}{reason})"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dictionary")

@@ -163,6 +163,9 @@ def compare(
         (['0', '1', '2'], 256, array([1., 1., 1.]))
     """
     check_choices(kernel, estimator, bandwidth, sigma)
+    for model in (model1, model2):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"a model should be a torch module, not {model!r}; utilities.zoo.create_model makes one")
     one_pass = model1 is model2 and loader2 is None
     layers2 = layers1 if layers2 is None and model1 is model2 else layers2
     strict1, strict2 = layers1 is not None, layers2 is not None

@@ -224,15 +224,21 @@ def _settle(job: _Job, code: int, started: float) -> dict[str, Any]:
     if isinstance(provenance, dict):
         row |= {key: provenance.get(key) for key in ("model", "accuracy", "verdict")}
     row["verdict"] = row.get("verdict") or "ok"
-    write_json(job.file(".done.json"), {**job.facts, "outcome": row})
+    write_json(job.file(".done.json"), {**job.facts, "files": _files(job), "outcome": row})
     return row
+
+
+def _files(job: _Job) -> dict[str, list[int]]:
+    """Size and time of all that a run wrote: a file that was removed or written since counts as changed."""
+    paths = (job.file(suffix) for suffix in (".ipynb", ".npz", ".json", ".png", ".pdf"))
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.is_file()}
 
 
 def _kept(job: _Job) -> dict[str, Any] | None:
     """Return the summary row of a notebook that is done with the same facts, else None."""
     stamp = read_json(job.file(".done.json"))
     row = stamp.pop("outcome", None)
-    if row is None or stamp != job.facts or not job.file(".ipynb").is_file():
+    if row is None or stamp != {**job.facts, "files": _files(job)}:
         return None
     return {**row, "verdict": "kept" if row["verdict"] == "ok" else f"kept: {row['verdict']}"}
 

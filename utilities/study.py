@@ -88,7 +88,7 @@ class Study:
 
     Example:
         >>> print(Study("R18", "resnet18", epochs=3))
-        resnet18 on digits, quick profile, 3 epochs, seed 0
+        resnet18 on digits, quick profile, seed 0
     """
 
     name: str
@@ -121,7 +121,7 @@ class Study:
                 object.__setattr__(self, field, value)
 
     def __str__(self) -> str:
-        return f"{self.model} on {self.dataset}, {self.profile} profile, {self.epochs} epochs, seed {self.seed}"
+        return f"{self.model} on {self.dataset}, {self.profile} profile, seed {self.seed}"
 
     @property
     def recipe(self) -> Recipe:
@@ -132,20 +132,25 @@ class Study:
     @property
     def _usual_recipe(self) -> Recipe:
         """The profile's own training of this model."""
-        recipe = PROFILES[self.profile].recipe
+        recipe = replace(PROFILES[self.profile].recipe, image_size=self._image_size)
         family = next((name for name in QUICK_TRAINING if self.model.startswith(name)), None)
         if self.profile == "quick" and family:
             epochs, rate, batch = QUICK_TRAINING[family]
             recipe = replace(recipe, epochs=epochs, learning_rate=rate, batch_size=batch)
         return recipe
 
-    def loader(self, split: str = "test") -> Loader:
-        """Load images, shuffled once: of ``test`` those of the comparison, of ``train`` one batch for batch norms."""
-        options = {}
+    @property
+    def _image_size(self) -> int | None:
+        """Pixels that a small ViT is built for, as its name says; None where the data set's own will do."""
+        return int(self.model.rpartition("_")[2]) if self.model.startswith("vit_tiny") else None
+
+    def loader(self, split: str = "test", n_images: int | None = None) -> Loader:
+        """Load images, shuffled once: all or some of ``test``, or one batch of ``train`` for batch norms."""
+        options = {"image_size": self._image_size}
         if self.model.startswith(("timm/", "torchvision/")) or self.model == LARGE_VIT:
             asked = preprocessing(self.model)
             options = {"image_size": asked.input_size[-1], "mean": asked.mean, "std": asked.std}
-        data = load_dataset(self.dataset, split, n_images=self.n_images if split == "test" else None, **options)
+        data = load_dataset(self.dataset, split, n_images=n_images, seed=self.seed, **options)
         if split == "train" and len(data) > NORM_IMAGES:
             data = load_dataset(self.dataset, split, n_images=NORM_IMAGES, seed=self.seed, **options)
         return make_loader(data, self.batch_size if split == "test" else len(data), seed=self.seed)
@@ -163,11 +168,11 @@ class Study:
             estimate_batch_norm(model, self.loader("train"))
         return model
 
-    def accuracy(self, model: nn.Module) -> float:
-        """Measure top-1 accuracy on the test images, and print it."""
-        accuracy = evaluate(model, self.loader())["top1"]
-        print(f"{self.model}: {accuracy:.2%} of the test images right")
-        return accuracy
+    def accuracy(self, model: nn.Module, n_images: int | None = None) -> float:
+        """Measure top-1 accuracy on the test images, all of them or ``n_images``, and print it."""
+        result = evaluate(model, self.loader(n_images=n_images))
+        print(f"{self.model}: {result['top1']:.2%} of {result['n']} test images right")
+        return result["top1"]
 
     def require(self, accuracy: float) -> None:
         """Refuse a model trained with the profile's own settings that is worse than it has to be.
@@ -188,7 +193,7 @@ class Study:
             weights: Where its weights come from, for the caption.
             accuracy: On the test images; None where it has no classifier for them.
         """
-        loader = self.loader()
+        loader = self.loader(n_images=self.n_images)
         facts = {
             "notebook": self.name,
             "model": self.model,
@@ -218,7 +223,7 @@ class Study:
         seeds, results = range(self.seed, self.seed + initialisations), []
         for seed in seeds:
             model = self.random_model(seed)
-            results.append(self.similarity(model, f"untrained, seed {seed}", self.accuracy(model)))
+            results.append(self.similarity(model, f"untrained, seed {seed}", self.accuracy(model, self.n_images)))
         mean = average(results)
         accuracy = sum(result.provenance["accuracy"] for result in results) / len(results)
         weights = f"untrained, mean of {initialisations} initialisations (seeds {seeds[0]}-{seeds[-1]})"

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from utilities.checkpoints import read_checkpoint
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer, autocast_dtype, estimate_batch_norm
-from utilities.utils import evaluate, resolve_device, set_seed, versions, write_whole
+from utilities.utils import evaluate, evaluating, resolve_device, set_seed, versions, write_whole
 from utilities.zoo import check_name, create_model
 
 RESUME_EVERY = 60  # seconds of training that an interruption may cost
@@ -89,12 +90,15 @@ def fit(
     path = checkpoint_path(folder, model_name, seed, recipe.epochs)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if resume and path.exists() and torch.load(path, weights_only=True)["recipe"] == asdict(recipe):
-            report(f"{path} is there already, trained with this recipe")
-            return path
+        if resume and path.exists():
+            if read_checkpoint(path).get("recipe") == asdict(recipe):
+                report(f"{path} is there already, trained with this recipe")
+                return path
+            report(f"{path} was trained with another recipe; training anew")
         train, validation, test, num_classes = _load_data(recipe, seed, workers)
         set_seed(seed)
         model = create_model(model_name, num_classes, seed=seed)
+        _check_size(model, train, model_name)
         trainer = Trainer(model, recipe, train, validation, device=device, precision=precision)
         facts = {"name": model_name, "num_classes": num_classes, "seed": seed, "recipe": asdict(recipe)}
         facts |= {"precision": str(dtype or torch.float32).removeprefix("torch."), "versions": versions()}
@@ -121,6 +125,17 @@ def _load_data(recipe: Recipe, seed: int, workers: int) -> tuple[Loader, Loader,
     return train, validation, test, train_set.num_classes
 
 
+def _check_size(model: torch.nn.Module, train: Loader, model_name: str) -> None:
+    """Refuse images of a size that the model cannot take, before anything is trained."""
+    data = train.dataset
+    try:
+        with evaluating(model), torch.inference_mode():
+            model(torch.stack([data[0][0], data[0][0]]))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        size = f"{data.image_size}x{data.image_size} images of {data.name}"
+        raise ValueError(f"{model_name} cannot take the {size}: {error}; choose another --image-size") from error
+
+
 def _run(
     trainer: Trainer,
     recipe: Recipe,
@@ -133,8 +148,8 @@ def _run(
     """Run the epochs that are left, printing the table, with snapshots and a file to resume from."""
     interrupted = _resume_file(path)
     if resume and interrupted.exists():
-        state = torch.load(interrupted, weights_only=True, map_location=trainer.device)
-        if state.pop("recipe") == asdict(recipe):
+        state = read_checkpoint(interrupted)
+        if state.pop("recipe", None) == asdict(recipe):
             trainer.load_state(state)
             report(f"going on after epoch {len(trainer.history)} of {recipe.epochs}")
 

@@ -68,11 +68,13 @@ class Recipe:
         rate, decay = (
             d if v is None else v for v, d in zip((self.learning_rate, self.weight_decay), defaults, strict=True)
         )
-        if self.epochs < 0 or self.batch_size < 2 or not rate > 0 or decay < 0 or self.warmup < 0:
-            raise ValueError(
-                f"epochs={self.epochs}, batch_size={self.batch_size}, learning_rate={rate}, weight_decay={decay}, "
-                f"warmup={self.warmup}: needed are 0 or more, 2 or more, above 0, 0 or more, 0 or more"
-            )
+        least = {"epochs": 0, "batch_size": 2, "weight_decay": 0, "warmup": 0, "norm_images": 0}
+        given = asdict(self) | {"weight_decay": decay}
+        for name, bound in least.items():
+            if not given[name] >= bound:
+                raise ValueError(f"{name}={given[name]} should be {bound} or more")
+        if not rate > 0:
+            raise ValueError(f"learning_rate={rate} should be above 0")
         return Recipe(**{**asdict(self), "optimizer": optimizer, "learning_rate": rate, "weight_decay": decay})
 
 
@@ -189,7 +191,8 @@ class Trainer:
         """Train for one epoch, then validate.
 
         Returns:
-            The epoch's row of the table; ``loss``, ``top1`` and ``top5`` are those of the validation images.
+            The epoch's row of the table; ``learning_rate`` is that of its first step, and ``loss``, ``top1`` and
+            ``top5`` are those of the validation images.
 
         Raises:
             FloatingPointError: If the loss is no longer finite.
@@ -199,14 +202,15 @@ class Trainer:
         self.model.train()
         total = torch.zeros(3, device=self.device)
         bar = tqdm(self.train, desc=f"epoch {epoch + 1}", delay=2, leave=False, disable=not progress)
+        rate = self.optimizer.param_groups[0]["lr"]
         for step, (images, labels) in enumerate(bar):
             total += self._step(images.to(self.device), labels.to(self.device))
             if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
-                self._refuse_divergence(total[0].item(), epoch, step)
+                self._refuse_divergence(total[0].item(), epoch, step, rate)
         count = len(self.train.dataset)
         row = {
             "epoch": epoch + 1,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": rate,
             "train_loss": total[0].item() / count,
             "train_top1": total[1].item() / count,
             "train_top5": total[2].item() / count,
@@ -231,9 +235,8 @@ class Trainer:
             hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             return torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum()])
 
-    def _refuse_divergence(self, loss: float, epoch: int, step: int) -> None:
+    def _refuse_divergence(self, loss: float, epoch: int, step: int, rate: float) -> None:
         if not math.isfinite(loss):
-            rate = self.optimizer.param_groups[0]["lr"]
             raise FloatingPointError(
                 f"training diverged: the loss is {loss} in epoch {epoch + 1}, step {step + 1}, learning rate {rate:g}; "
                 "use a smaller --learning-rate, a --warmup of a few epochs, or --precision float32"

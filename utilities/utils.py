@@ -53,7 +53,12 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if str(device) == "auto":
         return torch.device(next(name for name, here in present.items() if here))
-    resolved = torch.device(device)
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device {str(device)!r} is not known; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
+        ) from error
     if not present.get(resolved.type, True):
         raise ValueError(f"device {str(device)!r} is not available here; use device='auto' or 'cpu'")
     return resolved

@@ -122,7 +122,8 @@ def draw_heatmap(
         boundaries = stage_boundaries(layers)
         for boundary in boundaries:
             line(boundary - 0.5, color="0.6", linewidth=0.6 if len(boundaries) < 10 else 0.2)
-        ticks = range(0, len(layers), -(-len(layers) // MAX_LABELS)) if labels else []
+        # Every so many layers, counted back from the last one, which is often unlike all others.
+        ticks = range(len(layers) - 1, -1, -(-len(layers) // MAX_LABELS))[::-1] if labels else []
         set_ticks(list(ticks), [layers[i] for i in ticks], fontsize=6)
     ax.tick_params(axis="x", labelrotation=90)
     ax.tick_params(length=2, pad=1.5)
@@ -181,6 +182,6 @@ def plot_similarity(
     if "model2" in facts and facts.get("model1") != facts["model2"]:
         figure.axes[0].set(ylabel=facts["model1"], xlabel=facts["model2"])
     missing = " Grey: no variance." if np.isnan(result.matrix).any() else ""
-    text = textwrap.fill(caption(result) + missing, 62 * len(panels) + 10)
+    text = textwrap.fill(caption(result) + missing, 72 if len(panels) == 1 else 190)
     figure.supxlabel(text, fontsize=7, x=0.02, ha="left")
     return figure
