@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+# The tests are small: a second thread wins nothing, and waits in a spin wherever another process has its core.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seed():
