@@ -320,6 +320,7 @@ def rerun(
         BlockingIOError: If another process is running one of the notebooks into the same folder.
 
     Example:
+        >>> import tempfile
         >>> rerun("R18*", notebooks=tempfile.mkdtemp())
         Traceback (most recent call last):
         FileNotFoundError: no notebook matches 'R18*' in ...; close: none; there are: none
