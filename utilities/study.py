@@ -216,7 +216,8 @@ class Study:
         model = self.trained_model()
         accuracy = self.accuracy(model)
         self.require(accuracy)
-        return self.similarity(model, f"trained for {self.epochs} epochs on {self.dataset}, seed {self.seed}", accuracy)
+        data = self.dataset.rpartition("/")[2]  # of a folder its name
+        return self.similarity(model, f"trained for {self.epochs} epochs on {data}, seed {self.seed}", accuracy)
 
     def random_similarity(self, initialisations: int = 3) -> Similarity:
         """Compare the layers of several untrained models, each with itself, and average."""
