@@ -123,7 +123,7 @@ def draw_heatmap(
         for boundary in boundaries:
             line(boundary - 0.5, color="0.6", linewidth=0.6 if len(boundaries) < 10 else 0.2)
         # Every so many layers, counted back from the last one, which is often unlike all others.
-        ticks = range(len(layers) - 1, -1, -(-len(layers) // MAX_LABELS))[::-1] if labels else []
+        ticks = range(len(layers) - 1, -1, -len(layers) // MAX_LABELS)[::-1] if labels else []
         set_ticks(list(ticks), [layers[i] for i in ticks], fontsize=6)
     ax.tick_params(axis="x", labelrotation=90)
     ax.tick_params(length=2, pad=1.5)
