@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.hooks import Recorder, one_row_per_image, select_layers
+from utilities.hooks import Recorder, describe, one_row_per_image, select_layers
 
 
 class Residual(nn.Module):
@@ -190,3 +190,57 @@ def test_wrong_layers_are_named(layers, message):
     model = nn.Sequential(OrderedDict(body=nn.Linear(4, 4), head=nn.Linear(4, 2)))
     with pytest.raises(ValueError, match=message):
         select_layers(model, layers)
+
+
+def nested():
+    body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 4)))
+    return nn.Sequential(OrderedDict(body=body, act=nn.ReLU(), head=nn.Linear(4, 2)))
+
+
+def test_layers_by_type():
+    model = nested()
+    assert select_layers(model, nn.Linear) == ["body.0", "body.2.0", "head"]
+    assert select_layers(model, (nn.ReLU, nn.Sequential)) == ["body", "body.1", "body.2", "act"]
+    assert select_layers(model, [nn.ReLU, "head"]) == ["body.1", "act", "head"]
+    assert select_layers(model, nn.Module) == select_layers(model)
+    with pytest.raises(ValueError, match="no layer of Sequential is a ReLU6; close: ReLU"):
+        select_layers(model, [nn.Linear, nn.ReLU6])
+    with Recorder(model, nn.ReLU) as recorder:
+        model(torch.randn(3, 4))
+    assert list(recorder.activations) == ["body.1", "act"]
+
+
+def test_layers_by_depth():
+    model = nested()
+    assert select_layers(model, depth=1) == ["body", "act", "head"]
+    assert select_layers(model, nn.Linear, depth=2) == ["body.0"]
+    assert select_layers(model, "body*", depth=3) == ["body.2.0"]
+    for depth in (0, 2):
+        with pytest.raises(ValueError, match=rf"no chosen layer of Sequential is at depth {depth}; there are \[1\]"):
+            select_layers(model, "head", depth=depth)
+
+
+def test_table_of_layers():
+    model = Backwards()
+    model.spare = nn.Linear(2, 2)
+    table = describe(model, torch.randn(5, 4))
+    assert list(table.index) == ["first", "last", "spare"]
+    assert list(table["shape"]) == [(3,), (2,), None]
+    assert list(table["width"].fillna(-1)) == [3, 2, -1]
+    assert list(table["parameters"]) == [15, 8, 6]
+    assert list(table["type"]) == ["Linear"] * 3
+    table = describe(model)
+    assert list(table.index) == ["last", "first", "spare"]
+    assert table["shape"].isna().all()
+    assert table["width"].isna().all()
+    assert list(describe(model, layers="first").index) == ["first"]
+
+
+def test_table_of_repeated_and_odd_layers():
+    table = describe(Shared(), torch.randn(5, 4))
+    assert list(table.index) == ["a", "relu", "b", "relu#2"]
+    assert list(table["parameters"]) == [20, 0, 20, 0]
+    table = describe(Returns(lambda x: x.sum()), torch.randn(5, 4))
+    assert list(table["shape"]) == [(4,), None]
+    table = describe(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(2, 3, 8, 7))
+    assert (table.loc["0", "shape"], table.loc["0", "width"]) == ((4, 6, 5), 120)

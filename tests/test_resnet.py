@@ -4,7 +4,17 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from utilities.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50, resnet101
+from utilities.resnet import (
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    WideBottleneck,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    wide_resnet50,
+)
 
 COUNTS = {resnet18: 11_220_132, resnet34: 21_328_292, resnet50: 23_705_252, resnet101: 42_697_380}
 
@@ -19,11 +29,28 @@ def test_size_and_keys_are_torchvisions(build, count):
     assert [key for key in ours if ours[key].shape != theirs[key].shape] == ["conv1.weight"]
 
 
-@pytest.mark.parametrize(("block", "theirs"), [(BasicBlock, "BasicBlock"), (Bottleneck, "Bottleneck")])
-def test_logits_equal_torchvisions_blocks_behind_a_cifar_stem(block, theirs):
+def test_size_and_keys_of_the_wide_one_are_torchvisions():
+    with torch.device("meta"):
+        model, reference = wide_resnet50(), torchvision.models.wide_resnet50_2()
+    theirs = {key: value.shape for key, value in reference.state_dict().items()}
+    ours = {key: value.shape for key, value in model.state_dict().items()}
+    assert list(ours) == list(theirs)
+    assert [key for key in ours if ours[key] != theirs[key]] == ["conv1.weight", "fc.weight", "fc.bias"]
+    stem, head = 64 * 3 * (7 * 7 - 3 * 3), (1000 - 100) * (2048 + 1)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == sum(p.numel() for p in reference.parameters()) - stem - head == 67_031_460
+    assert count == 68_883_240 - stem - head  # the number that torchvision publishes
+
+
+@pytest.mark.parametrize(
+    ("block", "theirs", "width"),
+    [(BasicBlock, "BasicBlock", 64), (Bottleneck, "Bottleneck", 64), (WideBottleneck, "Bottleneck", 128)],
+)
+def test_logits_equal_torchvisions_blocks_behind_a_cifar_stem(block, theirs, width):
     torch.manual_seed(0)
     model = ResNet(block, (1, 2, 1, 1), num_classes=7)
-    reference = torchvision.models.ResNet(getattr(torchvision.models.resnet, theirs), [1, 2, 1, 1], num_classes=7)
+    theirs = getattr(torchvision.models.resnet, theirs)
+    reference = torchvision.models.ResNet(theirs, [1, 2, 1, 1], num_classes=7, width_per_group=width)
     reference.conv1, reference.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     for tensor in model.buffers():  # running statistics away from their start
         if tensor.is_floating_point():
@@ -73,6 +100,8 @@ def test_initialisation():
     zero = resnet18(zero_init_residual=True)
     assert all((block.bn2.weight == 0).all() for block in zero.modules() if isinstance(block, BasicBlock))
     assert (zero.layer1[0].bn1.weight == 1).all()
+    wide = ResNet(WideBottleneck, (1, 1, 1, 1), zero_init_residual=True)
+    assert (wide.layer1[0].bn3.weight == 0).all()
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 13), (32, 8), (33, 31)])

@@ -54,6 +54,7 @@ def test_accuracy_is_of_all_test_images_and_a_small_vit_gets_images_of_its_size(
     model = small.random_model(0)
     small.accuracy(model)
     assert "of 540 test images" in capsys.readouterr().out
+    assert Study("x", "swin_tiny_patch2_16").recipe.image_size == 16
     other = Study("x", "vit_tiny_patch4_32")
     assert other.recipe.image_size == 32
     assert other.loader().dataset[0][0].shape == (3, 32, 32)
@@ -70,8 +71,11 @@ def test_random_similarity_averages_different_initialisations(small):
 def test_too_low_an_accuracy_is_refused_only_at_the_profiles_own_settings(small):
     with pytest.raises(AssertionError, match=r"reached 50\.0% on digits, not 95%"):
         Study("x", "resnet18").require(0.5)
-    with pytest.raises(AssertionError, match="not 90%"):
-        Study("x", "vit_tiny_patch2_16").require(0.5)
+    for model in ("vit_tiny_patch2_16", "swin_tiny_patch2_16"):
+        with pytest.raises(AssertionError, match="not 90%"):
+            Study("x", model).require(0.5)
+    with pytest.raises(AssertionError, match=r"wide_resnet50 .* not 95%"):
+        Study("x", "wide_resnet50").require(0.94)
     Study("x", "resnet18").require(0.95)
     Study("x", "resnet18", epochs=1).require(0.5)
 

@@ -22,13 +22,14 @@ def saved(tmp_path, model=None, **extra):
 def test_names_of_every_kind():
     own = list_models()
     assert {"resnet101", "lambda_resnet38", "vit_large_patch32_224", "vit_tiny_patch4_32"} <= set(own)
+    assert {"wide_resnet50", "swin_tiny_patch2_16"} <= set(own)
     assert not any("/" in name for name in own)
     assert "timm/vit_base_patch16_224" in list_models("timm/vit_base*")
     assert "torchvision/vgg11" in list_models("torchvision/*")
     assert not any("rcnn" in name for name in list_models("torchvision/*"))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch2_16"])
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch2_16", "swin_tiny_patch2_16"])
 def test_own_models_are_built(name):
     model = create_model(name, num_classes=6, in_channels=1).eval()
     assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 6)
@@ -69,7 +70,16 @@ def test_seed_leaves_the_global_generator_alone():
     assert not torch.equal(a.head.weight, c.head.weight)
 
 
-@pytest.mark.parametrize(("name", "count"), [("resnet18", 36), ("resnet34", 68), ("vit_large_patch32_224", 219)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("resnet18", 36),
+        ("resnet34", 68),
+        ("wide_resnet50", 100),
+        ("vit_large_patch32_224", 219),
+        ("swin_tiny_patch2_16", 49),
+    ],
+)
 def test_number_of_layers_to_compare(name, count):
     with torch.device("meta"):
         assert len(comparison_layers(create_model(name))) == count
@@ -83,11 +93,22 @@ def test_layers_of_a_lambda_resnet():
     assert names == ["bn1", "relu", *blocks, "avgpool", "fc"]
 
 
+def test_layers_of_a_swin():
+    names = comparison_layers(create_model("swin_tiny_patch2_16", depths=(1, 1)))
+    block = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.act", "mlp.fc2"]
+    first, second = ([f"layers.{stage}.blocks.0.{part}" for part in block] for stage in (0, 1))
+    merging = ["layers.1.downsample.norm", "layers.1.downsample.reduction"]
+    stem, end = ["patch_embed.proj", "patch_embed.norm"], ["norm", "head.global_pool", "head.fc"]
+    assert names == [*stem, *first, *merging, *second, *end]
+
+
 def torchvision_vit():
     return torchvision.models.VisionTransformer(16, 4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "lambda_resnet26", "vit_tiny_patch2_16", "torchvision"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "lambda_resnet26", "vit_tiny_patch2_16", "swin_tiny_patch2_16", "torchvision"]
+)
 def test_layers_run_in_the_order_listed(name):
     model, calls = torchvision_vit() if name == "torchvision" else create_model(name), []
     model.eval()

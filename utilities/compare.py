@@ -1,159 +1,114 @@
 """Compare the representations of two models, layer by layer, in one pass of each over the data.
 
-The minibatch estimator of Nguyen, Raghu & Kornblith, ICLR 2021, https://arxiv.org/abs/2010.15327: HSIC is summed
-over batches and divided at the end, a ratio of sums. With the debiased HSIC it estimates the same number at any
-size of batch, provided that the batches are random draws: shuffle the data once, with a seed.
+``python -m utilities.compare --help`` is the same as a command; under torchrun each process takes its share.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import nn
+from torch import distributed, nn
 from tqdm.auto import tqdm
 
-from utilities.hooks import Layers, Recorder, select_layers
-from utilities.metrics import (
-    MIN_IMAGES,
-    Estimator,
-    Kernel,
-    center,
-    centered_gram,
-    check_choices,
-    rbf_from_gram,
-)
-from utilities.results import Result
-from utilities.utils import evaluating, split_batch, versions
+from utilities.batches import batch_indices, check_loaders, length, paired_batches, prefetched, reshuffled
+from utilities.engine import Comparison, Options
+from utilities.hooks import Layers
+from utilities.metrics import Estimator, Kernel
+from utilities.partial import PartialSums, fingerprint
+from utilities.similarity import Similarity, average, join
+from utilities.streaming import Sums
+from utilities.utils import evaluating, versions
+from utilities.views import View
 
-# A prime: a dimension that is not the batch (tokens, time) is no multiple of it, and so is not taken for images.
-PROBE_IMAGES = 7
-
-
-@dataclass(frozen=True)
-class Similarity(Result):
-    """Similarity of every layer of one model to every layer of another.
-
-    Attributes:
-        matrix: (layers1, layers2), float64; NaN where a layer has no variance. Debiased values may lie slightly
-            below 0: they are not clamped.
-        layers1: Names of the rows, in the order of execution.
-        layers2: Names of the columns, in the order of execution.
-        n: Number of images compared.
-        stderr: Standard error of each entry, or None where there is nothing to estimate it from.
-        replicates: (k, layers1, layers2), the matrices that ``matrix`` is the mean of, or None.
-        provenance: What it was made from: models, weights, accuracy, data set, estimator, seed, versions.
-
-    Example:
-        >>> result = Similarity(np.eye(2), ["a", "b"], ["a", "b"], 10)
-        >>> result.to_frame().loc["a", "b"]
-        np.float64(0.0)
-    """
-
-    matrix: np.ndarray
-    layers1: list[str]
-    layers2: list[str]
-    n: int
-    stderr: np.ndarray | None = None
-    replicates: np.ndarray | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        shape = (len(self.layers1), len(self.layers2))
-        if self.matrix.shape != shape:
-            raise ValueError(f"matrix is {self.matrix.shape}, but there are {shape[0]} and {shape[1]} layer names")
-
-    def to_frame(self) -> pd.DataFrame:
-        """Give the matrix as a table with the layers' names on both axes."""
-        return pd.DataFrame(self.matrix, index=self.layers1, columns=self.layers2)
-
-
-def average(results: Sequence[Similarity]) -> Similarity:
-    """Average comparisons of the same layers, of models from several seeds, say.
-
-    Args:
-        results: Two or more, with equal layers.
-
-    Returns:
-        The mean, with ``replicates`` and the standard error over them: standard deviation (n-1) over √k. A pair
-        of layers missing in one of them is missing in the mean.
-
-    Raises:
-        ValueError: If there are fewer than two, or their layers differ.
-
-    Example:
-        >>> one, two = (Similarity(np.array([[value]]), ["a"], ["a"], 10) for value in (0.2, 0.4))
-        >>> average([one, two]).matrix.round(6), average([one, two]).stderr.round(6)
-        (array([[0.3]]), array([[0.1]]))
-    """
-    if len(results) < 2:
-        raise ValueError(f"an average with its error needs two results or more, not {len(results)}")
-    first = results[0]
-    if any((r.layers1, r.layers2) != (first.layers1, first.layers2) for r in results):
-        raise ValueError("only results with the same layers can be averaged")
-    stack = np.stack([r.matrix for r in results])
-    return Similarity(
-        matrix=stack.mean(0),
-        layers1=first.layers1,
-        layers2=first.layers2,
-        n=first.n,
-        stderr=stack.std(0, ddof=1) / len(stack) ** 0.5,
-        replicates=stack,
-        provenance=first.provenance | {"replicates": len(stack)},
-    )
+__all__ = ["CKA", "Similarity", "average", "compare", "join"]
 
 
 def compare(
-    model1: nn.Module,
-    model2: nn.Module,
+    model1: nn.Module | Sequence[nn.Module],
+    model2: nn.Module | Sequence[nn.Module],
     loader: Iterable[Any],
     loader2: Iterable[Any] | None = None,
     *,
     layers1: Layers | None = None,
     layers2: Layers | None = None,
+    measure: str = "cka",
     kernel: Kernel = "linear",
     estimator: Estimator = "debiased",
     bandwidth: float = 1.0,
     sigma: float | None = None,
+    view: View = "flatten",
+    view2: View | None = None,
+    precision: str = "auto",
+    repeats: int = 1,
+    permutations: int = 0,
+    confounder: str | Callable[[torch.Tensor], torch.Tensor] | None = None,
+    remove_top_pc: int = 0,
+    per_batch: bool = False,
+    seed: int = 0,
     device: str | torch.device = "auto",
+    sharded: bool = False,
+    resume: str | Path | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Similarity:
-    """Compute the CKA of all pairs of layers of two models over all images of a loader.
+    """Compute the similarity of all pairs of layers of two models over all images of a loader.
 
-    Each model runs once over the data (once in all if both are the same object), and is left as it was found.
+    Each model runs once over the data (once in all if both are the same object), and is left as it was found. Memory
+    does not grow with the number of images, unless ``per_batch`` asks for a matrix of each batch.
 
     Args:
-        model1: Gives the rows.
-        model2: Gives the columns; may be ``model1``.
+        model1: Gives the rows; a module, or several of one architecture (from several seeds).
+        model2: Gives the columns; may be ``model1``. Several models are compared pair by pair, the first of one side
+            with the first of the other, and the mean over the pairs is given.
         loader: Yields batches that `utilities.utils.split_batch` understands. Batches should be random draws (a
             loader sorted by class gives another number) of the same size, 64 or more where memory allows.
-        loader2: Data for ``model2``, paired image by image with ``loader``; by default the same batches.
+        loader2: Data for ``model2``, paired image by image with ``loader``; by default the same batches. Pairs are
+            cut to the shorter. Images that have nothing to do with each other give a similarity of 0.
         layers1: Layers of ``model1``, see `utilities.hooks.select_layers`; default: every layer without
             children that runs.
         layers2: Layers of ``model2``; default: ``layers1`` if both models are one object, else as for ``layers1``.
+        measure: ``"cka"`` or a name in `utilities.measures.MEASURES`, computed within each batch and averaged.
         kernel: ``"linear"`` or ``"rbf"``, see `utilities.metrics.gram`.
         estimator: ``"debiased"``, or ``"biased"``, which depends on the size of the batch. Batches are weighted by
             the divisor of their HSIC, n(n-3) or (n-1)²: each pair of images counts the same.
         bandwidth: For ``"rbf"``: σ as a fraction of the median distance in each batch.
         sigma: For ``"rbf"``: σ itself.
+        view: What of a layer's output stands for an image: ``"flatten"``, ``"gap"``, ``"cls"``, ``"spatial"``,
+            ``"token:i"`` or a function, see `utilities.views.make_view`.
+        view2: The same for ``model2``; default: ``view``.
+        precision: ``"auto"``, ``"exact"``, ``"fast"`` or ``"half"``, see `utilities.precision.choose_precision`.
+        repeats: Passes over the data, each shuffled anew; the mean is given, and the passes as ``replicates``.
+        permutations: Orders of the images of one side to compute a null distribution from; 100 is usual, and costs
+            little beside the forward passes.
+        confounder: ``"input"`` or a function of a batch of images that gives features: what they explain of each
+            layer is regressed out (Cui et al. 2022, https://arxiv.org/abs/2202.00095).
+        remove_top_pc: How many leading principal components of each layer to take out, within each batch.
+        per_batch: Whether to keep the value within each batch as well.
+        seed: Of shuffles and permutations.
         device: Where to run, see `utilities.utils.resolve_device`.
+        sharded: Whether each process of an initialised ``torch.distributed`` group takes its share of the batches;
+            all of them get the whole result.
+        resume: Path, less its ending, where unfinished sums are saved every minute. A call with the same arguments
+            goes on from there; the files are deleted at the end.
         provenance: Facts to keep with the result; what is known here is added.
         progress: Show a progress bar once it takes more than two seconds.
 
     Returns:
         The similarity of ``layers1`` x ``layers2``; a layer without variance is NaN, with a warning that names it.
+        ``stderr`` is that of a jackknife over batches, the mean over ``repeats``; of several models, that over pairs.
 
     Raises:
-        ValueError: Before the long work: for an unknown layer, kernel or estimator, a layer that does not run or
-            has no row for each image, a loader without any batch that is large enough. As soon as it occurs: for
-            features that are not finite.
+        ValueError: Before the long work: for an unknown layer or option, a layer that does not run or has no row for
+            each image, a measure that is meaningless for a layer, a loader without any batch that is large enough.
+            As soon as it occurs: for features that are not finite.
+        TypeError: If a model is no torch module.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -162,172 +117,285 @@ def compare(
         >>> result.layers1, result.n, result.matrix.diagonal().round(6)
         (['0', '1', '2'], 256, array([1., 1., 1.]))
     """
-    check_choices(kernel, estimator, bandwidth, sigma)
-    for model in (model1, model2):
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"a model should be a torch module, not {model!r}; utilities.zoo.create_model makes one")
-    one_pass = model1 is model2 and loader2 is None
-    layers2 = layers1 if layers2 is None and model1 is model2 else layers2
-    strict1, strict2 = layers1 is not None, layers2 is not None
-    layers1 = select_layers(model1, layers1 if strict1 else is_leaf)
-    layers2 = select_layers(model2, layers2 if strict2 else is_leaf)
-    _check_loaders(loader, loader2, estimator)
+    options = Options(
+        measure, kernel, estimator, bandwidth, sigma, view, view if view2 is None else view2, precision, confounder,
+        remove_top_pc, permutations, per_batch, seed,
+    )  # fmt: skip
+    if repeats < 1:
+        raise ValueError(f"repeats should be 1 or more, not {repeats}")
+    pairs = _pairs(model1, model2)
+    check_loaders(loader, loader2, options.min_images)
+    orders = [(loader, loader2)] if repeats == 1 else [_shuffled(loader, loader2, seed + k) for k in range(repeats)]
+    results, done = [], 0
+    for one, two in pairs:
+        passes = []
+        for loaders in orders:
+            path = None if resume is None else f"{resume}.{done}" if len(pairs) * repeats > 1 else resume
+            with ExitStack() as stack:
+                devices = [stack.enter_context(evaluating(model, device)) for model in (one, two)]
+                run = Comparison(one, two, layers1, layers2, options, devices, paired=loader2 is not None)
+                sums = _collect(run, loaders, sharded, path, progress)
+            passes.append(_result(sums, run, provenance))
+            done += 1
+        results.append(passes[0] if repeats == 1 else _mean(passes, "repeats"))
+    return results[0] if len(pairs) == 1 else _mean(results, "models")
 
-    def to_gram(value: torch.Tensor) -> torch.Tensor:
-        value = value.flatten(1)
-        gram = centered_gram(value if value.dtype == torch.float64 else value.float())
-        gram = (gram.cpu() if gram.device.type == "mps" else gram).double()  # mps has no float64
-        return gram if kernel == "linear" else rbf_from_gram(gram, bandwidth=bandwidth, sigma=sigma)
 
-    union = {*layers1, *layers2} if one_pass else layers1
-    recorder1 = Recorder(model1, union, transform=to_gram, strict=strict1 and (strict2 or not one_pass))
-    recorder2 = recorder1 if one_pass else Recorder(model2, layers2, transform=to_gram, strict=strict2)
-    sums = _Sums(estimator, layers1 if one_pass else None, layers2 if one_pass else None)
-    with ExitStack() as stack:
-        devices = [stack.enter_context(evaluating(model, device)) for model in (model1, model2)]
-        batches = _large_batches(loader, loader2, estimator)
-        for images1, images2 in tqdm(batches, total=_length(loader), desc="comparing", delay=2, disable=not progress):
-            if sums.n == 0:
-                _run(recorder1, images1[:PROBE_IMAGES].to(devices[0]))
-                if not one_pass:
-                    _run(recorder2, images2[:PROBE_IMAGES].to(devices[1]))
-            grams1 = _run(recorder1, images1.to(devices[0]))
-            grams2 = grams1 if one_pass else _run(recorder2, images2.to(devices[1]))
-            sums.add(grams1, grams2)
-    return sums.result(
-        {
-            **({"model": type(model1).__name__} if model1 is model2 else _names(model1, model2)),
-            **(provenance or {}),
-            "measure": f"{kernel} CKA",
-            "estimator": estimator,
-            **({"bandwidth": bandwidth, "sigma": sigma} if kernel == "rbf" else {}),
-            "batch_size": sums.largest,
-            "versions": versions(),
-        }
+def _pairs(model1: Any, model2: Any) -> list[tuple[nn.Module, nn.Module]]:
+    sides = [[m] if isinstance(m, nn.Module) else m for m in (model1, model2)]
+    for side in sides:
+        wrong = [m for m in side if not isinstance(m, nn.Module)] if isinstance(side, (list, tuple)) else [side]
+        if wrong or not side:
+            raise TypeError(
+                f"a model should be a torch module, not {wrong[0] if wrong else side!r}; utilities.zoo.create_model "
+                "makes one"
+            )
+    if len(sides[0]) != len(sides[1]):
+        raise ValueError(f"several models are compared pair by pair, but there are {len(sides[0])} and {len(sides[1])}")
+    return list(zip(*sides, strict=True))
+
+
+def _shuffled(loader: Any, loader2: Any, seed: int) -> tuple[Any, Any]:
+    if loader2 is None:
+        return reshuffled(loader, seed), None
+    shuffled = reshuffled(loader, seed), reshuffled(loader2, seed)
+    sizes = [[len(batch) for batch in one.batch_sampler] for one in shuffled]
+    if sizes[0] != sizes[1]:
+        raise ValueError("repeats need two loaders with batches of the same sizes: else pairs of images come apart")
+    return shuffled
+
+
+def _collect(run: Comparison, loaders: tuple[Any, Any], sharded: bool, path: Any, progress: bool) -> Sums:
+    """Show the batches to a comparison, this process's share of them and those that are not done yet."""
+    if sharded and not distributed.is_initialized():
+        raise ValueError("sharded=True needs torch.distributed: start with torchrun and call init_process_group")
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if sharded else (0, 1)
+    indices, saved = None, None
+    if sharded or path is not None:
+        batches = [batch_indices(one) for one in loaders if one is not None]
+        run.batch_size = len(batches[0][0])
+        count = min(map(len, batches))
+        key = _key(run, batches, sharded)
+        if path is not None:
+            saved = PartialSums(path, key, rank)
+            _take_up(run, saved, sharded)
+        todo = [i for i in range(count) if i not in run.finished]
+        indices = todo[rank::world]
+    pairs = paired_batches(*loaders, run.options.min_images, indices)
+    total = length(loaders[0]) if indices is None else len(indices)
+    bar = tqdm(
+        prefetched(pairs, run.devices[0]), total=total, desc="comparing", delay=2, disable=not progress or rank > 0
+    )
+    for index, images1, images2 in bar:
+        run.add(index, images1, images2)
+        if saved is not None:
+            saved.save_now_and_then(run.sums)
+    sums = run.sums.cpu()
+    if sharded:
+        parts: list[Any] = [None] * world
+        distributed.all_gather_object(parts, sums)
+        sums = parts[0]
+        for part in parts[1:]:
+            sums.merge(part)
+    if not sums.n:
+        raise ValueError(f"the loader has no batch of {run.options.min_images} images or more")
+    if saved is not None and rank == 0:
+        saved.remove()
+    return sums
+
+
+def _key(run: Comparison, batches: list[Any], sharded: bool) -> str:
+    """Tell this comparison from others, and see that all processes do the same one."""
+    models = list(dict.fromkeys(recorder.model for recorder in run.recorders))
+    options = [getattr(value, "__qualname__", value) for value in vars(run.options).values()]
+    key = fingerprint(models, (options, [sorted(wanted) for wanted in run.wanted], batches))
+    keys = [key]
+    if sharded:
+        keys = [None] * distributed.get_world_size()
+        distributed.all_gather_object(keys, key)
+    if len(set(keys)) > 1:
+        raise ValueError("the processes do not compare the same models, images and options: seed all of them alike")
+    return key
+
+
+def _take_up(run: Comparison, saved: PartialSums, sharded: bool) -> None:
+    """Go on from saved sums: the first process takes them over, and all leave out what they hold."""
+    sums = saved.load()
+    if sharded:
+        distributed.barrier()
+    if sums is not None:
+        run.finished = set(sums.done)
+        if saved.rank == 0:
+            run.sums = sums
+            saved.save(sums)
+            saved.remove(keep_own=True)
+    if sharded:
+        distributed.barrier()
+
+
+def _result(sums: Sums, run: Comparison, provenance: Mapping[str, Any] | None) -> Similarity:
+    assert sums.sides is not None  # there is a batch, so there are layers
+    (rows, columns), matrix, null = sums.sides, sums.matrix(), sums.null_values()
+    facts = run.options.facts(sums.largest)
+    _warn_of_missing(rows.names, columns.names, matrix)
+    wide = [
+        name
+        for side in (rows, columns)
+        for name, width in zip(side.names, side.widths, strict=True)
+        if width > sums.largest
+    ]
+    if facts.get("estimator") == "biased" and wide:
+        warnings.warn(
+            f"{len(wide)} layers are wider than the {sums.largest} images of a batch, {wide[0]!r} for one: the biased "
+            "estimate goes to 1 there whatever the features; estimator='debiased' does not",
+            stacklevel=3,
+        )
+    types = [type(recorder.model).__name__ for recorder in run.recorders]
+    names = {"model": types[0]} if len(types) == 1 else {"model1": types[0], "model2": types[1]}
+    choices = [choice.facts() for choice in run.precisions]
+    p_value = None if null is None else (1 + (null >= matrix).sum(0)) / (1 + len(null))
+    if null is not None:
+        facts["null_max_95"] = float(np.quantile(np.nanmax(null, axis=(1, 2)), 0.95))
+    return Similarity(
+        matrix=matrix,
+        layers1=rows.names,
+        layers2=columns.names,
+        n=sums.n,
+        stderr=sums.stderr(),
+        per_batch=sums.batch_values(),
+        null_mean=None if null is None else null.mean(0),
+        p_value=None if p_value is None else np.where(np.isnan(matrix), np.nan, p_value),
+        details1=rows.details(sums.n),
+        details2=columns.details(sums.n),
+        provenance=names
+        | dict(provenance or {})
+        | facts
+        | {"precision": choices[0] if choices[0] == choices[1] else choices, "versions": versions()},
     )
 
 
-def _names(model1: nn.Module, model2: nn.Module) -> dict[str, str]:
-    return {"model1": type(model1).__name__, "model2": type(model2).__name__}
+def _warn_of_missing(rows: list[str], columns: list[str], matrix: np.ndarray) -> None:
+    missing = [name for names, axis in ((rows, 1), (columns, 0))
+               for name, gone in zip(names, np.isnan(matrix).all(axis), strict=True) if gone]  # fmt: skip
+    if missing and not np.isnan(matrix).all():
+        names = ", ".join(dict.fromkeys(missing))
+        warnings.warn(f"layers without variance over the images, shown as missing: {names}", stacklevel=4)
+    elif missing:
+        warnings.warn("all layers of one side are without variance over the images, shown as missing", stacklevel=4)
 
 
-def is_leaf(name: str, module: nn.Module) -> bool:
-    """Tell whether a module holds no other: the layers that `compare` takes when none are named.
+def _mean(results: Sequence[Similarity], what: str) -> Similarity:
+    """Average over ``repeats``, keeping the jackknife's error, or over ``models``, with the error over them."""
+    mean, first = average(results), results[0]
+    tables: dict[str, Any] = {}
+    if first.null_mean is not None:
+        tables["null_mean"] = np.mean([r.null_mean for r in results], axis=0)
+        tables["p_value"] = np.max([r.p_value for r in results], axis=0)  # the most cautious of them
+    if first.per_batch is not None:
+        tables["per_batch"] = np.concatenate([r.per_batch for r in results])
+    if what == "repeats" and first.stderr is not None:
+        tables["stderr"] = np.sqrt(np.mean([r.stderr**2 for r in results], axis=0))
+    provenance = first.provenance | {"replicates": len(results), "replicates_of": what}
+    return replace(mean, **tables, provenance=provenance)
+
+
+class CKA:
+    """Compare two models with the calls of the torch_cka package: its users change one import.
+
+    What differs: rows and labels are in the order of execution, layers are by default those without children, values
+    are debiased sums over all batches in `compare`'s precision, hooks are gone afterwards, and nothing is shown on
+    screen. `compare` in this module is the fuller interface; ``cka.result`` is what it returned.
+
+    Args:
+        model1: Gives the rows.
+        model2: Gives the columns.
+        model1_name: For labels; default: the class's name.
+        model2_name: The same for ``model2``.
+        model1_layers: Names or globs; default: every layer without children that runs.
+        model2_layers: The same for ``model2``.
+        device: See `utilities.utils.resolve_device`.
 
     Example:
-        >>> is_leaf("fc", nn.Linear(1, 1)), is_leaf("body", nn.Sequential(nn.ReLU()))
-        (True, False)
+        >>> _ = torch.manual_seed(0)
+        >>> cka = CKA(nn.Sequential(nn.Linear(8, 16)), nn.Sequential(nn.Linear(8, 9)), "wide", "narrow", device="cpu")
+        >>> cka.compare(torch.utils.data.DataLoader(torch.randn(64, 8), batch_size=32))
+        >>> list(cka.export()), cka.export()["CKA"].shape
+        (['model1_name', 'model2_name', 'CKA', 'model1_layers', 'model2_layers', 'dataset1_name', 'dataset2_name'],
+         torch.Size([1, 1]))
     """
-    return next(module.children(), None) is None
+
+    def __init__(
+        self,
+        model1: nn.Module,
+        model2: nn.Module,
+        model1_name: str | None = None,
+        model2_name: str | None = None,
+        model1_layers: Sequence[str] | None = None,
+        model2_layers: Sequence[str] | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.model1, self.model2, self.device = model1, model2, device
+        self.names = (model1_name or type(model1).__name__, model2_name or type(model2).__name__)
+        if self.names[0] == self.names[1] and model1 is not model2:
+            warnings.warn(f"both models are called {self.names[0]}: give model1_name and model2_name", stacklevel=2)
+        self.layers = (model1_layers, model2_layers)
+        self.result: Similarity | None = None
+        self.datasets: tuple[str, str] = ("", "")
+
+    def compare(self, dataloader1: Iterable[Any], dataloader2: Iterable[Any] | None = None, **options: Any) -> None:
+        """Run both models over the data.
+
+        Args:
+            dataloader1: Images for both models, or for ``model1``.
+            dataloader2: Images for ``model2``, paired with the first; pairs are cut to the shorter.
+            **options: Passed on to `compare`.
+        """
+        loaders = (dataloader1, dataloader1 if dataloader2 is None else dataloader2)
+        self.datasets = tuple(str(getattr(one, "dataset", type(one).__name__)).split("\n")[0][:200] for one in loaders)
+        facts = {
+            "model1": self.names[0],
+            "model2": self.names[1],
+            "dataset": " and ".join(dict.fromkeys(self.datasets)),
+        }
+        options = {"layers1": self.layers[0], "layers2": self.layers[1], "device": self.device, **options}
+        options["provenance"] = facts | dict(options.get("provenance") or {})
+        self.result = compare(self.model1, self.model2, dataloader1, dataloader2, **options)
+
+    def _done(self) -> Similarity:
+        if self.result is None:
+            raise RuntimeError("nothing has been compared yet: call compare(dataloader) first")
+        return self.result
+
+    def export(self) -> dict[str, Any]:
+        """Give names, layers and the matrix as a dictionary; ``CKA`` is a float64 tensor.
+
+        Raises:
+            RuntimeError: Before `compare`.
+        """
+        result = self._done()
+        return {
+            "model1_name": self.names[0],
+            "model2_name": self.names[1],
+            "CKA": torch.from_numpy(result.matrix),
+            "model1_layers": result.layers1,
+            "model2_layers": result.layers2,
+            "dataset1_name": self.datasets[0],
+            "dataset2_name": self.datasets[1],
+        }
+
+    def plot_results(self, save_path: str | Path | None = None, title: str | None = None) -> Any:
+        """Draw the heatmap, save it where a path is given, and return the figure.
+
+        Raises:
+            RuntimeError: Before `compare`.
+        """
+        figure = self._done().plot(title=title)
+        if save_path is not None:
+            figure.savefig(save_path, dpi=300)
+        return figure
 
 
-class _Sums:
-    """HSIC of all pairs of layers, summed over batches in float64."""
+if __name__ == "__main__":
+    from utilities.compare_command import main
 
-    def __init__(self, estimator: Estimator, layers1: list[str] | None, layers2: list[str] | None) -> None:
-        self.estimator: Estimator = estimator
-        self.wanted = (layers1, layers2)
-        self.n = self.largest = 0
-        self.names: tuple[list[str], list[str]] | None = None
-        self.cross: Any = 0.0
-        self.own: list[Any] = [0.0, 0.0]
-
-    def add(self, grams1: dict[str, torch.Tensor], grams2: dict[str, torch.Tensor]) -> None:
-        pairs = zip((grams1, grams2), self.wanted, strict=True)
-        chosen = [_choose(grams, wanted) for grams, wanted in pairs]
-        names = (list(chosen[0]), list(chosen[1]))
-        if self.names not in (None, names):
-            raise ValueError("the model ran other layers, or in another order, than on the batch before")
-        self.names = names
-        rows, columns = (center(torch.stack(list(c.values())), self.estimator).flatten(1) for c in chosen)
-        _refuse_non_finite(names, (rows, columns))
-        size = len(next(iter(grams1.values())))
-        self.cross = self.cross + (rows @ columns.T.to(rows.device)).cpu()
-        self.own = [own + stack.square().sum(1).cpu() for own, stack in zip(self.own, (rows, columns), strict=True)]
-        self.n, self.largest = self.n + size, max(self.largest, size)
-
-    def result(self, provenance: dict[str, Any]) -> Similarity:
-        assert self.names is not None  # a loader without a batch was refused
-        flat = [
-            name
-            for names, own in zip(self.names, self.own, strict=True)
-            for name, square in zip(names, own.tolist(), strict=True)
-            if square <= 0
-        ]
-        if flat:
-            missing = ", ".join(dict.fromkeys(flat))
-            warnings.warn(f"layers without variance over the images, shown as missing: {missing}", stacklevel=3)
-        scale = (self.own[0][:, None] * self.own[1][None, :]).sqrt()
-        matrix = torch.where(scale > 0, self.cross / scale, float("nan")).numpy()
-        return Similarity(matrix, *self.names, n=self.n, provenance=provenance)
-
-
-def _choose(grams: dict[str, torch.Tensor], wanted: list[str] | None) -> dict[str, torch.Tensor]:
-    if wanted is None:
-        return grams
-    return {name: gram for name, gram in grams.items() if name.partition("#")[0] in wanted}
-
-
-def _run(recorder: Recorder, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    with recorder:
-        recorder.model(images)
-    return recorder.activations
-
-
-def _refuse_non_finite(names: Sequence[list[str]], stacks: Sequence[torch.Tensor]) -> None:
-    for layers, stack in zip(names, stacks, strict=True):
-        bad = [name for name, finite in zip(layers, stack.isfinite().all(1).tolist(), strict=True) if not finite]
-        if bad:
-            raise ValueError(
-                f"layer {bad[0]!r} gives NaN or infinite features, as do {len(bad) - 1} more; an untrained "
-                "model with fresh batch-norm statistics overflows: first call utilities.trainer.estimate_batch_norm"
-            )
-
-
-def _length(loader: Any) -> int | None:
-    try:
-        return len(loader)
-    except TypeError:
-        return None
-
-
-def _check_loaders(loader: Iterable[Any], loader2: Iterable[Any] | None, estimator: Estimator) -> None:
-    needed = f"the {estimator} estimator needs {MIN_IMAGES[estimator]} or more"
-    for one in (loader, loader2):
-        size, images = getattr(one, "batch_size", None), _length(getattr(one, "dataset", None))
-        if size is not None and size < MIN_IMAGES[estimator]:
-            raise ValueError(f"the loader's batches hold {size} images; {needed}")
-        if images is not None and images < MIN_IMAGES[estimator]:
-            raise ValueError(f"the loader has {images} images; {needed}")
-    lengths = _length(loader), _length(loader2)
-    if None not in lengths and lengths[0] != lengths[1]:
-        warnings.warn(
-            f"the loaders have {lengths[0]} and {lengths[1]} batches: pairs are cut to the shorter", stacklevel=3
-        )
-
-
-def _large_batches(
-    loader: Iterable[Any], loader2: Iterable[Any] | None, estimator: Estimator
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield paired images, leaving out batches that are too small for the estimator, with a warning."""
-    needed, left_out, used = MIN_IMAGES[estimator], 0, 0
-    pairs: Iterable[tuple[Any, Any]] = (
-        ((b, b) for b in loader) if loader2 is None else zip(loader, loader2, strict=False)
-    )
-    for batch1, batch2 in pairs:
-        images1, images2 = split_batch(batch1)[0], split_batch(batch2)[0]
-        if len(images1) != len(images2):
-            raise ValueError(f"paired batches differ in size: {len(images1)} and {len(images2)} images")
-        if len(images1) < needed:
-            left_out += len(images1)
-            continue
-        used += 1
-        yield images1, images2
-    if not used:
-        raise ValueError(f"the loader has no batch of {needed} images or more, as the {estimator} estimator needs")
-    if left_out:
-        warnings.warn(
-            f"{left_out} images left out: they came in a batch of fewer than {needed}, too few for the "
-            f"{estimator} estimator",
-            stacklevel=4,
-        )
+    main()

@@ -6,47 +6,56 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from math import prod
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
 from utilities.utils import evaluating
 
-Layers = str | Iterable[str] | Callable[[str, nn.Module], bool]
+Layers = str | type[nn.Module] | Iterable[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
 
 
-def select_layers(model: nn.Module, layers: Layers = "*") -> list[str]:
+def select_layers(model: nn.Module, layers: Layers = "*", *, depth: int | None = None) -> list[str]:
     """List the names of a model's submodules, so that one can see what will be recorded.
 
     Args:
         model: Any module.
         layers: A glob over dotted names (``*`` also crosses dots: ``"layer*.relu?"``,
-            ``"blocks.*.attn.proj"``), several names or globs, or a function ``(name, module) -> bool``.
+            ``"blocks.*.attn.proj"``), a class of modules, subclasses included, several of these, or a function
+            ``(name, module) -> bool``.
+        depth: Of the chosen layers, keep those whose names have so many parts: 1 for the model's own children,
+            2 for the blocks of most models (``layer1.0``, ``blocks.0``).
 
     Returns:
         The names, each once, in the order in which the modules are registered.
 
     Raises:
-        ValueError: If a name or glob matches nothing, naming the closest ones there are.
+        ValueError: If a name, glob or class matches nothing, naming the closest ones there are, or if no chosen
+            layer is at that depth.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-        >>> select_layers(model, lambda name, module: isinstance(module, nn.Linear))
+        >>> select_layers(model, nn.Linear)
         ['0', '2']
         >>> select_layers(model, "3")
         Traceback (most recent call last):
         ValueError: layer '3' is not in Sequential; close: 0, 1, 2
     """
     modules = {name: module for name, module in model.named_modules() if name}
-    if callable(layers):
+    if callable(layers) and not isinstance(layers, type):
         chosen = {name for name, module in modules.items() if layers(name, module)}
         if not chosen:
             raise ValueError(f"the layers function chose none of the {len(modules)} layers of {_kind(model)}")
     else:
         aliases = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
         chosen = set()
-        for pattern in [layers] if isinstance(layers, str) else layers:
+        for pattern in [layers] if isinstance(layers, (str, type)) else layers:
+            if isinstance(pattern, type):
+                chosen |= _of_type(pattern, modules, model)
+                continue
             # A module that is registered twice has two names: a glob finds it once, its second name finds it too.
             matches = set(fnmatch.filter(modules, pattern)) or aliases & {pattern}
             if not matches:
@@ -54,7 +63,24 @@ def select_layers(model: nn.Module, layers: Layers = "*") -> list[str]:
             chosen |= matches
         if not chosen:
             raise ValueError(f"no layer of {_kind(model)} was asked for: layers is empty")
+    if depth is not None:
+        depths = sorted({_depth(name) for name in chosen})
+        chosen = {name for name in chosen if _depth(name) == depth}
+        if not chosen:
+            raise ValueError(f"no chosen layer of {_kind(model)} is at depth {depth}; there are {depths}")
     return [name for name, _ in model.named_modules(remove_duplicate=False) if name in chosen]
+
+
+def _of_type(kind: type, modules: Mapping[str, nn.Module], model: nn.Module) -> set[str]:
+    matches = {name for name, module in modules.items() if isinstance(module, kind)}
+    if not matches:
+        close = _close(kind.__name__, {_kind(module) for module in modules.values()})
+        raise ValueError(f"no layer of {_kind(model)} is a {kind.__name__}; close: {close}")
+    return matches
+
+
+def _depth(name: str) -> int:
+    return name.count(".") + 1
 
 
 def _kind(model: nn.Module) -> str:
@@ -195,13 +221,17 @@ class Recorder:
             while key in self.activations:
                 call += 1
                 key = f"{name}#{call}"
-            value = one_row_per_image(output, self._batch, name)
-            try:
-                self.activations[key] = self.transform(value)
-            except ValueError as error:
-                raise ValueError(f"layer {key!r}: {error}") from error
+            self.activations[key] = self._value(output, name, key)
 
         return self.model.get_submodule(name).register_forward_hook(hook)
+
+    def _value(self, output: Any, name: str, key: str) -> Any:
+        """Make what is kept of a layer's output."""
+        value = one_row_per_image(output, self._batch, name)
+        try:
+            return self.transform(value)
+        except ValueError as error:
+            raise ValueError(f"layer {key!r}: {error}") from error
 
     def _start(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         images = first_tensor((*args, kwargs))
@@ -218,3 +248,52 @@ class Recorder:
                 f"layers that did not run in the forward pass of {_kind(module)}: {', '.join(silent[:5])}{more}; "
                 "leave them out"
             )
+
+
+class _Shapes(Recorder):
+    """Records shapes; an output without a row for each image has none, so that a table can list it with the rest."""
+
+    def _value(self, output: Any, name: str, key: str) -> tuple[int, ...] | None:
+        try:
+            return tuple(one_row_per_image(output, self._batch, name).shape[1:])
+        except ValueError:
+            return None
+
+
+def describe(model: nn.Module, images: torch.Tensor | None = None, layers: Layers = "*") -> pd.DataFrame:
+    """Tabulate a model's layers, to choose from.
+
+    Args:
+        model: Any module.
+        images: A batch to run the model on, (batch, ...), two or more images; None runs nothing.
+        layers: See `select_layers`.
+
+    Returns:
+        A row for each layer, by name: ``type``, ``shape`` (of the output for one image), ``width`` (number of
+        values in it) and ``parameters`` (those of its submodules included). The rows are in the order of execution
+        and a repeated call has another, ``name#2``; without images they are in the order of registration. Shape and
+        width are None for a layer that did not run, which comes last, or that has no row for each image.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> describe(model, torch.zeros(4, 2))
+             type  shape  width  parameters
+        name
+        0  Linear   (3,)      3           9
+        1    ReLU   (3,)      3           0
+    """
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    if images is not None:
+        with _Shapes(model, layers, strict=False) as recorder:
+            model(images)
+        shapes = recorder.activations
+    shapes = shapes | {name: None for name in select_layers(model, layers) if name not in shapes}
+    modules = [model.get_submodule(name.partition("#")[0]) for name in shapes]
+    return pd.DataFrame(
+        {
+            "type": [_kind(module) for module in modules],
+            "shape": pd.Series(list(shapes.values()), dtype=object),
+            "width": pd.Series([None if shape is None else prod(shape) for shape in shapes.values()], dtype="Int64"),
+            "parameters": [sum(parameter.numel() for parameter in module.parameters()) for module in modules],
+        }
+    ).set_axis(pd.Index(shapes, name="name"))

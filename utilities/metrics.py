@@ -17,6 +17,11 @@ Kernel = Literal["linear", "rbf"]
 Estimator = Literal["debiased", "biased"]
 
 MIN_IMAGES = {"debiased": 4, "biased": 2}
+# Bytes of features that are centred and multiplied at a time: what a CPU's cache holds; on a GPU, what keeps it busy.
+CHUNK_BYTES = {"cpu": 2**21, "cuda": 2**28}
+# Up to this width a layer costs little: it is multiplied in its own precision, and a spread below rounding is looked
+# for in each feature by itself, not in all of them together.
+NARROW = 4096
 
 
 def check_choices(kernel: str, estimator: str, bandwidth: float = 1.0, sigma: float | None = None) -> None:
@@ -47,29 +52,48 @@ def _as_matrix(x: ArrayLike | torch.Tensor, name: str) -> torch.Tensor:
     return x
 
 
-def centered_gram(x: torch.Tensor) -> torch.Tensor:
-    """Compute X_c X_cᵀ, X_c being X less its mean row, in X's own precision.
+def centered_gram(x: torch.Tensor, *, bfloat16: bool = False) -> torch.Tensor:
+    """Compute X_c X_cᵀ, X_c being X less its mean row, some features at a time.
 
     HSIC does not change when features are centred, but its rounding does: with means 10⁴ times the spread, an
-    uncentred float32 Gram has no digit left. A spread below the rounding of the values themselves is none at
-    all, and gives zeros.
+    uncentred float32 Gram has no digit left. A spread below the rounding of the values themselves is none at all,
+    and gives zeros: the values can no longer tell images apart.
 
     Args:
-        x: Features, (n, p), floating point.
+        x: Features, (n, p); half-precision ones are computed in float32.
+        bfloat16: Whether to round centred features to bfloat16 for the product, where p > `NARROW`.
 
     Returns:
-        The Gram matrix, (n, n).
+        The Gram matrix, (n, n), float32 or float64.
 
     Example:
         >>> centered_gram(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
         tensor([[ 1., -1.],
                 [-1.,  1.]])
     """
-    mean = x.mean(0)
-    centered = x - mean
-    gram = centered @ centered.T
-    rounding = (8 * torch.finfo(x.dtype).eps) ** 2 * len(x) * mean.square().sum()
-    return torch.where(gram.diagonal().sum() <= rounding, torch.zeros_like(gram), gram)  # NaN stays NaN
+    dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+    eps, n, width = 8 * torch.finfo(dtype).eps, *x.shape
+    gram, level = x.new_zeros(n, n, dtype=dtype), x.new_zeros((), dtype=dtype)
+    step = max(1, CHUNK_BYTES.get(x.device.type, 2**26) // (n * 4))
+    for part in x.split(step, dim=1):
+        part = part.to(dtype)
+        mean = part.mean(0)
+        part = part - mean
+        if width <= NARROW:
+            part *= part.square().sum(0) > eps**2 * n * mean.square()
+        else:
+            level += mean.square().sum()
+        if bfloat16 and width > NARROW:
+            gram += _bfloat16_product(part.bfloat16())
+        else:
+            gram.addmm_(part, part.T)
+    return torch.where(gram.diagonal().sum() <= eps**2 * n * level, torch.zeros_like(gram), gram)  # NaN stays NaN
+
+
+def _bfloat16_product(x: torch.Tensor) -> torch.Tensor:
+    if x.device.type == "cuda":
+        return torch.mm(x, x.T, out_dtype=torch.float32)
+    return x @ x.T  # rounded to bfloat16 once for each chunk: not available otherwise on a CPU
 
 
 def rbf_from_gram(gram: torch.Tensor, *, bandwidth: float = 1.0, sigma: float | None = None) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""ResNet-18/34/50/101 for small images (He et al. 2016, https://arxiv.org/abs/1512.03385).
+"""ResNet-18/34/50/101 and Wide ResNet-50 for small images.
+
+He et al. 2016, https://arxiv.org/abs/1512.03385; Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146.
 
 The CIFAR form: a 3x3 stem of stride 1 and no max-pool, so that 32x32 images reach the four stages at 32, 16,
 8 and 4 pixels. Parameters have torchvision's names. Every activation is a module of its own, called once in a
@@ -100,17 +102,18 @@ class Bottleneck(nn.Module):
     """
 
     expansion = 4
+    widening = 1  # channels of the spatial layer, in units of width
 
     def __init__(self, in_channels: int, width: int, stride: int = 1, spatial: SpatialLayer = conv3x3) -> None:
         super().__init__()
-        out_channels = width * self.expansion
-        self.conv1 = conv(in_channels, width, 1)
-        self.bn1 = nn.BatchNorm2d(width)
+        inner, out_channels = width * self.widening, width * self.expansion
+        self.conv1 = conv(in_channels, inner, 1)
+        self.bn1 = nn.BatchNorm2d(inner)
         self.relu1 = nn.ReLU()
-        self.conv2 = spatial(width, stride)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = spatial(inner, stride)
+        self.bn2 = nn.BatchNorm2d(inner)
         self.relu2 = nn.ReLU()
-        self.conv3 = conv(width, out_channels, 1)
+        self.conv3 = conv(inner, out_channels, 1)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.downsample = _projection(in_channels, out_channels, stride)
         self.relu3 = nn.ReLU()
@@ -126,6 +129,18 @@ class Bottleneck(nn.Module):
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.relu2(self.bn2(self.conv2(x)))
         return self.relu3(self.bn3(self.conv3(x)) + shortcut)
+
+
+class WideBottleneck(Bottleneck):
+    """A bottleneck whose spatial layer has twice the channels; its output has as many as before.
+
+    Example:
+        >>> block = WideBottleneck(8, 4)
+        >>> block.conv2.weight.shape, block(torch.zeros(1, 8, 8, 8)).shape
+        (torch.Size([8, 8, 3, 3]), torch.Size([1, 16, 8, 8]))
+    """
+
+    widening = 2
 
 
 @torch.fx.wrap
@@ -145,7 +160,7 @@ class ResNet(nn.Module):
     """A residual network with a CIFAR stem, four stages, average pooling and a linear classifier.
 
     Args:
-        block: `BasicBlock` or `Bottleneck`.
+        block: `BasicBlock`, `Bottleneck` or `WideBottleneck`.
         depths: Number of blocks in each of the four stages; stage i has width 64 * 2**i.
         num_classes: Number of logits.
         in_channels: Channels of the images.
@@ -236,3 +251,13 @@ def resnet101(num_classes: int = 100, in_channels: int = 3, zero_init_residual: 
         23
     """
     return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, in_channels, zero_init_residual)
+
+
+def wide_resnet50(num_classes: int = 100, in_channels: int = 3, zero_init_residual: bool = False) -> ResNet:
+    """Wide ResNet-50-2 for small images: 67,031,460 parameters at 100 classes; arguments as in `ResNet`.
+
+    Example:
+        >>> wide_resnet50(num_classes=10).layer1[0].conv2.weight.shape
+        torch.Size([128, 128, 3, 3])
+    """
+    return ResNet(WideBottleneck, (3, 4, 6, 3), num_classes, in_channels, zero_init_residual)

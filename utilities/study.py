@@ -20,7 +20,7 @@ from utilities.loaders import Loader, make_loader
 from utilities.train import fit
 from utilities.trainer import Recipe, estimate_batch_norm
 from utilities.utils import PROJECT_ROOT, evaluate, write_whole
-from utilities.zoo import comparison_layers, create_model, preprocessing
+from utilities.zoo import comparison_layers, create_model, input_options
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Profile:
         recipe: How models are trained, the data set included.
         batch_size: Images in a batch of the comparison.
         n_images: Test images to compare on; None is all.
-        required_accuracy: What a CNN or hybrid and what a ViT must reach with these settings, or None.
+        required_accuracy: What a CNN or hybrid and what a ViT or Swin must reach with these settings, or None.
     """
 
     recipe: Recipe
@@ -59,8 +59,10 @@ PROFILES = {
 QUICK_TRAINING = {
     "resnet101": (12, 1e-3, 32),
     "resnet": (6, 1e-3, 32),
+    "wide_resnet": (6, 1e-3, 32),
     "lambda": (6, 2e-3, 32),
     "vit": (20, 2e-3, 64),
+    "swin": (30, 2e-3, 32),
 }
 # The study's ViT takes images of 224 pixels.
 LARGE_VIT = "vit_large_patch32_224"
@@ -134,24 +136,16 @@ class Study:
     @property
     def _usual_recipe(self) -> Recipe:
         """The profile's own training of this model."""
-        recipe = replace(PROFILES[self.profile].recipe, image_size=self._image_size)
+        recipe = replace(PROFILES[self.profile].recipe, image_size=input_options(self.model).get("image_size"))
         family = next((name for name in QUICK_TRAINING if self.model.startswith(name)), None)
         if self.profile == "quick" and family:
             epochs, rate, batch = QUICK_TRAINING[family]
             recipe = replace(recipe, epochs=epochs, learning_rate=rate, batch_size=batch)
         return recipe
 
-    @property
-    def _image_size(self) -> int | None:
-        """Pixels that a small ViT is built for, as its name says; None where the data set's own will do."""
-        return int(self.model.rpartition("_")[2]) if self.model.startswith("vit_tiny") else None
-
     def loader(self, split: str = "test", n_images: int | None = None) -> Loader:
         """Load images, shuffled once: all or some of ``test``, or one batch of ``train`` for batch norms."""
-        options = {"image_size": self._image_size}
-        if self.model.startswith(("timm/", "torchvision/")) or self.model == LARGE_VIT:
-            asked = preprocessing(self.model)
-            options = {"image_size": asked.input_size[-1], "mean": asked.mean, "std": asked.std}
+        options = input_options(self.model)
         data = load_dataset(self.dataset, split, n_images=n_images, seed=self.seed, **options)
         if split == "train" and len(data) > NORM_IMAGES:
             data = load_dataset(self.dataset, split, n_images=NORM_IMAGES, seed=self.seed, **options)
@@ -184,7 +178,7 @@ class Study:
         """
         required = PROFILES[self.profile].required_accuracy
         if required and self.recipe == self._usual_recipe.resolved(self.model):
-            needed = required["vit" in self.model]
+            needed = required["vit" in self.model or "swin" in self.model]
             assert accuracy >= needed, f"{self.model} reached {accuracy:.1%} on {self.dataset}, not {needed:.0%}"
 
     def similarity(self, model: nn.Module, weights: str, accuracy: float | None) -> Similarity:

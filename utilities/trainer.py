@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
 from utilities.loaders import Loader
-from utilities.utils import evaluate, resolve_device
+from utilities.utils import evaluate, has_fast_bfloat16, resolve_device
 
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -97,12 +97,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "float16" and device.type != "cuda":
         raise ValueError(f"float16 training needs a CUDA device, not {device.type}; use bfloat16 or float32")
     if precision == "auto":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 or newer
-        native = {
-            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-            "cpu": lambda: capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False),
-        }.get(device.type, lambda: False)
-        return torch.bfloat16 if native() else None
+        return torch.bfloat16 if has_fast_bfloat16(device) else None
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
 
 

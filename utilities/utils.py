@@ -64,6 +64,19 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     return resolved
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device multiplies bfloat16 matrices in hardware.
+
+    Example:
+        >>> has_fast_bfloat16(torch.device("mps"))
+        False
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 or newer
+    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def split_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Take images and labels out of what a loader yields: a tensor, a tuple, or a dictionary.
 

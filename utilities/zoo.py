@@ -19,10 +19,11 @@ import timm
 import torch
 import torchvision
 from timm.layers import LayerNorm2d
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from utilities import lambda_resnet, resnet, vit
+from utilities import lambda_resnet, resnet, swin, vit
 from utilities.checkpoints import load_checkpoint, read_checkpoint
 from utilities.lambda_layer import LambdaLayer
 
@@ -33,6 +34,7 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
         resnet.resnet34,
         resnet.resnet50,
         resnet.resnet101,
+        resnet.wide_resnet50,
         lambda_resnet.lambda_resnet26,
         lambda_resnet.lambda_resnet38,
         lambda_resnet.lambda_resnet50,
@@ -40,6 +42,7 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
         vit.vit_tiny_patch2_16,
         vit.vit_tiny_patch4_32,
         vit.vit_tiny_patch2_32,
+        swin.swin_tiny_patch2_16,
     )
 }
 _COMPARED = (
@@ -61,6 +64,7 @@ _COMPARED = (
 )
 _VIT_BLOCK = ["norm1", *(f"attn.{part}" for part in ("qkv", "q_norm", "k_norm", "proj"))]
 _VIT_BLOCK += ["norm2", "mlp.fc1", "mlp.act", "mlp.fc2"]
+_SWIN_BLOCK = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.act", "mlp.fc2"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,9 @@ def comparison_layers(model: nn.Module) -> list[str]:
     - **timm's VisionTransformer**: the patch embedding, for each block ``norm1, attn.qkv, attn.q_norm,
       attn.k_norm`` (queries and keys, also where these are identities), ``attn.proj, norm2, mlp.fc1, mlp.act,
       mlp.fc2``, then ``norm`` and ``head``.
+    - **timm's SwinTransformer**: the patch embedding and its norm, for each stage the norm and the linear layer that
+      merge its tokens (``downsample``, which is no shortcut here) and for each block ``norm1, attn.qkv, attn.proj,
+      norm2, mlp.fc1, mlp.act, mlp.fc2``, then ``norm``, ``head.global_pool`` and ``head.fc``.
     - **Every other model**: norms, activations, linear layers and pooling, and lambda layers as a whole. Left
       out are shortcuts (``downsample``) and what lies inside a lambda layer or ``nn.MultiheadAttention``. So a
       ResNet gives all batch norms after the convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
@@ -170,6 +177,8 @@ def comparison_layers(model: nn.Module) -> list[str]:
     """
     if isinstance(model, VisionTransformer):
         return _vit_layers(model)
+    if isinstance(model, SwinTransformer):
+        return _swin_layers(model)
     names, closed = [], ()
     for name, module in model.named_modules():
         if name.startswith(closed) or "downsample" in name.split("."):
@@ -214,6 +223,28 @@ def preprocessing(model: str | nn.Module) -> Preprocessing:
             "(utilities.datasets); for a library's model pass the name, 'timm/NAME' or 'torchvision/NAME'"
         )
     return Preprocessing(config["input_size"], config["mean"], config["std"], timm.data.create_transform(**config))
+
+
+def input_options(name: str) -> dict[str, Any]:
+    """Give the options of `utilities.datasets.load_dataset` that a model by name needs its images to have.
+
+    Args:
+        name: See `list_models`.
+
+    Returns:
+        Size, mean and standard deviation for the libraries' models and ViT-L/32, the size alone for the small
+        transformers, whose names end with it; nothing for models that take any size.
+
+    Example:
+        >>> input_options("vit_tiny_patch2_16"), input_options("resnet18"), input_options("torchvision/resnet18")
+        ({'image_size': 16}, {}, {'image_size': 224, 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})
+    """
+    if name.startswith(("vit_tiny", "swin_tiny")):
+        return {"image_size": int(name.rpartition("_")[2])}
+    if name.startswith(("timm/", "torchvision/")) or name == "vit_large_patch32_224":
+        asked = preprocessing(name)
+        return {"image_size": asked.input_size[-1], "mean": asked.mean, "std": asked.std}
+    return {}
 
 
 def check_name(name: str) -> None:
@@ -330,6 +361,17 @@ def _vit_layers(model: VisionTransformer) -> list[str]:
     known = dict(model.named_modules())
     fc_norm = [] if isinstance(model.fc_norm, nn.Identity) else ["fc_norm"]
     return [name for name in ["patch_embed.proj", *blocks, "norm", *fc_norm, "head"] if name in known]
+
+
+def _swin_layers(model: SwinTransformer) -> list[str]:
+    """Name the layers of a timm SwinTransformer."""
+    names = ["patch_embed.proj", "patch_embed.norm"]
+    for index, stage in enumerate(model.layers):
+        parts = ["downsample.norm", "downsample.reduction"]
+        parts += [f"blocks.{block}.{part}" for block in range(len(stage.blocks)) for part in _SWIN_BLOCK]
+        names += [f"layers.{index}.{part}" for part in parts]
+    known = dict(model.named_modules())
+    return [name for name in [*names, "norm", "head.global_pool", "head.fc"] if name in known]
 
 
 def _torchvision_names() -> list[str]:

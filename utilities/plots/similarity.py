@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from utilities.compare import Similarity
+from utilities.similarity import Similarity
 
 MISSING = "0.75"  # the grey of a layer without variance
 MAX_LABELS = 24
@@ -159,15 +159,14 @@ def plot_similarity(
         (0.0, 1.0)
         >>> plt.close(figure)
     """
+    facts = result.provenance
     panels = [("", result.matrix, vmin, vmax, cmap, result.provenance.get("measure", "similarity"))]
     if spread and result.replicates is not None:
         deviation = result.replicates.std(0, ddof=1)
         top = max(0.01, float(np.nanmax(deviation, initial=0)))
-        panels.append(
-            (f"spread over {len(result.replicates)} models", deviation, 0.0, top, "mako", "standard deviation")
-        )
+        what = f"spread over {len(result.replicates)} {facts.get('replicates_of', 'models')}"
+        panels.append((what, deviation, 0.0, top, "mako", "standard deviation"))
     figure = plt.figure(figsize=(0.6 + 5.0 * len(panels), 5.2), layout="constrained")
-    facts = result.provenance
     names = dict.fromkeys(str(facts[k]) for k in ("model", "model1", "model2") if facts.get(k))
     heading = title or (names and (facts.get("model") or " x ".join(names))) or "similarity of layers"
     axes = np.ravel(figure.subplots(1, len(panels)))

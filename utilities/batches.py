@@ -1,0 +1,195 @@
+"""Batches for two models: paired, cut to the same images, shared among processes, shuffled anew."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from utilities.utils import split_batch
+
+Pair = tuple[int, torch.Tensor, torch.Tensor]
+
+
+def length(loader: Any) -> int | None:
+    """Give the number of batches, or None where it is not known.
+
+    Example:
+        >>> length([1, 2]), length(iter([1, 2]))
+        (2, None)
+    """
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def check_loaders(loader: Iterable[Any], loader2: Iterable[Any] | None, needed: int) -> None:
+    """Refuse loaders that cannot give a batch of ``needed`` images; warn of two that differ in length.
+
+    Raises:
+        ValueError: Before anything is read.
+
+    Example:
+        >>> check_loaders(DataLoader(range(100), batch_size=2), None, needed=4)
+        Traceback (most recent call last):
+        ValueError: the loader's batches hold 2 images; 4 or more are needed
+    """
+    for one in (loader, loader2):
+        size, images = getattr(one, "batch_size", None), length(getattr(one, "dataset", None))
+        if size is not None and size < needed:
+            raise ValueError(f"the loader's batches hold {size} images; {needed} or more are needed")
+        if images is not None and images < needed:
+            raise ValueError(f"the loader has {images} images; {needed} or more are needed")
+    lengths = length(loader), length(loader2)
+    if None not in lengths and lengths[0] != lengths[1]:
+        warnings.warn(
+            f"the loaders have {lengths[0]} and {lengths[1]} batches: pairs are cut to the shorter", stacklevel=3
+        )
+
+
+def paired_batches(
+    loader: Iterable[Any], loader2: Iterable[Any] | None, needed: int, indices: Collection[int] | None = None
+) -> Iterator[Pair]:
+    """Yield (index of the batch, images for model 1, images for model 2).
+
+    Args:
+        loader: Yields batches that `utilities.utils.split_batch` understands.
+        loader2: The images of model 2; by default the same.
+        needed: Least number of images in a batch; smaller ones are left out, with a warning at the end.
+        indices: Only these batches; of a ``DataLoader`` the others are not even read.
+
+    Raises:
+        ValueError: If two paired batches differ in size and are not the last ones.
+
+    Example:
+        >>> [(index, len(images)) for index, images, _ in paired_batches(torch.zeros(8, 3).split(4), None, 4)]
+        [(0, 4), (1, 4)]
+    """
+    left_out, cut, differing = 0, 0, ""
+    for index, batch1, batch2 in _chosen(loader, loader2, indices):
+        images1, images2 = split_batch(batch1)[0], split_batch(batch2)[0]
+        if cut:
+            raise ValueError(f"{differing}; from here on no image would meet its partner: use one batch_size")
+        size = min(len(images1), len(images2))
+        cut = max(len(images1), len(images2)) - size
+        differing = f"paired batches differ in size: {len(images1)} and {len(images2)} images"
+        if size < needed:
+            left_out += size
+            continue
+        yield index, images1[:size], images2[:size]
+    if cut:
+        warnings.warn(f"{differing}; {cut} at the end have no partner and were left out", stacklevel=3)
+    if left_out:
+        warnings.warn(f"{left_out} images left out: they came in batches of fewer than {needed}", stacklevel=3)
+
+
+def _chosen(
+    loader: Iterable[Any], loader2: Iterable[Any] | None, indices: Collection[int] | None
+) -> Iterator[tuple[int, Any, Any]]:
+    if indices is not None:
+        loader, loader2 = (_subset(one, indices) for one in (loader, loader2))
+    pairs = ((b, b) for b in loader) if loader2 is None else zip(loader, loader2, strict=False)
+    places = iter(indices) if indices is not None else iter(range(2**63))
+    for place, (one, two) in zip(places, pairs, strict=False):
+        yield place, one, two
+
+
+def _subset(loader: Any, indices: Collection[int]) -> Any:
+    """The batches with these indices, in this order; of a DataLoader nothing else is read."""
+    if loader is None:
+        return None
+    if isinstance(loader, DataLoader) and loader.batch_sampler is not None:
+        batches = list(loader.batch_sampler)
+        return _with_batches(loader, [batches[i] for i in indices])
+    wanted = set(indices)
+    return (batch for i, batch in enumerate(loader) if i in wanted)
+
+
+def _with_batches(loader: DataLoader, batches: list[list[int]]) -> DataLoader:
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+    )
+
+
+def batch_indices(loader: Any) -> list[list[int]]:
+    """List which images of its data set each batch of a loader holds.
+
+    Raises:
+        ValueError: If the loader cannot tell, or serves another order each time: then work can be neither shared
+            among processes nor gone on with.
+
+    Example:
+        >>> batch_indices(DataLoader(range(5), batch_size=2))
+        [[0, 1], [2, 3], [4]]
+    """
+    sampler = getattr(loader, "batch_sampler", None)
+    if sampler is None or getattr(loader, "augment", None):
+        raise ValueError(
+            "the loader cannot say which images its batches hold; use a DataLoader of a map-style data set without "
+            "augmentation, as utilities.loaders.make_loader makes"
+        )
+    batches = [list(map(int, batch)) for batch in sampler]
+    if batches != [list(map(int, batch)) for batch in sampler]:
+        raise ValueError("the loader serves another order each time; use utilities.loaders.make_loader(shuffle='once')")
+    return batches
+
+
+def reshuffled(loader: Any, seed: int) -> DataLoader:
+    """Make a loader of the same images in another order, in batches of the same sizes.
+
+    Args:
+        loader: A torch ``DataLoader`` of a map-style data set.
+        seed: Of the order.
+
+    Raises:
+        ValueError: If the loader is of another kind.
+
+    Example:
+        >>> [batch.tolist() for batch in reshuffled(DataLoader(range(5), batch_size=3), seed=0)]
+        [[2, 4, 3], [0, 1]]
+    """
+    sampler = getattr(loader, "batch_sampler", None)
+    if sampler is None or getattr(loader, "augment", None):
+        raise ValueError(
+            f"cannot shuffle a {type(loader).__name__} anew; repeats need a DataLoader of a map-style data set "
+            "without augmentation, as utilities.loaders.make_loader makes"
+        )
+    batches = list(sampler)
+    images = [i for batch in batches for i in batch]
+    order = np.random.default_rng(seed).permutation(len(images))
+    ends = np.cumsum([len(batch) for batch in batches])
+    return _with_batches(loader, [[images[i] for i in part] for part in np.split(order, ends[:-1])])
+
+
+def prefetched(pairs: Iterator[Pair], device: torch.device) -> Iterator[Pair]:
+    """Copy the next batch to a CUDA device while this one is computed; elsewhere do nothing.
+
+    Example:
+        >>> list(prefetched(iter([(0, 1, 2)]), torch.device("cpu")))
+        [(0, 1, 2)]
+    """
+    if device.type != "cuda":
+        yield from pairs
+        return
+    stream, ready = torch.cuda.Stream(device), None
+    for index, *images in pairs:
+        same = images[0] is images[1]
+        with torch.cuda.stream(stream):
+            moved = [x.pin_memory().to(device, non_blocking=True) for x in (images[:1] if same else images)]
+        if ready is not None:
+            yield ready
+        torch.cuda.current_stream(device).wait_stream(stream)
+        for x in moved:
+            x.record_stream(torch.cuda.current_stream(device))
+        ready = (index, moved[0], moved[-1])
+    if ready is not None:
+        yield ready

@@ -1,0 +1,370 @@
+"""One pass of two models over the data: features in the hook, Gram matrices per batch, one product for all pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from utilities.hooks import Layers, Recorder, select_layers
+from utilities.measures import MEASURES, centered
+from utilities.metrics import MIN_IMAGES, Estimator, Kernel, center, check_choices, rbf_from_gram
+from utilities.precision import PRECISIONS, Precision, choose_precision
+from utilities.streaming import Side, Sums
+from utilities.views import View, check_view, make_view
+
+# A prime: a dimension that is not the batch (tokens, time) is no multiple of it, and so is not taken for images.
+PROBE_IMAGES = 7
+POWER_STEPS = 12
+CONFOUNDER = "(confounder)"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How two models are compared, see `utilities.compare.compare`.
+
+    Raises:
+        ValueError: For a choice that does not exist, or that does not go with another.
+
+    Example:
+        >>> Options(measure="ckas")
+        Traceback (most recent call last):
+        ValueError: measure 'ckas' is not known; choose from cka, procrustes, cca, ...
+    """
+
+    measure: str = "cka"
+    kernel: Kernel = "linear"
+    estimator: Estimator = "debiased"
+    bandwidth: float = 1.0
+    sigma: float | None = None
+    view1: View = "flatten"
+    view2: View = "flatten"
+    precision: str = "auto"
+    confounder: str | Callable[[torch.Tensor], torch.Tensor] | None = None
+    remove_top_pc: int = 0
+    permutations: int = 0
+    per_batch: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.measure != "cka" and self.measure not in MEASURES:
+            raise ValueError(f"measure {self.measure!r} is not known; choose from cka, {', '.join(MEASURES)}")
+        check_choices(self.kernel, self.estimator, self.bandwidth, self.sigma)
+        for view in (self.view1, self.view2):
+            check_view(view)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r} is not known; choose from {', '.join(PRECISIONS)}")
+        for name in ("remove_top_pc", "permutations"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} should be 0 or more, not {getattr(self, name)}")
+        if self.confounder not in (None, "input") and not callable(self.confounder):
+            raise ValueError(f"confounder should be 'input' or a function of the images, not {self.confounder!r}")
+        changed = [name for name in ("confounder", "remove_top_pc", "permutations") if getattr(self, name)]
+        if self.measure != "cka" and changed:
+            raise ValueError(f"{', '.join(changed)} goes with measure='cka' only, not with {self.measure!r}")
+
+    @property
+    def min_images(self) -> int:
+        """How many images a batch needs."""
+        return MIN_IMAGES[self.estimator] if self.measure == "cka" else MIN_IMAGES["debiased"]
+
+    def facts(self, batch_size: int) -> dict[str, Any]:
+        """Give what a result's provenance says of them."""
+        facts: dict[str, Any] = {"batch_size": batch_size}
+        if self.measure == "cka":
+            facts |= {"measure": f"{self.kernel} CKA", "estimator": self.estimator}
+            facts |= {"bandwidth": self.bandwidth, "sigma": self.sigma} if self.kernel == "rbf" else {}
+        else:
+            facts |= {"measure": MEASURES[self.measure].title}
+        for name in ("view1", "view2", "confounder"):
+            value = getattr(self, name)
+            if value not in ("flatten", None):
+                facts[name] = getattr(value, "__name__", str(value))
+        for name in ("remove_top_pc", "permutations"):
+            facts |= {name: getattr(self, name)} if getattr(self, name) else {}
+        return facts
+
+
+def is_leaf(name: str, module: nn.Module) -> bool:
+    """Tell whether a module holds no other: the layers that `compare` takes when none are named.
+
+    Example:
+        >>> is_leaf("fc", nn.Linear(1, 1)), is_leaf("body", nn.Sequential(nn.ReLU()))
+        (True, False)
+    """
+    return next(module.children(), None) is None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer's batch: the centred Gram matrix, or for other measures than CKA the centred features in float64."""
+
+    value: torch.Tensor
+    width: int
+
+
+class Comparison:
+    """Two models, to which batches are shown; `sums` holds all that is kept of them.
+
+    Args:
+        model1: Gives the rows.
+        model2: Gives the columns; may be ``model1``.
+        layers1: See `utilities.hooks.select_layers`; None takes every layer without children that runs.
+        layers2: The same for ``model2``; None takes ``layers1`` if both models are one object.
+        options: See `Options`.
+        devices: Where each model runs, now on.
+        paired: Whether each model gets images of its own.
+    """
+
+    def __init__(
+        self,
+        model1: nn.Module,
+        model2: nn.Module,
+        layers1: Layers | None,
+        layers2: Layers | None,
+        options: Options,
+        devices: Sequence[torch.device],
+        paired: bool,
+    ) -> None:
+        self.options, self.devices = options, devices
+        self.one_pass = model1 is model2 and not paired and options.view1 == options.view2
+        if options.confounder is not None and paired:
+            raise ValueError("a confounder needs both models to see the same images: leave loader2 out")
+        layers2 = layers1 if layers2 is None and model1 is model2 else layers2
+        strict = layers1 is not None, layers2 is not None
+        names = [select_layers(m, is_leaf if a is None else a) for m, a in ((model1, layers1), (model2, layers2))]
+        self.wanted = [set(n) for n in names]
+        self.precisions = [
+            choose_precision(options.precision, m, d) for m, d in zip((model1, model2), devices, strict=True)
+        ]
+        if self.one_pass:
+            self.recorders = [self._recorder(0, model1, {*names[0], *names[1]}, all(strict))]
+        else:
+            self.recorders = [self._recorder(i, m, names[i], strict[i]) for i, m in enumerate((model1, model2))]
+        self.sums = Sums(confounded=options.confounder is not None, per_batch={} if options.per_batch else None)
+        self._probed, self.finished = False, set()
+        self.batch_size = 0  # of the first batch: tells an image's place from its batch's
+
+    def _recorder(self, which: int, model: nn.Module, names: Any, strict: bool) -> Recorder:
+        view = make_view((self.options.view1, self.options.view2)[which], model)
+        precision = self.precisions[which]
+        keep = _gram_layer if self.options.measure == "cka" else _feature_layer
+        return Recorder(model, names, transform=lambda value: keep(view(value), precision), strict=strict)
+
+    def add(self, index: int, images1: torch.Tensor, images2: torch.Tensor) -> None:
+        """Run both models on a batch and add what comes out to the sums.
+
+        Raises:
+            ValueError: For a layer that does not run, has no row for each image, is not finite, or that the measure
+                is meaningless for.
+        """
+        inputs = [images1] if self.one_pass else [images1, images2]
+        if not self._probed:
+            self._run([images[:PROBE_IMAGES] for images in inputs])
+            self._probed, self.batch_size = True, self.batch_size or len(images1)
+        recorded = self._run(inputs)
+        recorded = [self._chosen(recorded[0], 0), self._chosen(recorded[-1], 1)]
+        if self.options.confounder is not None:
+            extra = self._confounder(images1)
+            recorded = [{**layers, CONFOUNDER: extra} for layers in recorded]
+        step = self._add_grams if self.options.measure == "cka" else self._add_measures
+        step(index, len(images1), recorded)
+
+    def _run(self, inputs: list[torch.Tensor]) -> list[dict[str, _Layer]]:
+        recorded = []
+        for recorder, precision, device, images in zip(
+            self.recorders, self.precisions, self.devices, inputs, strict=False
+        ):
+            with precision.running(device), recorder:
+                recorder.model(precision.prepare(images, device))
+            recorded.append(recorder.activations)
+        return recorded
+
+    def _chosen(self, layers: dict[str, _Layer], which: int) -> dict[str, _Layer]:
+        return {name: layer for name, layer in layers.items() if name.partition("#")[0] in self.wanted[which]}
+
+    def _confounder(self, images: torch.Tensor) -> _Layer:
+        asked = self.options.confounder
+        features = images if asked == "input" else asked(images)
+        if not isinstance(features, torch.Tensor) or features.shape[0] != len(images):
+            raise ValueError(
+                f"the confounder should give one row for each of {len(images)} images, not {type(features)}"
+            )
+        return _gram_layer(features.to(self.devices[0]).flatten(1), self.precisions[0])
+
+    def _add_grams(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
+        names, stacks = self._stacks(recorded)
+        self._note(index, n, recorded, stacks)
+        if self.options.remove_top_pc:
+            stacks = _apply(stacks, lambda s: without_top_components(s, self.options.remove_top_pc))
+        if self.options.kernel == "rbf":
+            width = {"bandwidth": self.options.bandwidth, "sigma": self.options.sigma}
+            stacks = _apply(stacks, lambda s: torch.stack([rbf_from_gram(gram, **width) for gram in s]))
+        rows, columns = _apply(stacks, lambda s: half_vectors(center(s, self.options.estimator)))
+        cross = (rows @ columns.to(rows.device).T).double()
+        if columns is rows:  # the diagonal of a self-comparison is 1 to the last digit
+            own = cross.diagonal(), cross.diagonal()
+        else:
+            own = tuple(side.square().sum(1).to(rows.device).double() for side in (rows, columns))
+        terms = [cross, *own]
+        if rows.device.type == "cpu" or index % 50 == 0:  # elsewhere looking means waiting for the device
+            _refuse_non_finite(names, terms[1:])
+        self.sums.add(index, n, terms, self._permuted(index, n, rows, columns.to(rows.device)))
+
+    def _stacks(self, recorded: list[dict[str, _Layer]]) -> tuple[list[list[str]], list[torch.Tensor]]:
+        exact = self.options.kernel == "rbf" or self.options.remove_top_pc or self.precisions[0].gram == "native"
+        names = [list(layers) for layers in recorded]
+
+        def stack(layers: dict[str, _Layer]) -> torch.Tensor:
+            grams = torch.stack([layer.value for layer in layers.values()])
+            if grams.device.type == "mps":
+                grams = grams.cpu()  # it has no float64
+            return grams.double() if exact else grams
+
+        first = stack(recorded[0])
+        return names, [first, first if self.one_pass and names[0] == names[1] else stack(recorded[1])]
+
+    def _permuted(self, index: int, n: int, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
+        """Cross terms with the images of the columns' side in other orders, which depend on the batch alone."""
+        if not self.options.permutations:
+            return None
+        generator = np.random.default_rng([self.options.seed, index])
+        place = _places(n).to(columns.device)
+        rows, columns = rows.float(), columns.float()
+        swapped = len(rows) < len(columns)  # permute the side that is smaller; the inverse order does the same
+        fixed, moved = (columns, rows) if swapped else (rows, columns)
+        null = rows.new_empty(self.options.permutations, len(rows), len(columns))
+        row, column = torch.triu_indices(n, n, device=columns.device)
+        for k in range(self.options.permutations):
+            order = torch.from_numpy(generator.permutation(n)).to(columns.device)
+            product = fixed @ moved[:, place[order[row], order[column]]].T
+            null[k] = product.T if swapped else product
+        return null.double()
+
+    def _add_measures(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
+        measure = MEASURES[self.options.measure]
+        for layers, side in zip(recorded, ("row", "column"), strict=True):
+            for name, layer in layers.items():
+                reason = measure.check(n, layer.width, side)
+                if reason:
+                    raise ValueError(f"layer {name!r}: {reason}")
+        self._note(index, n, recorded, [_self_products(layers) for layers in recorded])
+        rows = [measure.prepare_row(layer.value) for layer in recorded[0].values()]
+        columns = [measure.prepare_column(layer.value) for layer in recorded[1].values()]
+        values = measure.pairs(rows, columns).double()
+        ones = values.new_ones(1)
+        self.sums.add(index, n, [n * values, (n * ones).expand(len(rows)), (n * ones).expand(len(columns))])
+
+    def _note(self, index: int, n: int, recorded: list[dict[str, _Layer]], stacks: list[torch.Tensor]) -> None:
+        """Keep widths, first components and dominant images."""
+        sides = []
+        for layers, stack in zip(recorded, stacks, strict=True):
+            names = [name for name in layers if name != CONFOUNDER]
+            grams = stack[: len(names)]
+            diagonal = grams.diagonal(dim1=1, dim2=2)
+            largest = diagonal.max(1)
+            trace = diagonal.sum(1).clamp(min=torch.finfo(diagonal.dtype).tiny)
+            places = largest.indices + index * self.batch_size
+            widths = [layers[name].width for name in names]
+            sides.append(Side(names, widths, n * first_component(grams).double(), largest.values / trace, places))
+        if self.sums.sides is None:
+            self.sums.sides = tuple(sides)
+        else:
+            for mine, new in zip(self.sums.sides, sides, strict=True):
+                mine.merge(new)
+
+
+def _gram_layer(features: torch.Tensor, precision: Precision) -> _Layer:
+    return _Layer(precision.gram_of(features), features.shape[1])
+
+
+def _feature_layer(features: torch.Tensor, precision: Precision) -> _Layer:
+    return _Layer(centered(features.detach().cpu().double()), features.shape[1])
+
+
+def _self_products(layers: dict[str, _Layer]) -> torch.Tensor:
+    return torch.stack([layer.value @ layer.value.T for layer in layers.values()])
+
+
+def _apply(stacks: list[torch.Tensor], function: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+    """Apply to both sides, once if they are one."""
+    first = function(stacks[0])
+    return [first, first if stacks[1] is stacks[0] else function(stacks[1])]
+
+
+def half_vectors(stack: torch.Tensor) -> torch.Tensor:
+    """Turn symmetric matrices into vectors with the same inner products, half as long: the diagonal, √2 x the rest.
+
+    Example:
+        >>> half_vectors(torch.tensor([[[1.0, 2.0], [2.0, 3.0]]])).square().sum().round()
+        tensor(18.)
+    """
+    n = stack.shape[-1]
+    row, column = torch.triu_indices(n, n, device=stack.device)
+    weights = torch.where(row == column, 1.0, 2**0.5).to(stack)
+    return stack.flatten(1)[:, row * n + column] * weights
+
+
+def _places(n: int) -> torch.Tensor:
+    """(n, n): where `half_vectors` puts each entry."""
+    place = torch.empty(n, n, dtype=torch.long)
+    row, column = torch.triu_indices(n, n)
+    place[row, column] = place[column, row] = torch.arange(len(row))
+    return place
+
+
+def first_component(grams: torch.Tensor) -> torch.Tensor:
+    """Estimate the share of the largest eigenvalue in the trace by power iteration, a bound from below.
+
+    Args:
+        grams: (layers, n, n), positive semi-definite.
+
+    Returns:
+        (layers,), 0 where the trace is 0.
+
+    Example:
+        >>> first_component(torch.diag(torch.tensor([3.0, 1.0]))[None]).round(decimals=4)
+        tensor([0.7500])
+    """
+    diagonal = grams.diagonal(dim1=1, dim2=2)
+    trace = diagonal.sum(1).clamp(min=torch.finfo(grams.dtype).tiny)
+    vector = grams.gather(2, diagonal.argmax(1)[:, None, None].expand(-1, grams.shape[1], 1))
+    for _ in range(POWER_STEPS):
+        vector = nn.functional.normalize(vector, dim=1, eps=1e-30)
+        product = grams @ vector
+        value = (vector * product).sum((1, 2))
+        vector = product
+    return value / trace
+
+
+def without_top_components(grams: torch.Tensor, k: int) -> torch.Tensor:
+    """Take the k leading principal components out of centred Gram matrices, as Nguyen et al. 2022 do.
+
+    https://arxiv.org/abs/2202.07184; here they are the components within a batch.
+
+    Args:
+        grams: (layers, n, n), float64, centred.
+        k: How many.
+
+    Example:
+        >>> without_top_components(torch.diag(torch.tensor([3.0, 1.0]))[None], 1)
+        tensor([[[0., 0.],
+                 [0., 1.]]])
+    """
+    values, vectors = torch.linalg.eigh(grams)
+    rest = vectors[..., : values.shape[-1] - k]
+    return (rest * values[..., None, : values.shape[-1] - k]) @ rest.mT
+
+
+def _refuse_non_finite(names: Sequence[list[str]], own: Sequence[torch.Tensor]) -> None:
+    for layers, squares in zip(names, own, strict=True):
+        bad = [name for name, finite in zip(layers, squares.isfinite().tolist(), strict=True) if not finite]
+        if bad:
+            raise ValueError(
+                f"layer {bad[0]!r} gives NaN or infinite features, as do {len(bad) - 1} more; an untrained "
+                "model with fresh batch-norm statistics overflows: first call utilities.trainer.estimate_batch_norm"
+            )

@@ -1,0 +1,137 @@
+"""Unfinished comparisons on disk, so that a killed run goes on, with any number of processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from utilities.streaming import Side, Sums
+from utilities.utils import write_whole
+
+SECONDS_BETWEEN = 60.0
+
+
+def fingerprint(models: list[nn.Module], facts: Any) -> str:
+    """Tell one comparison from another: by the models' values, the images of each batch and the options.
+
+    Args:
+        models: Their parameters and buffers count.
+        facts: Anything whose ``repr`` says what else the sums depend on.
+
+    Example:
+        >>> fingerprint([nn.Identity()], 1) == fingerprint([nn.Identity()], 2)
+        False
+    """
+    digest = hashlib.sha256(repr(facts).encode())
+    for model in models:
+        for name, value in model.state_dict().items():
+            value = value.detach().double().flatten()
+            weights = torch.arange(1, len(value) + 1, device=value.device, dtype=value.dtype).sqrt()
+            digest.update(f"{name} {value.sum().item():.12e} {(value * weights).sum().item():.12e}".encode())
+    return digest.hexdigest()
+
+
+class PartialSums:
+    """The files of one comparison, one for each process, ``BASE.partial0.npz`` and so on.
+
+    Args:
+        base: Path of the files, less their ending.
+        key: See `fingerprint`: sums of another comparison are refused.
+        rank: This process's number.
+    """
+
+    def __init__(self, base: str | Path, key: str, rank: int = 0) -> None:
+        self.base, self.key, self.rank = Path(base), key, rank
+        self._saved = time.monotonic()
+
+    def _path(self, rank: int) -> Path:
+        return self.base.with_name(f"{self.base.name}.partial{rank}.npz")
+
+    def paths(self) -> list[Path]:
+        """List the files there are, of all processes of an earlier run."""
+        return sorted(self.base.parent.glob(f"{self.base.name}.partial*.npz"))
+
+    def load(self) -> Sums | None:
+        """Merge what an earlier run left; None where there is nothing.
+
+        Raises:
+            ValueError: If a file is damaged or belongs to another comparison.
+        """
+        loaded = sorted((self._read(path) for path in self.paths()), key=lambda sums: -len(sums.done))
+        if not loaded:
+            return None
+        whole = loaded[0]
+        for sums in loaded[1:]:
+            if not sums.done <= whole.done:  # a run that was killed while it merged leaves some twice
+                whole.merge(sums)
+        return whole
+
+    def _read(self, path: Path) -> Sums:
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                meta, arrays = json.loads(str(content["meta"])), {k: content[k] for k in content.files}
+        except Exception as error:  # numpy and zipfile raise a dozen types for a damaged file
+            raise ValueError(f"{path} is damaged ({error}); delete it to start again") from error
+        if meta["key"] != self.key:
+            raise ValueError(f"{path} belongs to another comparison; delete it, or write the result elsewhere")
+        return _from_arrays(meta, {name: torch.from_numpy(a) for name, a in arrays.items() if name != "meta"})
+
+    def save(self, sums: Sums) -> None:
+        """Write this process's sums, whole or not at all."""
+        meta, arrays = _to_arrays(sums.cpu())
+        text = np.array(json.dumps({**meta, "key": self.key}))
+        write_whole(self._path(self.rank), lambda path: np.savez(path, meta=text, **arrays))
+        self._saved = time.monotonic()
+
+    def save_now_and_then(self, sums: Sums) -> None:
+        """Write them if the last time is a while ago."""
+        if time.monotonic() - self._saved >= SECONDS_BETWEEN:
+            self.save(sums)
+
+    def remove(self, keep_own: bool = False) -> None:
+        """Delete the files, of all processes."""
+        for path in self.paths():
+            if not (keep_own and path == self._path(self.rank)):
+                path.unlink(missing_ok=True)
+
+
+def _to_arrays(sums: Sums) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    arrays = {f"block {key} {i}": block[i].numpy() for key, block in sums.blocks.items() for i in range(3)}
+    arrays |= {
+        f"batch {key} {i}": x.numpy() for key, terms in (sums.per_batch or {}).items() for i, x in enumerate(terms)
+    }
+    if sums.null is not None:
+        arrays["null"] = sums.null.numpy()
+    for which, side in enumerate(sums.sides or ()):
+        arrays |= {f"side {which} {name}": getattr(side, name).numpy() for name in ("first", "share", "image")}
+    meta = {name: getattr(sums, name) for name in ("confounded", "stride", "n", "largest")}
+    meta |= {"done": sorted(sums.done), "counts": {key: block[3] for key, block in sums.blocks.items()}}
+    meta |= {"sides": [[s.names, s.widths] for s in sums.sides or ()], "batches": sorted(sums.per_batch or [])}
+    return {**meta, "per_batch": sums.per_batch is not None}, arrays
+
+
+def _from_arrays(meta: dict[str, Any], arrays: dict[str, torch.Tensor]) -> Sums:
+    blocks = {int(k): [arrays[f"block {k} {i}"] for i in range(3)] + [count] for k, count in meta["counts"].items()}
+    batches = {k: [arrays[f"batch {k} {i}"] for i in range(3)] for k in meta["batches"]}
+    sides = [
+        Side(*names_widths, *(arrays[f"side {which} {name}"] for name in ("first", "share", "image")))
+        for which, names_widths in enumerate(meta["sides"])
+    ]
+    return Sums(
+        confounded=meta["confounded"],
+        stride=meta["stride"],
+        blocks=blocks,
+        null=arrays.get("null"),
+        per_batch=batches if meta["per_batch"] else None,
+        done=set(meta["done"]),
+        n=meta["n"],
+        largest=meta["largest"],
+        sides=tuple(sides) if sides else None,
+    )

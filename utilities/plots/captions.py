@@ -1,0 +1,121 @@
+"""What figures of several results say in words: titles, captions, names of layers, colour bars."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+
+from utilities.plots.similarity import caption
+from utilities.similarity import Similarity
+
+
+def basis(results: Sequence[Similarity]) -> str:
+    """Say what results were made from but for the models, once if it is the same for all of them.
+
+    Args:
+        results: One or more.
+
+    Example:
+        >>> one, two = (Similarity(np.eye(1), ["a"], ["a"], n) for n in (10, 20))
+        >>> basis([one, one]), basis([one, two, one])
+        ('n = 10 images.', 'Results 1, 3: n = 10 images. Result 2: n = 20 images.')
+    """
+    groups: dict[str, list[str]] = {}
+    for number, result in enumerate(results, 1):
+        facts = {k: v for k, v in result.provenance.items() if not k.startswith(("model", "weights", "accuracy"))}
+        bare = dataclasses.replace(result, matrix=np.full_like(result.matrix, np.nan), provenance=facts)
+        groups.setdefault(caption(bare), []).append(str(number))
+    if len(groups) == 1:
+        return next(iter(groups))
+    return " ".join(f"Result{'s' * (len(n) > 1)} {', '.join(n)}: {text}" for text, n in groups.items())
+
+
+def heading(result: Similarity, missing: str = "similarity of layers") -> str:
+    r"""Name the models of a result, with weights and accuracy on lines of their own.
+
+    Args:
+        result: Facts that its provenance does not hold are left out.
+        missing: What to say if there is no model's name.
+
+    Example:
+        >>> facts = {"model1": "resnet18", "weights1": "untrained", "model2": "vit", "accuracy2": 0.9}
+        >>> heading(Similarity(np.eye(1), ["a"], ["b"], 10, provenance=facts)).split("\n")
+        ['resnet18 x vit', 'rows: untrained', 'columns: accuracy 90.0%']
+    """
+    facts = result.provenance
+    lines = [" x ".join(name for name in model_names(result) if name)] if not facts.get("model") else [facts["model"]]
+    for which, side in (("", ""), ("1", "rows: "), ("2", "columns: ")):
+        accuracy = facts.get(f"accuracy{which}")
+        parts = [facts.get(f"weights{which}"), None if accuracy is None else f"accuracy {100 * accuracy:.1f}%"]
+        text = ", ".join(part for part in parts if part)
+        lines.append(side + text if text else "")
+    return "\n".join(line for line in lines if line) or missing
+
+
+def model_names(result: Similarity) -> tuple[str, str]:
+    """Give the names of the models of the rows and of the columns; empty where they are not known."""
+    facts = result.provenance
+    return facts.get("model1") or facts.get("model", ""), facts.get("model2") or facts.get("model", "")
+
+
+def titles_of(results: Sequence[Similarity], titles: Sequence[str] | None) -> tuple[list[str], str]:
+    """Give a title for each result, and a sentence on the models where the titles given do not name them.
+
+    Raises:
+        ValueError: If there is no result, or another number of titles.
+    """
+    if not results:
+        raise ValueError("there are no results to draw")
+    if titles is None:
+        return [heading(result, f"result {i}") for i, result in enumerate(results, 1)], ""
+    if len(titles) != len(results):
+        raise ValueError(f"there are {len(results)} results, but {len(titles)} titles")
+    models = [heading(result, "").replace("\n", ", ") for result in results]
+    return list(titles), "".join(f"{t}: {m}. " for t, m in zip(titles, models, strict=True) if m)
+
+
+def write_caption(figure: Figure, text: str) -> None:
+    """Write a caption below a figure, in lines as long as the figure is wide; the figure grows to hold it."""
+    text = wrap(text, 0.97 * figure.get_figwidth())
+    figure.supxlabel(text, fontsize=7, x=0.02, ha="left")
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.12 * len(text.splitlines()))
+
+
+def name_layers(axis: Axis, layers: Sequence[str], inches: float, places: Sequence[float] | None = None) -> None:
+    """Name as many layers along an axis as there is room for, counted back from the last one."""
+    step = -(-len(layers) // max(2, int(inches * 72 / 8)))
+    ticks = range(len(layers) - 1, -1, -step)[::-1]
+    axis.set_ticks([i if places is None else places[i] for i in ticks], [layers[i] for i in ticks], fontsize=6)
+
+
+def measure_of(results: Sequence[Similarity]) -> str:
+    """Name the measure, or the measures, of results."""
+    return " / ".join(dict.fromkeys(str(r.provenance.get("measure", "similarity")) for r in results))
+
+
+def extremes(matrices: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Give the least and the largest finite value, NaN where there is none."""
+    values = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices])
+    return (float(values.min()), float(values.max())) if values.size else (np.nan, np.nan)
+
+
+def colour_bar(figure: Figure, axes: Sequence[Axes], matrices: Sequence[np.ndarray], label: str) -> None:
+    """Draw one colour bar for all axes, with a pointed end where values lie outside its scale."""
+    image = axes[0].images[0]
+    (low, high), (least, most) = image.get_clim(), extremes(matrices)
+    kinds = {(True, True): "both", (True, False): "min", (False, True): "max"}
+    extend = kinds.get((least < low - 0.005, most > high + 0.005), "neither")
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, extend=extend, aspect=25, pad=0.02, panchor=False)
+    bar.set_label(label, fontsize=7)
+    bar.ax.tick_params(labelsize=6)
+
+
+def wrap(title: str, inches: float, points: float = 7) -> str:
+    """Break the lines of a title where they would be wider than there is room for."""
+    return "\n".join(textwrap.fill(line, int(120 * inches / points)) for line in title.split("\n"))
