@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import nn
 
 from utilities.datasets import load_dataset, make_loader
+from utilities.distillation import distillation_loss
 from utilities.hooks import Recorder
 from utilities.train import checkpoint_path, fit, main
 from utilities.trainer import Recipe, Trainer, _schedule, autocast_dtype, estimate_batch_norm
@@ -192,3 +193,36 @@ def test_command_line_names_what_is_wrong(capsys, tmp_path):
         main(["resnet19", "1", "0", str(tmp_path), "--dataset", "digits"])
     assert stop.value.code == 2
     assert "unknown model 'resnet19'; close: resnet18" in capsys.readouterr().err
+
+
+def test_distillation_loss_equals_its_formula():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 6, 5, generator=generator).double()
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    p, q = (teacher / 3).softmax(1), (student / 3).softmax(1)
+    divergence = (p * (p / q).log()).sum(1).mean()
+    own = -student.softmax(1)[range(6), labels].log().mean()
+    loss = distillation_loss(student, teacher, labels, temperature=3, weight=0.7)
+    assert loss.item() == pytest.approx((0.7 * 9 * divergence + 0.3 * own).item())
+
+
+def test_a_student_comes_near_its_teacher(trained, tmp_path):
+    recipe = replace(TINY, epochs=6)
+    options = {"device": "cpu", "precision": "float32", "report": quiet}
+    alone, taught = (fit("resnet18", recipe, 3, tmp_path, teacher=t, **options) for t in (None, trained))
+    assert taught.name == "resnet18_seed_3_epochs_6_taught_by_resnet18_seed_0_epochs_2.pth"
+    assert load(taught)["teacher"]["seed"] == 0
+    data = load_dataset("digits", "train", n_images=40, image_size=8)
+    images = torch.stack([data[i][0] for i in range(40)])
+    with torch.inference_mode():
+        answers = [
+            create_model("resnet18", 10, weights=path).eval()(images).softmax(1) for path in (trained, alone, taught)
+        ]
+    assert (answers[2] - answers[0]).abs().mean() < 0.9 * (answers[1] - answers[0]).abs().mean()
+    lines = []
+    assert (
+        fit("resnet18", recipe, 3, tmp_path, teacher=trained, resume=True, device="cpu", report=lines.append) == taught
+    )
+    assert "is there already" in lines[0]
+    with pytest.raises(ValueError, match="trained on digits, not on cifar10"):
+        fit("resnet18", replace(TINY, dataset="cifar10"), 0, tmp_path, teacher=trained, device="cpu", report=quiet)

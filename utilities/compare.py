@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from utilities.batches import batch_indices, check_loaders, length, paired_batches, prefetched, reshuffled
 from utilities.engine import Comparison, Options
 from utilities.hooks import Layers
+from utilities.memory import keeping_freed_memory
 from utilities.metrics import Estimator, Kernel
 from utilities.partial import PartialSums, fingerprint
 from utilities.similarity import Similarity, average, join
@@ -132,6 +133,7 @@ def compare(
         for loaders in orders:
             path = None if resume is None else f"{resume}.{done}" if len(pairs) * repeats > 1 else resume
             with ExitStack() as stack:
+                stack.enter_context(keeping_freed_memory())
                 devices = [stack.enter_context(evaluating(model, device)) for model in (one, two)]
                 run = Comparison(one, two, layers1, layers2, options, devices, paired=loader2 is not None)
                 sums = _collect(run, loaders, sharded, path, progress)

@@ -83,17 +83,16 @@ def centered_gram(x: torch.Tensor, *, bfloat16: bool = False) -> torch.Tensor:
             part *= part.square().sum(0) > eps**2 * n * mean.square()
         else:
             level += mean.square().sum()
-        if bfloat16 and width > NARROW:
-            gram += _bfloat16_product(part.bfloat16())
-        else:
-            gram.addmm_(part, part.T)
+        gram += _self_product(part.bfloat16() if bfloat16 and width > NARROW else part)
     return torch.where(gram.diagonal().sum() <= eps**2 * n * level, torch.zeros_like(gram), gram)  # NaN stays NaN
 
 
-def _bfloat16_product(x: torch.Tensor) -> torch.Tensor:
-    if x.device.type == "cuda":
-        return torch.mm(x, x.T, out_dtype=torch.float32)
-    return x @ x.T  # rounded to bfloat16 once for each chunk: not available otherwise on a CPU
+def _self_product(x: torch.Tensor) -> torch.Tensor:
+    """Compute x xᵀ: of its four quarters, three. A CPU rounds a product in bfloat16 to bfloat16 once."""
+    half = len(x) // 2
+    options = {"out_dtype": torch.float32} if x.dtype == torch.bfloat16 and x.device.type == "cuda" else {}
+    left, corner = torch.mm(x, x[:half].T, **options), torch.mm(x[half:], x[half:].T, **options)
+    return torch.cat([left, torch.cat([left[half:].T, corner])], dim=1)
 
 
 def rbf_from_gram(gram: torch.Tensor, *, bandwidth: float = 1.0, sigma: float | None = None) -> torch.Tensor:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -62,7 +63,7 @@ QUICK_TRAINING = {
     "wide_resnet": (6, 1e-3, 32),
     "lambda": (6, 2e-3, 32),
     "vit": (20, 2e-3, 64),
-    "swin": (30, 2e-3, 32),
+    "swin": (30, 1e-3, 32),
 }
 # The study's ViT takes images of 224 pixels.
 LARGE_VIT = "vit_large_patch32_224"
@@ -151,10 +152,14 @@ class Study:
             data = load_dataset(self.dataset, split, n_images=NORM_IMAGES, seed=self.seed, **options)
         return make_loader(data, self.batch_size if split == "test" else len(data), seed=self.seed)
 
-    def trained_model(self) -> nn.Module:
-        """Train the model, or load it where that has been done with the same recipe."""
+    def checkpoint(self, teacher: Path | None = None) -> Path:
+        """Train the model where that has not been done with the same recipe, and give the checkpoint's path."""
         folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset)
-        path = fit(self.model, self.recipe, self.seed, folder, resume=True)
+        return fit(self.model, self.recipe, self.seed, folder, resume=True, teacher=teacher)
+
+    def trained_model(self, teacher: Path | None = None) -> nn.Module:
+        """Train the model, or load it where that has been done, with a teacher if a checkpoint of one is given."""
+        path = self.checkpoint(teacher)
         return create_model(self.model, load_dataset(self.dataset, "test").num_classes, weights=str(path))
 
     def random_model(self, seed: int) -> nn.Module:
@@ -181,62 +186,83 @@ class Study:
             needed = required["vit" in self.model or "swin" in self.model]
             assert accuracy >= needed, f"{self.model} reached {accuracy:.1%} on {self.dataset}, not {needed:.0%}"
 
-    def similarity(self, model: nn.Module, weights: str, accuracy: float | None) -> Similarity:
+    def finished_model(self) -> tuple[nn.Module, dict[str, Any]]:
+        """Train or load the model, measure its accuracy, and say what it is.
+
+        A library's model comes with the library's weights; those of ViT-L/32 are the hub's of ImageNet-21k, which have
+        no classifier and so no accuracy.
+
+        Returns:
+            The model, and ``model``, ``weights`` and ``accuracy`` for captions.
+
+        Raises:
+            AssertionError: If it is worse than `require` asks.
+        """
+        if self.model == LARGE_VIT:
+            model = create_model(self.model, num_classes=0, weights="pretrained")
+            facts = {"model": self.model, "weights": "ImageNet-21k weights of timm, no classifier", "accuracy": None}
+            return model, facts
+        data = self.dataset.rpartition("/")[2]  # of a folder its name
+        if self.model.startswith(("timm/", "torchvision/")):
+            model, weights = create_model(self.model, None, weights="pretrained"), "the library's pretrained weights"
+        else:
+            model = self.trained_model()
+            weights = f"trained for {self.epochs} epochs on {data}, seed {self.seed}"
+        accuracy = self.accuracy(model)
+        self.require(accuracy)
+        return model, {"model": self.model, "weights": weights, "accuracy": accuracy}
+
+    def shared_facts(self, loader: Loader) -> dict[str, Any]:
+        """Say what all results of this notebook share."""
+        dataset = f"{loader.dataset.name} ({loader.dataset.split})"
+        return {"notebook": self.name, "dataset": dataset, "profile": self.profile, "seed": self.seed}
+
+    def similarity(self, model: nn.Module, facts: Mapping[str, Any]) -> Similarity:
         """Compare all layers of a model with themselves over the test images.
 
         Args:
             model: Any model of this study's kind.
-            weights: Where its weights come from, for the caption.
-            accuracy: On the test images; None where it has no classifier for them.
+            facts: What it is, for the caption: ``model``, ``weights``, ``accuracy``.
         """
         loader = self.loader(n_images=self.n_images)
-        facts = {
-            "notebook": self.name,
-            "model": self.model,
-            "weights": weights,
-            "accuracy": accuracy,
-            "dataset": f"{loader.dataset.name} ({loader.dataset.split})",
-            "profile": self.profile,
-            "seed": self.seed,
-        }
-        return compare(model, model, loader, layers1=comparison_layers(model), provenance=facts)
+        provenance = self.shared_facts(loader) | dict(facts)
+        return compare(model, model, loader, layers1=comparison_layers(model), provenance=provenance)
 
     def trained_similarity(self) -> Similarity:
-        """Train or load the model, measure its accuracy, compare its layers.
-
-        ViT-L/32 comes with the hub's ImageNet-21k weights, which have no classifier and so no accuracy.
-        """
-        if self.model == LARGE_VIT:
-            model = create_model(self.model, num_classes=0, weights="pretrained")
-            return self.similarity(model, "ImageNet-21k weights of timm, no classifier", None)
-        model = self.trained_model()
-        accuracy = self.accuracy(model)
-        self.require(accuracy)
-        data = self.dataset.rpartition("/")[2]  # of a folder its name
-        return self.similarity(model, f"trained for {self.epochs} epochs on {data}, seed {self.seed}", accuracy)
+        """Train or load the model, measure its accuracy, compare its layers."""
+        return self.similarity(*self.finished_model())
 
     def random_similarity(self, initialisations: int = 3) -> Similarity:
         """Compare the layers of several untrained models, each with itself, and average."""
         seeds, results = range(self.seed, self.seed + initialisations), []
         for seed in seeds:
             model = self.random_model(seed)
-            results.append(self.similarity(model, f"untrained, seed {seed}", self.accuracy(model, self.n_images)))
+            facts = {"model": self.model, "weights": f"untrained, seed {seed}"}
+            results.append(self.similarity(model, facts | {"accuracy": self.accuracy(model, self.n_images)}))
         mean = average(results)
         accuracy = sum(result.provenance["accuracy"] for result in results) / len(results)
         weights = f"untrained, mean of {initialisations} initialisations (seeds {seeds[0]}-{seeds[-1]})"
         return replace(mean, provenance=mean.provenance | {"weights": weights, "accuracy": accuracy})
 
-    def save(self, result: Similarity, figure: Figure) -> Path:
-        """Write NAME.npz, NAME.json, NAME.png and NAME.pdf to the output folder.
+    def save(self, result: Similarity, figure: Figure, part: str = "") -> Path:
+        """Write NAME.npz, NAME.json, NAME.png and NAME.pdf to the output folder, or NAME_PART and so on.
 
         Returns:
             The path of the picture.
         """
-        base = Path(self.output_dir).resolve() / self.name
-        result.save(base)
+        result.save(self.path(part))
+        return self.save_figure(figure, part)
+
+    def save_figure(self, figure: Figure, part: str = "") -> Path:
+        """Write NAME.png and NAME.pdf, or NAME_PART, to the output folder, and return the path of the picture."""
+        base = self.path(part)
         for suffix in (".pdf", ".png"):
             write_whole(base.with_name(base.name + suffix), lambda path: figure.savefig(path, dpi=200))
         return base.with_name(base.name + ".png")
+
+    def path(self, part: str = "") -> Path:
+        """Give the path of this notebook's files, less their ending."""
+        return Path(self.output_dir).resolve() / (f"{self.name}_{part}" if part else self.name)
 
 
 def describe(result: Similarity) -> str:

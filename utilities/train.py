@@ -28,14 +28,19 @@ from utilities.zoo import check_name, create_model
 RESUME_EVERY = 60  # seconds of training that an interruption may cost
 
 
-def checkpoint_path(folder: str | Path, model_name: str, seed: int, epochs: int) -> Path:
+def checkpoint_path(
+    folder: str | Path, model_name: str, seed: int, epochs: int, teacher: str | Path | None = None
+) -> Path:
     """Name a checkpoint: ``FOLDER/MODEL_seed_SEED_epochs_EPOCHS.pth``; a slash in a model's name becomes a dash.
+
+    Of a model that has a teacher, ``_taught_by_`` and the name of the teacher's checkpoint follow.
 
     Example:
         >>> checkpoint_path("runs", "resnet18", 0, 200).as_posix()
         'runs/resnet18_seed_0_epochs_200.pth'
     """
-    return Path(folder) / f"{model_name.replace('/', '-')}_seed_{seed}_epochs_{epochs}.pth"
+    taught = f"_taught_by_{Path(teacher).stem}" if teacher else ""
+    return Path(folder) / f"{model_name.replace('/', '-')}_seed_{seed}_epochs_{epochs}{taught}.pth"
 
 
 def fit(
@@ -49,6 +54,7 @@ def fit(
     workers: int = 0,
     save_every: int | None = None,
     resume: bool = False,
+    teacher: str | Path | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
     """Train a model and write its checkpoint, whole or not at all.
@@ -67,6 +73,7 @@ def fit(
         workers: Processes that load images.
         save_every: Also write snapshots ``..._at_EPOCH.pth`` every so many epochs, the initial weights included.
         resume: Keep a finished checkpoint of the same recipe, or go on with an interrupted run of it.
+        teacher: Checkpoint of a model, trained by this function on the same images, to learn from as well.
         report: Is given the lines of the epoch table.
 
     Returns:
@@ -87,11 +94,13 @@ def fit(
     dtype = autocast_dtype(precision, resolve_device(device))
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every={save_every} must be at least 1")
-    path = checkpoint_path(folder, model_name, seed, recipe.epochs)
+    path = checkpoint_path(folder, model_name, seed, recipe.epochs, teacher)
+    taught = None if teacher is None else _teacher(Path(teacher), recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if resume and path.exists():
-            if read_checkpoint(path).get("recipe") == asdict(recipe):
+            content = read_checkpoint(path)
+            if content.get("recipe") == asdict(recipe) and content.get("teacher") == (taught and taught[1]):
                 report(f"{path} is there already, trained with this recipe")
                 return path
             report(f"{path} was trained with another recipe; training anew")
@@ -99,8 +108,11 @@ def fit(
         set_seed(seed)
         model = create_model(model_name, num_classes, seed=seed)
         _check_size(model, train, model_name)
-        trainer = Trainer(model, recipe, train, validation, device=device, precision=precision)
+        trainer = Trainer(
+            model, recipe, train, validation, device=device, precision=precision, teacher=taught and taught[0]
+        )
         facts = {"name": model_name, "num_classes": num_classes, "seed": seed, "recipe": asdict(recipe)}
+        facts |= {"teacher": taught[1]} if taught else {}
         facts |= {"precision": str(dtype or torch.float32).removeprefix("torch."), "versions": versions()}
         _run(trainer, recipe, path, facts, save_every, resume, report)
         if recipe.norm_images:
@@ -112,6 +124,17 @@ def fit(
         _save(path, facts | {"model": trainer.model.state_dict(), "history": trainer.history, "test": result})
         _resume_file(path).unlink(missing_ok=True)
     return path
+
+
+def _teacher(path: Path, recipe: Recipe) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Load a teacher, and say how it was trained."""
+    content = read_checkpoint(path)
+    facts = {key: content.get(key) for key in ("name", "num_classes", "seed", "recipe")}
+    if None in facts.values():
+        raise ValueError(f"{path} does not say how its model was trained; take a checkpoint of utilities.train")
+    if (theirs := facts["recipe"].get("dataset")) != recipe.dataset:
+        raise ValueError(f"the teacher {path} was trained on {theirs}, not on {recipe.dataset}")
+    return create_model(facts["name"], facts["num_classes"], weights=path), facts
 
 
 def _load_data(recipe: Recipe, seed: int, workers: int) -> tuple[Loader, Loader, Loader, int]:
@@ -193,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, help="pixels (default: the data set's own)")
     parser.add_argument("--n-images", type=int, help="train on this many images, of all classes alike")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="default: adamw for ViTs, sgd for all else")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="default: adamw for ViT and Swin, sgd for all else")
     parser.add_argument("--learning-rate", type=float, help="default: 0.1 for sgd, 0.001 for adamw")
     parser.add_argument("--weight-decay", type=float, help="default: 5e-4 for sgd, 0.05 for adamw")
     parser.add_argument("--warmup", type=float, default=0.0, help="epochs of linear growth of the learning rate")
@@ -204,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--save-every", type=int, metavar="K", help="snapshots every K epochs, initial weights included"
     )
+    parser.add_argument("--teacher", metavar="CHECKPOINT", help="learn from this model's answers as well")
     parser.add_argument("--resume", action="store_true", help="keep what is finished, go on with what was interrupted")
     given = vars(parser.parse_args(arguments))
     recipe = Recipe(**{field.name: given.pop(field.name) for field in fields(Recipe)})

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
+from utilities.distillation import distillation_loss
 from utilities.loaders import Loader
 from utilities.utils import evaluate, has_fast_bfloat16, resolve_device
 
@@ -61,7 +62,7 @@ class Recipe:
         Raises:
             ValueError: Naming the option, its value and what it may be.
         """
-        optimizer = self.optimizer or ("adamw" if "vit" in model_name else "sgd")
+        optimizer = self.optimizer or ("adamw" if "vit" in model_name or "swin" in model_name else "sgd")
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer {optimizer!r} is not known; choose from {', '.join(OPTIMIZERS)}")
         defaults = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05)}[optimizer]
@@ -154,6 +155,7 @@ class Trainer:
         validation: Loader of held-out images.
         device: See `utilities.utils.resolve_device`.
         precision: See `autocast_dtype`.
+        teacher: A trained model whose answers are learnt beside the labels, see `utilities.distillation`.
 
     Example:
         >>> from utilities.datasets import load_dataset, make_loader
@@ -173,8 +175,10 @@ class Trainer:
         *,
         device: str | torch.device = "auto",
         precision: str = "auto",
+        teacher: nn.Module | None = None,
     ) -> None:
         self.device = resolve_device(device)
+        self.teacher = None if teacher is None else teacher.to(self.device).eval()
         self.dtype = autocast_dtype(precision, self.device)
         self.model, self.train, self.validation = model.to(self.device), train, validation
         self.optimizer = _make_optimizer(self.model, recipe)
@@ -219,8 +223,12 @@ class Trainer:
         """Take one step; give the summed loss and the numbers of right answers, first and among the first five."""
         with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
             logits = self.model(images)
+            with torch.no_grad():
+                taught = None if self.teacher is None else self.teacher(images).float()
         logits = logits.float()
         loss = nn.functional.cross_entropy(logits, labels)
+        if taught is not None:
+            loss = distillation_loss(logits, taught, labels)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)

@@ -1,0 +1,200 @@
+"""What the notebooks that compare models share: several studies on the same images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import nn
+
+from utilities.compare import compare
+from utilities.datasets import load_dataset, make_loader
+from utilities.measures import MEASURES
+from utilities.pairs import compare_all, pair_facts
+from utilities.similarity import Similarity, average
+from utilities.study import Study
+from utilities.zoo import comparison_layers
+
+Results = dict[tuple[str, str], Similarity]
+PERMUTATIONS = 40
+MOST_AT_ONCE = 2000  # images whose Gram matrices are held together by measures that need one batch
+
+
+@dataclass(frozen=True)
+class Group:
+    """A notebook that compares models; the parameters are those of `utilities.study.Study`.
+
+    Attributes:
+        name: The notebook's name, and of the files it writes.
+        models: Names, or one for each profile, as of a study.
+        profile: ``"quick"`` or ``"paper"``.
+        dataset: Of all models.
+        epochs: Of training, of all models; None is each one's own number.
+        seed: Of training, of the first of several initialisations, and of the order of the images.
+        n_images: Test images to compare on.
+        batch_size: Images in a batch of the comparison.
+        output_dir: Folder of the results.
+
+    Raises:
+        ValueError: For an unknown profile, or models that do not see images of the same size.
+
+    Example:
+        >>> group = Group("Depth", ["resnet18", "resnet34"])
+        >>> [str(study) for study in group.studies]
+        ['resnet18 on digits, quick profile, seed 0', 'resnet34 on digits, quick profile, seed 0']
+    """
+
+    name: str
+    models: Sequence[str | Mapping[str, str]]
+    profile: str = "quick"
+    dataset: str | None = None
+    epochs: int | None = None
+    seed: int = 0
+    n_images: int | None = None
+    batch_size: int | None = None
+    output_dir: str | Path | None = None
+
+    @property
+    def studies(self) -> list[Study]:
+        """One study for each model."""
+        rest = (self.profile, self.dataset, self.epochs, self.seed, self.n_images, self.batch_size, self.output_dir)
+        return [Study(self.name, model, *rest) for model in self.models]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.studies))
+
+    def trained(self, **options: Any) -> Results:
+        """Train or load all models, measure their accuracies, and compare all pairs.
+
+        Args:
+            **options: Of `utilities.compare.compare`; default: a null of `PERMUTATIONS` permutations.
+
+        Returns:
+            (model of the rows, model of the columns) -> similarity.
+        """
+        found = [study.finished_model() for study in self.studies]
+        models = {study.model: model for study, (model, _) in zip(self.studies, found, strict=True)}
+        facts = {study.model: facts for study, (_, facts) in zip(self.studies, found, strict=True)}
+        return self._compared(models, facts, **{"permutations": PERMUTATIONS, **options})
+
+    def untrained(self, initialisations: int = 3, **options: Any) -> Results:
+        """Compare all pairs of untrained models, the mean over several initialisations."""
+        seeds, runs = range(self.seed, self.seed + initialisations), []
+        weights = f"untrained, mean of {initialisations} initialisations (seeds {seeds[0]}-{seeds[-1]})"
+        facts = {study.model: {"model": study.model, "weights": weights} for study in self.studies}
+        for seed in seeds:
+            runs.append(self._compared({s.model: s.random_model(seed) for s in self.studies}, facts, **options))
+        return {pair: average([run[pair] for run in runs]) for pair in runs[0]}
+
+    def _compared(self, models: dict[str, nn.Module], facts: dict[str, dict[str, Any]], **options: Any) -> Results:
+        loader = self.studies[0].loader(n_images=self.n_images)
+        shared = self.studies[0].shared_facts(loader)
+        return compare_all(models, loader, facts=facts, provenance=shared, **options)
+
+    def save(self, results: Mapping[Any, Similarity], figures: Mapping[str, Figure]) -> Path:
+        """Write the first result and figure as NAME.npz, NAME.png and so on, the others as NAME_KEY.
+
+        Returns:
+            The path of the first picture.
+        """
+        return save_all(self.studies[0], results, figures)
+
+
+def save_all(study: Study, results: Mapping[Any, Similarity], figures: Mapping[str, Figure]) -> Path:
+    """Write several results and figures of one notebook, the first ones under its own name.
+
+    Args:
+        study: Gives name and folder.
+        results: Keys, strings or tuples of them, become parts of the names of files.
+        figures: The same.
+
+    Returns:
+        The path of the first picture.
+    """
+    for number, (key, result) in enumerate(results.items()):
+        part = re.sub(r"\W+", "-", "_".join([key] if isinstance(key, str) else key))
+        result.save(study.path(part if number else ""))
+    paths = [study.save_figure(figure, key if number else "") for number, (key, figure) in enumerate(figures.items())]
+    return paths[0]
+
+
+def across_datasets(study: Study, other: str) -> dict[str, Similarity]:
+    """Compare a trained model with itself on its own test images, on those of another set, and across the two.
+
+    Args:
+        study: Gives the model and its data set.
+        other: Another data set; its images are brought to the size of the first.
+
+    Returns:
+        ``own``, ``other``: self-similarities on as many images each; ``across``: layers on one set against layers on
+        the other, image by image in an arbitrary pairing, with its null: there is nothing to find.
+    """
+    model, facts = study.finished_model()
+    own = study.loader(n_images=study.n_images).dataset
+    like = {"image_size": own.image_size, "mean": own.mean, "std": own.std, "seed": study.seed}
+    foreign = load_dataset(other, "test", n_images=study.n_images, **like)
+    count = min(len(own), len(foreign))
+    own = load_dataset(study.dataset, "test", n_images=count, **like)
+    foreign = load_dataset(other, "test", n_images=count, **like)
+    loaders = [make_loader(data, study.batch_size, seed=study.seed) for data in (own, foreign)]
+    results = {}
+    for key, chosen in (("own", loaders[:1]), ("other", loaders[1:]), ("across", loaders)):
+        dataset = " and ".join(f"{loader.dataset.name} (test)" for loader in chosen)
+        provenance = study.shared_facts(chosen[0]) | facts | {"dataset": dataset}
+        permutations = 100 if key == "across" else 0
+        layers = comparison_layers(model)
+        results[key] = compare(model, model, *chosen, layers1=layers, permutations=permutations, provenance=provenance)
+    return results
+
+
+def teach(teacher: Study, student: str, batch_size: int = 20) -> dict[str, Similarity]:
+    """Train a student with and without a teacher, and compare each with the teacher, batch by batch.
+
+    Args:
+        teacher: Gives teacher, data set and settings.
+        student: A small model's name.
+        batch_size: Images in a batch of the comparison.
+
+    Returns:
+        ``taught`` and ``alone``: rows are the teacher's layers, columns the student's, with ``per_batch`` values.
+    """
+    model, facts = teacher.finished_model()
+    study = replace(teacher, model=student, epochs=None)
+    data = teacher.loader(n_images=teacher.n_images).dataset
+    loader = make_loader(data, batch_size, seed=teacher.seed)
+    results = {}
+    for key, path in (("taught", teacher.checkpoint()), ("alone", None)):
+        pupil = study.trained_model(teacher=path)
+        how = f"trained for {study.epochs} epochs, {'taught by ' + teacher.model if path else 'on the labels alone'}"
+        own = {"model": student, "weights": how, "accuracy": study.accuracy(pupil)}
+        provenance = teacher.shared_facts(loader) | pair_facts(facts, own)
+        layers = {"layers1": comparison_layers(model), "layers2": comparison_layers(pupil)}
+        results[key] = compare(model, pupil, loader, **layers, per_batch=True, provenance=provenance)
+    return results
+
+
+def under_every_measure(group: Group, count: int = 12, view: str = "gap") -> dict[str, Similarity]:
+    """Compare a pair of trained models under every measure, on one batch of all images.
+
+    Args:
+        group: Two models.
+        count: About how many layers of each, evenly chosen: some measures look at one pair of layers at a time.
+        view: Of a layer; widths have to stay below the number of images for CCA and regression.
+
+    Returns:
+        Name of the measure -> similarity, CKA first.
+    """
+    studies = group.studies
+    found = [study.finished_model() for study in studies]
+    (one, facts1), (two, facts2) = found
+    data = studies[0].loader(n_images=studies[0].n_images).dataset
+    loader = make_loader(data, min(len(data), MOST_AT_ONCE), seed=group.seed, drop_last=True)
+    names = [comparison_layers(model) for model, _ in found]
+    layers = [layers[:: max(1, len(layers) // count)] for layers in names]
+    provenance = studies[0].shared_facts(loader) | pair_facts(facts1, facts2)
+    options = {"layers1": layers[0], "layers2": layers[1], "view": view, "provenance": provenance}
+    return {name: compare(one, two, loader, measure=name, **options) for name in ("cka", *MEASURES)}

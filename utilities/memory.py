@@ -1,0 +1,41 @@
+"""Keep freed memory at hand while a comparison runs on a CPU.
+
+The C library gives large blocks back to the system as soon as they are freed, and the system clears each page of the
+next one on first touch. The activations of a convolutional network are such blocks: of a forward pass of ResNet-18 on
+256 images a third of the time goes into clearing pages.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+# What glibc itself arrives at in a process that has freed a block of 32 MiB, the most it adapts to.
+ADAPTED = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26}
+
+
+@contextmanager
+def keeping_freed_memory() -> Iterator[None]:
+    """Let freed blocks be used again inside, and give them back on exit; does nothing where there is no glibc.
+
+    Example:
+        >>> with keeping_freed_memory():
+        ...     block = bytearray(2**26)
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        settings, trim = libc.mallopt, libc.malloc_trim
+    except (AttributeError, OSError, TypeError):
+        yield
+        return
+    settings(M_MMAP_MAX, 0)
+    settings(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        for name, value in ADAPTED.items():
+            settings(name, value)
+        trim(0)
