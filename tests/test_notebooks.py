@@ -15,7 +15,11 @@ EXPECTED = {
     *(f"R{d}_CIFAR100_{w}" for d in (18, 34, 50) for w in ("PRETRAINED", "RANDOM")),
     *(f"Lambda_R{d}_CIFAR100_{w}" for d in (26, 38, 50) for w in ("PRETRAINED", "RANDOM")),
     *("R101_CIFAR100", "ViT_ImageNet_PRETRAINED", "ViT_ImageNet_RANDOM"),
+    *(f"Compare_{what}" for what in ("Depth_R18_R34", "Width_R50_WideR50", "CNN_Hybrid_ViT", "ViT_Swin", "Datasets")),
+    *("Teacher_Student", "Measures"),
 }
+OF_ONE_MODEL = [path for path in NOTEBOOKS if path.stem.startswith(("R", "Lambda", "ViT"))]
+EXTRA = {"Compare_Datasets": ["OTHER"]}
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -45,7 +49,7 @@ def test_committed_without_outputs(path):
 @each_notebook
 def test_parameters(path):
     (cell,) = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
-    assert [line.targets[0].id for line in python(cell.source).body] == PARAMETERS
+    assert [line.targets[0].id for line in python(cell.source).body] == PARAMETERS + EXTRA.get(path.stem, [])
     assert 'PROFILE = "quick"' in cell.source
 
 
@@ -54,7 +58,8 @@ def test_no_logic_in_cells(path):
     _fetch, *rest = code_cells(path)
     for cell in rest:
         tree = python(cell.source)
-        assert len(tree.body) <= len(PARAMETERS), "a cell is a few calls"
+        statements = [node for node in tree.body if not isinstance(node, ast.ImportFrom)]
+        assert len(statements) <= len(PARAMETERS) + 1, "a cell is a few calls"
         logic = (ast.For, ast.While, ast.If, ast.FunctionDef, ast.ClassDef, ast.Try, ast.comprehension, ast.Lambda)
         assert not [node for node in ast.walk(tree) if isinstance(node, logic)]
 
@@ -83,6 +88,6 @@ def test_notebooks_of_a_kind_are_in_step(kind):
         cells = [cell.source for cell in read(path).cells[1:]]
         return [re.sub(r"^(NAME, MODEL|NAME|MODEL) = .*\n", "", source, flags=re.MULTILINE) for source in cells]
 
-    of_kind = [path for path in NOTEBOOKS if ("RANDOM" in path.stem) == (kind == "RANDOM")]
+    of_kind = [path for path in OF_ONE_MODEL if ("RANDOM" in path.stem) == (kind == "RANDOM")]
     assert len(of_kind) >= 7
     assert len(list(groupby(map(shape, of_kind)))) == 1

@@ -21,6 +21,7 @@ from utilities.zoo import comparison_layers
 
 Results = dict[tuple[str, str], Similarity]
 PERMUTATIONS = 40
+OTHER_DATASET = {"quick": "photos", "paper": "cifar10"}
 MOST_AT_ONCE = 2000  # images whose Gram matrices are held together by measures that need one batch
 
 
@@ -95,13 +96,26 @@ class Group:
         shared = self.studies[0].shared_facts(loader)
         return compare_all(models, loader, facts=facts, provenance=shared, **options)
 
-    def save(self, results: Mapping[Any, Similarity], figures: Mapping[str, Figure]) -> Path:
-        """Write the first result and figure as NAME.npz, NAME.png and so on, the others as NAME_KEY.
+    def save(self, results: Mapping[str, Results], figures: Mapping[str, Figure]) -> Path:
+        """Write results of several kinds, such as ``trained`` and ``untrained``, and figures, see `save_all`."""
+        flat = {(kind, *pair): one for kind, pairs in results.items() for pair, one in once(pairs).items()}
+        return save_all(self.studies[0], flat, figures)
 
-        Returns:
-            The path of the first picture.
-        """
-        return save_all(self.studies[0], results, figures)
+
+def once(results: Results) -> Results:
+    """Take each pair of models once, each model with itself included, in the order of the models.
+
+    Example:
+        >>> list(once({("a", "a"): 1, ("a", "b"): 2, ("b", "a"): 3, ("b", "b"): 4}))
+        [('a', 'a'), ('a', 'b'), ('b', 'b')]
+    """
+    order = list(dict.fromkeys(one for one, _ in results))
+    return {pair: result for pair, result in results.items() if order.index(pair[0]) <= order.index(pair[1])}
+
+
+def each_pair(results: Results) -> list[Similarity]:
+    """List the results of `once`."""
+    return list(once(results).values())
 
 
 def save_all(study: Study, results: Mapping[Any, Similarity], figures: Mapping[str, Figure]) -> Path:
@@ -122,12 +136,12 @@ def save_all(study: Study, results: Mapping[Any, Similarity], figures: Mapping[s
     return paths[0]
 
 
-def across_datasets(study: Study, other: str) -> dict[str, Similarity]:
+def across_datasets(study: Study, other: str | None = None) -> dict[str, Similarity]:
     """Compare a trained model with itself on its own test images, on those of another set, and across the two.
 
     Args:
         study: Gives the model and its data set.
-        other: Another data set; its images are brought to the size of the first.
+        other: Another data set, by default `OTHER_DATASET`'s; its images are brought to the size of the first.
 
     Returns:
         ``own``, ``other``: self-similarities on as many images each; ``across``: layers on one set against layers on
@@ -136,6 +150,7 @@ def across_datasets(study: Study, other: str) -> dict[str, Similarity]:
     model, facts = study.finished_model()
     own = study.loader(n_images=study.n_images).dataset
     like = {"image_size": own.image_size, "mean": own.mean, "std": own.std, "seed": study.seed}
+    other = other or OTHER_DATASET[study.profile]
     foreign = load_dataset(other, "test", n_images=study.n_images, **like)
     count = min(len(own), len(foreign))
     own = load_dataset(study.dataset, "test", n_images=count, **like)

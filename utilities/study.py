@@ -63,6 +63,7 @@ QUICK_TRAINING = {
     "wide_resnet": (6, 1e-3, 32),
     "lambda": (6, 2e-3, 32),
     "vit": (20, 2e-3, 64),
+    "plain": (8, 3e-3, 32),
     "swin": (30, 1e-3, 32),
 }
 # The study's ViT takes images of 224 pixels.

@@ -23,7 +23,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from utilities import lambda_resnet, resnet, swin, vit
+from utilities import lambda_resnet, plain_cnn, resnet, swin, vit
 from utilities.checkpoints import load_checkpoint, read_checkpoint
 from utilities.lambda_layer import LambdaLayer
 
@@ -43,6 +43,7 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
         vit.vit_tiny_patch4_32,
         vit.vit_tiny_patch2_32,
         swin.swin_tiny_patch2_16,
+        plain_cnn.plain_cnn8,
     )
 }
 _COMPARED = (
