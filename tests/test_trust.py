@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -274,7 +275,7 @@ def test_parts_of_the_layers_join_to_the_whole():
     joined = join(pieces)
     np.testing.assert_allclose(joined.matrix, whole.matrix, atol=1e-9)
     np.testing.assert_allclose(joined.stderr, whole.stderr, atol=1e-9)
-    assert joined.report().equals(whole.report())
+    pd.testing.assert_frame_equal(joined.report(), whole.report())
     with pytest.raises(ValueError, match="1 pairs are missing, 'two' x 'two'"):
         join(pieces[:3])
     with pytest.raises(ValueError, match="given more than once"):
@@ -316,6 +317,21 @@ def test_fast_is_near_exact_and_leaves_the_model_as_it_was(name):
         assert (value.stride(), value.dtype) == (stride, dtype)
     assert images.is_contiguous()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_model_that_views_its_activations_is_run_in_its_own_layout():
+    class Viewer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(64, 3)
+
+        def forward(self, x):
+            x = self.two(self.one(x))
+            return self.fc(x.view(x.size(0), -1))
+
+    result = compare(*[Viewer()] * 2, [torch.randn(16, 3, 8, 8)], device="cpu", progress=False)
+    assert result.layers1 == ["one", "two", "fc"]
+    assert result.provenance["precision"]["channels_last"] is False
 
 
 def test_exact_is_exact():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -164,7 +164,7 @@ class Comparison:
         """
         inputs = [images1] if self.one_pass else [images1, images2]
         if not self._probed:
-            self._run([images[:PROBE_IMAGES] for images in inputs])
+            self._probe([images[:PROBE_IMAGES] for images in inputs])
             self._probed, self.batch_size = True, self.batch_size or len(images1)
         recorded = self._run(inputs)
         recorded = [self._chosen(recorded[0], 0), self._chosen(recorded[-1], 1)]
@@ -173,6 +173,16 @@ class Comparison:
             recorded = [{**layers, CONFOUNDER: extra} for layers in recorded]
         step = self._add_grams if self.options.measure == "cka" else self._add_measures
         step(index, len(images1), recorded)
+
+    def _probe(self, inputs: list[torch.Tensor]) -> None:
+        """Run a few images, so that errors come early; a model that reshapes by ``view`` needs the default layout."""
+        try:
+            self._run(inputs)
+        except RuntimeError:
+            if not any(precision.channels_last for precision in self.precisions):
+                raise
+            self.precisions = [replace(precision, channels_last=False) for precision in self.precisions]
+            self._run(inputs)
 
     def _run(self, inputs: list[torch.Tensor]) -> list[dict[str, _Layer]]:
         recorded = []

@@ -82,7 +82,7 @@ class Group:
         facts = {study.model: facts for study, (_, facts) in zip(self.studies, found, strict=True)}
         return self._compared(models, facts, **{"permutations": PERMUTATIONS, **options})
 
-    def untrained(self, initialisations: int = 3, **options: Any) -> Results:
+    def untrained(self, initialisations: int = 2, **options: Any) -> Results:
         """Compare all pairs of untrained models, the mean over several initialisations."""
         seeds, runs = range(self.seed, self.seed + initialisations), []
         weights = f"untrained, mean of {initialisations} initialisations (seeds {seeds[0]}-{seeds[-1]})"
@@ -201,7 +201,7 @@ def under_every_measure(group: Group, count: int = 12, view: str = "gap") -> dic
         view: Of a layer; widths have to stay below the number of images for CCA and regression.
 
     Returns:
-        Name of the measure -> similarity, CKA first.
+        Title of the measure -> similarity, CKA first.
     """
     studies = group.studies
     found = [study.finished_model() for study in studies]
@@ -212,4 +212,5 @@ def under_every_measure(group: Group, count: int = 12, view: str = "gap") -> dic
     layers = [layers[:: max(1, len(layers) // count)] for layers in names]
     provenance = studies[0].shared_facts(loader) | pair_facts(facts1, facts2)
     options = {"layers1": layers[0], "layers2": layers[1], "view": view, "provenance": provenance}
-    return {name: compare(one, two, loader, measure=name, **options) for name in ("cka", *MEASURES)}
+    results = [compare(one, two, loader, measure=name, **options) for name in ("cka", *MEASURES)]
+    return {result.provenance["measure"]: result for result in results}

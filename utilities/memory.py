@@ -8,6 +8,7 @@ next one on first touch. The activations of a convolutional network are such blo
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,9 +18,15 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 ADAPTED = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26}
 
 
+_LOCK = threading.Lock()
+_users = 0
+
+
 @contextmanager
 def keeping_freed_memory() -> Iterator[None]:
-    """Let freed blocks be used again inside, and give them back on exit; does nothing where there is no glibc.
+    """Let freed blocks be used again inside, and give them back on leaving the outermost one.
+
+    Does nothing where there is no glibc.
 
     Example:
         >>> with keeping_freed_memory():
@@ -31,11 +38,21 @@ def keeping_freed_memory() -> Iterator[None]:
     except (AttributeError, OSError, TypeError):
         yield
         return
-    settings(M_MMAP_MAX, 0)
-    settings(M_TRIM_THRESHOLD, 2**31 - 1)
+    with _LOCK:
+        if _count(+1) == 1:
+            settings(M_MMAP_MAX, 0)
+            settings(M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
-        for name, value in ADAPTED.items():
-            settings(name, value)
-        trim(0)
+        with _LOCK:
+            if _count(-1) == 0:
+                for name, value in ADAPTED.items():
+                    settings(name, value)
+                trim(0)
+
+
+def _count(change: int) -> int:
+    global _users
+    _users += change
+    return _users

@@ -21,6 +21,7 @@ from filelock import FileLock
 from utilities.checkpoints import read_checkpoint
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
+from utilities.memory import keeping_freed_memory
 from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer, autocast_dtype, estimate_batch_norm
 from utilities.utils import evaluate, evaluating, resolve_device, set_seed, versions, write_whole
 from utilities.zoo import check_name, create_model
@@ -97,7 +98,7 @@ def fit(
     path = checkpoint_path(folder, model_name, seed, recipe.epochs, teacher)
     taught = None if teacher is None else _teacher(Path(teacher), recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with FileLock(path.with_suffix(".lock")), keeping_freed_memory():
         if resume and path.exists():
             content = read_checkpoint(path)
             if content.get("recipe") == asdict(recipe) and content.get("teacher") == (taught and taught[1]):

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from utilities.distillation import distillation_loss
 from utilities.loaders import Loader
+from utilities.memory import keeping_freed_memory
 from utilities.utils import evaluate, has_fast_bfloat16, resolve_device
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -123,7 +124,8 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
         tensor([2.])
     """
     target = resolve_device(device)
-    update_bn(loader, model.to(target), device=target)
+    with keeping_freed_memory():
+        update_bn(loader, model.to(target), device=target)
     return model
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.memory import keeping_freed_memory
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -175,7 +177,7 @@ def evaluate(
         0.6666666666666666
     """
     loss, count, hits = 0.0, 0, dict.fromkeys(topk, 0)
-    with evaluating(model, device) as target:
+    with keeping_freed_memory(), evaluating(model, device) as target:
         for batch in loader:
             images, labels = split_batch(batch)
             if labels is None:

@@ -27,13 +27,17 @@ def basis(results: Sequence[Similarity]) -> str:
         ('n = 10 images.', 'Results 1, 3: n = 10 images. Result 2: n = 20 images.')
     """
     groups: dict[str, list[str]] = {}
+    several = len({result.provenance.get("measure") for result in results}) > 1  # the titles say which is which
+    left_out = ("model", "weights", "accuracy", *(("measure", "estimator") if several else ()))
     for number, result in enumerate(results, 1):
-        facts = {k: v for k, v in result.provenance.items() if not k.startswith(("model", "weights", "accuracy"))}
-        bare = dataclasses.replace(result, matrix=np.full_like(result.matrix, np.nan), provenance=facts)
+        facts = {k: v for k, v in result.provenance.items() if not k.startswith(left_out)}
+        bare = dataclasses.replace(result, matrix=np.full_like(result.matrix, np.nan), stderr=None, provenance=facts)
         groups.setdefault(caption(bare), []).append(str(number))
-    if len(groups) == 1:
-        return next(iter(groups))
-    return " ".join(f"Result{'s' * (len(n) > 1)} {', '.join(n)}: {text}" for text, n in groups.items())
+    text = " ".join(f"Result{'s' * (len(n) > 1)} {', '.join(n)}: {text}" for text, n in groups.items())
+    text = next(iter(groups)) if len(groups) == 1 else text
+    errors = [result.stderr[np.isfinite(result.stderr)] for result in results if result.stderr is not None]
+    flat = np.concatenate(errors) if errors else np.array([])
+    return text + (f" Standard errors {flat.mean():.3f} on average, {flat.max():.3f} at most." if flat.size else "")
 
 
 def heading(result: Similarity, missing: str = "similarity of layers") -> str:
@@ -77,6 +81,8 @@ def titles_of(results: Sequence[Similarity], titles: Sequence[str] | None) -> tu
     if len(titles) != len(results):
         raise ValueError(f"there are {len(results)} results, but {len(titles)} titles")
     models = [heading(result, "").replace("\n", ", ") for result in results]
+    if len(set(models)) == 1:
+        return list(titles), f"{models[0]}. " if models[0] else ""
     return list(titles), "".join(f"{t}: {m}. " for t, m in zip(titles, models, strict=True) if m)
 
 
@@ -95,8 +101,9 @@ def name_layers(axis: Axis, layers: Sequence[str], inches: float, places: Sequen
 
 
 def measure_of(results: Sequence[Similarity]) -> str:
-    """Name the measure, or the measures, of results."""
-    return " / ".join(dict.fromkeys(str(r.provenance.get("measure", "similarity")) for r in results))
+    """Name the measure of results; ``similarity`` if they differ in it."""
+    names = {str(r.provenance.get("measure", "similarity")) for r in results}
+    return names.pop() if len(names) == 1 else "similarity"
 
 
 def extremes(matrices: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -70,6 +70,10 @@ def caption(result: Similarity) -> str:
     sentences.append(f"{data}n = {result.n:,} images{batch}")
     measure = ", ".join(str(facts[key]) for key in ("measure", "estimator") if facts.get(key))
     sentences.append(f"{measure[:1].upper()}{measure[1:]}{_range(result)}")
+    if result.stderr is not None and np.isfinite(result.stderr).any():
+        sentences.append(
+            f"Standard errors {np.nanmean(result.stderr):.3f} on average, {np.nanmax(result.stderr):.3f} at most"
+        )
     if facts.get("profile") == "quick":
         sentences.append("Quick profile: not comparable with published figures")
     return ". ".join(s for s in sentences if s) + "."
