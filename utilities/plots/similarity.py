@@ -17,6 +17,15 @@ from utilities.similarity import Similarity
 
 MISSING = "0.75"  # the grey of a layer without variance
 MAX_LABELS = 24
+# Options of a comparison that change its values, and what a caption calls them.
+CHANGES = {
+    "bandwidth": "bandwidth",
+    "sigma": "σ",
+    "view1": "view of rows:",
+    "view2": "view of columns:",
+    "confounder": "regressed out:",
+    "remove_top_pc": "leading components removed:",
+}
 # Names of the parts that models are built of, with the number that tells them apart.
 STAGE = re.compile(r"^((?:[a-z_]+\.)*?(?:layer|layers|stages|blocks|features|encoder_layer_)\.?\d+)(?:\.|$)")
 
@@ -69,6 +78,7 @@ def caption(result: Similarity) -> str:
     data = f"{facts['dataset']}, " if facts.get("dataset") else ""
     sentences.append(f"{data}n = {result.n:,} images{batch}")
     measure = ", ".join(str(facts[key]) for key in ("measure", "estimator") if facts.get(key))
+    measure += "".join(f", {text} {facts[key]}" for key, text in CHANGES.items() if facts.get(key))
     sentences.append(f"{measure[:1].upper()}{measure[1:]}{_range(result)}")
     if result.stderr is not None and np.isfinite(result.stderr).any():
         sentences.append(
