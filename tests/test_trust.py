@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from utilities.batches import reshuffled
 from utilities.compare import CKA, Similarity, compare, join
-from utilities.engine import first_component
+from utilities.stacks import first_component
 from utilities.measures import MEASURES, cca, linear_regression, mutual_knn, procrustes, pwcca, rsa, svcca
 from utilities.metrics import center, cka, gram
 from utilities.streaming import MAX_BLOCKS, Sums
@@ -380,3 +380,15 @@ def test_torch_cka_users_change_one_import():
     with pytest.warns(UserWarning, match="3 and 2 batches"):
         cka.compare(DataLoader(torch.randn(36, 3, 16, 16), 12), DataLoader(torch.randn(24, 3, 16, 16), 12))
     assert cka.result.n == 24
+
+
+def test_models_of_different_precision_can_be_compared():
+    x = torch.randn(40, 8)
+
+    class Double(Mix):
+        def forward(self, x):
+            return super().forward(x.double())
+
+    one, two = Mix(0), Double(0).double()
+    result = compare(one, two, [x], device="cpu", progress=False)
+    np.testing.assert_allclose(result.matrix.diagonal(), 1, atol=1e-5)

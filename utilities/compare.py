@@ -8,11 +8,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import distributed, nn
 from tqdm.auto import tqdm
@@ -25,7 +23,8 @@ from utilities.metrics import Estimator, Kernel
 from utilities.partial import PartialSums, fingerprint
 from utilities.similarity import Similarity, average, join
 from utilities.streaming import Sums
-from utilities.utils import evaluating, versions
+from utilities.summary import mean_of, to_similarity
+from utilities.utils import evaluating
 from utilities.views import View
 
 __all__ = ["CKA", "Similarity", "average", "compare", "join"]
@@ -137,10 +136,10 @@ def compare(
                 devices = [stack.enter_context(evaluating(model, device)) for model in (one, two)]
                 run = Comparison(one, two, layers1, layers2, options, devices, paired=loader2 is not None)
                 sums = _collect(run, loaders, sharded, path, progress)
-            passes.append(_result(sums, run, provenance))
+            passes.append(to_similarity(sums, run, provenance))
             done += 1
-        results.append(passes[0] if repeats == 1 else _mean(passes, "repeats"))
-    return results[0] if len(pairs) == 1 else _mean(results, "models")
+        results.append(passes[0] if repeats == 1 else mean_of(passes, "repeats"))
+    return results[0] if len(pairs) == 1 else mean_of(results, "models")
 
 
 def _pairs(model1: Any, model2: Any) -> list[tuple[nn.Module, nn.Module]]:
@@ -233,72 +232,6 @@ def _take_up(run: Comparison, saved: PartialSums, sharded: bool) -> None:
             saved.remove(keep_own=True)
     if sharded:
         distributed.barrier()
-
-
-def _result(sums: Sums, run: Comparison, provenance: Mapping[str, Any] | None) -> Similarity:
-    assert sums.sides is not None  # there is a batch, so there are layers
-    (rows, columns), matrix, null = sums.sides, sums.matrix(), sums.null_values()
-    facts = run.options.facts(sums.largest)
-    _warn_of_missing(rows.names, columns.names, matrix)
-    wide = [
-        name
-        for side in (rows, columns)
-        for name, width in zip(side.names, side.widths, strict=True)
-        if width > sums.largest
-    ]
-    if facts.get("estimator") == "biased" and wide:
-        warnings.warn(
-            f"{len(wide)} layers are wider than the {sums.largest} images of a batch, {wide[0]!r} for one: the biased "
-            "estimate goes to 1 there whatever the features; estimator='debiased' does not",
-            stacklevel=3,
-        )
-    types = [type(recorder.model).__name__ for recorder in run.recorders]
-    names = {"model": types[0]} if len(types) == 1 else {"model1": types[0], "model2": types[1]}
-    choices = [choice.facts() for choice in run.precisions]
-    p_value = None if null is None else (1 + (null >= matrix).sum(0)) / (1 + len(null))
-    if null is not None:
-        facts["null_max_95"] = float(np.quantile(np.nanmax(null, axis=(1, 2)), 0.95))
-    return Similarity(
-        matrix=matrix,
-        layers1=rows.names,
-        layers2=columns.names,
-        n=sums.n,
-        stderr=sums.stderr(),
-        per_batch=sums.batch_values(),
-        null_mean=None if null is None else null.mean(0),
-        p_value=None if p_value is None else np.where(np.isnan(matrix), np.nan, p_value),
-        details1=rows.details(sums.n),
-        details2=columns.details(sums.n),
-        provenance=names
-        | dict(provenance or {})
-        | facts
-        | {"precision": choices[0] if choices[0] == choices[1] else choices, "versions": versions()},
-    )
-
-
-def _warn_of_missing(rows: list[str], columns: list[str], matrix: np.ndarray) -> None:
-    missing = [name for names, axis in ((rows, 1), (columns, 0))
-               for name, gone in zip(names, np.isnan(matrix).all(axis), strict=True) if gone]  # fmt: skip
-    if missing and not np.isnan(matrix).all():
-        names = ", ".join(dict.fromkeys(missing))
-        warnings.warn(f"layers without variance over the images, shown as missing: {names}", stacklevel=4)
-    elif missing:
-        warnings.warn("all layers of one side are without variance over the images, shown as missing", stacklevel=4)
-
-
-def _mean(results: Sequence[Similarity], what: str) -> Similarity:
-    """Average over ``repeats``, keeping the jackknife's error, or over ``models``, with the error over them."""
-    mean, first = average(results), results[0]
-    tables: dict[str, Any] = {}
-    if first.null_mean is not None:
-        tables["null_mean"] = np.mean([r.null_mean for r in results], axis=0)
-        tables["p_value"] = np.max([r.p_value for r in results], axis=0)  # the most cautious of them
-    if first.per_batch is not None:
-        tables["per_batch"] = np.concatenate([r.per_batch for r in results])
-    if what == "repeats" and first.stderr is not None:
-        tables["stderr"] = np.sqrt(np.mean([r.stderr**2 for r in results], axis=0))
-    provenance = first.provenance | {"replicates": len(results), "replicates_of": what}
-    return replace(mean, **tables, provenance=provenance)
 
 
 class CKA:

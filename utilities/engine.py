@@ -14,12 +14,12 @@ from utilities.hooks import Layers, Recorder, select_layers
 from utilities.measures import MEASURES, centered
 from utilities.metrics import MIN_IMAGES, Estimator, Kernel, center, check_choices, rbf_from_gram
 from utilities.precision import PRECISIONS, Precision, choose_precision
+from utilities.stacks import first_component, half_vectors, permuted_products, without_top_components
 from utilities.streaming import Side, Sums
 from utilities.views import View, check_view, make_view
 
 # A prime: a dimension that is not the batch (tokens, time) is no multiple of it, and so is not taken for images.
 PROBE_IMAGES = 7
-POWER_STEPS = 12
 CONFOUNDER = "(confounder)"
 
 
@@ -222,11 +222,16 @@ class Comparison:
             own = tuple(side.square().sum(1).to(rows.device).double() for side in (rows, columns))
         terms = [cross, *own]
         if rows.device.type == "cpu" or index % 50 == 0:  # elsewhere looking means waiting for the device
-            _refuse_non_finite(names, terms[1:])
-        self.sums.add(index, n, terms, self._permuted(index, n, rows, columns.to(rows.device)))
+            refuse_non_finite(names, terms[1:])
+        null, count = None, self.options.permutations
+        if count:  # orders that depend on the batch alone, whichever process it falls to
+            generator = np.random.default_rng([self.options.seed, index])
+            null = permuted_products(rows, columns.to(rows.device), n, count, generator)
+        self.sums.add(index, n, terms, null)
 
     def _stacks(self, recorded: list[dict[str, _Layer]]) -> tuple[list[list[str]], list[torch.Tensor]]:
-        exact = self.options.kernel == "rbf" or self.options.remove_top_pc or self.precisions[0].gram == "native"
+        exact = self.options.kernel == "rbf" or self.options.remove_top_pc > 0
+        exact = exact or any(precision.gram == "native" for precision in self.precisions)
         names = [list(layers) for layers in recorded]
 
         def stack(layers: dict[str, _Layer]) -> torch.Tensor:
@@ -237,23 +242,6 @@ class Comparison:
 
         first = stack(recorded[0])
         return names, [first, first if self.one_pass and names[0] == names[1] else stack(recorded[1])]
-
-    def _permuted(self, index: int, n: int, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
-        """Cross terms with the images of the columns' side in other orders, which depend on the batch alone."""
-        if not self.options.permutations:
-            return None
-        generator = np.random.default_rng([self.options.seed, index])
-        place = _places(n).to(columns.device)
-        rows, columns = rows.float(), columns.float()
-        swapped = len(rows) < len(columns)  # permute the side that is smaller; the inverse order does the same
-        fixed, moved = (columns, rows) if swapped else (rows, columns)
-        null = rows.new_empty(self.options.permutations, len(rows), len(columns))
-        row, column = torch.triu_indices(n, n, device=columns.device)
-        for k in range(self.options.permutations):
-            order = torch.from_numpy(generator.permutation(n)).to(columns.device)
-            product = fixed @ moved[:, place[order[row], order[column]]].T
-            null[k] = product.T if swapped else product
-        return null.double()
 
     def _add_measures(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
         measure = MEASURES[self.options.measure]
@@ -306,75 +294,28 @@ def _apply(stacks: list[torch.Tensor], function: Callable[[torch.Tensor], torch.
     return [first, first if stacks[1] is stacks[0] else function(stacks[1])]
 
 
-def half_vectors(stack: torch.Tensor) -> torch.Tensor:
-    """Turn symmetric matrices into vectors with the same inner products, half as long: the diagonal, √2 x the rest.
-
-    Example:
-        >>> half_vectors(torch.tensor([[[1.0, 2.0], [2.0, 3.0]]])).square().sum().round()
-        tensor(18.)
-    """
-    n = stack.shape[-1]
-    row, column = torch.triu_indices(n, n, device=stack.device)
-    weights = torch.where(row == column, 1.0, 2**0.5).to(stack)
-    return stack.flatten(1)[:, row * n + column] * weights
-
-
-def _places(n: int) -> torch.Tensor:
-    """(n, n): where `half_vectors` puts each entry."""
-    place = torch.empty(n, n, dtype=torch.long)
-    row, column = torch.triu_indices(n, n)
-    place[row, column] = place[column, row] = torch.arange(len(row))
-    return place
-
-
-def first_component(grams: torch.Tensor) -> torch.Tensor:
-    """Estimate the share of the largest eigenvalue in the trace by power iteration, a bound from below.
+def refuse_non_finite(names: Sequence[list[str]], own: Sequence[torch.Tensor | np.ndarray]) -> None:
+    """Refuse features that are not finite, by their HSIC.
 
     Args:
-        grams: (layers, n, n), positive semi-definite.
+        names: The layers of both sides.
+        own: The HSIC of each with itself, perhaps with the confounder's at the end.
 
-    Returns:
-        (layers,), 0 where the trace is 0.
-
-    Example:
-        >>> first_component(torch.diag(torch.tensor([3.0, 1.0]))[None]).round(decimals=4)
-        tensor([0.7500])
-    """
-    diagonal = grams.diagonal(dim1=1, dim2=2)
-    trace = diagonal.sum(1).clamp(min=torch.finfo(grams.dtype).tiny)
-    vector = grams.gather(2, diagonal.argmax(1)[:, None, None].expand(-1, grams.shape[1], 1))
-    for _ in range(POWER_STEPS):
-        vector = nn.functional.normalize(vector, dim=1, eps=1e-30)
-        product = grams @ vector
-        value = (vector * product).sum((1, 2))
-        vector = product
-    return value / trace
-
-
-def without_top_components(grams: torch.Tensor, k: int) -> torch.Tensor:
-    """Take the k leading principal components out of centred Gram matrices, as Nguyen et al. 2022 do.
-
-    https://arxiv.org/abs/2202.07184; here they are the components within a batch.
-
-    Args:
-        grams: (layers, n, n), float64, centred.
-        k: How many.
+    Raises:
+        ValueError: Naming a layer.
 
     Example:
-        >>> without_top_components(torch.diag(torch.tensor([3.0, 1.0]))[None], 1)
-        tensor([[[0., 0.],
-                 [0., 1.]]])
+        >>> refuse_non_finite([["fc"]], [np.array([1.0])])
     """
-    values, vectors = torch.linalg.eigh(grams)
-    rest = vectors[..., : values.shape[-1] - k]
-    return (rest * values[..., None, : values.shape[-1] - k]) @ rest.mT
-
-
-def _refuse_non_finite(names: Sequence[list[str]], own: Sequence[torch.Tensor]) -> None:
     for layers, squares in zip(names, own, strict=True):
-        bad = [name for name, finite in zip(layers, squares.isfinite().tolist(), strict=True) if not finite]
+        bad = [
+            name
+            for name, finite in zip(layers, torch.as_tensor(squares).isfinite().tolist(), strict=False)
+            if not finite
+        ]
         if bad:
+            more = f", as do {len(bad) - 1} more" if len(bad) > 1 else ""
             raise ValueError(
-                f"layer {bad[0]!r} gives NaN or infinite features, as do {len(bad) - 1} more; an untrained "
-                "model with fresh batch-norm statistics overflows: first call utilities.trainer.estimate_batch_norm"
+                f"layer {bad[0]!r} gives NaN or infinite features{more}; an untrained model with fresh batch-norm "
+                "statistics overflows: first call utilities.trainer.estimate_batch_norm"
             )

@@ -1,0 +1,94 @@
+"""From sums over batches to a `Similarity`: values, errors, null, what it was made from; means of several."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from utilities.engine import Comparison, refuse_non_finite
+from utilities.similarity import Similarity, average
+from utilities.streaming import Sums
+from utilities.utils import versions
+
+
+def to_similarity(sums: Sums, run: Comparison, provenance: Mapping[str, Any] | None) -> Similarity:
+    """Turn the sums of a comparison into its result.
+
+    Args:
+        sums: Over all batches, of all processes.
+        run: Gives options, models and precisions.
+        provenance: Facts of the caller.
+
+    Raises:
+        ValueError: If features were not finite.
+    """
+    assert sums.sides is not None  # there is a batch, so there are layers
+    rows, columns = sums.sides
+    refuse_non_finite([rows.names, columns.names], sums.totals()[1:])
+    matrix, null = sums.matrix(), sums.null_values()
+    _warn_of_missing(rows.names, columns.names, matrix)
+    facts = run.options.facts(sums.largest)
+    if facts.get("estimator") == "biased":
+        _warn_of_width(sums)
+    tables: dict[str, Any] = {}
+    if null is not None:
+        reached = (1 + (null >= matrix).sum(0)) / (1 + len(null))
+        tables = {"null_mean": null.mean(0), "p_value": np.where(np.isnan(matrix), np.nan, reached)}
+        facts["null_max_95"] = float(np.quantile(np.nan_to_num(null, nan=-1.0).max((1, 2)), 0.95))
+    types = [type(recorder.model).__name__ for recorder in run.recorders]
+    names = {"model": types[0]} if len(types) == 1 else {"model1": types[0], "model2": types[1]}
+    choices = [choice.facts() for choice in run.precisions]
+    facts["precision"] = choices[0] if choices[0] == choices[1] else choices
+    return Similarity(
+        matrix=matrix,
+        layers1=rows.names,
+        layers2=columns.names,
+        n=sums.n,
+        stderr=sums.stderr(),
+        per_batch=sums.batch_values(),
+        details1=rows.details(sums.n),
+        details2=columns.details(sums.n),
+        provenance=names | dict(provenance or {}) | facts | {"versions": versions()},
+        **tables,
+    )
+
+
+def _warn_of_width(sums: Sums) -> None:
+    wide = [
+        n for side in sums.sides or () for n, width in zip(side.names, side.widths, strict=True) if width > sums.largest
+    ]
+    if wide:
+        warnings.warn(
+            f"{len(wide)} layers are wider than the {sums.largest} images of a batch, {wide[0]!r} for one: the biased "
+            "estimate goes to 1 there whatever the features; estimator='debiased' does not",
+            stacklevel=4,
+        )
+
+
+def _warn_of_missing(rows: list[str], columns: list[str], matrix: np.ndarray) -> None:
+    missing = [name for names, axis in ((rows, 1), (columns, 0))
+               for name, gone in zip(names, np.isnan(matrix).all(axis), strict=True) if gone]  # fmt: skip
+    if missing and not np.isnan(matrix).all():
+        names = ", ".join(dict.fromkeys(missing))
+        warnings.warn(f"layers without variance over the images, shown as missing: {names}", stacklevel=4)
+    elif missing:
+        warnings.warn("all layers of one side are without variance over the images, shown as missing", stacklevel=4)
+
+
+def mean_of(results: Sequence[Similarity], what: str) -> Similarity:
+    """Average over ``repeats``, keeping the jackknife's error, or over ``models``, with the error over them."""
+    mean, first = average(results), results[0]
+    tables: dict[str, Any] = {}
+    if first.null_mean is not None:
+        tables["null_mean"] = np.mean([r.null_mean for r in results], axis=0)
+        tables["p_value"] = np.max([r.p_value for r in results], axis=0)  # the most cautious of them
+    if first.per_batch is not None:
+        tables["per_batch"] = np.concatenate([r.per_batch for r in results])
+    if what == "repeats" and first.stderr is not None:
+        tables["stderr"] = np.sqrt(np.mean([r.stderr**2 for r in results], axis=0))
+    provenance = first.provenance | {"replicates": len(results), "replicates_of": what}
+    return replace(mean, **tables, provenance=provenance)
