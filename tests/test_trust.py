@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from utilities.batches import reshuffled
 from utilities.compare import CKA, Similarity, compare, join
-from utilities.stacks import first_component
 from utilities.measures import MEASURES, cca, linear_regression, mutual_knn, procrustes, pwcca, rsa, svcca
 from utilities.metrics import center, cka, gram
+from utilities.stacks import first_component
 from utilities.streaming import MAX_BLOCKS, Sums
 from utilities.zoo import comparison_layers, create_model
 
