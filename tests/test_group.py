@@ -1,0 +1,81 @@
+"""The studies of several models, at the smallest size."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from utilities import study as module
+from utilities.group import Group, across_datasets, each_pair, save_all, teach, under_every_measure
+from utilities.similarity import Similarity
+from utilities.study import Study
+from utilities.wording import describe_attention, describe_datasets, describe_measures, describe_pair, describe_student
+
+SMALL = {"epochs": 1, "n_images": 120, "batch_size": 30}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("project")
+        patch.setattr(module, "PROJECT_ROOT", folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def compared(folder):
+    group = Group("G", ["plain_cnn8", {"quick": "vit_tiny_patch2_16"}], output_dir=folder / "out", **SMALL)
+    return group, group.trained(permutations=19), group.untrained()
+
+
+def test_a_group_compares_trained_and_untrained_models(compared, folder):
+    group, trained, untrained = compared
+    cross = trained["plain_cnn8", "vit_tiny_patch2_16"]
+    assert cross.provenance["weights1"] == "trained for 1 epochs on digits, seed 0"
+    assert 0 <= cross.provenance["accuracy2"] <= 1
+    assert cross.n == 120
+    assert cross.p_value.shape == cross.matrix.shape
+    assert untrained["plain_cnn8", "vit_tiny_patch2_16"].replicates.shape[0] == 2
+    group.save({"trained": trained, "untrained": untrained}, {"a": plt.figure(), "b": plt.figure()})
+    names = {path.name for path in (folder / "out").iterdir()}
+    pairs = ["plain_cnn8_vit_tiny_patch2_16", "vit_tiny_patch2_16_vit_tiny_patch2_16"]
+    assert {"G.npz", "G.json", "G.png", "G.pdf", "G_b.png", *(f"G_trained_{pair}.npz" for pair in pairs)} <= names
+    assert "G_trained_vit_tiny_patch2_16_plain_cnn8.npz" not in names
+    assert len(each_pair(trained)) == 3
+    plt.close("all")
+
+
+def test_sentences_carry_the_numbers(compared):
+    _, trained, untrained = compared
+    cross = trained["plain_cnn8", "vit_tiny_patch2_16"]
+    text = describe_pair(cross, untrained["plain_cnn8", "vit_tiny_patch2_16"])
+    assert f"a similarity of {cross.best_match()['similarity'].mean():.2f}" in text.replace("\n", " ")
+    assert "Nearest to plain_cnn8 is vit_tiny_patch2_16" in describe_attention(trained, untrained)
+
+
+def test_images_that_have_nothing_to_do_with_each_other_are_not_similar(folder):
+    results = across_datasets(Study("D", "plain_cnn8", output_dir=folder, **SMALL))
+    assert results["own"].n == results["other"].n == results["across"].n == 120
+    assert results["across"].provenance["dataset"] == "digits (test) and photos (test)"
+    assert abs(np.nanmean(results["across"].matrix)) < 0.1 < np.nanmean(results["own"].matrix)
+    assert "photos (test)" in describe_datasets(results)
+
+
+def test_a_taught_student_is_compared_with_its_teacher_batch_by_batch(folder):
+    results = teach(Study("T", "plain_cnn8", output_dir=folder, **SMALL), "plain_cnn8", batch_size=20)
+    assert results["taught"].per_batch.shape == (6, *results["taught"].matrix.shape)
+    assert "taught by plain_cnn8" in results["taught"].provenance["weights2"]
+    assert len(list((folder / "checkpoints" / "digits").glob("*_taught_by_*.pth"))) == 1
+    assert describe_student(results).startswith("taught: accuracy")
+
+
+def test_one_pair_under_every_measure(folder):
+    group = Group("M", ["plain_cnn8", "vit_tiny_patch2_16"], output_dir=folder, epochs=1)
+    results = under_every_measure(group, count=2)
+    assert len(results) == 8
+    assert next(iter(results)) == "linear CKA"
+    assert {result.matrix.shape for result in results.values()} == {next(iter(results.values())).matrix.shape}
+    assert all(np.isfinite(result.matrix).all() for result in results.values())
+    assert "linear CKA and RSA (Spearman): Spearman correlation" in describe_measures(results)
+    save_all(group.studies[0], results, {"one": plt.figure()})
+    assert isinstance(Similarity.load(folder / "M_RSA-Spearman.npz"), Similarity)
+    plt.close("all")
