@@ -8,7 +8,7 @@ mean. Roundings of the many entries are independent: the CKA moves by some 1e-4.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,14 +44,13 @@ class Precision:
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
         """Set autocast and TF32 as chosen, and put them back on exit."""
-        allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        try:
+        with ExitStack() as stack:
             if device.type == "cuda":
-                torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.forward == "tf32"
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.forward == "bfloat16"):
-                yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
+                for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+                    stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
+                    backend.allow_tf32 = self.forward == "tf32"
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=self.forward == "bfloat16"))
+            yield
 
     def prepare(self, images: torch.Tensor, device: torch.device) -> torch.Tensor:
         """Bring a batch to the device, in the layout chosen; the caller's tensor stays as it is."""
