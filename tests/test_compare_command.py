@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from utilities import compare as module
 from utilities.compare import Similarity, compare
@@ -119,7 +120,7 @@ def test_what_several_processes_left_is_merged_once(tmp_path):
     with pytest.raises(ValueError, match="batch 2 is in both"):
         merged.merge(sums_of(2, 7))
     (tmp_path / "run.partial1.npz").write_bytes(b"no zip")
-    with pytest.raises(ValueError, match=r"run.partial1.npz is damaged .*delete it"):
+    with pytest.raises(ValueError, match=r"run.partial1.npz is damaged; delete it"):
         PartialSums(tmp_path / "run", "key").load()
 
 
@@ -147,3 +148,56 @@ def test_bad_input_is_refused_before_anything_is_written(arguments, message, tmp
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+class Twice(torch.nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.one, self.act = torch.nn.Linear(8, 4), activation
+
+    def forward(self, x):
+        return self.act(self.one(x))
+
+
+def test_other_images_functions_and_structures_are_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr("utilities.partial.SECONDS_BETWEEN", 0)
+    x, other = torch.randn(2, 64, 8)
+    one, two = Twice(torch.nn.ReLU()), Twice(torch.nn.Tanh())
+    two.load_state_dict(one.state_dict())
+    options = {"device": "cpu", "progress": False, "resume": tmp_path / "run"}
+    with monkeypatch.context() as patch:
+        killed_after(2, patch)
+        with pytest.raises(Killed):
+            compare(one, one, DataLoader(x, 16), view=lambda tensor: tensor * 2, **options)
+    for model, images, view in ((one, other, 2), (two, x, 2), (one, x, 3)):
+        function = (lambda tensor: tensor * 2) if view == 2 else (lambda tensor: tensor * 3)
+        with pytest.raises(ValueError, match="belongs to another comparison"):
+            compare(model, model, DataLoader(images, 16), view=function, **options)
+    assert compare(one, one, DataLoader(x, 16), view=lambda tensor: tensor * 2, **options).n == 64
+
+
+def test_finished_passes_are_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr("utilities.partial.SECONDS_BETWEEN", 0)
+    model, loader = Twice(torch.nn.ReLU()), DataLoader(torch.randn(64, 8), 16)
+    options = {"device": "cpu", "progress": False, "repeats": 3}
+    whole = compare(model, model, loader, **options)
+    with monkeypatch.context() as patch:
+        killed_after(9, patch)
+        with pytest.raises(Killed):
+            compare(model, model, loader, resume=tmp_path / "run", **options)
+    with monkeypatch.context() as patch:
+        seen = killed_after(99, patch)
+        result = compare(model, model, loader, resume=tmp_path / "run", **options)
+    assert seen == [1, 2, 3]
+    np.testing.assert_allclose(result.replicates, whole.replicates, atol=1e-12)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    model = Twice(torch.nn.ReLU())
+    with pytest.raises(OSError, match="nothing can be written to"):
+        compare(model, model, DataLoader(torch.randn(32, 8), 16), resume=tmp_path / "file" / "run", device="cpu")
+    with pytest.raises(SystemExit):
+        main(["--model1", "resnet18", "--dataset", "digits", "--out", str(tmp_path / "file" / "r.npz")])
+    assert "nothing can be written to" in capsys.readouterr().err

@@ -165,7 +165,7 @@ def test_a_difference_is_symmetric_around_nought_and_marks_what_is_within_its_er
     assert marks == {(int(y), int(x)) for y, x in np.argwhere(within)}
     text = text_of(figure)
     assert text.index("seed 0, accuracy 97.2%") < text.index("minus second") < text.index("untrained")
-    assert f"independent errors, {within.sum()} of 11 pairs" in text
+    assert f"Dots: below 2.0 standard errors (95%), √(se₁² + se₂²), {within.sum()} of 11 pairs" in text
     assert "Grey: no variance" in text
     assert figure.axes[0].get_title().splitlines() == [
         "resnet18 x resnet34",
@@ -341,3 +341,14 @@ def test_batches_that_are_not_there_are_refused():
         plot_batches(result(), "bn2", "fc")
     with pytest.raises(ValueError, match=r"no layer 'nothing'; did you mean one of bn1, \.\.\., fc"):
         plot_batches(result(), "bn1", "nothing")
+
+
+def test_errors_from_few_samples_are_judged_by_students_t():
+    """From two models a difference of ten standard errors may be chance: t(0.975, 1) = 12.7."""
+    one, two = (
+        Similarity(np.array([[v]]), ["a"], ["a"], 10, stderr=np.array([[0.01]]), provenance={"error_samples": k})
+        for v, k in ((0.9, 10), (0.76, 2))
+    )
+    figure = plot_difference(one, two)
+    assert len(figure.axes[0].collections[0].get_offsets()) == 1
+    assert "below 12.7 standard errors" in text_of(figure)

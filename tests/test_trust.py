@@ -392,3 +392,83 @@ def test_models_of_different_precision_can_be_compared():
     one, two = Mix(0), Double(0).double()
     result = compare(one, two, [x], device="cpu", progress=False)
     np.testing.assert_allclose(result.matrix.diagonal(), 1, atol=1e-5)
+
+
+def test_more_components_than_there_are_leave_nothing():
+    with pytest.raises(ValueError, match="40 components cannot be taken out of a batch of 32 images"):
+        run(Mix(), Mix(), [data(32)], remove_top_pc=40)
+    with pytest.warns(UserWarning, match="shown as missing: one, two"):
+        result = run(Mix(0, width=4), Mix(1), [data(32)], remove_top_pc=4)
+    assert np.isnan(result.matrix).all()
+
+
+def test_a_model_that_keeps_a_tensor_can_be_trained_afterwards():
+    class Keeper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.places = nn.Linear(8, 8), None
+
+        def forward(self, x):
+            if self.places is None:
+                self.places = torch.arange(8.0)
+            return (self.one(x) * self.places).sum()
+
+    model = Keeper()
+    run(model, model, [data(16)])
+    model(data(4)).backward()
+
+
+def test_models_that_take_whole_batches_or_other_types_or_run_no_layer():
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.one(x).view(32, 8)
+
+    assert run(Whole(), Whole(), [data(32)]).n == 32
+    half = nn.Sequential(nn.Linear(8, 6), nn.ReLU()).half()
+    assert run(half, half, [data(32)]).layers1 == ["0", "1"]
+    silent = Mix()
+    silent.forward = lambda x: nn.functional.linear(x, silent.one.weight)
+    with pytest.raises(ValueError, match="no layer of Mix ran"):
+        run(silent, silent, [data(32)])
+    with pytest.raises(ValueError, match="Linear is a layer without submodules"):
+        run(nn.Linear(8, 3), nn.Linear(8, 3), [data(32)])
+
+
+def test_bad_input_is_named():
+    spoilt = data(32)
+    spoilt[3, 2] = float("nan")
+    with pytest.raises(ValueError, match="the images of batch 0 hold NaN"):
+        run(Mix(), Mix(), [spoilt])
+    broken = Mix()
+    broken.two.weight.data[0] = float("nan")
+    with pytest.raises(ValueError, match="'two' gives NaN"):
+        run(broken, broken, [data(32)], measure="procrustes")
+    with pytest.raises(ValueError, match="permutations should be a whole number"):
+        run(Mix(), Mix(), [data(32)], permutations=2.5)
+    with pytest.raises(ValueError, match="the kernel is linear"):
+        run(Mix(), Mix(), [data(32)], sigma=2.0)
+    with pytest.raises(ValueError, match=r"kernel='rbf' goes with measure='cka' only"):
+        run(Mix(), Mix(), [data(32)], measure="rsa", kernel="rbf")
+    with pytest.raises(ValueError, match=r"a row for each of 32 images, not \(5, 8\)"):
+        run(Mix(), Mix(), [data(32)], confounder=lambda images: images[:5])
+    with pytest.raises(ValueError, match="confounder has no variance"):
+        run(Mix(), Mix(), [data(32)], confounder=lambda images: torch.ones(len(images)))
+    with pytest.raises(ValueError, match="models of one side should have the same layers"):
+        run([Mix(), nn.Sequential(nn.Linear(8, 3))], [Mix(), Mix()], [data(32)])
+    with pytest.warns(UserWarning, match="both loaders shuffle, each by itself"):
+        run(Mix(), Mix(), *[DataLoader(data(32), 16, shuffle=True) for _ in range(2)])
+    with pytest.warns(UserWarning, match="one loader has more batches than the other"):
+        run(Mix(), Mix(), iter(batches(data(48), 16)), iter(batches(data(32), 16)))
+
+
+def test_parts_of_other_models_or_options_do_not_join():
+    one, two = (run(Mix(), Mix(), [data(32)], layers1=name, provenance={"model1": name}) for name in ("one", "two"))
+    with pytest.raises(ValueError, match="different model1"):
+        join([one, two])
+    bare = run(Mix(), Mix(), [data(32)], layers1="two", remove_top_pc=1, provenance={"model1": "one"})
+    with pytest.raises(ValueError, match="different remove_top_pc"):
+        join([one, bare])

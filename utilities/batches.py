@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from utilities.utils import split_batch
 
@@ -45,6 +45,13 @@ def check_loaders(loader: Iterable[Any], loader2: Iterable[Any] | None, needed: 
             raise ValueError(f"the loader's batches hold {size} images; {needed} or more are needed")
         if images is not None and images < needed:
             raise ValueError(f"the loader has {images} images; {needed} or more are needed")
+    samplers = [getattr(one, "sampler", None) for one in (loader, loader2)]
+    if all(isinstance(sampler, RandomSampler) for sampler in samplers):
+        warnings.warn(
+            "both loaders shuffle, each by itself: image i of one is not the partner of image i of the other; use "
+            "utilities.loaders.make_loader, which shuffles once, by a seed",
+            stacklevel=3,
+        )
     lengths = length(loader), length(loader2)
     if None not in lengths and lengths[0] != lengths[1]:
         warnings.warn(
@@ -93,10 +100,23 @@ def _chosen(
 ) -> Iterator[tuple[int, Any, Any]]:
     if indices is not None:
         loader, loader2 = (_subset(one, indices) for one in (loader, loader2))
-    pairs = ((b, b) for b in loader) if loader2 is None else zip(loader, loader2, strict=False)
+    pairs = ((b, b) for b in loader) if loader2 is None else _side_by_side(loader, loader2)
     places = iter(indices) if indices is not None else iter(range(2**63))
     for place, (one, two) in zip(places, pairs, strict=False):
         yield place, one, two
+
+
+def _side_by_side(loader: Iterable[Any], loader2: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Pair batches up to the end of the shorter loader; of loaders of known length `check_loaders` has warned."""
+    iterators = iter(loader), iter(loader2)
+    end = object()
+    while True:
+        pair = next(iterators[0], end), next(iterators[1], end)
+        if end in pair:
+            break
+        yield pair
+    if pair != (end, end) and None in (length(loader), length(loader2)):
+        warnings.warn("one loader has more batches than the other: pairs are cut to the shorter", stacklevel=3)
 
 
 def _subset(loader: Any, indices: Collection[int]) -> Any:

@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
-from tqdm.auto import tqdm
+from torch import nn
 
-from utilities.batches import batch_indices, check_loaders, length, paired_batches, prefetched, reshuffled
-from utilities.engine import Comparison, Options
-from utilities.hooks import Layers
+from utilities.batches import check_loaders, reshuffled
+from utilities.collect import collect
+from utilities.engine import Comparison, Options, is_leaf
+from utilities.hooks import Layers, select_layers
 from utilities.memory import keeping_freed_memory
 from utilities.metrics import Estimator, Kernel
-from utilities.partial import PartialSums, fingerprint
 from utilities.similarity import Similarity, average, join
-from utilities.streaming import Sums
 from utilities.summary import mean_of, to_similarity
 from utilities.utils import evaluating
 from utilities.views import View
@@ -124,21 +122,26 @@ def compare(
     if repeats < 1:
         raise ValueError(f"repeats should be 1 or more, not {repeats}")
     pairs = _pairs(model1, model2)
+    for side, layers in zip(zip(*pairs, strict=True), (layers1, layers2), strict=True):
+        _refuse_other_layers(side, layers)
     check_loaders(loader, loader2, options.min_images)
     orders = [(loader, loader2)] if repeats == 1 else [_shuffled(loader, loader2, seed + k) for k in range(repeats)]
-    results, done = [], 0
+    results, files = [], []
     for one, two in pairs:
         passes = []
         for loaders in orders:
-            path = None if resume is None else f"{resume}.{done}" if len(pairs) * repeats > 1 else resume
+            path = None if resume is None else f"{resume}.{len(files)}" if len(pairs) * repeats > 1 else resume
             with ExitStack() as stack:
                 stack.enter_context(keeping_freed_memory())
                 devices = [stack.enter_context(evaluating(model, device)) for model in (one, two)]
                 run = Comparison(one, two, layers1, layers2, options, devices, paired=loader2 is not None)
-                sums = _collect(run, loaders, sharded, path, progress)
+                sums, saved = collect(run, loaders, sharded, path, progress)
+            files += [saved] if saved is not None else []
             passes.append(to_similarity(sums, run, provenance))
-            done += 1
         results.append(passes[0] if repeats == 1 else mean_of(passes, "repeats"))
+    for saved in files:
+        if saved.rank == 0:
+            saved.remove()
     return results[0] if len(pairs) == 1 else mean_of(results, "models")
 
 
@@ -156,6 +159,13 @@ def _pairs(model1: Any, model2: Any) -> list[tuple[nn.Module, nn.Module]]:
     return list(zip(*sides, strict=True))
 
 
+def _refuse_other_layers(models: Sequence[nn.Module], layers: Layers | None) -> None:
+    names = [select_layers(model, is_leaf if layers is None else layers) for model in models]
+    for number, other in enumerate(names):
+        if other != names[0]:
+            raise ValueError(f"models of one side should have the same layers, but number {number} and 0 differ")
+
+
 def _shuffled(loader: Any, loader2: Any, seed: int) -> tuple[Any, Any]:
     if loader2 is None:
         return reshuffled(loader, seed), None
@@ -166,72 +176,10 @@ def _shuffled(loader: Any, loader2: Any, seed: int) -> tuple[Any, Any]:
     return shuffled
 
 
-def _collect(run: Comparison, loaders: tuple[Any, Any], sharded: bool, path: Any, progress: bool) -> Sums:
-    """Show the batches to a comparison, this process's share of them and those that are not done yet."""
-    if sharded and not distributed.is_initialized():
-        raise ValueError("sharded=True needs torch.distributed: start with torchrun and call init_process_group")
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if sharded else (0, 1)
-    indices, saved = None, None
-    if sharded or path is not None:
-        batches = [batch_indices(one) for one in loaders if one is not None]
-        run.batch_size = len(batches[0][0])
-        count = min(map(len, batches))
-        key = _key(run, batches, sharded)
-        if path is not None:
-            saved = PartialSums(path, key, rank)
-            _take_up(run, saved, sharded)
-        todo = [i for i in range(count) if i not in run.finished]
-        indices = todo[rank::world]
-    pairs = paired_batches(*loaders, run.options.min_images, indices)
-    total = length(loaders[0]) if indices is None else len(indices)
-    bar = tqdm(
-        prefetched(pairs, run.devices[0]), total=total, desc="comparing", delay=2, disable=not progress or rank > 0
-    )
-    for index, images1, images2 in bar:
-        run.add(index, images1, images2)
-        if saved is not None:
-            saved.save_now_and_then(run.sums)
-    sums = run.sums.cpu()
-    if sharded:
-        parts: list[Any] = [None] * world
-        distributed.all_gather_object(parts, sums)
-        sums = parts[0]
-        for part in parts[1:]:
-            sums.merge(part)
-    if not sums.n:
-        raise ValueError(f"the loader has no batch of {run.options.min_images} images or more")
-    if saved is not None and rank == 0:
-        saved.remove()
-    return sums
-
-
-def _key(run: Comparison, batches: list[Any], sharded: bool) -> str:
-    """Tell this comparison from others, and see that all processes do the same one."""
-    models = list(dict.fromkeys(recorder.model for recorder in run.recorders))
-    options = [getattr(value, "__qualname__", value) for value in vars(run.options).values()]
-    key = fingerprint(models, (options, [sorted(wanted) for wanted in run.wanted], batches))
-    keys = [key]
-    if sharded:
-        keys = [None] * distributed.get_world_size()
-        distributed.all_gather_object(keys, key)
-    if len(set(keys)) > 1:
-        raise ValueError("the processes do not compare the same models, images and options: seed all of them alike")
-    return key
-
-
-def _take_up(run: Comparison, saved: PartialSums, sharded: bool) -> None:
-    """Go on from saved sums: the first process takes them over, and all leave out what they hold."""
-    sums = saved.load()
-    if sharded:
-        distributed.barrier()
-    if sums is not None:
-        run.finished = set(sums.done)
-        if saved.rank == 0:
-            run.sums = sums
-            saved.save(sums)
-            saved.remove(keep_own=True)
-    if sharded:
-        distributed.barrier()
+def _name_of(dataset: Any) -> str:
+    """Name a data set by what it prints, or by its class if that is its address in memory."""
+    text = str(dataset).partition("\n")[0]
+    return type(dataset).__name__ if " object at 0x" in text or len(text) > 200 else text
 
 
 class CKA:
@@ -286,7 +234,7 @@ class CKA:
             **options: Passed on to `compare`.
         """
         loaders = (dataloader1, dataloader1 if dataloader2 is None else dataloader2)
-        self.datasets = tuple(str(getattr(one, "dataset", type(one).__name__)).split("\n")[0][:200] for one in loaders)
+        self.datasets = tuple(_name_of(getattr(one, "dataset", one)) for one in loaders)
         facts = {
             "model1": self.names[0],
             "model2": self.names[1],

@@ -23,7 +23,7 @@ from utilities.datasets import SPLITS, load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.measures import MEASURES
 from utilities.precision import PRECISIONS
-from utilities.utils import evaluate, resolve_device, write_whole
+from utilities.utils import check_writable, evaluate, resolve_device, write_whole
 from utilities.zoo import comparison_layers, create_model, input_options
 
 
@@ -116,6 +116,8 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
     Returns:
         The path of the npz file.
     """
+    path = given.out if given.out.suffix == ".npz" else given.out.with_name(given.out.name + ".npz")
+    check_writable(path)
     names = [given.model1, given.model2 or given.model1]
     same = given.model2 is None
     sides = "11" if same else "12"
@@ -133,16 +135,15 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
         layers2=layers[1],
         device=device,
         sharded=distributed.is_initialized(),
-        resume=given.out.with_suffix(""),
+        resume=path.with_suffix(""),
         provenance=_facts(given, names, models, loaders, device if rank == 0 else None),
         **{name: getattr(given, name) for name in (
             "measure", "kernel", "estimator", "bandwidth", "view", "precision", "repeats", "permutations",
             "confounder", "remove_top_pc", "per_batch", "seed",
         )},
     )  # fmt: skip
-    path = given.out.with_suffix(".npz")
     if rank == 0:
-        path = result.save(given.out)
+        result.save(path)
         figure = result.plot()
         write_whole(path.with_suffix(".png"), lambda p: figure.savefig(p, dpi=200))
     return path

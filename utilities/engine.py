@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,11 +60,15 @@ class Options:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is not known; choose from {', '.join(PRECISIONS)}")
         for name in ("remove_top_pc", "permutations"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} should be 0 or more, not {getattr(self, name)}")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
+                raise ValueError(f"{name} should be a whole number, 0 or more, not {getattr(self, name)!r}")
+        if self.kernel == "linear" and (self.sigma is not None or self.bandwidth != 1.0):
+            raise ValueError("bandwidth and sigma are those of kernel='rbf', and the kernel is linear")
         if self.confounder not in (None, "input") and not callable(self.confounder):
             raise ValueError(f"confounder should be 'input' or a function of the images, not {self.confounder!r}")
         changed = [name for name in ("confounder", "remove_top_pc", "permutations") if getattr(self, name)]
+        changed += ["kernel='rbf'"] if self.kernel == "rbf" else []
+        changed += ["estimator='biased'"] if self.estimator == "biased" else []
         if self.measure != "cka" and changed:
             raise ValueError(f"{', '.join(changed)} goes with measure='cka' only, not with {self.measure!r}")
 
@@ -163,6 +168,8 @@ class Comparison:
                 is meaningless for.
         """
         inputs = [images1] if self.one_pass else [images1, images2]
+        if any(images.device.type == "cpu" and not images.isfinite().all() for images in inputs):
+            raise ValueError(f"the images of batch {index} hold NaN or infinite values")
         if not self._probed:
             self._probe([images[:PROBE_IMAGES] for images in inputs])
             self._probed, self.batch_size = True, self.batch_size or len(images1)
@@ -175,14 +182,16 @@ class Comparison:
         step(index, len(images1), recorded)
 
     def _probe(self, inputs: list[torch.Tensor]) -> None:
-        """Run a few images, so that errors come early; a model that reshapes by ``view`` needs the default layout."""
+        """Run a few images, so that errors come early; a model that reshapes by ``view`` needs the default layout.
+
+        A model that takes whole batches only shows its errors on the first of them.
+        """
         try:
             self._run(inputs)
         except RuntimeError:
-            if not any(precision.channels_last for precision in self.precisions):
-                raise
             self.precisions = [replace(precision, channels_last=False) for precision in self.precisions]
-            self._run(inputs)
+            with suppress(RuntimeError):
+                self._run(inputs)
 
     def _run(self, inputs: list[torch.Tensor]) -> list[dict[str, _Layer]]:
         recorded = []
@@ -190,7 +199,12 @@ class Comparison:
             self.recorders, self.precisions, self.devices, inputs, strict=False
         ):
             with precision.running(device), recorder:
-                recorder.model(precision.prepare(images, device))
+                recorder.model(precision.prepare(images, device, _float_type(recorder.model)))
+            if not recorder.activations:
+                raise ValueError(
+                    f"no layer of {type(recorder.model).__name__} ran: a traced model, or one whose forward does not "
+                    "call its modules, gives nothing to record"
+                )
             recorded.append(recorder.activations)
         return recorded
 
@@ -200,11 +214,11 @@ class Comparison:
     def _confounder(self, images: torch.Tensor) -> _Layer:
         asked = self.options.confounder
         features = images if asked == "input" else asked(images)
-        if not isinstance(features, torch.Tensor) or features.shape[0] != len(images):
-            raise ValueError(
-                f"the confounder should give one row for each of {len(images)} images, not {type(features)}"
-            )
-        return _gram_layer(features.to(self.devices[0]).flatten(1), self.precisions[0])
+        shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        if not isinstance(features, torch.Tensor) or features.shape[:1] != images.shape[:1]:
+            raise ValueError(f"the confounder should give a row for each of {len(images)} images, not {shape}")
+        features = features.to(self.devices[0]).reshape(len(images), -1)
+        return _gram_layer(features if features.dtype == torch.float64 else features.float(), self.precisions[0])
 
     def _add_grams(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
         names, stacks = self._stacks(recorded)
@@ -250,6 +264,8 @@ class Comparison:
                 reason = measure.check(n, layer.width, side)
                 if reason:
                     raise ValueError(f"layer {name!r}: {reason}")
+        own = [torch.stack([x.value.square().sum() for x in layers.values()]) for layers in recorded]
+        refuse_non_finite([list(layers) for layers in recorded], own)
         self._note(index, n, recorded, [_self_products(layers) for layers in recorded])
         rows = [measure.prepare_row(layer.value) for layer in recorded[0].values()]
         columns = [measure.prepare_column(layer.value) for layer in recorded[1].values()]
@@ -274,6 +290,11 @@ class Comparison:
         else:
             for mine, new in zip(self.sums.sides, sides, strict=True):
                 mine.merge(new)
+
+
+def _float_type(model: nn.Module) -> torch.dtype | None:
+    """Give the type that images are cast to: that of the first parameter."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
 def _gram_layer(features: torch.Tensor, precision: Precision) -> _Layer:

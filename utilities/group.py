@@ -130,7 +130,7 @@ def save_all(study: Study, results: Mapping[Any, Similarity], figures: Mapping[s
         The path of the first picture.
     """
     for number, (key, result) in enumerate(results.items()):
-        part = re.sub(r"\W+", "-", "_".join([key] if isinstance(key, str) else key)).strip("-")
+        part = re.sub(r"[^A-Za-z0-9_]+", "-", "_".join([key] if isinstance(key, str) else key)).strip("-")
         result.save(study.path(part if number else ""))
     paths = [study.save_figure(figure, key if number else "") for number, (key, figure) in enumerate(figures.items())]
     return paths[0]

@@ -45,6 +45,8 @@ def select_layers(model: nn.Module, layers: Layers = "*", *, depth: int | None =
         ValueError: layer '3' is not in Sequential; close: 0, 1, 2
     """
     modules = {name: module for name, module in model.named_modules() if name}
+    if not modules:
+        raise ValueError(f"{_kind(model)} is a layer without submodules; nn.Sequential(model) makes a model of it")
     if callable(layers) and not isinstance(layers, type):
         chosen = {name for name, module in modules.items() if layers(name, module)}
         if not chosen:
@@ -200,7 +202,8 @@ class Recorder:
     def __enter__(self) -> Recorder:
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.model))
-            stack.enter_context(torch.inference_mode())
+            # Not inference_mode: what a model keeps from one pass to the next has to be of use in training.
+            stack.enter_context(torch.no_grad())
             start = self.model.register_forward_pre_hook(self._start, with_kwargs=True)
             end = self.model.register_forward_hook(self._end)
             handles = [start, end, *(self._attach(name) for name in self.layers)]

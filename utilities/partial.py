@@ -13,16 +13,16 @@ import torch
 from torch import nn
 
 from utilities.streaming import Side, Sums
-from utilities.utils import write_whole
+from utilities.utils import check_writable, write_whole
 
 SECONDS_BETWEEN = 60.0
 
 
 def fingerprint(models: list[nn.Module], facts: Any) -> str:
-    """Tell one comparison from another: by the models' values, the images of each batch and the options.
+    """Tell one comparison from another.
 
     Args:
-        models: Their parameters and buffers count.
+        models: Their structure, as they print it, parameters and buffers count.
         facts: Anything whose ``repr`` says what else the sums depend on.
 
     Example:
@@ -31,11 +31,26 @@ def fingerprint(models: list[nn.Module], facts: Any) -> str:
     """
     digest = hashlib.sha256(repr(facts).encode())
     for model in models:
+        digest.update(f"{type(model).__qualname__} {model!r}".encode())
         for name, value in model.state_dict().items():
             value = value.detach().double().flatten()
             weights = torch.arange(1, len(value) + 1, device=value.device, dtype=value.dtype).sqrt()
             digest.update(f"{name} {value.sum().item():.12e} {(value * weights).sum().item():.12e}".encode())
     return digest.hexdigest()
+
+
+def code_of(value: Any) -> Any:
+    """Give what tells a function from another of the same name, its code; other values as they are.
+
+    Example:
+        >>> code_of(lambda x: x + 1) == code_of(lambda x: x + 2), code_of("gap")
+        (False, 'gap')
+    """
+    code = getattr(value, "__code__", None)
+    if code is None:
+        return getattr(value, "__qualname__", value)
+    constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
+    return value.__qualname__, code.co_code.hex(), constants, code.co_names
 
 
 class PartialSums:
@@ -49,6 +64,7 @@ class PartialSums:
 
     def __init__(self, base: str | Path, key: str, rank: int = 0) -> None:
         self.base, self.key, self.rank = Path(base), key, rank
+        check_writable(self._path(rank))
         self._saved = time.monotonic()
 
     def _path(self, rank: int) -> Path:
@@ -78,7 +94,7 @@ class PartialSums:
             with np.load(path, allow_pickle=False) as content:
                 meta, arrays = json.loads(str(content["meta"])), {k: content[k] for k in content.files}
         except Exception as error:  # numpy and zipfile raise a dozen types for a damaged file
-            raise ValueError(f"{path} is damaged ({error}); delete it to start again") from error
+            raise ValueError(f"{path} is damaged; delete it to start again") from error
         if meta["key"] != self.key:
             raise ValueError(f"{path} belongs to another comparison; delete it, or write the result elsewhere")
         return _from_arrays(meta, {name: torch.from_numpy(a) for name, a in arrays.items() if name != "meta"})

@@ -52,10 +52,11 @@ class Precision:
             stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=self.forward == "bfloat16"))
             yield
 
-    def prepare(self, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Bring a batch to the device, in the layout chosen; the caller's tensor stays as it is."""
+    def prepare(self, images: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Bring a batch to the device, in the layout and type chosen; the caller's tensor stays as it is."""
+        dtype = dtype if images.is_floating_point() else None
         layout = torch.channels_last if self.channels_last and images.ndim == 4 else torch.preserve_format
-        return images.to(device, memory_format=layout, non_blocking=True)
+        return images.to(device, dtype, memory_format=layout, non_blocking=True)
 
     def gram_of(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the centred Gram matrix of features (n, p), see `centered_gram`."""

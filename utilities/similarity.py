@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TABLES = ("matrix", "stderr", "null_mean", "p_value")
+# Facts that results must share to be averaged, and the further ones to be parts of one matrix.
+OPTIONS = ("measure", "estimator", "batch_size", "dataset", "bandwidth", "sigma", "view1", "view2", "confounder",
+           "remove_top_pc")  # fmt: skip
+MODELS = tuple(f"{what}{k}" for what in ("model", "weights", "accuracy") for k in ("", "1", "2"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Similarity(Result):
     """Similarity of every layer of one model to every layer of another.
 
@@ -64,6 +68,10 @@ class Similarity(Result):
             array = getattr(self, name)
             if array is not None and array.shape[-2:] != shape:
                 raise ValueError(f"{name} is {array.shape}, but there are {shape[0]} and {shape[1]} layer names")
+
+    def __repr__(self) -> str:
+        what = self.provenance.get("measure", "similarity")
+        return f"<Similarity: {what} of {len(self.layers1)} x {len(self.layers2)} layers, n = {self.n}>"
 
     def to_frame(self, table: str = "matrix") -> pd.DataFrame:
         """Give a table with the layers' names on both axes.
@@ -162,7 +170,7 @@ def average(results: Sequence[Similarity]) -> Similarity:
     first = results[0]
     if any((r.layers1, r.layers2) != (first.layers1, first.layers2) for r in results):
         raise ValueError("only results with the same layers can be averaged")
-    _refuse_differing(results)
+    _refuse_differing(results, OPTIONS)
     stack = np.stack([r.matrix for r in results])
     return Similarity(
         matrix=stack.mean(0),
@@ -173,7 +181,7 @@ def average(results: Sequence[Similarity]) -> Similarity:
         replicates=stack,
         details1=first.details1,
         details2=first.details2,
-        provenance=first.provenance | {"replicates": len(stack)},
+        provenance=first.provenance | {"replicates": len(stack), "error_samples": len(stack)},
     )
 
 
@@ -199,7 +207,7 @@ def join(parts: Sequence[Similarity]) -> Similarity:
     if not parts:
         raise ValueError("there are no parts to join")
     first = parts[0]
-    _refuse_differing(parts)
+    _refuse_differing(parts, (*OPTIONS, "permutations", "precision", *MODELS))
     rows = list(dict.fromkeys(name for part in parts for name in part.layers1))
     columns = list(dict.fromkeys(name for part in parts for name in part.layers2))
     count = np.zeros((len(rows), len(columns)), int)
@@ -219,8 +227,7 @@ def join(parts: Sequence[Similarity]) -> Similarity:
                       provenance=first.provenance)  # fmt: skip
 
 
-def _refuse_differing(results: Sequence[Similarity]) -> None:
-    keys = ("measure", "estimator", "batch_size", "dataset", "bandwidth", "sigma", "view1", "view2", "confounder")
+def _refuse_differing(results: Sequence[Similarity], keys: Sequence[str]) -> None:
     first = results[0]
     for other in results[1:]:
         differing = [key for key in keys if other.provenance.get(key) != first.provenance.get(key)]

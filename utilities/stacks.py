@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 POWER_STEPS = 12
+ROUNDING = 1e-5  # share of a float32 Gram matrix's trace
 
 
 def half_vectors(stack: torch.Tensor) -> torch.Tensor:
@@ -63,14 +64,23 @@ def without_top_components(grams: torch.Tensor, k: int) -> torch.Tensor:
         grams: (layers, n, n), float64, centred.
         k: How many.
 
+    Returns:
+        (layers, n, n); zero where nothing but rounding is left.
+
+    Raises:
+        ValueError: If there are no more than k images.
+
     Example:
         >>> without_top_components(torch.diag(torch.tensor([3.0, 1.0]))[None], 1)
         tensor([[[0., 0.],
                  [0., 1.]]])
     """
+    if k >= grams.shape[-1]:
+        raise ValueError(f"{k} components cannot be taken out of a batch of {grams.shape[-1]} images")
     values, vectors = torch.linalg.eigh(grams)
-    rest = vectors[..., : values.shape[-1] - k]
-    return (rest * values[..., None, : values.shape[-1] - k]) @ rest.mT
+    left, rest = values[..., : values.shape[-1] - k], vectors[..., : values.shape[-1] - k]
+    gone = left.sum(-1) <= ROUNDING * values.sum(-1)
+    return (rest * left[..., None, :].masked_fill(gone[..., None, None], 0)) @ rest.mT
 
 
 def permuted_products(

@@ -29,6 +29,8 @@ def to_similarity(sums: Sums, run: Comparison, provenance: Mapping[str, Any] | N
     assert sums.sides is not None  # there is a batch, so there are layers
     rows, columns = sums.sides
     refuse_non_finite([rows.names, columns.names], sums.totals()[1:])
+    if sums.confounded and not sums.totals()[0][-1, -1] > 0:
+        raise ValueError("the confounder has no variance over the images: there is nothing to regress out")
     matrix, null = sums.matrix(), sums.null_values()
     _warn_of_missing(rows.names, columns.names, matrix)
     facts = run.options.facts(sums.largest)
@@ -41,6 +43,7 @@ def to_similarity(sums: Sums, run: Comparison, provenance: Mapping[str, Any] | N
         facts["null_max_95"] = float(np.quantile(np.nan_to_num(null, nan=-1.0).max((1, 2)), 0.95))
     types = [type(recorder.model).__name__ for recorder in run.recorders]
     names = {"model": types[0]} if len(types) == 1 else {"model1": types[0], "model2": types[1]}
+    facts["error_samples"] = len(sums.blocks)
     choices = [choice.facts() for choice in run.precisions]
     facts["precision"] = choices[0] if choices[0] == choices[1] else choices
     return Similarity(
@@ -70,13 +73,13 @@ def _warn_of_width(sums: Sums) -> None:
 
 
 def _warn_of_missing(rows: list[str], columns: list[str], matrix: np.ndarray) -> None:
-    missing = [name for names, axis in ((rows, 1), (columns, 0))
-               for name, gone in zip(names, np.isnan(matrix).all(axis), strict=True) if gone]  # fmt: skip
-    if missing and not np.isnan(matrix).all():
-        names = ", ".join(dict.fromkeys(missing))
-        warnings.warn(f"layers without variance over the images, shown as missing: {names}", stacklevel=4)
-    elif missing:
-        warnings.warn("all layers of one side are without variance over the images, shown as missing", stacklevel=4)
+    gone = np.isnan(matrix)
+    names = [name for name, missing in zip(rows, gone.all(1), strict=True) if missing]
+    if len(names) < len(rows):  # else it cannot be told which columns are to blame
+        names += [name for name, missing in zip(columns, gone.all(0), strict=True) if missing]
+    if names:
+        text = ", ".join(dict.fromkeys(names))
+        warnings.warn(f"layers without variance over the images, shown as missing: {text}", stacklevel=4)
 
 
 def mean_of(results: Sequence[Similarity], what: str) -> Similarity:
@@ -90,5 +93,5 @@ def mean_of(results: Sequence[Similarity], what: str) -> Similarity:
         tables["per_batch"] = np.concatenate([r.per_batch for r in results])
     if what == "repeats" and first.stderr is not None:
         tables["stderr"] = np.sqrt(np.mean([r.stderr**2 for r in results], axis=0))
-    provenance = first.provenance | {"replicates": len(results), "replicates_of": what}
+    provenance = (first if what == "repeats" else mean).provenance | {"replicates": len(results), "replicates_of": what}
     return replace(mean, **tables, provenance=provenance)

@@ -212,6 +212,24 @@ def versions() -> dict[str, str]:
     }
 
 
+def check_writable(path: str | Path) -> None:
+    """Make a file's folder and see that files can be made in it, before long work whose result goes there.
+
+    Raises:
+        OSError: Naming the folder.
+
+    Example:
+        >>> check_writable(Path(tempfile.mkdtemp()) / "deep" / "a.txt")
+    """
+    folder = Path(path).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"nothing can be written to {folder}: {error.strerror or error}") from error
+
+
 def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
     """Write a file under a temporary name beside its place and rename it: it is there whole or not at all.
 

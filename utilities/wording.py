@@ -43,7 +43,10 @@ def describe_pair(trained: Similarity, untrained: Similarity | None = None) -> s
     if untrained is not None:
         before = untrained.best_match()["similarity"].mean()
         change = np.nanmean(trained.matrix - untrained.matrix)
-        text += f" Untrained twins match at {before:.2f}: training moved the mean of all pairs by {change:+.2f}."
+        text += (
+            f" The best match of untrained twins is {before:.2f} on average. Over all pairs training changed the "
+            f"similarity by {change:+.2f}."
+        )
     return textwrap.fill(text, WIDTH)
 
 

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 
 from utilities.plots.captions import (
     basis,
@@ -111,7 +112,8 @@ def plot_difference(first: Similarity, second: Similarity, *, title: str | None 
         title: Above the heatmap; None names the models of both.
 
     Returns:
-        The figure. Where both have standard errors, dots mark differences below two standard errors.
+        The figure. Where both have standard errors, dots mark differences that a 95% interval around 0 holds, by
+        Student's t: of errors estimated from two models or three batches it is much wider than two of them.
 
     Raises:
         ValueError: If the layers differ.
@@ -128,17 +130,23 @@ def plot_difference(first: Similarity, second: Similarity, *, title: str | None 
                 names = " against ".join("no layer" if name is None else repr(name) for name in (one, two))
                 raise ValueError(f"only results of the same layers can be subtracted; {side}[{i}] is {names}")
     difference = first.matrix - second.matrix
-    marked = None
+    marked, factor = None, _errors_in_doubt(first, second)
     if first.stderr is not None and second.stderr is not None:
-        marked = np.abs(difference) < 2 * np.hypot(first.stderr, second.stderr)
+        marked = np.abs(difference) < factor * np.hypot(first.stderr, second.stderr)
     (one, two), _ = titles_of([first, second], None)
     top = float(np.nanmax(np.abs(difference), initial=0)) or 0.01
     text = f"First, {_inline(one)}, minus second, {_inline(two)}. {basis([first, second])} "
     text += "Differences from {:.2f} to {:.2f}.".format(*extremes([difference]))
-    text += _share(marked, difference, "Dots: below two standard errors, √(se₁² + se₂²) of independent errors,")
+    text += _share(marked, difference, f"Dots: below {factor:.1f} standard errors (95%), √(se₁² + se₂²),")
     label = f"difference of {measure_of([first, second])}"
     scale = {"vmin": -top, "vmax": top, "cmap": "vlag"}
     return _plot_marked(first, difference, marked, title or _difference_of(one, two), text, label, scale)
+
+
+def _errors_in_doubt(*results: Similarity) -> float:
+    """Give the 97.5% quantile of Student's t for the least degrees of freedom; 2 where they are not known."""
+    samples = [result.provenance.get("error_samples", 0) for result in results]
+    return float(stats.t.ppf(0.975, min(samples) - 1)) if min(samples) > 1 else 2.0
 
 
 def plot_significance(result: Similarity) -> Figure:

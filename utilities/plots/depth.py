@@ -249,7 +249,7 @@ def _match_axes(axes: Sequence[Axes], results: Sequence[Similarity], axis: int) 
     """Name the axes of best matches: by layers for one result, by relative depth for several."""
     sides = [model_names(result)[:: 1 if axis == 1 else -1] for result in results]
     one, two = (names.pop() if len(names) == 1 else "" for names in map(set, zip(*sides, strict=True)))
-    one, two = one or f"model {2 - axis}", two or f"model {1 + axis}"
+    one, two = one or f"model {2 - axis}", two or "the other model"
     axes[-1].set_xlabel(f"layer of {one}" if len(results) == 1 else f"relative depth in {one}", fontsize=7)
     axes[0].set_ylabel(f"best match in {two}" + ("" if len(results) == 1 else " (relative depth)"), fontsize=7)
     axes[0].tick_params(labelsize=6)

@@ -78,7 +78,8 @@ def caption(result: Similarity) -> str:
     data = f"{facts['dataset']}, " if facts.get("dataset") else ""
     sentences.append(f"{data}n = {result.n:,} images{batch}")
     measure = ", ".join(str(facts[key]) for key in ("measure", "estimator") if facts.get(key))
-    measure += "".join(f", {text} {facts[key]}" for key, text in CHANGES.items() if facts.get(key))
+    changes = [f"{text} {facts[key]}" for key, text in CHANGES.items() if facts.get(key)]
+    measure = ", ".join(([measure] if measure else []) + changes)
     sentences.append(f"{measure[:1].upper()}{measure[1:]}{_range(result)}")
     if result.stderr is not None and np.isfinite(result.stderr).any():
         sentences.append(

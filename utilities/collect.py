@@ -1,0 +1,103 @@
+"""The loop over batches: shared among processes, gone on with after it was killed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from tqdm.auto import tqdm
+
+from utilities.batches import batch_indices, length, paired_batches, prefetched
+from utilities.engine import Comparison
+from utilities.partial import PartialSums, code_of, fingerprint
+from utilities.streaming import Sums
+
+
+def collect(
+    run: Comparison, loaders: tuple[Any, Any], sharded: bool, path: str | Path | None, progress: bool
+) -> tuple[Sums, PartialSums | None]:
+    """Show the batches to a comparison, this process's share of them and those that are not done yet.
+
+    Args:
+        run: The comparison.
+        loaders: For both models; the second may be None.
+        sharded: Whether the batches are shared among the processes of ``torch.distributed``.
+        path: Where unfinished sums are saved, or None.
+        progress: Whether to show a bar.
+
+    Returns:
+        The sums over all batches, and the files they are saved in, which the caller removes when nothing is left to
+        do that a killed run would have to repeat.
+
+    Raises:
+        ValueError: See `utilities.compare.compare`.
+    """
+    if sharded and not distributed.is_initialized():
+        raise ValueError("sharded=True needs torch.distributed: start with torchrun and call init_process_group")
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if sharded else (0, 1)
+    indices, saved = None, None
+    if sharded or path is not None:
+        batches = [batch_indices(one) for one in loaders if one is not None]
+        run.batch_size = len(batches[0][0])
+        count = min(map(len, batches))
+        key = _key(run, loaders, batches, sharded)
+        if path is not None:
+            saved = PartialSums(path, key, rank)
+            _take_up(run, saved, sharded)
+        todo = [i for i in range(count) if i not in run.finished]
+        indices = todo[rank::world]
+    pairs = paired_batches(*loaders, run.options.min_images, indices)
+    total = length(loaders[0]) if indices is None else len(indices)
+    bar = tqdm(
+        prefetched(pairs, run.devices[0]), total=total, desc="comparing", delay=2, disable=not progress or rank > 0
+    )
+    for index, images1, images2 in bar:
+        run.add(index, images1, images2)
+        if saved is not None:
+            saved.save_now_and_then(run.sums)
+    sums = run.sums.cpu()
+    if sharded:
+        parts: list[Any] = [None] * world
+        distributed.all_gather_object(parts, sums)
+        sums = parts[0]
+        for part in parts[1:]:
+            sums.merge(part)
+    if not sums.n:
+        raise ValueError(f"the loader has no batch of {run.options.min_images} images or more")
+    if saved is not None and rank == 0:
+        saved.save(sums)
+    return sums, saved
+
+
+def _key(run: Comparison, loaders: tuple[Any, Any], batches: list[Any], sharded: bool) -> str:
+    """Tell this comparison from others, and see that all processes do the same one."""
+    models = list(dict.fromkeys(recorder.model for recorder in run.recorders))
+    options = [code_of(value) for value in vars(run.options).values()]
+    _, *first = next(iter(paired_batches(*loaders, 0, [0])))
+    images = [hashlib.sha256(x.contiguous().view(torch.uint8).numpy()).hexdigest() for x in first]
+    key = fingerprint(models, (options, [sorted(wanted) for wanted in run.wanted], batches, images))
+    keys = [key]
+    if sharded:
+        keys = [None] * distributed.get_world_size()
+        distributed.all_gather_object(keys, key)
+    if len(set(keys)) > 1:
+        raise ValueError("the processes do not compare the same models, images and options: seed all of them alike")
+    return key
+
+
+def _take_up(run: Comparison, saved: PartialSums, sharded: bool) -> None:
+    """Go on from saved sums: the first process takes them over, and all leave out what they hold."""
+    sums = saved.load()
+    if sharded:
+        distributed.barrier()
+    if sums is not None:
+        run.finished = set(sums.done)
+        if saved.rank == 0:
+            run.sums = sums
+            saved.save(sums)
+            saved.remove(keep_own=True)
+    if sharded:
+        distributed.barrier()
