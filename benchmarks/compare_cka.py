@@ -7,7 +7,7 @@ Every contender runs in a process of its own, one after the other, round after r
 machine meet all of them; a contender's time is its best round. Let nothing else run meanwhile. ``forward`` is what
 nobody can do without: one plain pass of each model in its default layout (one in all where a model is compared with
 itself). ``difference`` is the largest deviation of an entry from a float64 reference, which is written out here with
-Song's formula; a peer that keeps references to activations which the model then changes in place is far off.
+Song's formula.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def test_errors_before_the_work(networks):
     with pytest.raises(ValueError, match="two or more networks are needed"):
         layer_matching(networks[0][:1] * 2, loader)
     with pytest.raises(ValueError, match="the layers function chose none"):
-        layer_matching([nn.Linear(2, 2), nn.Linear(2, 2)], loader)
+        layer_matching([nn.Sequential(nn.Linear(2, 2)) for _ in range(2)], loader)
     with pytest.raises(ValueError, match="norm_images=8"):
         trained_networks(Recipe("digits", norm_images=8), [0], "absent")
     with pytest.raises(ValueError, match="4 images or more"):
