@@ -14,6 +14,7 @@ from torch import nn
 from utilities.compare import compare
 from utilities.datasets import load_dataset, make_loader
 from utilities.measures import MEASURES
+from utilities.metrics import MIN_IMAGES
 from utilities.pairs import compare_all, pair_facts
 from utilities.similarity import Similarity, average
 from utilities.study import Study
@@ -155,7 +156,8 @@ def across_datasets(study: Study, other: str | None = None) -> dict[str, Similar
     count = min(len(own), len(foreign))
     own = load_dataset(study.dataset, "test", n_images=count, **like)
     foreign = load_dataset(other, "test", n_images=count, **like)
-    loaders = [make_loader(data, study.batch_size, seed=study.seed) for data in (own, foreign)]
+    size = min(study.batch_size, max(MIN_IMAGES["debiased"], count // 5))  # five batches or more, for the errors
+    loaders = [make_loader(data, size, seed=study.seed) for data in (own, foreign)]
     results = {}
     for key, chosen in (("own", loaders[:1]), ("other", loaders[1:]), ("across", loaders)):
         dataset = " and ".join(f"{loader.dataset.name} (test)" for loader in chosen)

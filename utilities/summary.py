@@ -43,6 +43,8 @@ def to_similarity(sums: Sums, run: Comparison, provenance: Mapping[str, Any] | N
         facts["null_max_95"] = float(np.quantile(np.nan_to_num(null, nan=-1.0).max((1, 2)), 0.95))
     types = [type(recorder.model).__name__ for recorder in run.recorders]
     names = {"model": types[0]} if len(types) == 1 else {"model1": types[0], "model2": types[1]}
+    if {"model", "model1"} & set(provenance or {}):  # the caller knows better
+        names = {}
     facts["error_samples"] = len(sums.blocks)
     choices = [choice.facts() for choice in run.precisions]
     facts["precision"] = choices[0] if choices[0] == choices[1] else choices
