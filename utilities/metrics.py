@@ -74,6 +74,10 @@ def centered_gram(x: torch.Tensor, *, bfloat16: bool = False) -> torch.Tensor:
     dtype = x.dtype if x.dtype == torch.float64 else torch.float32
     eps, n, width = 8 * torch.finfo(dtype).eps, *x.shape
     gram, level = x.new_zeros(n, n, dtype=dtype), x.new_zeros((), dtype=dtype)
+    half = n // 2  # of the four quarters of a symmetric matrix three are multiplied, and one is copied
+    left, corner = gram[:, :half], gram[half:, half:]
+    # A CPU rounds the products of each chunk to bfloat16 once; a GPU can give the sums as they are.
+    options = {"out_dtype": torch.float32} if bfloat16 and width > NARROW and x.device.type == "cuda" else {}
     step = max(1, CHUNK_BYTES.get(x.device.type, 2**26) // (n * 4))
     for part in x.split(step, dim=1):
         part = part.to(dtype)
@@ -83,16 +87,11 @@ def centered_gram(x: torch.Tensor, *, bfloat16: bool = False) -> torch.Tensor:
             part *= part.square().sum(0) > eps**2 * n * mean.square()
         else:
             level += mean.square().sum()
-        gram += _self_product(part.bfloat16() if bfloat16 and width > NARROW else part)
+        part = part.bfloat16() if bfloat16 and width > NARROW else part
+        left += torch.mm(part, part[:half].T, **options)
+        corner += torch.mm(part[half:], part[half:].T, **options)
+    gram[:half, half:] = left[half:].T
     return torch.where(gram.diagonal().sum() <= eps**2 * n * level, torch.zeros_like(gram), gram)  # NaN stays NaN
-
-
-def _self_product(x: torch.Tensor) -> torch.Tensor:
-    """Compute x xᵀ: of its four quarters, three. A CPU rounds a product in bfloat16 to bfloat16 once."""
-    half = len(x) // 2
-    options = {"out_dtype": torch.float32} if x.dtype == torch.bfloat16 and x.device.type == "cuda" else {}
-    left, corner = torch.mm(x, x[:half].T, **options), torch.mm(x[half:], x[half:].T, **options)
-    return torch.cat([left, torch.cat([left[half:].T, corner])], dim=1)
 
 
 def rbf_from_gram(gram: torch.Tensor, *, bandwidth: float = 1.0, sigma: float | None = None) -> torch.Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-POWER_STEPS = 12
+POWER_STEPS = 8
 ROUNDING = 1e-5  # share of a float32 Gram matrix's trace
 
 
