@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from utilities import study as module
+from utilities.compare import compare
 from utilities.group import Group, across_datasets, each_pair, save_all, teach, under_every_measure
+from utilities.loaders import same_input
 from utilities.similarity import Similarity
 from utilities.study import Study
 from utilities.wording import describe_attention, describe_datasets, describe_measures, describe_pair, describe_student
@@ -42,6 +44,25 @@ def test_a_group_compares_trained_and_untrained_models(compared, folder):
     assert "G_trained_vit_tiny_patch2_16_plain_cnn8.npz" not in names
     assert len(each_pair(trained)) == 3
     plt.close("all")
+
+
+def test_models_that_need_other_preprocessing_get_it(folder, monkeypatch):
+    half = {"image_size": 16, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    monkeypatch.setattr(module, "input_options", lambda name: half if "vit" in name else {})
+    group = Group("P", ["plain_cnn8", "vit_tiny_patch2_16"], output_dir=folder, **SMALL)
+    loaders = [study.loader() for study in group.studies]
+    assert not same_input(*loaders)
+    models = {"plain_cnn8": group.studies[0].random_model(0), "vit_tiny_patch2_16": group.studies[1].random_model(1)}
+    results = group._compared(models, {name: {"model": name} for name in models}, per_batch=True)
+    assert list(results) == [("plain_cnn8",) * 2, ("plain_cnn8", "vit_tiny_patch2_16"), ("vit_tiny_patch2_16",) * 2]
+    cross = results["plain_cnn8", "vit_tiny_patch2_16"]
+    images = [next(iter(study.loader(n_images=120)))[0] for study in group.studies]
+    alone = compare(
+        *models.values(), [images[0]], [images[1]], layers1=cross.layers1, layers2=cross.layers2, per_batch=True
+    )
+    np.testing.assert_allclose(cross.per_batch[0], alone.per_batch[0], atol=1e-6)
+    with pytest.raises(ValueError, match="prepared differently"):
+        under_every_measure(group)
 
 
 def test_sentences_carry_the_numbers(compared):

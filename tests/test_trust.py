@@ -416,6 +416,7 @@ def test_a_model_that_keeps_a_tensor_can_be_trained_afterwards():
     model = Keeper()
     run(model, model, [data(16)])
     model(data(4)).backward()
+    assert model.one.weight.grad.abs().sum() > 0
 
 
 def test_models_that_take_whole_batches_or_other_types_or_run_no_layer():

@@ -58,8 +58,9 @@ def compare(
 ) -> Similarity:
     """Compute the similarity of all pairs of layers of two models over all images of a loader.
 
-    Each model runs once over the data (once in all if both are the same object), and is left as it was found. Memory
-    does not grow with the number of images, unless ``per_batch`` asks for a matrix of each batch.
+    Each model runs once over the data (once in all if both are the same object), and is left as it was found, but for
+    what its own forward pass stores in it. Memory does not grow with the number of images, unless ``per_batch`` asks
+    for a matrix of each batch.
 
     Args:
         model1: Gives the rows; a module, or several of one architecture (from several seeds).

@@ -20,7 +20,7 @@ from torch import distributed, nn
 
 from utilities.compare import compare
 from utilities.datasets import SPLITS, load_dataset
-from utilities.loaders import Loader, make_loader
+from utilities.loaders import Loader, make_loader, same_input
 from utilities.measures import MEASURES
 from utilities.precision import PRECISIONS
 from utilities.utils import check_writable, evaluate, resolve_device, write_whole
@@ -130,7 +130,7 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
     result = compare(
         *models,
         loaders[0],
-        None if _equal_input(*loaders) else loaders[1],
+        None if same_input(*loaders) else loaders[1],
         layers1=layers[0],
         layers2=layers[1],
         device=device,
@@ -154,10 +154,6 @@ def _loader(given: argparse.Namespace, name: str, size: int | None) -> Loader:
     options |= {} if size is None else {"image_size": size}
     data = load_dataset(given.dataset, given.split, n_images=given.n_images, seed=given.seed, **options)
     return make_loader(data, given.batch_size, seed=given.seed, workers=given.workers)
-
-
-def _equal_input(one: Loader, two: Loader) -> bool:
-    return all(getattr(one.dataset, a) == getattr(two.dataset, a) for a in ("image_size", "mean", "std"))
 
 
 def _model(given: argparse.Namespace, name: str, k: str, classes: int) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import nn
 
 from utilities.compare import compare
 from utilities.datasets import load_dataset, make_loader
+from utilities.loaders import same_input
 from utilities.measures import MEASURES
 from utilities.metrics import MIN_IMAGES
 from utilities.pairs import compare_all, pair_facts
@@ -42,7 +43,7 @@ class Group:
         output_dir: Folder of the results.
 
     Raises:
-        ValueError: For an unknown profile, or models that do not see images of the same size.
+        ValueError: For an unknown profile.
 
     Example:
         >>> group = Group("Depth", ["resnet18", "resnet34"])
@@ -93,9 +94,22 @@ class Group:
         return {pair: average([run[pair] for run in runs]) for pair in runs[0]}
 
     def _compared(self, models: dict[str, nn.Module], facts: dict[str, dict[str, Any]], **options: Any) -> Results:
-        loader = self.studies[0].loader(n_images=self.n_images)
-        shared = self.studies[0].shared_facts(loader)
-        return compare_all(models, loader, facts=facts, provenance=shared, **options)
+        """Compare all pairs in one pass, or pair by pair where models need the same images prepared differently."""
+        loaders = dict(zip(models, (study.loader(n_images=study.n_images) for study in self.studies), strict=True))
+        first = next(iter(loaders.values()))
+        shared = self.studies[0].shared_facts(first)
+        if all(same_input(first, loader) for loader in loaders.values()):
+            return compare_all(models, first, facts=facts, provenance=shared, **options)
+        results, labels = {}, list(models)
+        for i, one in enumerate(labels):
+            for two in labels[i:]:
+                layers = {"layers1": comparison_layers(models[one]), "layers2": comparison_layers(models[two])}
+                own = facts[one] if one == two else pair_facts(facts[one], facts[two])
+                loader2 = None if one == two else loaders[two]
+                results[one, two] = compare(
+                    models[one], models[two], loaders[one], loader2, **layers, provenance=own | shared, **options
+                )
+        return results
 
     def save(self, results: Mapping[str, Results], figures: Mapping[str, Figure]) -> Path:
         """Write results of several kinds, such as ``trained`` and ``untrained``, and figures, see `save_all`."""
@@ -208,7 +222,10 @@ def under_every_measure(group: Group, count: int = 12, view: str = "gap") -> dic
     studies = group.studies
     found = [study.finished_model() for study in studies]
     (one, facts1), (two, facts2) = found
-    data = studies[0].loader(n_images=studies[0].n_images).dataset
+    inputs = [study.loader(n_images=study.n_images) for study in studies]
+    if not same_input(*inputs):
+        raise ValueError(f"{studies[0].model} and {studies[1].model} need their images prepared differently")
+    data = inputs[0].dataset
     loader = make_loader(data, min(len(data), MOST_AT_ONCE), seed=group.seed, drop_last=True)
     names = [comparison_layers(model) for model, _ in found]
     layers = [layers[:: max(1, len(layers) // count)] for layers in names]

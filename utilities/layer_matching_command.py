@@ -19,7 +19,7 @@ from utilities.datasets import load_dataset
 from utilities.layer_matching import INDEXES, VIEWS, LayerMatching, layer_matching
 from utilities.loaders import ImageDataset, Loader, make_loader
 from utilities.plain_cnn import WIDTHS, PlainCNN
-from utilities.train import checkpoint_path
+from utilities.train import checkpoint_path, load_sets, make_loaders
 from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer
 from utilities.utils import PROJECT_ROOT, evaluate, set_seed, versions, write_whole
 from utilities.views import check_view
@@ -79,7 +79,7 @@ def trained_networks(
         with FileLock(path.with_suffix(".lock")):
             content = read_checkpoint(path) if path.exists() else {}
             if content.get("recipe") != asdict(recipe):
-                sets = sets or _read_sets(recipe)
+                sets = sets or load_sets(recipe)
                 set_seed(seed)
                 network = PlainCNN(sets[0].num_classes, widths)
                 content = {"name": name, "num_classes": sets[0].num_classes, "seed": seed, "recipe": asdict(recipe)}
@@ -93,12 +93,6 @@ def trained_networks(
     return networks, facts
 
 
-def _read_sets(recipe: Recipe) -> list[ImageDataset]:
-    options = {"image_size": recipe.image_size}
-    train = load_dataset(recipe.dataset, "train", n_images=recipe.n_images, augment=True, **options)
-    return [train, *(load_dataset(recipe.dataset, split, **options) for split in ("validation", "test"))]
-
-
 def _train(
     network: nn.Module,
     recipe: Recipe,
@@ -109,10 +103,7 @@ def _train(
     workers: int,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    size = min(recipe.batch_size, len(sets[0]))
-    ragged = len(sets[0]) % size == 1  # batch norm cannot train on a last batch of one image
-    train = make_loader(sets[0], size, seed=seed, shuffle="every_epoch", workers=workers, drop_last=ragged)
-    validation, test = (make_loader(one, recipe.batch_size, shuffle="never", workers=workers) for one in sets[1:])
+    train, validation, test = make_loaders(sets, recipe, seed, workers)
     trainer = Trainer(network, recipe, train, validation, device=device, precision=precision)
     for epoch in range(recipe.epochs):
         row = trainer.run_epoch()

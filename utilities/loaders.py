@@ -313,3 +313,15 @@ def make_loader(
         dataset.augmentation = None
     order = _Order(count, shuffle, seed)
     return Loader(dataset, order, augment, batch_size=batch_size, num_workers=workers, drop_last=drop_last)
+
+
+def same_input(one: Loader, two: Loader) -> bool:
+    """Tell whether two loaders prepare images in the same way: size, mean and deviation.
+
+    Example:
+        >>> from utilities.datasets import load_dataset
+        >>> small, large = (make_loader(load_dataset("digits", image_size=size), 64) for size in (16, 32))
+        >>> same_input(small, small), same_input(small, large)
+        (True, False)
+    """
+    return all(getattr(one.dataset, a) == getattr(two.dataset, a) for a in ("image_size", "mean", "std"))

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from utilities.checkpoints import read_checkpoint
 from utilities.datasets import load_dataset
-from utilities.loaders import Loader, make_loader
+from utilities.loaders import ImageDataset, Loader, make_loader
 from utilities.memory import keeping_freed_memory
 from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer, autocast_dtype, estimate_batch_norm
 from utilities.utils import evaluate, evaluating, resolve_device, set_seed, versions, write_whole
@@ -105,7 +105,8 @@ def fit(
                 report(f"{path} is there already, trained with this recipe")
                 return path
             report(f"{path} was trained with another recipe; training anew")
-        train, validation, test, num_classes = _load_data(recipe, seed, workers)
+        sets = load_sets(recipe, seed)
+        (train, validation, test), num_classes = make_loaders(sets, recipe, seed, workers), sets[0].num_classes
         set_seed(seed)
         model = create_model(model_name, num_classes, seed=seed)
         _check_size(model, train, model_name)
@@ -138,15 +139,35 @@ def _teacher(path: Path, recipe: Recipe) -> tuple[torch.nn.Module, dict[str, Any
     return create_model(facts["name"], facts["num_classes"], weights=path), facts
 
 
-def _load_data(recipe: Recipe, seed: int, workers: int) -> tuple[Loader, Loader, Loader, int]:
+def load_sets(recipe: Recipe, seed: int = 0) -> list[ImageDataset]:
+    """Load the training (augmented), validation and test images of a recipe.
+
+    Args:
+        recipe: Gives data set, size and number of training images.
+        seed: Of the choice of training images.
+
+    Example:
+        >>> [len(data) for data in load_sets(Recipe("digits", n_images=100))]
+        [100, 126, 540]
+    """
     options = {"image_size": recipe.image_size}
-    train_set = load_dataset(recipe.dataset, "train", n_images=recipe.n_images, seed=seed, augment=True, **options)
-    size = min(recipe.batch_size, len(train_set))
-    ragged = len(train_set) % size == 1  # batch norm cannot train on a last batch of one image
-    train = make_loader(train_set, size, seed=seed, shuffle="every_epoch", workers=workers, drop_last=ragged)
-    held_out = [load_dataset(recipe.dataset, split, **options) for split in ("validation", "test")]
-    validation, test = (make_loader(d, recipe.batch_size, shuffle="never", workers=workers) for d in held_out)
-    return train, validation, test, train_set.num_classes
+    train = load_dataset(recipe.dataset, "train", n_images=recipe.n_images, seed=seed, augment=True, **options)
+    return [train, *(load_dataset(recipe.dataset, split, **options) for split in ("validation", "test"))]
+
+
+def make_loaders(sets: Sequence[ImageDataset], recipe: Recipe, seed: int, workers: int = 0) -> list[Loader]:
+    """Make the loaders of what `load_sets` gave: training images in a new order each epoch, the others in their own.
+
+    Example:
+        >>> recipe = Recipe("digits", batch_size=33, n_images=100)
+        >>> [len(loader) for loader in make_loaders(load_sets(recipe), recipe, seed=0)]
+        [3, 4, 17]
+    """
+    train, *held_out = sets
+    size = min(recipe.batch_size, len(train))
+    ragged = len(train) % size == 1  # batch norm cannot train on a last batch of one image
+    loader = make_loader(train, size, seed=seed, shuffle="every_epoch", workers=workers, drop_last=ragged)
+    return [loader, *(make_loader(d, recipe.batch_size, shuffle="never", workers=workers) for d in held_out)]
 
 
 def _check_size(model: torch.nn.Module, train: Loader, model_name: str) -> None:
