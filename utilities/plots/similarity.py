@@ -181,7 +181,9 @@ def plot_similarity(
         top = max(0.01, float(np.nanmax(deviation, initial=0)))
         what = f"spread over {len(result.replicates)} {facts.get('replicates_of', 'models')}"
         panels.append((what, deviation, 0.0, top, "mako", "standard deviation"))
-    figure = plt.figure(figsize=(0.6 + 5.0 * len(panels), 5.2), layout="constrained")
+    rows, columns = result.matrix.shape
+    height = 1.6 + 3.6 * min(1.0, max(0.3, rows / columns))  # a wide matrix needs less of it
+    figure = plt.figure(figsize=(0.6 + 5.0 * len(panels), height), layout="constrained")
     names = dict.fromkeys(str(facts[k]) for k in ("model", "model1", "model2") if facts.get(k))
     heading = title or (names and (facts.get("model") or " x ".join(names))) or "similarity of layers"
     axes = np.ravel(figure.subplots(1, len(panels)))
@@ -194,7 +196,8 @@ def plot_similarity(
         bar.set_label(unit, fontsize=7)
         bar.ax.tick_params(labelsize=6)
     if "model2" in facts and facts.get("model1") != facts["model2"]:
-        figure.axes[0].set(ylabel=facts["model1"], xlabel=facts["model2"])
+        figure.axes[0].set_ylabel(facts["model1"], fontsize=8)
+        figure.axes[0].set_xlabel(facts["model2"], fontsize=8)
     missing = " Grey: no variance." if np.isnan(result.matrix).any() else ""
     text = textwrap.fill(caption(result) + missing, 72 if len(panels) == 1 else 190)
     figure.supxlabel(text, fontsize=7, x=0.02, ha="left")
