@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from utilities.loaders import same_input
 from utilities.measures import MEASURES
 from utilities.metrics import MIN_IMAGES
 from utilities.pairs import compare_all, pair_facts
+from utilities.results import Result
 from utilities.similarity import Similarity, average
 from utilities.study import Study
 from utilities.zoo import comparison_layers
@@ -111,6 +112,27 @@ class Group:
                 )
         return results
 
+    def analyse(
+        self, analysis: Callable[..., Result], *, train: Mapping[str, Any] | None = None, **options: Any
+    ) -> dict:
+        """Run a companion analysis on each trained model.
+
+        Args:
+            analysis: Called as ``analysis(model, loader, provenance=..., **options)``, see `utilities.analysis`.
+            train: Take training images instead of test images; options of `Study.training_loader`.
+            **options: Passed on.
+
+        Returns:
+            Name of the model -> result.
+        """
+        results = {}
+        for study in self.studies:
+            model, facts = study.finished_model()
+            loader = study.loader(n_images=study.n_images) if train is None else study.training_loader(**train)
+            provenance = study.shared_facts(loader) | facts
+            results[study.model] = analysis(model, loader, provenance=provenance, **options)
+        return results
+
     def save(self, results: Mapping[str, Results], figures: Mapping[str, Figure]) -> Path:
         """Write results of several kinds, such as ``trained`` and ``untrained``, and figures, see `save_all`."""
         flat = {(kind, *pair): one for kind, pairs in results.items() for pair, one in once(pairs).items()}
@@ -133,7 +155,7 @@ def each_pair(results: Results) -> list[Similarity]:
     return list(once(results).values())
 
 
-def save_all(study: Study, results: Mapping[Any, Similarity], figures: Mapping[str, Figure]) -> Path:
+def save_all(study: Study, results: Mapping[Any, Result], figures: Mapping[str, Figure]) -> Path:
     """Write several results and figures of one notebook, the first ones under its own name.
 
     Args:

@@ -153,10 +153,30 @@ class Study:
             data = load_dataset(self.dataset, split, n_images=NORM_IMAGES, seed=self.seed, **options)
         return make_loader(data, self.batch_size if split == "test" else len(data), seed=self.seed)
 
+    def training_loader(
+        self, batch_size: int | None = None, n_images: int | None = None, augment: bool = True
+    ) -> Loader:
+        """Load training images, augmented as in training unless that is switched off, in another order each epoch."""
+        options = input_options(self.model)
+        data = load_dataset(self.dataset, "train", n_images=n_images, seed=self.seed, augment=augment, **options)
+        return make_loader(data, batch_size or self.batch_size, seed=self.seed, shuffle="every_epoch")
+
     def checkpoint(self, teacher: Path | None = None) -> Path:
         """Train the model where that has not been done with the same recipe, and give the checkpoint's path."""
         folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset)
         return fit(self.model, self.recipe, self.seed, folder, resume=True, teacher=teacher)
+
+    def snapshots(self, every: int) -> dict[int, nn.Module]:
+        """Train the model once more, keeping it every so many epochs, and load it as it was: epoch -> model.
+
+        The initial weights (epoch 0), those at the end of the warm-up and the last ones are among them.
+        """
+        folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset) / f"every_{every}"
+        last = fit(self.model, self.recipe, self.seed, folder, resume=True, save_every=every)
+        paths = {int(path.stem.rpartition("_at_")[2]): path for path in folder.glob(f"{last.stem}_at_*.pth")}
+        paths[self.epochs] = last
+        classes = load_dataset(self.dataset, "test").num_classes
+        return {epoch: create_model(self.model, classes, weights=str(paths[epoch])) for epoch in sorted(paths)}
 
     def trained_model(self, teacher: Path | None = None) -> nn.Module:
         """Train the model, or load it where that has been done, with a teacher if a checkpoint of one is given."""

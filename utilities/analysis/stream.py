@@ -1,0 +1,112 @@
+"""What all analyses share: a pass over the images, and means with their errors, added up batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from utilities.memory import keeping_freed_memory
+from utilities.utils import evaluating, split_batch
+
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@contextmanager
+def stream(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    device: str | torch.device = "auto",
+    description: str = "images",
+    labelled: bool = False,
+    gradients: bool = False,
+    progress: bool = True,
+) -> Iterator[Batches]:
+    """Serve a loader's batches on a model's device, the model in eval mode; all is put back on exit.
+
+    Args:
+        model: Each submodule's mode, and the place of the model, are restored.
+        loader: Yields what `utilities.utils.split_batch` understands.
+        device: See `utilities.utils.resolve_device`.
+        description: Of the progress bar, which appears after two seconds.
+        labelled: Whether a batch without labels is an error.
+        gradients: Whether autograd stays on.
+        progress: Whether there is a bar at all.
+
+    Yields:
+        An iterator of (images, labels) on the device; labels are None where there are none.
+
+    Raises:
+        ValueError: If there is no image, or no labels where they are needed.
+
+    Example:
+        >>> with stream(nn.Flatten(), [torch.ones(2, 3, 4, 4)], device="cpu") as batches:
+        ...     [(images.shape, labels) for images, labels in batches]
+        [(torch.Size([2, 3, 4, 4]), None)]
+    """
+    with keeping_freed_memory(), evaluating(model, device) as target, torch.set_grad_enabled(gradients):
+        yield _batches(loader, target, description, labelled, progress)
+
+
+def _batches(loader: Iterable[Any], target: torch.device, description: str, labelled: bool, progress: bool) -> Batches:
+    count = 0
+    for batch in tqdm(loader, desc=description, delay=2, leave=False, disable=not progress):
+        images, labels = split_batch(batch)
+        if labels is None and labelled:
+            raise ValueError(f"{description}: labels are needed; the loader should yield (images, labels)")
+        if len(images):
+            count += len(images)
+            yield images.to(target), None if labels is None else labels.to(target)
+    if count == 0:
+        raise ValueError(f"{description}: the loader yields no image")
+
+
+class Moments:
+    """Mean and spread over images of values of any shape, added batch by batch, in float64.
+
+    Sums of squared deviations are merged as Chan, Golub and LeVeque 1983 do, so that neither the size of the
+    batches nor a large mean costs precision.
+
+    Attributes:
+        n: Images so far.
+        mean: Their mean, the shape of one image's values.
+
+    Example:
+        >>> moments = Moments()
+        >>> moments.add(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+        >>> moments.add(torch.tensor([[5.0, 5.0]]))
+        >>> moments.n, moments.mean.tolist(), moments.variance.tolist()
+        (3, [3.0, 5.0], [4.0, 0.0])
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean: np.ndarray = np.zeros(())
+        self._squares: np.ndarray = np.zeros(())
+
+    def add(self, values: torch.Tensor | np.ndarray) -> None:
+        """Add one value, or array of values, for each image of a batch: (batch, ...)."""
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu().double().numpy()
+        count, mean = len(values), np.asarray(values, np.float64).mean(0)
+        squares, total = ((values - mean) ** 2).sum(0), self.n + count
+        change = mean - self.mean
+        self.mean = self.mean + change * (count / total)
+        self._squares = self._squares + squares + change**2 * (self.n * count / total)
+        self.n = total
+
+    @property
+    def variance(self) -> np.ndarray:
+        """The unbiased variance over images; NaN of a single one."""
+        return self._squares / (self.n - 1) if self.n > 1 else np.full_like(self._squares, np.nan)
+
+    @property
+    def stderr(self) -> np.ndarray:
+        """The standard error of the mean; NaN of a single image."""
+        return np.sqrt(self.variance / max(self.n, 1))

@@ -1,0 +1,72 @@
+"""A claim of a paper, what a run shows of it, and whether it holds there."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from utilities.utils import write_whole
+
+WIDTH = 110
+VERDICTS = {True: "holds on what was run", False: "does NOT hold on what was run", None: "cannot be told from this run"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, and what a run shows of it.
+
+    Attributes:
+        claim: What the paper says, in our words.
+        source: Where: paper and figure.
+        found: What the run shows, in numbers with their errors.
+        holds: Whether the claim holds there; None where the run cannot tell (within the errors, or not tried).
+
+    Example:
+        >>> print(Claim("attention lowers the variance", "Park & Kim 2022, Fig. 9", "6 of 6 blocks lower it", True))
+        Paper: attention lowers the variance (Park & Kim 2022, Fig. 9).
+        Here:  6 of 6 blocks lower it.
+        The claim holds on what was run.
+    """
+
+    claim: str
+    source: str
+    found: str
+    holds: bool | None
+
+    def __str__(self) -> str:
+        lines = (("Paper: ", f"{self.claim} ({self.source})."), ("Here:  ", f"{self.found}."))
+        texts = [textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=7 * " ") for head, text in lines]
+        return "\n".join([*texts, f"The claim {VERDICTS[self.holds]}."])
+
+
+def family(model: str) -> str:
+    """Tell attention-free CNNs, hybrids and Vision Transformers apart by their names.
+
+    Example:
+        >>> [family(name) for name in ("resnet18", "alternet18", "lambda_resnet26", "timm/vit_tiny_patch16_224", "pit_ti")]
+        ['cnn', 'hybrid', 'hybrid', 'vit', 'vit']
+    """
+    bare = model.rpartition("/")[2]
+    if bare.startswith(("alternet", "lambda")):
+        return "hybrid"
+    return "vit" if bare.startswith(("vit", "deit", "pit", "swin", "mixer")) else "cnn"
+
+
+def state_claims(claims: Sequence[Claim], path: str | Path | None = None) -> str:
+    """Put claims into words, and write them as a table where a path is given.
+
+    Args:
+        claims: One or more.
+        path: Of a CSV file, columns ``claim, source, found, holds``; its ending is put right.
+
+    Returns:
+        The text.
+    """
+    if path is not None:
+        table = pd.DataFrame([asdict(claim) for claim in claims])
+        write_whole(Path(path).with_name(Path(path).name + ".csv"), lambda file: table.to_csv(file, index=False))
+    return "\n\n".join(map(str, claims))

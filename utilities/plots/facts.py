@@ -1,0 +1,125 @@
+"""What figures of the companion analyses share: where results came from in words, colours, markers, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from utilities.plots.captions import wrap, write_caption
+
+OF_A_MODEL = ("model", "weights", "accuracy")
+
+
+class HasProvenance(Protocol):
+    """A result that says what it was made from."""
+
+    provenance: Mapping[str, Any]
+
+
+def made_from(results: Mapping[str, HasProvenance]) -> str:
+    """Say what results were made from: each model once, then what all share.
+
+    Args:
+        results: Label -> result. Used of each provenance: ``model, weights, accuracy, dataset, n, profile``.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> facts = {"model": "vit", "weights": "untrained", "dataset": "digits (test)", "n": 540, "profile": "quick"}
+        >>> made_from({"ViT": SimpleNamespace(provenance=facts)})
+        'ViT: vit, untrained. digits (test), n = 540 images, quick profile.'
+    """
+    parts = [_model(label, result.provenance) for label, result in results.items()]
+    shared = list(dict.fromkeys(_basis(result.provenance) for result in results.values()))
+    if len(shared) > 1:
+        shared = [
+            f"{label}: {_basis(result.provenance)}" for label, result in results.items() if _basis(result.provenance)
+        ]
+    return " ".join(part for part in [*parts, *shared] if part)
+
+
+def _model(label: str, facts: Mapping[str, Any]) -> str:
+    accuracy = facts.get("accuracy")
+    known = [
+        facts.get("model") if facts.get("model") != label else None,
+        facts.get("weights"),
+        None if accuracy is None else f"accuracy {100 * accuracy:.1f}%",
+    ]
+    text = ", ".join(part for part in known if part)
+    return f"{label}: {text}." if text else ""
+
+
+def _basis(facts: Mapping[str, Any]) -> str:
+    known = [
+        facts.get("dataset"),
+        f"n = {facts['n']:,} images" if facts.get("n") is not None else None,
+        f"{facts['profile']} profile" if facts.get("profile") else None,
+    ]
+    text = ", ".join(part for part in known if part)
+    return f"{text}." if text else ""
+
+
+def named(results: Mapping[str, Any] | Any) -> dict[str, Any]:
+    """Give several results under their labels; a single one under its model's name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not isinstance(results, Mapping):
+        results = {results.provenance.get("model", "model"): results}
+    if not results:
+        raise ValueError("there are no results to draw")
+    return dict(results)
+
+
+def colours(labels: Sequence[str]) -> dict[str, Any]:
+    """Give each label a colour that colour-blind readers can tell from the others."""
+    return dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
+
+
+def marker(model: str) -> str:
+    """Choose the paper's marker: a diamond for CNNs, a circle for ViTs, a square for all else.
+
+    Example:
+        >>> [marker(name) for name in ("resnet18", "vit_tiny_patch2_16", "alternet18", "lambda_resnet26")]
+        ['D', 'o', 's', 's']
+    """
+    bare = model.rpartition("/")[2]
+    if bare.startswith(("vit", "deit")):
+        return "o"
+    return "D" if bare.startswith(("resnet", "wide_resnet", "preact", "resnext", "vgg", "plain", "alexnet")) else "s"
+
+
+def tidy(axes: Iterable[Axes]) -> None:
+    """Give axes small tick labels and no upper and right frame."""
+    for ax in axes:
+        ax.tick_params(labelsize=6)
+        ax.xaxis.label.set_size(7)
+        ax.yaxis.label.set_size(7)
+        ax.title.set_size(7)
+        if not hasattr(ax, "zaxis") and ax.name == "rectilinear":
+            sns.despine(ax=ax)
+
+
+def finish(figure: Figure, results: Mapping[str, HasProvenance], note: str = "", legend: bool = True) -> Figure:
+    """Tidy all axes, write a legend of the first axes' labels above them, and the caption below."""
+    tidy(figure.axes)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if legend and labels:
+        texts = [wrap(label, 0.85 * figure.get_figwidth(), points=6) for label in labels]
+        columns = 3 if max(map(len, texts)) < 26 else 1
+        style = {"fontsize": 6, "frameon": False, "ncols": columns}
+        figure.legend(handles, texts, loc="outside upper left", **style)
+        figure.set_figheight(figure.get_figheight() + 0.12 * -(-len(texts) // columns))
+    write_caption(figure, f"{made_from(results)} {note}".strip())
+    return figure
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """Make a figure with constrained layout and its axes, one or an array (rows, columns)."""
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
