@@ -47,8 +47,8 @@ def family(model: str) -> str:
     """Tell attention-free CNNs, hybrids and Vision Transformers apart by their names.
 
     Example:
-        >>> [family(name) for name in ("resnet18", "alternet18", "lambda_resnet26", "timm/vit_tiny_patch16_224", "pit_ti")]
-        ['cnn', 'hybrid', 'hybrid', 'vit', 'vit']
+        >>> [family(name) for name in ("resnet18", "alternet18", "timm/vit_tiny_patch16_224", "pit_tiny")]
+        ['cnn', 'hybrid', 'vit', 'vit']
     """
     bare = model.rpartition("/")[2]
     if bare.startswith(("alternet", "lambda")):

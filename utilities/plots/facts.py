@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from utilities.claims.claim import family
 from utilities.plots.captions import wrap, write_caption
 
 OF_A_MODEL = ("model", "weights", "accuracy")
@@ -82,16 +83,13 @@ def colours(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def marker(model: str) -> str:
-    """Choose the paper's marker: a diamond for CNNs, a circle for ViTs, a square for all else.
+    """Choose a marker: a diamond for CNNs, a circle for transformers, a square for hybrids.
 
     Example:
         >>> [marker(name) for name in ("resnet18", "vit_tiny_patch2_16", "alternet18", "lambda_resnet26")]
         ['D', 'o', 's', 's']
     """
-    bare = model.rpartition("/")[2]
-    if bare.startswith(("vit", "deit")):
-        return "o"
-    return "D" if bare.startswith(("resnet", "wide_resnet", "preact", "resnext", "vgg", "plain", "alexnet")) else "s"
+    return {"cnn": "D", "vit": "o", "hybrid": "s"}[family(model)]
 
 
 def tidy(axes: Iterable[Axes]) -> None:
