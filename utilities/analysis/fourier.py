@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.stream import Moments, stream
+from utilities.analysis.stream import Moments, precise, stream
 from utilities.blocks import blocks, check_sequence, run_blocks, to_maps
 from utilities.results import Result
 from utilities.utils import versions
@@ -250,7 +250,7 @@ def _image_curves(maps: torch.Tensor, path: str, reference: str) -> torch.Tensor
     curve = along(logs, path)
     total = logs.sum((-2, -1)) - logs[..., 0, 0]
     base = logs[..., 0, 0] if reference == "dc" else total / max(1, height * width - 1)
-    values = torch.cat([curve, base[..., None]], -1).double()
+    values = precise(torch.cat([curve, base[..., None]], -1))
     # A map that is zero throughout has no spectrum; an image without any other map is all NaN.
     values = values.masked_fill(~torch.isfinite(values), torch.nan)
     return values.nanmean(1) - math.log(height * width)

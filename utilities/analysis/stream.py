@@ -67,6 +67,16 @@ def _batches(loader: Iterable[Any], target: torch.device, description: str, labe
         raise ValueError(f"{description}: the loader yields no image")
 
 
+def precise(values: torch.Tensor) -> torch.Tensor:
+    """Convert to float64, or to float32 on Apple's GPUs, which have no more.
+
+    Example:
+        >>> precise(torch.zeros(1, dtype=torch.bfloat16)).dtype
+        torch.float64
+    """
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+
+
 class Moments:
     """Mean and spread over images of values of any shape, added batch by batch, in float64.
 
