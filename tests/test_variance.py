@@ -109,6 +109,6 @@ def test_files_and_bad_input(tmp_path):
     with pytest.raises(ValueError, match="choose from positions, samples"):
         feature_variance(identity(), [noise(3, 3, H, H)], over="tokens", device="cpu")
     with pytest.raises(ValueError, match="two images"):
-        feature_variance(identity(), [noise(1, 3, H, H)], over="samples", layers={"0": "conv"}, device="cpu")
+        feature_variance(identity(), [noise(1, 3, H, H).float()], over="samples", layers={"0": "conv"}, device="cpu")
     with pytest.raises(ValueError, match="no image"):
         feature_variance(identity(), [], layers={"0": "conv"}, device="cpu")
