@@ -1,0 +1,167 @@
+"""Removing a unit: what must cost nothing, what must not be used, and what is removed."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from utilities.analysis.lesion import Lesions, find_units, lesions
+from utilities.blocks import blocks
+from utilities.utils import evaluate
+from utilities.zoo import create_model
+
+IMAGES = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def data(model, flipped=3):
+    """Label the images as the model itself sees them, but for a few."""
+    with torch.no_grad():
+        labels = model.eval()(IMAGES).argmax(1)
+    labels[:flipped] = (labels[:flipped] + 1) % 5
+    return [(IMAGES, labels)]
+
+
+@pytest.fixture
+def vit():
+    return create_model("vit_tiny_patch2_16", 5, seed=0).eval()
+
+
+@pytest.fixture
+def resnet():
+    model = create_model("resnet18", 5, seed=0)
+    with torch.no_grad():
+        model.train()(IMAGES)
+    return model.eval()
+
+
+def test_units_are_branches_of_a_vit_and_spatial_convolutions_of_a_resnet(vit, resnet):
+    names = [unit.name for unit in find_units(blocks(vit), IMAGES[:1])]
+    assert names == [f"blocks.{i}.{part}" for i in range(6) for part in ("attn", "mlp")]
+    names = [unit.name for unit in find_units(blocks(resnet), IMAGES[:1])]
+    # Eight blocks of two convolutions, less the first one of the three blocks that halve the resolution.
+    assert len(names) == 13
+    assert "layer2.0.conv1" not in names
+    assert "layer2.0.conv2" in names
+    whole = [unit.name for unit in find_units(blocks(resnet), IMAGES[:1], whole=True)]
+    assert whole == ["layer1.0", "layer1.1", "layer2.1", "layer3.1", "layer4.1"]
+
+
+def test_lambda_layers_are_attention_units():
+    units = find_units(blocks(create_model("lambda_resnet26", 5, r=7).eval()), IMAGES[:1])
+    assert {unit.kind for unit in units} == {"msa"}
+    assert all(unit.name.endswith("conv2") for unit in units)
+
+
+def test_a_branch_without_output_costs_exactly_nothing(vit):
+    with torch.no_grad():
+        for part in (vit.blocks[1].attn.proj, vit.blocks[4].mlp.fc2):
+            part.weight.zero_()
+            part.bias.zero_()
+    result = lesions(vit, data(vit), device="cpu")
+    silent = [result.names.index(name) for name in ("blocks.1.attn", "blocks.4.mlp")]
+    assert (result.drop[silent] == 0).all()
+    assert (result.loss[silent] == 0).all()
+    others = np.delete(np.arange(len(result.names)), silent)
+    assert (result.loss[others] != 0).all()
+
+
+def test_the_drop_is_that_of_a_model_edited_by_hand(vit, resnet):
+    for model, name, edit in (
+        (vit, "blocks.2.attn", lambda: nn.init.zeros_(vit.blocks[2].attn.proj.weight)),
+        (resnet, "layer3.1.conv2", lambda: nn.init.dirac_(resnet.layer3[1].conv2.weight)),
+    ):
+        loader = data(model)
+        result = lesions(model, loader, device="cpu")
+        before = evaluate(model, loader, device="cpu")
+        with torch.no_grad():
+            edit()
+            if model is vit:
+                vit.blocks[2].attn.proj.bias.zero_()
+        after = evaluate(model, loader, device="cpu")
+        place = result.names.index(name)
+        assert result.accuracy == pytest.approx(before["top1"])
+        assert result.drop[place] == pytest.approx(before["top1"] - after["top1"], abs=1e-9)
+        assert result.loss[place] == pytest.approx(after["loss"] - before["loss"], abs=1e-5)
+
+
+def test_a_removed_unit_is_not_used(resnet):
+    """Whatever its weights are, the result without it is the same."""
+    loader = data(resnet)
+    place = lesions(resnet, loader, device="cpu").names.index("layer1.1.conv1")
+    for ablation in ("identity", "zero"):
+        values = []
+        for factor in (1.0, 100.0):
+            with torch.no_grad():
+                resnet.layer1[1].conv1.weight.mul_(factor)
+            result = lesions(resnet, loader, ablation=ablation, device="cpu")
+            with torch.no_grad():
+                intact = nn.functional.cross_entropy(resnet(IMAGES), loader[0][1]).item()
+            values.append(result.loss[place] + intact)
+        # The rise of a loss near 1,000, in float32, is exact to 1e-4.
+        assert values[0] == pytest.approx(values[1], abs=1e-3)
+
+
+def test_ablations_are_what_they_say(resnet):
+    """Zero: as if the weights were zero; mean: as if the layer gave its average output, which needs no input."""
+    loader = data(resnet)
+    zero, mean = (lesions(resnet, loader, ablation=ablation, device="cpu") for ablation in ("zero", "mean"))
+    place = zero.names.index("layer2.1.conv1")
+    conv = resnet.layer2[1].conv1
+    outputs = []
+    handle = conv.register_forward_hook(lambda module, args, output: outputs.append(output))
+    with torch.no_grad():
+        intact = nn.functional.cross_entropy(resnet(IMAGES), loader[0][1])
+        handle.remove()
+        for result, output in ((zero, torch.zeros(1)), (mean, outputs[0].mean(0, keepdim=True))):
+            handle = conv.register_forward_hook(lambda module, args, out, output=output: output.expand_as(out))
+            expected = nn.functional.cross_entropy(resnet(IMAGES), loader[0][1]) - intact
+            handle.remove()
+            assert result.loss[place] == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch2_16", "lambda_resnet26"])
+def test_of_a_branch_mean_keeps_its_average(name):
+    model = create_model(name, 5, seed=0).eval()
+    one = [(IMAGES[:1], torch.zeros(1, dtype=torch.long))]
+    result = lesions(model, one, ablation="mean", device="cpu")
+    # Over a single image the mean is the output itself: nothing is lost.
+    np.testing.assert_allclose(result.loss, 0, atol=1e-5)
+
+
+def test_result_does_not_depend_on_batches_and_the_model_is_left_as_it_was(vit):
+    ((images, labels),) = data(vit)
+    state = {name: value.clone() for name, value in vit.state_dict().items()}
+    for ablation in ("identity", "mean"):
+        whole = lesions(vit, [(images, labels)], ablation=ablation, device="cpu")
+        parts = lesions(vit, [(images[:5], labels[:5]), (images[5:], labels[5:])], ablation=ablation, device="cpu")
+        np.testing.assert_allclose(whole.drop, parts.drop, atol=1e-12)
+        np.testing.assert_allclose(whole.loss, parts.loss, atol=1e-5)
+        np.testing.assert_allclose(whole.loss_stderr, parts.loss_stderr, atol=1e-5)
+    assert all(torch.equal(value, state[name]) for name, value in vit.state_dict().items())
+    assert not any(module._forward_hooks for module in vit.modules())
+
+
+def test_errors_are_paired_over_images(vit):
+    loader = data(vit)
+    result = lesions(vit, loader, device="cpu")
+    singles = [
+        lesions(vit, [(image[None], label[None])], device="cpu") for image, label in zip(*loader[0], strict=True)
+    ]
+    for value, error in (("drop", "drop_stderr"), ("loss", "loss_stderr")):
+        table = np.stack([getattr(single, value) for single in singles])
+        np.testing.assert_allclose(getattr(result, value), table.mean(0), atol=1e-5)
+        np.testing.assert_allclose(getattr(result, error), table.std(0, ddof=1) / len(table) ** 0.5, atol=1e-5)
+
+
+def test_files_and_bad_input(tmp_path, vit):
+    result = lesions(vit, data(vit), device="cpu")
+    assert Lesions.load(result.save(tmp_path / "a")).to_frame().equals(result.to_frame())
+    assert result.provenance["n"] == 12
+    with pytest.raises(ValueError, match="ablation 'noise'"):
+        lesions(vit, data(vit), ablation="noise", device="cpu")
+    with pytest.raises(ValueError, match="units 'head'"):
+        lesions(vit, data(vit), units="head", device="cpu")
+    with pytest.raises(ValueError, match="labels"):
+        lesions(vit, [IMAGES], device="cpu")
+    with pytest.raises(ValueError, match="sequence"):
+        find_units(blocks(vit, {"blocks.0": "msa"}), IMAGES)
