@@ -11,8 +11,9 @@ from torch import nn
 from utilities.datasets import load_dataset, make_loader
 from utilities.distillation import distillation_loss
 from utilities.hooks import Recorder
+from utilities.recipes import schedule
 from utilities.train import checkpoint_path, fit, main
-from utilities.trainer import Recipe, Trainer, _schedule, autocast_dtype, estimate_batch_norm
+from utilities.trainer import Recipe, Trainer, autocast_dtype, estimate_batch_norm
 from utilities.utils import PROJECT_ROOT
 from utilities.zoo import create_model
 
@@ -36,11 +37,11 @@ def test_the_studys_recipe_is_the_default():
 
 
 def test_cosine_schedule_after_a_linear_rise():
-    fraction = _schedule(Recipe(epochs=10), steps=7)
+    fraction = schedule(Recipe(epochs=10), steps=7)
     assert fraction(0) == 1
     assert fraction(35) == pytest.approx(0.5)
     assert fraction(70) == pytest.approx(0, abs=1e-12)
-    warm = _schedule(Recipe(epochs=10, warmup=2), steps=7)
+    warm = schedule(Recipe(epochs=10, warmup=2), steps=7)
     assert [warm(step) for step in (0, 6, 14)] == pytest.approx([1 / 15, 7 / 15, 1])
     assert warm(42) == pytest.approx(0.5)
 

@@ -98,7 +98,8 @@ def test_branch_is_what_the_block_adds_and_change_is_paired():
         x = model._pos_embed(model.patch_embed(images))
         added = model.blocks[0].attn(model.blocks[0].norm1(x))[:, 1:].mT.unflatten(2, (8, 8)).double()
     assert result.branch[1] == pytest.approx(over_positions(added).mean().item(), rel=1e-4)
-    np.testing.assert_allclose(result.change[1:], np.diff(result.relative), atol=1e-9)
+    np.testing.assert_allclose(result.change[1:], np.diff(result.variance), atol=1e-9)
+    np.testing.assert_allclose(result.relative_change[1:], np.diff(result.relative), atol=1e-9)
     assert (result.relative > 0).all()
     assert (result.relative < 64 / 63).all()  # the unbiased variance of 64 positions is at most 64/63 mean squares
 

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from utilities import zoo
-from utilities.zoo import comparison_layers, create_model, list_models, preprocessing
+from utilities.zoo import comparison_layers, create_model, input_options, list_models, preprocessing
 
 
 def saved(tmp_path, model=None, **extra):
@@ -22,17 +22,36 @@ def saved(tmp_path, model=None, **extra):
 def test_names_of_every_kind():
     own = list_models()
     assert {"resnet101", "lambda_resnet38", "vit_large_patch32_224", "vit_tiny_patch4_32"} <= set(own)
-    assert {"wide_resnet50", "swin_tiny_patch2_16"} <= set(own)
+    assert {"wide_resnet50", "swin_tiny_patch2_16", "resnext50", "vgg16", "alexnet", "vit_ti_patch2_32"} <= set(own)
+    assert {f"{family}{depth}" for family in ("alternet", "preact_resnet") for depth in (18, 34, 50, 101, 152)} <= set(
+        own
+    )
+    assert {"pit_tiny_patch2_32", "swin_tiny_patch1_32", "mixer_tiny_patch2_32"} <= set(own)
     assert not any("/" in name for name in own)
     assert "timm/vit_base_patch16_224" in list_models("timm/vit_base*")
     assert "torchvision/vgg11" in list_models("torchvision/*")
     assert not any("rcnn" in name for name in list_models("torchvision/*"))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch2_16", "swin_tiny_patch2_16"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "alternet18", "preact_resnet18", "vit_tiny_patch2_16", "swin_tiny_patch2_16"]
+)
 def test_own_models_are_built(name):
     model = create_model(name, num_classes=6, in_channels=1).eval()
     assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 6)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_own_models_refuse_options_that_they_do_not_have(name):
+    with pytest.raises(TypeError, match="no_such_option"):
+        create_model(name, no_such_option=1)
+
+
+def test_models_of_fixed_size_say_so():
+    sizes = {name: input_options(name).get("image_size") for name in list_models("*_tiny_*") + list_models("vit_ti_*")}
+    assert len(sizes) == 8
+    assert all(size == int(name.rpartition("_")[2]) for name, size in sizes.items())
+    assert input_options("vgg11") == input_options("resnext50") == input_options("alexnet") == {}
 
 
 @pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/squeezenet1_1"])
@@ -46,7 +65,7 @@ def test_library_models_are_built(name):
     ("name", "close"),
     [
         ("resnt18", "resnet18"),
-        ("vgg11", "torchvision/vgg11"),
+        ("squeezenet1_1", "torchvision/squeezenet1_1"),
         ("timm/vit_bse_patch16_224", "timm/vit_base_patch16_224"),
     ],
 )
@@ -78,6 +97,10 @@ def test_seed_leaves_the_global_generator_alone():
         ("wide_resnet50", 100),
         ("vit_large_patch32_224", 219),
         ("swin_tiny_patch2_16", 49),
+        ("swin_tiny_patch1_32", 95),
+        ("pit_tiny_patch2_32", 115),
+        ("mixer_tiny_patch2_32", 67),
+        ("vgg16", 32),
     ],
 )
 def test_number_of_layers_to_compare(name, count):
@@ -91,6 +114,15 @@ def test_layers_of_a_lambda_resnet():
     block = ["bn1", "relu1", "conv2", "bn2", "relu2", "bn3", "relu3"]
     blocks = [f"layer{stage}.{i}.{part}" for stage in (1, 2, 3, 4) for i in (0, 1) for part in block]
     assert names == ["bn1", "relu", *blocks, "avgpool", "fc"]
+
+
+def test_layers_of_an_alternet():
+    with torch.device("meta"):
+        names = comparison_layers(create_model("alternet18"))
+    convolution, attention = ["bn1", "relu1", "bn2", "relu2"], ["bn1", "gelu", "bn2", "attn"]
+    blocks = [convolution, convolution] + 3 * [convolution, attention]
+    expected = [f"layer{1 + i // 2}.{i % 2}.{part}" for i, block in enumerate(blocks) for part in block]
+    assert names == [*expected, "bn", "relu", "avgpool", "fc"]
 
 
 def test_layers_of_a_swin():
@@ -107,7 +139,16 @@ def torchvision_vit():
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "lambda_resnet26", "vit_tiny_patch2_16", "swin_tiny_patch2_16", "torchvision"]
+    "name",
+    [
+        "resnet18",
+        "lambda_resnet26",
+        "alternet18",
+        "alternet50",
+        "vit_tiny_patch2_16",
+        "swin_tiny_patch2_16",
+        "torchvision",
+    ],
 )
 def test_layers_run_in_the_order_listed(name):
     model, calls = torchvision_vit() if name == "torchvision" else create_model(name), []

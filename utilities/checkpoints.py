@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from utilities.old_checkpoints import map_keys, map_names
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a file of tensors and plain values; nothing in it is run.
@@ -52,7 +54,8 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
 
     Args:
         model: Changed in place.
-        content: A state dictionary, or a dictionary that holds one as ``"model"`` or ``"state_dict"``.
+        content: A state dictionary, or a dictionary that holds one as ``"model"`` or ``"state_dict"``. Old names of
+            models and entries are brought up to date, see `utilities.old_checkpoints`.
         path: Where it came from, for messages.
         asked: Facts that have to agree where the checkpoint states them, ``name`` among them.
 
@@ -64,6 +67,7 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
         Traceback (most recent call last):
         ValueError: checkpoint a.pth does not fit linear: 1 missing keys: weight; ...
     """
+    content = map_names(content)
     problems = [
         f"{key} is {content[key]!r} in the file, {value!r} was asked for"
         for key, value in asked.items()
@@ -73,6 +77,7 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
     for prefix in ("_orig_mod.", "module."):  # torch.compile and DataParallel put these in front
         if state and all(str(key).startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
+    state = map_keys(state, asked["name"])
     problems += _misfits(model.state_dict(), state)
     if problems:
         raise ValueError(f"checkpoint {path} does not fit {asked['name']}: {'; '.join(problems)}")

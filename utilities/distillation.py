@@ -24,7 +24,7 @@ def distillation_loss(
     Args:
         logits: The student's s, (batch, classes).
         teacher_logits: The teacher's t, (batch, classes).
-        labels: (batch,).
+        labels: (batch,), or probabilities (batch, classes).
         temperature: T.
         weight: w, of the teacher.
 

@@ -19,6 +19,7 @@ from utilities.datasets import load_dataset
 from utilities.layer_matching import INDEXES, VIEWS, LayerMatching, layer_matching
 from utilities.loaders import ImageDataset, Loader, make_loader
 from utilities.plain_cnn import WIDTHS, PlainCNN
+from utilities.recipes import same_recipe
 from utilities.train import checkpoint_path, load_sets, make_loaders
 from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer
 from utilities.utils import PROJECT_ROOT, evaluate, set_seed, versions, write_whole
@@ -78,7 +79,7 @@ def trained_networks(
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             content = read_checkpoint(path) if path.exists() else {}
-            if content.get("recipe") != asdict(recipe):
+            if not same_recipe(content.get("recipe"), recipe):
                 sets = sets or load_sets(recipe)
                 set_seed(seed)
                 network = PlainCNN(sets[0].num_classes, widths)

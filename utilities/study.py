@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
+from utilities.claims.claim import family
 from utilities.compare import Similarity, average, compare
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
@@ -65,6 +66,7 @@ QUICK_TRAINING = {
     "vit": (20, 2e-3, 64),
     "plain": (8, 3e-3, 32),
     "swin": (30, 1e-3, 32),
+    "alternet": (6, 1e-3, 32),
 }
 # The study's ViT takes images of 224 pixels.
 LARGE_VIT = "vit_large_patch32_224"
@@ -139,9 +141,9 @@ class Study:
     def _usual_recipe(self) -> Recipe:
         """The profile's own training of this model."""
         recipe = replace(PROFILES[self.profile].recipe, image_size=input_options(self.model).get("image_size"))
-        family = next((name for name in QUICK_TRAINING if self.model.startswith(name)), None)
-        if self.profile == "quick" and family:
-            epochs, rate, batch = QUICK_TRAINING[family]
+        kind = next((name for name in QUICK_TRAINING if self.model.startswith(name)), None)
+        if self.profile == "quick" and kind:
+            epochs, rate, batch = QUICK_TRAINING[kind]
             recipe = replace(recipe, epochs=epochs, learning_rate=rate, batch_size=batch)
         return recipe
 
@@ -174,7 +176,7 @@ class Study:
         folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset) / f"every_{every}"
         last = fit(self.model, self.recipe, self.seed, folder, resume=True, save_every=every)
         paths = {int(path.stem.rpartition("_at_")[2]): path for path in folder.glob(f"{last.stem}_at_*.pth")}
-        paths[self.epochs] = last
+        paths[self.recipe.total_epochs] = last
         classes = load_dataset(self.dataset, "test").num_classes
         return {epoch: create_model(self.model, classes, weights=str(paths[epoch])) for epoch in sorted(paths)}
 
@@ -204,7 +206,7 @@ class Study:
         """
         required = PROFILES[self.profile].required_accuracy
         if required and self.recipe == self._usual_recipe.resolved(self.model):
-            needed = required["vit" in self.model or "swin" in self.model]
+            needed = required[family(self.model) == "vit"]
             assert accuracy >= needed, f"{self.model} reached {accuracy:.1%} on {self.dataset}, not {needed:.0%}"
 
     def finished_model(self) -> tuple[nn.Module, dict[str, Any]]:

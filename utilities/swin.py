@@ -1,4 +1,4 @@
-"""A small Swin transformer, built on timm (Liu et al. 2021, https://arxiv.org/abs/2103.14030).
+"""Small Swin transformers, built on timm (Liu et al. 2021, https://arxiv.org/abs/2103.14030).
 
 Attention within windows that shift from block to block, and neighbouring tokens merged between stages: attention
 that is local at first, with the pyramid of a CNN.
@@ -38,3 +38,24 @@ def swin_tiny_patch2_16(num_classes: int = 100, in_channels: int = 3, **kwargs: 
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
     return model
+
+
+def swin_tiny_patch1_32(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> SwinTransformer:
+    """Swin-Ti for CIFAR as Park and Kim (2022, https://arxiv.org/abs/2202.06709) have it: 27.6 million parameters.
+
+    A token for each pixel: 32x32 of width 96 in 2 blocks, then 16x16 in 2, 8x8 in 6 and 4x4 of width 768 in 2. Windows
+    have 4x4 tokens and shift by two in every other block of the first three stages; queries, keys and values have no
+    biases. The start is timm's. There is no stochastic depth; the paper trains with ``drop_path_rate=0.1``.
+
+    Args:
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        **kwargs: Passed on to timm's ``SwinTransformer``.
+
+    Example:
+        >>> [stage.output_resolution for stage in swin_tiny_patch1_32(embed_dim=12).layers]
+        [(32, 32), (16, 16), (8, 8), (4, 4)]
+    """
+    size = {"img_size": 32, "patch_size": 1, "embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
+    options = {**size, "window_size": 4, "qkv_bias": False, "drop_path_rate": 0.0, **kwargs}
+    return SwinTransformer(num_classes=num_classes, in_chans=in_channels, **options)

@@ -3,30 +3,41 @@
 The recipe: CIFAR-100, SGD with learning rate 0.1, momentum 0.9 and weight decay 5e-4, cosine decay, batches of 256,
 random flips and padded crops, cross-entropy. Vision Transformers do not learn with it and get AdamW. A part of the
 training images is held out for validation; the last epoch's weights are kept whatever it says, and the test set is
-looked at once, at the end.
+looked at once, at the end. ``--recipe`` takes another one of `utilities.recipes.RECIPES`, such as those of Park & Kim
+2022 (https://arxiv.org/abs/2202.06709); other options then change single values of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
+from torchvision.ops import StochasticDepth
 
+from utilities.augmentation import recipe_augmentation
 from utilities.checkpoints import read_checkpoint
 from utilities.datasets import load_dataset
 from utilities.loaders import ImageDataset, Loader, make_loader
 from utilities.memory import keeping_freed_memory
-from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer, autocast_dtype, estimate_batch_norm
+from utilities.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe, same_recipe
+from utilities.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm
 from utilities.utils import evaluate, evaluating, resolve_device, set_seed, versions, write_whole
 from utilities.zoo import check_name, create_model
 
 RESUME_EVERY = 60  # seconds of training that an interruption may cost
+# What models call their stochastic depth: those of this package, and those of the libraries.
+DROP_PATH = {
+    "": ("drop_path", "drop_path_rate"),
+    "timm": ("drop_path_rate",),
+    "torchvision": ("stochastic_depth_prob",),
+}
 
 
 def checkpoint_path(
@@ -72,8 +83,11 @@ def fit(
         device: See `utilities.utils.resolve_device`.
         precision: See `utilities.trainer.autocast_dtype`.
         workers: Processes that load images.
-        save_every: Also write snapshots ``..._at_EPOCH.pth`` every so many epochs, the initial weights included.
-        resume: Keep a finished checkpoint of the same recipe, or go on with an interrupted run of it.
+        save_every: Also write snapshots ``..._at_EPOCH.pth``: of the initial weights (epoch 0), after the epoch with
+            which the warm-up ends, and every so many epochs. Epochs are counted from the first step, so that those of
+            a warm-up that comes on top of the recipe's epochs count: of 5 + 300, the last one is 305.
+        resume: Keep a finished checkpoint of the same recipe, or go on with an interrupted run of it. Where the
+            checkpoint is older than an option, that option counts as having its default.
         teacher: Checkpoint of a model, trained by this function on the same images, to learn from as well.
         report: Is given the lines of the epoch table.
 
@@ -81,7 +95,8 @@ def fit(
         The path of the checkpoint.
 
     Raises:
-        ValueError: For an unknown model or data set, or options out of range, before anything is trained.
+        ValueError: For an unknown model or data set, options out of range, or stochastic depth for a model that
+            takes none, before anything is trained.
         FloatingPointError: If training diverges; snapshots are kept.
 
     Example:
@@ -101,14 +116,14 @@ def fit(
     with FileLock(path.with_suffix(".lock")), keeping_freed_memory():
         if resume and path.exists():
             content = read_checkpoint(path)
-            if content.get("recipe") == asdict(recipe) and content.get("teacher") == (taught and taught[1]):
+            if same_recipe(content.get("recipe"), recipe) and content.get("teacher") == (taught and taught[1]):
                 report(f"{path} is there already, trained with this recipe")
                 return path
             report(f"{path} was trained with another recipe; training anew")
         sets = load_sets(recipe, seed)
         (train, validation, test), num_classes = make_loaders(sets, recipe, seed, workers), sets[0].num_classes
         set_seed(seed)
-        model = create_model(model_name, num_classes, seed=seed)
+        model = _create(model_name, num_classes, seed, recipe.drop_path)
         _check_size(model, train, model_name)
         trainer = Trainer(
             model, recipe, train, validation, device=device, precision=precision, teacher=taught and taught[0]
@@ -139,11 +154,29 @@ def _teacher(path: Path, recipe: Recipe) -> tuple[torch.nn.Module, dict[str, Any
     return create_model(facts["name"], facts["num_classes"], weights=path), facts
 
 
+def _create(model_name: str, num_classes: int, seed: int, drop_path: float) -> torch.nn.Module:
+    """Make the model to train, with stochastic depth of some rate under the name that the model has for it."""
+    if not drop_path:
+        return create_model(model_name, num_classes, seed=seed)
+    library, reason = model_name.rpartition("/")[0], "nothing in it is dropped"
+    for keyword in DROP_PATH[library]:
+        try:
+            model = create_model(model_name, num_classes, seed=seed, **{keyword: drop_path})
+        except TypeError as error:
+            reason = str(error)
+            continue
+        # Some builders of the libraries take any keyword and forget it.
+        rates = (m.p if isinstance(m, StochasticDepth) else getattr(m, "drop_prob", 0) for m in model.modules())
+        if not library or any(rates):
+            return model
+    raise ValueError(f"{model_name} cannot be given drop_path={drop_path} ({reason}); --drop-path 0 leaves it as it is")
+
+
 def load_sets(recipe: Recipe, seed: int = 0) -> list[ImageDataset]:
     """Load the training (augmented), validation and test images of a recipe.
 
     Args:
-        recipe: Gives data set, size and number of training images.
+        recipe: Gives data set, size and number of training images, and their augmentation.
         seed: Of the choice of training images.
 
     Example:
@@ -152,6 +185,7 @@ def load_sets(recipe: Recipe, seed: int = 0) -> list[ImageDataset]:
     """
     options = {"image_size": recipe.image_size}
     train = load_dataset(recipe.dataset, "train", n_images=recipe.n_images, seed=seed, augment=True, **options)
+    train.augmentation = recipe_augmentation(recipe, train)
     return [train, *(load_dataset(recipe.dataset, split, **options) for split in ("validation", "test"))]
 
 
@@ -194,19 +228,19 @@ def _run(
     interrupted = _resume_file(path)
     if resume and interrupted.exists():
         state = read_checkpoint(interrupted)
-        if state.pop("recipe", None) == asdict(recipe):
+        if same_recipe(state.pop("recipe", None), recipe):
             trainer.load_state(state)
-            report(f"going on after epoch {len(trainer.history)} of {recipe.epochs}")
+            report(f"going on after epoch {len(trainer.history)} of {recipe.total_epochs}")
 
     def snapshot(epoch: int) -> None:
-        if save_every and epoch % save_every == 0:
+        if save_every and (epoch % save_every == 0 or epoch == math.ceil(recipe.warmup)):
             _save(path.with_name(f"{path.stem}_at_{epoch}.pth"), facts | {"model": trainer.model.state_dict()})
 
     if not trainer.history:
         snapshot(0)
     report("epoch  lr        train loss  top-1   top-5    validation loss  top-1   top-5    seconds")
     saved = time.monotonic()
-    while len(trainer.history) < recipe.epochs:
+    while len(trainer.history) < recipe.total_epochs:
         row = trainer.run_epoch()
         report(
             f"{row['epoch']:>5}  {row['learning_rate']:<8.2g}  {row['train_loss']:>10.4f}  {row['train_top1']:>6.2%}  "
@@ -227,32 +261,57 @@ def _save(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, lambda temporary: torch.save(content, temporary))
 
 
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name}: {describe_recipe(recipe)}" for name, recipe in RECIPES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m utilities.train",
+        description="Train a model, with the study's recipe or another one.",
+        epilog=f"recipes:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", help="a name that utilities.zoo.create_model knows, such as resnet18")
+    add("epochs", type=int, help="of the recipe; a warm-up that the recipe counts apart comes on top")
+    add("seed", type=int)
+    add("dir", help="folder of the checkpoint MODEL_seed_SEED_epochs_EPOCHS.pth")
+    add("--recipe", choices=RECIPES, default="study", metavar="NAME", help="one of those below (default: study)")
+    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    add("--precision", choices=PRECISIONS, default="auto", help="default: bfloat16 where it is fast")
+    add("--workers", type=int, default=0, help="processes that load images")
+    add("--save-every", type=int, metavar="K", help="snapshots every K epochs, at the start and after the warm-up")
+    add("--teacher", metavar="CHECKPOINT", help="learn from this model's answers as well")
+    add("--resume", action="store_true", help="keep what is finished, go on with what was interrupted")
+    values = parser.add_argument_group("values of the recipe", argument_default=argparse.SUPPRESS)
+    add = values.add_argument
+    add("--dataset", help="cifar100, cifar10, digits, folder:PATH, ...")
+    add("--image-size", type=int, help="pixels (default: the data set's own)")
+    add("--n-images", type=int, help="train on this many images, of all classes alike")
+    add("--batch-size", type=int, help="images in a step")
+    add("--optimizer", choices=OPTIMIZERS, help="the study's: adamw for ViT and Swin, sgd for all else")
+    add("--learning-rate", type=float, help="at its peak; the study's: 0.1 for sgd, 0.001 for adamw")
+    add("--weight-decay", type=float, help="the study's: 5e-4 for sgd, 0.05 for adamw")
+    add("--warmup", type=float, help="epochs of linear growth of the learning rate")
+    add("--schedule", choices=SCHEDULES, help="of the learning rate; epochwise: warm-up in epochs of its own")
+    add("--milestones", type=int, nargs="*", metavar="EPOCH", help="epochs with a step of epochwise_steps")
+    add("--step-factor", type=float, help="what the learning rate is multiplied by there")
+    add("--crop", choices=CROPS, help="how training images are cropped")
+    add("--rand-augment", type=lambda text: None if text == "none" else text, help="rand-m9-n2-mstd1.0, ..., none")
+    add("--mixup", type=float, metavar="ALPHA", help="0: none; with cutmix too, either with equal chance")
+    add("--cutmix", type=float, metavar="ALPHA", help="0: none")
+    add("--label-smoothing", type=float, metavar="SHARE", help="share of the label spread over all classes")
+    add("--erasing", type=float, metavar="PROBABILITY", help="that a rectangle of an image is erased")
+    add("--clip-grad", type=float, metavar="NORM", help="cut the gradient down to this norm; 0: never")
+    add("--drop-path", type=float, metavar="RATE", help="of stochastic depth; 0: the model's own")
+    add("--norm-images", type=int, help="estimate batch norms anew on so many, at the end")
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m utilities.train", description="Train a model of the study.")
-    parser.add_argument("model", help="a name that utilities.zoo.create_model knows, such as resnet18")
-    parser.add_argument("epochs", type=int)
-    parser.add_argument("seed", type=int)
-    parser.add_argument("dir", help="folder of the checkpoint MODEL_seed_SEED_epochs_EPOCHS.pth")
-    parser.add_argument("--dataset", default="cifar100", help="cifar100 (default), cifar10, digits, folder:PATH, ...")
-    parser.add_argument("--image-size", type=int, help="pixels (default: the data set's own)")
-    parser.add_argument("--n-images", type=int, help="train on this many images, of all classes alike")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="default: adamw for ViT and Swin, sgd for all else")
-    parser.add_argument("--learning-rate", type=float, help="default: 0.1 for sgd, 0.001 for adamw")
-    parser.add_argument("--weight-decay", type=float, help="default: 5e-4 for sgd, 0.05 for adamw")
-    parser.add_argument("--warmup", type=float, default=0.0, help="epochs of linear growth of the learning rate")
-    parser.add_argument("--norm-images", type=int, default=0, help="estimate batch norms anew on so many, at the end")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: bfloat16 where it is fast")
-    parser.add_argument("--workers", type=int, default=0, help="processes that load images")
-    parser.add_argument(
-        "--save-every", type=int, metavar="K", help="snapshots every K epochs, initial weights included"
-    )
-    parser.add_argument("--teacher", metavar="CHECKPOINT", help="learn from this model's answers as well")
-    parser.add_argument("--resume", action="store_true", help="keep what is finished, go on with what was interrupted")
+    parser = _parser()
     given = vars(parser.parse_args(arguments))
-    recipe = Recipe(**{field.name: given.pop(field.name) for field in fields(Recipe)})
+    values = {field.name: given.pop(field.name) for field in fields(Recipe) if field.name in given}
+    recipe = replace(RECIPES[given.pop("recipe")], **values)
     try:
         path = fit(given.pop("model"), recipe, given.pop("seed"), given.pop("dir"), **given)
     except (ValueError, OSError, FloatingPointError) as error:

@@ -1,83 +1,29 @@
-"""The training loop: a recipe, and a trainer that runs it an epoch at a time."""
+"""The training loop: a trainer that runs a recipe an epoch at a time."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
+from utilities.augmentation import Mix
 from utilities.distillation import distillation_loss
 from utilities.loaders import Loader
 from utilities.memory import keeping_freed_memory
+from utilities.recipes import OPTIMIZERS, Recipe, schedule
 from utilities.utils import evaluate, has_fast_bfloat16, resolve_device
 
-OPTIMIZERS = ("sgd", "adamw")
+__all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "estimate_batch_norm"]
+
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 CHECK_EVERY = 20  # steps between looks at the loss, each of which makes a GPU wait
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained; the defaults are the study's.
-
-    Attributes:
-        dataset: A name that `utilities.datasets.load_dataset` knows.
-        epochs: Passes over the training images.
-        batch_size: Images in a step.
-        learning_rate: At its peak; None is 0.1 for SGD and 0.001 for AdamW.
-        optimizer: ``"sgd"`` with momentum 0.9, or ``"adamw"``; None is AdamW for ViTs and SGD for all else.
-        weight_decay: None is 5e-4 for SGD and 0.05 for AdamW.
-        warmup: Epochs of linear growth of the learning rate before its cosine decay to zero.
-        image_size: Pixels; None is the data set's own.
-        n_images: Training images to use, of all classes alike; None is all.
-        norm_images: After the last epoch, estimate the batch-norm statistics anew on so many training images, in one
-            batch; 0 keeps the running averages, which are noisy after short training in small batches.
-
-    Example:
-        >>> Recipe(optimizer="sgd").resolved("resnet18").learning_rate
-        0.1
-    """
-
-    dataset: str = "cifar100"
-    epochs: int = 200
-    batch_size: int = 256
-    learning_rate: float | None = None
-    optimizer: str | None = None
-    weight_decay: float | None = None
-    warmup: float = 0.0
-    image_size: int | None = None
-    n_images: int | None = None
-    norm_images: int = 0
-
-    def resolved(self, model_name: str) -> Recipe:
-        """Fill in what depends on the model, and refuse what cannot be meant.
-
-        Raises:
-            ValueError: Naming the option, its value and what it may be.
-        """
-        optimizer = self.optimizer or ("adamw" if "vit" in model_name or "swin" in model_name else "sgd")
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer {optimizer!r} is not known; choose from {', '.join(OPTIMIZERS)}")
-        defaults = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05)}[optimizer]
-        rate, decay = (
-            d if v is None else v for v, d in zip((self.learning_rate, self.weight_decay), defaults, strict=True)
-        )
-        least = {"epochs": 0, "batch_size": 2, "weight_decay": 0, "warmup": 0, "norm_images": 0}
-        given = asdict(self) | {"weight_decay": decay}
-        for name, bound in least.items():
-            if not given[name] >= bound:
-                raise ValueError(f"{name}={given[name]} should be {bound} or more")
-        if not rate > 0:
-            raise ValueError(f"learning_rate={rate} should be above 0")
-        return Recipe(**{**asdict(self), "optimizer": optimizer, "learning_rate": rate, "weight_decay": decay})
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -135,24 +81,15 @@ def _make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
-def _schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
-    """Fraction of the learning rate at each step: a linear rise over the warm-up, then half a cosine to zero."""
-    total, rise = max(1, recipe.epochs * steps), recipe.warmup * steps
-
-    def fraction(step: int) -> float:
-        if step < rise:
-            return (step + 1) / (rise + 1)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, total - rise))))
-
-    return fraction
-
-
 class Trainer:
     """One training run: its model, optimiser, schedule and the history of its epochs.
 
+    Augmentation is the training loader's. Mixup and cutmix are drawn here from the loader's seed, the epoch and the
+    step; the accuracy on mixed images is counted against the label that weighs most.
+
     Args:
         model: Trained in place, on the device.
-        recipe: See `Recipe`, resolved.
+        recipe: See `utilities.recipes.Recipe`, resolved.
         train: Loader of the training images.
         validation: Loader of held-out images.
         device: See `utilities.utils.resolve_device`.
@@ -183,8 +120,9 @@ class Trainer:
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
         self.dtype = autocast_dtype(precision, self.device)
         self.model, self.train, self.validation = model.to(self.device), train, validation
+        self.recipe = recipe
         self.optimizer = _make_optimizer(self.model, recipe)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(recipe, len(train)))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule(recipe, len(train)))
         self.scaler = torch.amp.GradScaler(enabled=self.dtype == torch.float16)
         self.history: list[dict[str, float]] = []
 
@@ -199,15 +137,18 @@ class Trainer:
             FloatingPointError: If the loss is no longer finite.
         """
         start, epoch = time.perf_counter(), len(self.history)
-        self.train.epoch = epoch
+        self.train.epoch = epoch + 1  # orders are numbered like the rows of the table
         self.model.train()
         total = torch.zeros(3, device=self.device)
-        bar = tqdm(self.train, desc=f"epoch {epoch + 1}", delay=2, leave=False, disable=not progress)
         rate = self.optimizer.param_groups[0]["lr"]
-        for step, (images, labels) in enumerate(bar):
-            total += self._step(images.to(self.device), labels.to(self.device))
-            if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
-                self._refuse_divergence(total[0].item(), epoch, step, rate)
+        options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False, "disable": not progress}
+        # Not a bar around the loader: tqdm would begin an iteration that nobody finishes, workers included.
+        with tqdm(total=len(self.train), **options) as bar:
+            for step, (images, labels) in enumerate(self.train):
+                total += self._step(images.to(self.device), labels.to(self.device), self._mix(images, epoch, step))
+                if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
+                    self._refuse_divergence(total[0].item(), epoch, step, rate)
+                bar.update()
         count = len(self.train.dataset)
         row = {
             "epoch": epoch + 1,
@@ -221,18 +162,33 @@ class Trainer:
         self.history.append(row)
         return row
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _mix(self, images: torch.Tensor, epoch: int, step: int) -> Mix | None:
+        """Draw how to mix the images of a step, a function of (seed, epoch, step), if the recipe mixes at all."""
+        mixup, cutmix = self.recipe.mixup, self.recipe.cutmix
+        if not (mixup or cutmix):
+            return None
+        return Mix.draw(mixup, cutmix, images.shape[-2:], np.random.default_rng([self.train.seed, 3, epoch, step]))
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, mix: Mix | None) -> torch.Tensor:
         """Take one step; give the summed loss and the numbers of right answers, first and among the first five."""
+        if mix:
+            images = mix.images(images)
         with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
             logits = self.model(images)
             with torch.no_grad():
                 taught = None if self.teacher is None else self.teacher(images).float()
-        logits = logits.float()
-        loss = nn.functional.cross_entropy(logits, labels)
+        logits, targets = logits.float(), labels
+        if mix or self.recipe.label_smoothing:
+            targets = (mix or Mix()).targets(labels, logits.shape[1], self.recipe.label_smoothing)
+            labels = targets.argmax(1)
+        loss = nn.functional.cross_entropy(logits, targets)
         if taught is not None:
-            loss = distillation_loss(logits, taught, labels)
+            loss = distillation_loss(logits, taught, targets)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        if self.recipe.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()

@@ -105,3 +105,16 @@ def vit_tiny_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs: A
     """
     size = {"img_size": 32, "patch_size": 2, "embed_dim": 192, "depth": 12, "num_heads": 3}
     return _small_vit(num_classes, in_channels, **{**size, **kwargs})
+
+
+def vit_ti_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> VisionTransformer:
+    """ViT-Ti for CIFAR as Park and Kim (2022, https://arxiv.org/abs/2202.06709) have it: 5.4 million parameters.
+
+    `vit_tiny_patch2_32` without biases of queries, keys and values, and with timm's start. There is no stochastic
+    depth; the paper trains with ``drop_path_rate=0.1``.
+
+    Example:
+        >>> sum(p.numel() for p in vit_ti_patch2_32().parameters())
+        5403172
+    """
+    return vit_tiny_patch2_32(num_classes, in_channels, **{"qkv_bias": False, "weight_init": "", **kwargs})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,32 +18,27 @@ import timm
 import torch
 import torchvision
 from timm.layers import LayerNorm2d
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
-from utilities import lambda_resnet, plain_cnn, resnet, swin, vit
+from utilities import alternet, cifar_models, lambda_resnet, plain_cnn, preact_resnet, resnet, swin, vit
 from utilities.checkpoints import load_checkpoint, read_checkpoint
 from utilities.lambda_layer import LambdaLayer
+from utilities.libraries import build_timm, build_torchvision, torchvision_names, transformer_layers
+from utilities.local_attention import LocalAttention
 
+_BUILDERS = {
+    resnet: "resnet18 resnet34 resnet50 resnet101 wide_resnet50",
+    preact_resnet: "preact_resnet18 preact_resnet34 preact_resnet50 preact_resnet101 preact_resnet152",
+    lambda_resnet: "lambda_resnet26 lambda_resnet38 lambda_resnet50",
+    alternet: "alternet18 alternet34 alternet50 alternet101 alternet152",
+    vit: "vit_large_patch32_224 vit_tiny_patch2_16 vit_tiny_patch4_32 vit_tiny_patch2_32 vit_ti_patch2_32",
+    swin: "swin_tiny_patch2_16 swin_tiny_patch1_32",
+    plain_cnn: "plain_cnn8",
+    cifar_models: "resnext50 vgg11 vgg13 vgg16 vgg19 alexnet pit_tiny_patch2_32 mixer_tiny_patch2_32",
+}
 _OWN: dict[str, Callable[..., nn.Module]] = {
-    builder.__name__: builder
-    for builder in (
-        resnet.resnet18,
-        resnet.resnet34,
-        resnet.resnet50,
-        resnet.resnet101,
-        resnet.wide_resnet50,
-        lambda_resnet.lambda_resnet26,
-        lambda_resnet.lambda_resnet38,
-        lambda_resnet.lambda_resnet50,
-        vit.vit_large_patch32_224,
-        vit.vit_tiny_patch2_16,
-        vit.vit_tiny_patch4_32,
-        vit.vit_tiny_patch2_32,
-        swin.swin_tiny_patch2_16,
-        plain_cnn.plain_cnn8,
-    )
+    name: getattr(module, name) for module, names in _BUILDERS.items() for name in names.split()
 }
 _COMPARED = (
     nn.modules.batchnorm._NormBase,
@@ -62,10 +56,8 @@ _COMPARED = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
     LayerNorm2d,
     LambdaLayer,
+    LocalAttention,
 )
-_VIT_BLOCK = ["norm1", *(f"attn.{part}" for part in ("qkv", "q_norm", "k_norm", "proj"))]
-_VIT_BLOCK += ["norm2", "mlp.fc1", "mlp.act", "mlp.fc2"]
-_SWIN_BLOCK = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.act", "mlp.fc2"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ def list_models(pattern: str = "*") -> list[str]:
     if "timm/" in pattern:
         names += [f"timm/{name}" for name in timm.list_models()]
     if "torchvision/" in pattern:
-        names += [f"torchvision/{name}" for name in _torchvision_names()]
+        names += [f"torchvision/{name}" for name in torchvision_names()]
     return sorted(fnmatch.filter(names, pattern))
 
 
@@ -161,9 +153,12 @@ def comparison_layers(model: nn.Module) -> list[str]:
     - **timm's SwinTransformer**: the patch embedding and its norm, for each stage the norm and the linear layer that
       merge its tokens (``downsample``, which is no shortcut here) and for each block ``norm1, attn.qkv, attn.proj,
       norm2, mlp.fc1, mlp.act, mlp.fc2``, then ``norm``, ``head.global_pool`` and ``head.fc``.
-    - **Every other model**: norms, activations, linear layers and pooling, and lambda layers as a whole. Left
-      out are shortcuts (``downsample``) and what lies inside a lambda layer or ``nn.MultiheadAttention``. So a
-      ResNet gives all batch norms after the convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
+    - **timm's PoolingVisionTransformer**: the patch embedding, for each stage the convolution that merges its tokens
+      and the linear layer that widens its class token (``pool``), blocks as of the VisionTransformer, ``norm, head``.
+    - **Every other model**: norms, activations, linear layers and pooling, and lambda layers and local attention as a
+      whole; of timm's MlpMixer the patch embedding too. Left out are shortcuts (``downsample``) and what lies inside
+      a lambda layer, local attention or ``nn.MultiheadAttention``. So a ResNet gives all batch norms after the
+      convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
 
     Args:
         model: Any module.
@@ -176,15 +171,15 @@ def comparison_layers(model: nn.Module) -> list[str]:
         >>> len(names), names[:4], names[-2:]
         (36, ['bn1', 'relu', 'layer1.0.bn1', 'layer1.0.relu1'], ['avgpool', 'fc'])
     """
-    if isinstance(model, VisionTransformer):
-        return _vit_layers(model)
-    if isinstance(model, SwinTransformer):
-        return _swin_layers(model)
-    names, closed = [], ()
+    names, closed = transformer_layers(model), ()
+    if names:
+        return names
+    if isinstance(model, MlpMixer):
+        names.append("stem.proj")
     for name, module in model.named_modules():
         if name.startswith(closed) or "downsample" in name.split("."):
             continue
-        if isinstance(module, (LambdaLayer, nn.MultiheadAttention)):
+        if isinstance(module, (LambdaLayer, LocalAttention, nn.MultiheadAttention)):
             closed += (f"{name}.",)
         if name and isinstance(module, _COMPARED):
             names.append(name)
@@ -240,7 +235,7 @@ def input_options(name: str) -> dict[str, Any]:
         >>> input_options("vit_tiny_patch2_16"), input_options("resnet18"), input_options("torchvision/resnet18")
         ({'image_size': 16}, {}, {'image_size': 224, 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})
     """
-    if name.startswith(("vit_tiny", "swin_tiny")):
+    if name.startswith(("vit_ti", "swin_ti", "pit_ti", "mixer_ti")):
         return {"image_size": int(name.rpartition("_")[2])}
     if name.startswith(("timm/", "torchvision/")) or name == "vit_large_patch32_224":
         asked = preprocessing(name)
@@ -283,101 +278,16 @@ def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[st
     """Build a model with random or pretrained weights."""
     library, _, bare = name.rpartition("/")
     if library == "torchvision":
-        return _build_torchvision(bare, num_classes, pretrained, kwargs)
+        return build_torchvision(bare, num_classes, pretrained, kwargs)
     classes = {} if num_classes is None else {"num_classes": num_classes}
     if library == "timm" or (pretrained and bare == "vit_large_patch32_224"):
-        return _build_timm(bare if library else vit.VIT_LARGE_TAG, classes, pretrained, kwargs)
+        return build_timm(bare if library else vit.VIT_LARGE_TAG, classes, pretrained, kwargs)
     if pretrained:
         raise ValueError(
             f"{name} has no pretrained weights: train it with `python -m utilities.train --help` and pass the "
             "checkpoint's path as weights, or take weights='random'"
         )
     return _OWN[name](**classes, **kwargs)
-
-
-def _build_timm(bare: str, classes: dict[str, int], pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
-    """Build a model of timm; its own kwargs may name another source of the pretrained weights."""
-    if "in_channels" in kwargs:
-        kwargs = {**kwargs, "in_chans": kwargs["in_channels"]}
-        del kwargs["in_channels"]
-    if not pretrained:
-        return timm.create_model(bare, **classes, **kwargs)
-    config = timm.get_pretrained_cfg(bare)
-    if not config.has_weights and not kwargs.keys() & {"pretrained_cfg", "pretrained_cfg_overlay"}:
-        raise ValueError(f"timm/{bare} has no pretrained weights; timm.list_pretrained() lists the names that do")
-    hub = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
-    remedy = (
-        f"download {hub if config.hf_hub_id else config.url} elsewhere, copy it here and add "
-        "pretrained_cfg_overlay={'file': PATH} to the call"
-    )
-    with _fetching(f"timm/{bare}", remedy):
-        model = timm.create_model(bare, pretrained=True, **classes, **kwargs)
-    if classes.get("num_classes", config.num_classes) not in (0, config.num_classes):
-        _warn_new_classifier(f"timm/{bare}", config.num_classes)
-    return model
-
-
-def _build_torchvision(bare: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
-    """Build a model of torchvision; a classifier of another size is taken from a random model."""
-    classes = {} if num_classes is None else {"num_classes": num_classes}
-    if not pretrained:
-        return torchvision.models.get_model(bare, weights=None, **classes, **kwargs)
-    weights = torchvision.models.get_model_weights(bare).DEFAULT
-    place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    with _fetching(f"torchvision/{bare}", f"download {weights.url} elsewhere and copy it to {place}"):
-        model = torchvision.models.get_model(bare, weights=weights, **kwargs)
-    trained_for = len(weights.meta["categories"])
-    if num_classes not in (None, trained_for):
-        fresh = torchvision.models.get_model(bare, weights=None, **classes, **kwargs)
-        shapes = {key: value.shape for key, value in model.state_dict().items()}
-        changed = {key for key, value in fresh.state_dict().items() if value.shape != shapes[key]}
-        for name in {key.rpartition(".")[0] for key in changed}:
-            model.set_submodule(name, fresh.get_submodule(name))
-        _warn_new_classifier(f"torchvision/{bare}", trained_for)
-    return model
-
-
-def _warn_new_classifier(name: str, trained_for: int) -> None:
-    """Say that a pretrained model's classifier knows nothing."""
-    found = f"are for {trained_for} classes" if trained_for else "have no classifier"
-    warnings.warn(f"the pretrained weights of {name} {found}: its classifier is newly initialised", stacklevel=5)
-
-
-@contextmanager
-def _fetching(name: str, remedy: str) -> Iterator[None]:
-    """Turn whatever a failed download raises into a ConnectionError that says what to do."""
-    try:
-        yield
-    except Exception as error:
-        source = type(error).__module__.partition(".")[0]
-        if isinstance(error, OSError) or source in {"huggingface_hub", "httpx", "httpcore", "requests"}:
-            reason = str(error).strip().partition("\n")[0]
-            raise ConnectionError(f"cannot fetch the weights of {name} ({reason}); {remedy}") from error
-        raise
-
-
-def _vit_layers(model: VisionTransformer) -> list[str]:
-    """Name the layers of a timm VisionTransformer; variants without one of them do without."""
-    blocks = [f"blocks.{index}.{part}" for index in range(len(model.blocks)) for part in _VIT_BLOCK]
-    known = dict(model.named_modules())
-    fc_norm = [] if isinstance(model.fc_norm, nn.Identity) else ["fc_norm"]
-    return [name for name in ["patch_embed.proj", *blocks, "norm", *fc_norm, "head"] if name in known]
-
-
-def _swin_layers(model: SwinTransformer) -> list[str]:
-    """Name the layers of a timm SwinTransformer."""
-    names = ["patch_embed.proj", "patch_embed.norm"]
-    for index, stage in enumerate(model.layers):
-        parts = ["downsample.norm", "downsample.reduction"]
-        parts += [f"blocks.{block}.{part}" for block in range(len(stage.blocks)) for part in _SWIN_BLOCK]
-        names += [f"layers.{index}.{part}" for part in parts]
-    known = dict(model.named_modules())
-    return [name for name in [*names, "norm", "head.global_pool", "head.fc"] if name in known]
-
-
-def _torchvision_names() -> list[str]:
-    """List torchvision's classifiers."""
-    return torchvision.models.list_models(module=torchvision.models)
 
 
 def _torchvision_preprocessing(bare: str) -> Preprocessing:

@@ -38,8 +38,10 @@ class Variance(Result):
         relative_stderr: Its standard error over images.
         branch: Variance of what the block adds to its input (output less input); NaN where the shape changes.
         branch_stderr: Its standard error over images.
-        change: Relative variance after the block less that before it; NaN where the grid changes.
+        change: Variance after the block less that before it; NaN where the grid changes.
         change_stderr: Its standard error over images, paired.
+        relative_change: The same of the relative variance.
+        relative_change_stderr: Its standard error over images, paired.
         provenance: What it was made from.
     """
 
@@ -54,6 +56,8 @@ class Variance(Result):
     branch_stderr: np.ndarray
     change: np.ndarray
     change_stderr: np.ndarray
+    relative_change: np.ndarray
+    relative_change_stderr: np.ndarray
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -165,9 +169,10 @@ class _Spread:
 
     def __init__(self, block: Block, means: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
         self.block, self.means = block, means.get(block.name)
-        self.variance, self.relative, self.branch, self.change = Moments(), Moments(), Moments(), Moments()
+        self.variance, self.relative, self.branch = Moments(), Moments(), Moments()
+        self.change, self.relative_change = Moments(), Moments()
 
-    def add(self, maps: torch.Tensor, before: tuple[torch.Tensor, torch.Tensor] | None) -> tuple:
+    def add(self, maps: torch.Tensor, before: tuple[torch.Tensor, ...] | None) -> tuple[torch.Tensor, ...]:
         """Add a batch, paired with the maps before the block; give what the next block has to be paired with."""
         variance = self._of(maps, 0)
         relative = variance / maps.square().flatten(1).mean(1)
@@ -177,8 +182,9 @@ class _Spread:
             if before[0].shape == maps.shape:
                 self.branch.add(self._of(maps - before[0], 1))
             if before[0].shape[2:] == maps.shape[2:]:
-                self.change.add(relative - before[1])
-        return maps, relative
+                self.change.add(variance - before[1])
+                self.relative_change.add(relative - before[2])
+        return maps, variance, relative
 
     def _of(self, maps: torch.Tensor, which: int) -> torch.Tensor:
         if self.means is None:
@@ -195,7 +201,7 @@ def _collect(spreads: list[_Spread], samples: int | None, provenance: dict[str, 
         return np.array([factor * float(getattr(part, value)) if part.n else np.nan for part in parts])
 
     names = {"variance": ("variance", "stderr"), "relative": ("relative", "relative_stderr")}
-    names |= {kind: (kind, f"{kind}_stderr") for kind in ("branch", "change")}
+    names |= {kind: (kind, f"{kind}_stderr") for kind in ("branch", "change", "relative_change")}
     arrays = {}
     for kind, (mean, error) in names.items():
         arrays |= {mean: column(kind, "mean"), error: column(kind, "stderr")}

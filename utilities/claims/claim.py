@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -41,6 +42,33 @@ class Claim:
         lines = (("Paper: ", f"{self.claim} ({self.source})."), ("Here:  ", f"{self.found}."))
         texts = [textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=7 * " ") for head, text in lines]
         return "\n".join([*texts, f"The claim {VERDICTS[self.holds]}."])
+
+
+def judge(difference: float, error: float) -> bool | None:
+    """Tell whether a difference is above 0 by two standard errors (True), below 0 by two (False), or neither (None).
+
+    Args:
+        difference: In the direction of the claim.
+        error: Its standard error; without one (NaN) nothing can be told.
+
+    Example:
+        >>> judge(3.0, 1.0), judge(-3.0, 1.0), judge(1.0, 1.0), judge(1.0, float("nan"))
+        (True, False, None, None)
+    """
+    return True if difference > 2 * error else False if difference < -2 * error else None
+
+
+def by_family(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the first result of each family, ``cnn``, ``hybrid`` and ``vit``; families that are not there are left out.
+
+    Example:
+        >>> by_family({"resnet18": 1, "resnet34": 2, "vit_tiny_patch2_16": 3})
+        {'cnn': 1, 'vit': 3}
+    """
+    found: dict[str, Any] = {}
+    for model, result in results.items():
+        found.setdefault(family(model), result)
+    return found
 
 
 def family(model: str) -> str:

@@ -1,0 +1,419 @@
+"""AlterNet (Alter-ResNet): a pre-activation ResNet whose last blocks alternate convolution and local self-attention.
+
+Park & Kim 2022, *How Do Vision Transformers Work?*, https://arxiv.org/abs/2202.06709. Of the n blocks in a stage, m
+are multi-head self-attention (MSA) blocks: n - 2 m convolution blocks, then m times a convolution and an MSA block.
+So each stage that has MSA blocks ends with one, and starts with a convolution block, which carries the stride.
+
+An MSA block has no feed-forward network of its own: the convolution blocks between the MSA blocks play that part.
+The order within an encoder is all that the paper tried. `MSABlock` works on maps of any size and channels, so that it
+can be put into decoders too; nobody has shown that it helps there. There is no version for other frameworks.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from utilities import preact_resnet
+from utilities.local_attention import LocalAttention
+from utilities.preact_resnet import PreActBlock, PreActBottleneck, PreActResNet, projection
+from utilities.resnet import conv
+
+HEADS = (3, 6, 12, 24)  # by stage
+WINDOWS = {"cifar": 4, "imagenet": 7}  # by stem
+BUILD_UP_ORDER = (4, 4, 3, 2)  # stages that got an MSA block, one after another, on CIFAR-100 in the paper
+MSA_COUNTS = ((0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 2), (0, 0, 1, 2), (0, 1, 1, 2))  # after 0 ... 4 of these steps
+
+
+class MSABlock(nn.Module):
+    """Norm, GELU, a 1x1 convolution, norm and local attention, added to a shortcut.
+
+    A shortcut that has to change the number of channels is a 1x1 convolution that starts after the GELU.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output; None is as many.
+        stride: 1; for attention keeps the size of the map.
+        heads: Number of heads, of 64 channels each.
+        window: Pixels along a side of a window, see `LocalAttention`.
+        reduction: The 1x1 convolution has in_channels / reduction outputs: 4 next to bottlenecks, 1 next to basic
+            blocks.
+        drop_path: Probability to leave the residual branch out for an image, in training.
+
+    Raises:
+        ValueError: If the stride is not 1, or the options do not fit together.
+
+    Example:
+        >>> MSABlock(16, 32, heads=2)(torch.zeros(1, 16, 6, 5)).shape
+        torch.Size([1, 32, 6, 5])
+    """
+
+    kind = "A"
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        stride: int = 1,
+        *,
+        heads: int,
+        window: int = 4,
+        reduction: int = 4,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        out_channels = in_channels if out_channels is None else out_channels
+        if stride != 1:
+            raise ValueError(
+                f"stride={stride}: an MSA block keeps the size of its map; give the stride to a convolution block "
+                "before it, as AlterNet does at the start of each stage"
+            )
+        if reduction < 1 or in_channels % reduction:
+            raise ValueError(f"in_channels={in_channels} cannot be divided by reduction={reduction}")
+        width = in_channels // reduction
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.gelu = nn.GELU()
+        self.downsample = projection(in_channels, out_channels)
+        self.conv1 = conv(in_channels, width, 1)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.attn = LocalAttention(width, out_channels, heads=heads, window=window)
+        self.drop_path = StochasticDepth(drop_path, "row")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (batch, in_channels, H, W) to (batch, out_channels, H, W)."""
+        y = self.gelu(self.bn1(x))
+        shortcut = x if self.downsample is None else self.downsample(y)
+        y = self.attn(self.bn2(self.conv1(y)))
+        return self.drop_path(y) + shortcut
+
+
+class AlterNet(PreActResNet):
+    """A pre-activation ResNet in which blocks are replaced by MSA blocks.
+
+    The network without MSA blocks is built first: with one seed, all that is not replaced starts with the weights of
+    the `PreActResNet` of these depths.
+
+    Args:
+        block: `PreActBlock` or `PreActBottleneck`.
+        depths: Number of blocks in each of the four stages, MSA blocks among them.
+        msa: Number of MSA blocks in each stage, at most half of its blocks.
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        window: Pixels along a side of the attention windows; None is 4 with the CIFAR stem and 7 with the other.
+        heads: Number of heads in each stage, of 64 channels each.
+        stem: ``"cifar"`` or ``"imagenet"``, see `PreActResNet`.
+        drop_path: Stochastic depth of the last block; it grows linearly with depth from 0 in the first.
+
+    Raises:
+        ValueError: Naming the option that does not fit, and what does.
+
+    Example:
+        >>> model = AlterNet(PreActBlock, (1, 2, 2, 3), (0, 0, 1, 1), num_classes=10)
+        >>> pattern(model), model(torch.zeros(2, 3, 16, 16)).shape
+        ('C/CC/CA/CCA', torch.Size([2, 10]))
+    """
+
+    def __init__(
+        self,
+        block: type[PreActBlock] | type[PreActBottleneck],
+        depths: Sequence[int],
+        msa: Sequence[int],
+        num_classes: int = 100,
+        in_channels: int = 3,
+        *,
+        window: int | None = None,
+        heads: Sequence[int] = HEADS,
+        stem: str = "cifar",
+        drop_path: float = 0.1,
+    ) -> None:
+        super().__init__(block, depths, num_classes, in_channels, stem=stem, drop_path=drop_path)
+        _check_attention(self.depths, msa, heads)
+        self.window = WINDOWS[stem] if window is None else window
+        self.heads = tuple(heads)
+        for stage, count in enumerate(msa, start=1):
+            for _ in range(count):
+                self.add_msa(stage)
+
+    def add_msa(self, stage: int) -> None:
+        """Replace by an MSA block the last convolution block of a stage that the pattern C...CACA has it replace.
+
+        Args:
+            stage: 1 to 4.
+
+        Raises:
+            ValueError: If the stage has no room for one more.
+
+        Example:
+            >>> model = alternet50(msa=(0, 0, 0, 1))
+            >>> model.add_msa(4)
+            >>> pattern(model)
+            'CCC/CCCC/CCCCCC/CACA'
+        """
+        blocks, count = self.stages[stage - 1], msa_counts(self)[stage - 1]
+        _check_room(stage, count + 1, len(blocks))
+        index = len(blocks) - 1 - 2 * count
+        replaced = blocks[index]
+        block = MSABlock(
+            replaced.bn1.num_features,
+            heads=self.heads[stage - 1],
+            window=self.window,
+            reduction=self.block.expansion,
+            drop_path=replaced.drop_path.p,
+        )
+        blocks[index] = block.to(replaced.conv1.weight).train(replaced.training)
+
+
+def _check_room(stage: int, count: int, depth: int) -> None:
+    """Raise ValueError for more MSA blocks than a stage can take."""
+    if count > depth // 2:
+        raise ValueError(
+            f"{count} MSA blocks in stage {stage}: its {depth} blocks have room for {depth // 2}, for each follows a "
+            "convolution block; take another stage, or more blocks in depths"
+        )
+
+
+def _check_attention(depths: tuple[int, ...], msa: Sequence[int], heads: Sequence[int]) -> None:
+    """Raise ValueError for numbers of MSA blocks or heads that make no network."""
+    if len(msa) != 4 or min(msa) < 0:
+        raise ValueError(f"msa={tuple(msa)} must be four numbers of MSA blocks, each at least 0")
+    for stage, (count, depth) in enumerate(zip(msa, depths, strict=True), start=1):
+        _check_room(stage, count, depth)
+    if len(heads) != 4 or min(heads) < 1:
+        raise ValueError(f"heads={tuple(heads)} must be four numbers of heads, each at least 1")
+
+
+def pattern(model: PreActResNet) -> str:
+    """Write down the blocks of a network: C is a convolution block, A an MSA block.
+
+    Args:
+        model: An `AlterNet` or `PreActResNet`.
+
+    Returns:
+        Letters in the order of the blocks, with a slash between stages.
+
+    Raises:
+        TypeError: For another model.
+
+    Example:
+        >>> pattern(alternet50())
+        'CCC/CCCA/CCCCCA/CACA'
+    """
+    if not isinstance(model, PreActResNet):
+        raise TypeError(f"expected an AlterNet or PreActResNet, got {type(model).__name__}")
+    return "/".join("".join(block.kind for block in stage) for stage in model.stages)
+
+
+def msa_counts(model: PreActResNet) -> tuple[int, ...]:
+    """Count the MSA blocks of each stage.
+
+    Example:
+        >>> msa_counts(alternet18())
+        (0, 1, 1, 1)
+    """
+    return tuple(stage.count("A") for stage in pattern(model).split("/"))
+
+
+def alternet18(
+    num_classes: int = 100, in_channels: int = 3, *, msa: Sequence[int] = (0, 1, 1, 1), **options: Any
+) -> AlterNet:
+    """Alter-ResNet-18, CC/CA/CA/CA; arguments as in `AlterNet`.
+
+    Example:
+        >>> sum(p.numel() for p in alternet18().parameters())
+        9499063
+    """
+    return AlterNet(PreActBlock, (2, 2, 2, 2), msa, num_classes, in_channels, **options)
+
+
+def alternet34(
+    num_classes: int = 100, in_channels: int = 3, *, msa: Sequence[int] = (0, 1, 3, 2), **options: Any
+) -> AlterNet:
+    """Alter-ResNet-34, CCC/CCCA/CACACA/CACA; arguments as in `AlterNet`.
+
+    Example:
+        >>> pattern(alternet34())
+        'CCC/CCCA/CACACA/CACA'
+    """
+    return AlterNet(PreActBlock, (3, 4, 6, 4), msa, num_classes, in_channels, **options)
+
+
+def alternet50(
+    num_classes: int = 100,
+    in_channels: int = 3,
+    *,
+    msa: Sequence[int] | None = None,
+    stem: str = "cifar",
+    **options: Any,
+) -> AlterNet:
+    """Alter-ResNet-50, 33.0 M parameters at 100 classes; arguments as in `AlterNet`.
+
+    Without ``msa`` it is the paper's for CIFAR, CCC/CCCA/CCCCCA/CACA, or with the large stem the one for ImageNet,
+    CCC/CCCA/CACACA/CACA.
+
+    Example:
+        >>> sum(p.numel() for p in alternet50().parameters())
+        33012840
+    """
+    if msa is None:
+        msa = (0, 1, 3, 2) if stem == "imagenet" else (0, 1, 1, 2)
+    return AlterNet(PreActBottleneck, (3, 4, 6, 4), msa, num_classes, in_channels, stem=stem, **options)
+
+
+def alternet101(
+    num_classes: int = 100, in_channels: int = 3, *, msa: Sequence[int] = (0, 1, 3, 2), **options: Any
+) -> AlterNet:
+    """Alter-ResNet-101: 17 convolution blocks, then CACACA in stage 3; arguments as in `AlterNet`.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     pattern(alternet101()).split("/")[2]
+        'CCCCCCCCCCCCCCCCCCACACA'
+    """
+    return AlterNet(PreActBottleneck, (3, 4, 23, 4), msa, num_classes, in_channels, **options)
+
+
+def alternet152(
+    num_classes: int = 100, in_channels: int = 3, *, msa: Sequence[int] = (0, 1, 3, 2), **options: Any
+) -> AlterNet:
+    """Alter-ResNet-152: 3, 8, 36 and 4 blocks; arguments as in `AlterNet`.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     pattern(alternet152()).split("/")[1]
+        'CCCCCCCA'
+    """
+    return AlterNet(PreActBottleneck, (3, 8, 36, 4), msa, num_classes, in_channels, **options)
+
+
+def build_up(
+    model: str | PreActResNet,
+    steps: int | None = None,
+    *,
+    order: Sequence[int] | None = None,
+    seed: int = 0,
+    window: int | None = None,
+    heads: Sequence[int] | None = None,
+    **options: Any,
+) -> list[AlterNet]:
+    """Turn a pre-activation ResNet into an AlterNet, one block at a time, as the paper did.
+
+    From the end of the network, alternately, a convolution block is replaced by an MSA block; where one more does not
+    help, the block at the end of the stage before is tried instead. What helped on CIFAR-100 was an MSA block in stage
+    4, another in stage 4, one in stage 3 and one in stage 2 (`BUILD_UP_ORDER`, `MSA_COUNTS`). Each model differs from
+    the one before in a single block: all others are copies, with their weights.
+
+    Args:
+        model: The base, which is left as it is; or a name, ``"alternet50"`` or ``"preact_resnet50"``, for a new base
+            without MSA blocks. AlterNet's base has four blocks in stage 4, and ResNet's three: room for one MSA block.
+        steps: Number of MSA blocks to add; None takes the whole order.
+        order: For each step the stage, 1 to 4, that gets an MSA block. None is the paper's, less the MSA blocks that
+            are there already and those for which the base's stages have no room.
+        seed: Of the new weights: those of a named base, and of each MSA block, which depend on its place only.
+        window: Window of the new MSA blocks; None is that of an AlterNet, or AlterNet's default for the stem.
+        heads: Heads of each stage's new MSA blocks; None is those of an AlterNet, or `HEADS`.
+        **options: With a name, passed on to the builder of the base, such as ``num_classes``.
+
+    Returns:
+        steps + 1 models, from the base as it was given to the one with all the MSA blocks.
+
+    Raises:
+        ValueError: For an unknown name, a stage without room, or more steps than the order has.
+        TypeError: For another kind of model, or options with a model that exists.
+
+    Example:
+        >>> [pattern(model) for model in build_up("alternet18", steps=2)]
+        ['CC/CC/CC/CC', 'CC/CC/CC/CA', 'CC/CC/CA/CA']
+    """
+    base = _as_alternet(model, window, heads, seed, options)
+    models = [base]
+    for stage in _planned(base, order, steps):
+        grown = copy.deepcopy(models[-1])
+        with _seeded(seed, stage, msa_counts(grown)[stage - 1]):
+            grown.add_msa(stage)
+        models.append(grown)
+    return models
+
+
+@contextmanager
+def _seeded(*seed: int) -> Iterator[None]:
+    """Seed what is drawn on the CPU inside, and put the generator back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        yield
+
+
+def _as_alternet(
+    model: str | PreActResNet,
+    window: int | None,
+    heads: Sequence[int] | None,
+    seed: int,
+    options: dict[str, Any],
+) -> AlterNet:
+    """Build a base by name, or copy one, as an AlterNet without new MSA blocks."""
+    if isinstance(model, str):
+        if model not in _BUILDERS:
+            raise ValueError(f"unknown model {model!r}; choose from {', '.join(_BUILDERS)}, or pass a model")
+        none = {"msa": (0, 0, 0, 0)} if model.startswith("alternet") else {}
+        with _seeded(seed):
+            model = _BUILDERS[model](**none, **options)
+    elif not isinstance(model, PreActResNet):
+        raise TypeError(f"expected a PreActResNet, an AlterNet or a name, got {type(model).__name__}")
+    elif options:
+        raise TypeError(f"{', '.join(options)}: options go with a name, and this model exists already")
+    window = getattr(model, "window", None) if window is None else window
+    heads = getattr(model, "heads", HEADS) if heads is None else heads
+    with torch.device("meta"):  # all that it holds is exchanged for copies
+        base = AlterNet(
+            model.block, model.depths, (0, 0, 0, 0), 1, model.in_channels, window=window, heads=heads, stem=model.stem
+        )
+    for name, child in copy.deepcopy(model).named_children():
+        setattr(base, name, child)
+    base.training = model.training
+    return base
+
+
+def _planned(base: AlterNet, order: Sequence[int] | None, steps: int | None) -> list[int]:
+    """Give the stage of each step, and refuse what the base has no room for."""
+    counts = list(msa_counts(base))
+    if order is None:
+        wanted, order = [0, 0, 0, 0], []
+        for stage in BUILD_UP_ORDER:
+            wanted[stage - 1] += 1
+            if counts[stage - 1] < wanted[stage - 1] <= base.depths[stage - 1] // 2:
+                order.append(stage)
+    if any(stage not in (1, 2, 3, 4) for stage in order):
+        raise ValueError(f"order={tuple(order)} must name stages, 1 to 4")
+    steps = len(order) if steps is None else steps
+    if not 0 <= steps <= len(order):
+        raise ValueError(
+            f"steps={steps} must be between 0 and {len(order)}, as the order for {pattern(base)} is {tuple(order)}; "
+            "pass another as order"
+        )
+    for stage in order[:steps]:
+        counts[stage - 1] += 1
+        _check_room(stage, counts[stage - 1], base.depths[stage - 1])
+    return list(order[:steps])
+
+
+_BUILDERS: dict[str, Callable[..., PreActResNet]] = {
+    builder.__name__: builder
+    for builder in (
+        alternet18,
+        alternet34,
+        alternet50,
+        alternet101,
+        alternet152,
+        preact_resnet.preact_resnet18,
+        preact_resnet.preact_resnet34,
+        preact_resnet.preact_resnet50,
+        preact_resnet.preact_resnet101,
+        preact_resnet.preact_resnet152,
+    )
+}

@@ -1,0 +1,164 @@
+"""Claims of Park & Kim 2022 on single blocks: high frequencies, variance, and what the removal of a unit costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from utilities.analysis.fourier import Fourier
+from utilities.analysis.lesion import Lesions
+from utilities.analysis.variance import Variance
+from utilities.claims.claim import Claim, by_family, judge
+
+PAPER = "Park & Kim 2022"
+MOST, FEW = 0.75, 0.5  # "almost always" holds where three of four blocks agree, and does not where fewer than half do
+
+
+def claims_of_fourier(results: Mapping[str, Fourier]) -> list[Claim]:
+    """Put the claims on high frequencies to results of several models.
+
+    Args:
+        results: Model -> result.
+
+    Returns:
+        Attention lowers high frequencies; convolutions and MLPs raise them; a ViT's last features have fewer of them
+        than a CNN's.
+    """
+    where = f"{PAPER}, Fig. 8"
+    claims = [
+        _mostly("attention (MSA) almost always lowers the highest frequency", where, results, ("msa",), -1, "change"),
+        _mostly("convolutions and MLPs raise the highest frequency", where, results, ("conv", "mlp"), 1, "change"),
+    ]
+    models = by_family(results)
+    if {"cnn", "vit"} <= models.keys():
+        high = {name: (models[name].high[-1], models[name].high_stderr[-1]) for name in ("cnn", "vit")}
+        difference, error = high["cnn"][0] - high["vit"][0], np.hypot(high["cnn"][1], high["vit"][1])
+        found = (
+            f"Delta log amplitude at the last block's highest frequency: {_pm(*high['vit'])} in the ViT, "
+            f"{_pm(*high['cnn'])} in the CNN; their last grids are {_grid(models['vit'])} and {_grid(models['cnn'])}"
+        )
+        text = "the features of a ViT end with less high frequency than those of a CNN"
+        claims.append(Claim(text, f"{PAPER}, Fig. 2a", found, judge(difference, error)))
+    return claims
+
+
+def claims_of_variance(results: Mapping[str, Variance]) -> list[Claim]:
+    """Put the claims on the variance over positions to results of several models.
+
+    Args:
+        results: Model -> result.
+
+    Returns:
+        Attention lowers the variance (raw, as in the paper, and relative), convolutions and MLPs raise it; it peaks at
+        the end of a CNN's stages.
+    """
+    where, ours = f"{PAPER}, Fig. 9", f"{PAPER}, Fig. 9, with the relative variance instead"
+    text = "attention (MSA) lowers the variance of feature maps"
+    others = "convolutions and MLPs raise the variance of feature maps"
+    claims = [
+        _mostly(text, where, results, ("msa",), -1, "change"),
+        _mostly(others, where, results, ("conv", "mlp"), 1, "change"),
+        _mostly(text, ours, results, ("msa",), -1, "relative_change"),
+    ]
+    cnn = by_family(results).get("cnn")
+    if cnn is not None:
+        claims.append(_peaks(cnn, where))
+    return claims
+
+
+def claims_of_lesions(results: Mapping[str, Lesions]) -> list[Claim]:
+    """Put the claims on removed units to results of several models.
+
+    Args:
+        results: Model -> result.
+
+    Returns:
+        Early units matter more than late ones; at the end of stages attention matters more than what is beside it,
+        at their start convolutions and MLPs do.
+    """
+    where, claims = f"{PAPER}, Fig. 10", []
+    for model, result in results.items():
+        early, late = (_mean(result, np.flatnonzero(half)) for half in (result.depth <= 0.5, result.depth > 0.5))
+        found = f"{model}: a unit of the first half costs {_percent(*early)}, one of the second half {_percent(*late)}"
+        verdict = judge(early[0] - late[0], np.hypot(early[1], late[1]))
+        claims.append(Claim("early units matter more than late ones", where, found, verdict))
+    for model, result in results.items():
+        if {"msa"} < set(result.kinds):
+            claims += _at_stage_ends(model, result, where)
+    return claims
+
+
+def _at_stage_ends(model: str, result: Lesions, where: str) -> list[Claim]:
+    """Compare the last attention of each stage with the last other unit of it, and the first with the first."""
+    claims = []
+    for text, place, sign in (
+        ("at the end of a stage, attention matters more than convolutions or MLPs", -1, 1),
+        ("at the start of a stage, convolutions or MLPs matter more than attention", 0, -1),
+    ):
+        differences = []
+        for stage in sorted(set(result.stages)):
+            units = [i for i, other in enumerate(result.stages) if other == stage]
+            attention, rest = ([i for i in units if (result.kinds[i] == "msa") == kind] for kind in (True, False))
+            if attention and rest:
+                a, b = attention[place], rest[place]
+                error = np.hypot(result.drop_stderr[a], result.drop_stderr[b])
+                differences.append((sign * (result.drop[a] - result.drop[b]), error))
+        if differences:
+            values, errors = np.array(differences).T
+            mean, error = float(values.mean()), float(np.sqrt((errors**2).sum()) / len(errors))
+            found = (
+                f"{model}: the difference in the direction of the claim is {_percent(mean, error)} on average over "
+                f"{len(values)} stage{'s' * (len(values) > 1)}, above 0 in {int((values > 0).sum())}"
+            )
+            claims.append(Claim(text, where, found, judge(mean, error)))
+    return claims
+
+
+def _mostly(
+    text: str, where: str, results: Mapping[str, Fourier | Variance], kinds: Sequence[str], sign: int, name: str
+) -> Claim:
+    """Count the blocks of some kinds whose change has a sign, by two standard errors."""
+    counts = {}
+    for model, result in results.items():
+        change, error = sign * getattr(result, name), getattr(result, f"{name}_stderr")
+        of_kind = [i for i, kind in enumerate(result.kinds) if kind in kinds and np.isfinite(change[i])]
+        if of_kind:
+            counts[model] = (sum(judge(change[i], error[i]) is True for i in of_kind), len(of_kind))
+    total = sum(count for _, count in counts.values())
+    if not total:
+        return Claim(text, where, "no such block that keeps its grid was run", None)
+    share = sum(agree for agree, _ in counts.values()) / total
+    found = ", ".join(f"{agree} of {count} blocks in {model}" for model, (agree, count) in counts.items())
+    verdict = True if share >= MOST else False if share < FEW else None
+    return Claim(text, where, f"{'lower' if sign < 0 else 'raise'} it by two standard errors: {found}", verdict)
+
+
+def _peaks(result: Variance, where: str) -> Claim:
+    """Look whether the last block of each stage of several blocks has the stage's largest variance."""
+    stages = {stage: [i for i, other in enumerate(result.stages) if other == stage] for stage in set(result.stages)}
+    long = [places for places in stages.values() if len(places) > 1]
+    peaks = sum(int(np.argmax(result.variance[places])) == len(places) - 1 for places in long)
+    found = f"the last block has the largest variance in {peaks} of {len(long)} stages"
+    verdict = peaks == len(long) if long else None
+    return Claim("in a CNN the variance peaks at the end of each stage", where, found, verdict)
+
+
+def _mean(result: Lesions, places: np.ndarray) -> tuple[float, float]:
+    """Average the drops of some units; the error counts images alone, and units as if independent."""
+    if not len(places):
+        return float("nan"), float("nan")
+    errors = result.drop_stderr[places]
+    return float(result.drop[places].mean()), float(np.sqrt((errors**2).sum()) / len(places))
+
+
+def _pm(value: float, error: float) -> str:
+    return f"{value:.2f} +- {error:.2f}"
+
+
+def _percent(value: float, error: float) -> str:
+    return f"{100 * value:.1f} +- {100 * error:.1f} percent points"
+
+
+def _grid(result: Fourier) -> str:
+    return "x".join(str(int(side)) for side in result.size[-1])

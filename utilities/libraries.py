@@ -1,0 +1,163 @@
+"""Models of timm and torchvision: built, with their weights fetched, and the layers of timm's transformers named."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from timm.models.pit import PoolingVisionTransformer
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+_VIT_BLOCK = ["norm1", *(f"attn.{part}" for part in ("qkv", "q_norm", "k_norm", "proj"))]
+_VIT_BLOCK += ["norm2", "mlp.fc1", "mlp.act", "mlp.fc2"]
+_SWIN_BLOCK = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.act", "mlp.fc2"]
+
+
+def build_timm(name: str, classes: dict[str, int], pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    """Build a model of timm.
+
+    Args:
+        name: timm's, with or without a tag.
+        classes: ``{"num_classes": n}``, or nothing for timm's own number.
+        pretrained: Fetch weights; kwargs may name another source, as ``pretrained_cfg_overlay={"file": PATH}``.
+        kwargs: Passed on; ``in_channels`` is timm's ``in_chans``.
+
+    Raises:
+        ValueError: If there are no pretrained weights.
+        ConnectionError: If they cannot be fetched.
+
+    Example:
+        >>> build_timm("resnet10t", {"num_classes": 3}, False, {"in_channels": 1}).fc.out_features
+        3
+    """
+    if "in_channels" in kwargs:
+        kwargs = {**kwargs, "in_chans": kwargs["in_channels"]}
+        del kwargs["in_channels"]
+    if not pretrained:
+        return timm.create_model(name, **classes, **kwargs)
+    config = timm.get_pretrained_cfg(name)
+    if not config.has_weights and not kwargs.keys() & {"pretrained_cfg", "pretrained_cfg_overlay"}:
+        raise ValueError(f"timm/{name} has no pretrained weights; timm.list_pretrained() lists the names that do")
+    hub = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
+    remedy = (
+        f"download {hub if config.hf_hub_id else config.url} elsewhere, copy it here and add "
+        "pretrained_cfg_overlay={'file': PATH} to the call"
+    )
+    with _fetching(f"timm/{name}", remedy):
+        model = timm.create_model(name, pretrained=True, **classes, **kwargs)
+    if classes.get("num_classes", config.num_classes) not in (0, config.num_classes):
+        _warn_new_classifier(f"timm/{name}", config.num_classes)
+    return model
+
+
+def build_torchvision(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    """Build a model of torchvision; a classifier of another size is taken from a random model.
+
+    Args:
+        name: torchvision's.
+        num_classes: None is torchvision's own number.
+        pretrained: Fetch the best weights.
+        kwargs: Passed on.
+
+    Raises:
+        ConnectionError: If the weights cannot be fetched.
+
+    Example:
+        >>> build_torchvision("squeezenet1_1", 3, False, {}).classifier[1].out_channels
+        3
+    """
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    if not pretrained:
+        return torchvision.models.get_model(name, weights=None, **classes, **kwargs)
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    with _fetching(f"torchvision/{name}", f"download {weights.url} elsewhere and copy it to {place}"):
+        model = torchvision.models.get_model(name, weights=weights, **kwargs)
+    trained_for = len(weights.meta["categories"])
+    if num_classes not in (None, trained_for):
+        fresh = torchvision.models.get_model(name, weights=None, **classes, **kwargs)
+        shapes = {key: value.shape for key, value in model.state_dict().items()}
+        changed = {key for key, value in fresh.state_dict().items() if value.shape != shapes[key]}
+        for part in {key.rpartition(".")[0] for key in changed}:
+            model.set_submodule(part, fresh.get_submodule(part))
+        _warn_new_classifier(f"torchvision/{name}", trained_for)
+    return model
+
+
+def torchvision_names() -> list[str]:
+    """List torchvision's classifiers.
+
+    Example:
+        >>> "resnet18" in torchvision_names()
+        True
+    """
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def transformer_layers(model: nn.Module) -> list[str]:
+    """Name the layers worth comparing of timm's ViT, Swin and PiT; variants without one of them do without.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Names in the order of execution, see `utilities.zoo.comparison_layers`; none for other models.
+
+    Example:
+        >>> from timm.models.pit import PoolingVisionTransformer
+        >>> len(transformer_layers(PoolingVisionTransformer(32, 4, 4, depth=(1, 1, 1)))), transformer_layers(nn.ReLU())
+        (34, [])
+    """
+    if isinstance(model, VisionTransformer):
+        end = ["norm", "head"] if isinstance(model.fc_norm, nn.Identity) else ["norm", "fc_norm", "head"]
+        names = ["patch_embed.proj", *_blocks("blocks", model.blocks, _VIT_BLOCK), *end]
+    elif isinstance(model, SwinTransformer):
+        stages = _stages("layers", model.layers, ["downsample.norm", "downsample.reduction"], _SWIN_BLOCK)
+        names = ["patch_embed.proj", "patch_embed.norm", *stages, "norm", "head.global_pool", "head.fc"]
+    elif isinstance(model, PoolingVisionTransformer):
+        stages = _stages("transformers", model.transformers, ["pool.conv", "pool.fc"], _VIT_BLOCK)
+        names = ["patch_embed.conv", *stages, "norm", "head", "head_dist"]
+    else:
+        return []
+    known = dict(model.named_modules())
+    return [name for name in names if name in known]
+
+
+def _blocks(prefix: str, blocks: Sequence[nn.Module], parts: list[str]) -> list[str]:
+    """Name the parts of each block."""
+    return [f"{prefix}.{index}.{part}" for index in range(len(blocks)) for part in parts]
+
+
+def _stages(prefix: str, stages: Sequence[nn.Module], first: list[str], parts: list[str]) -> list[str]:
+    """Name what comes first in each stage, and the parts of its blocks."""
+    names = []
+    for index, stage in enumerate(stages):
+        names += [f"{prefix}.{index}.{name}" for name in [*first, *_blocks("blocks", stage.blocks, parts)]]
+    return names
+
+
+def _warn_new_classifier(name: str, trained_for: int) -> None:
+    """Say that a pretrained model's classifier knows nothing."""
+    found = f"are for {trained_for} classes" if trained_for else "have no classifier"
+    warnings.warn(f"the pretrained weights of {name} {found}: its classifier is newly initialised", stacklevel=5)
+
+
+@contextmanager
+def _fetching(name: str, remedy: str) -> Iterator[None]:
+    """Turn whatever a failed download raises into a ConnectionError that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        source = type(error).__module__.partition(".")[0]
+        if isinstance(error, OSError) or source in {"huggingface_hub", "httpx", "httpcore", "requests"}:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConnectionError(f"cannot fetch the weights of {name} ({reason}); {remedy}") from error
+        raise

@@ -1,0 +1,38 @@
+"""The variance of feature maps over depth (Park & Kim 2022, Fig. 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from utilities.analysis.variance import Variance
+from utilities.plots.facts import named
+from utilities.plots.over_depth import facts_of, plot_over_depth
+
+VALUES = {
+    "variance": ("stderr", "variance"),
+    "relative": ("relative_stderr", "relative variance\n(variance / mean square)"),
+    "branch": ("branch_stderr", "variance of what\nthe block adds"),
+}
+
+
+def plot_variance(results: Mapping[str, Variance] | Variance, value: str = "variance") -> Figure:
+    """Draw a variance of all blocks over depth, a panel for each model.
+
+    Args:
+        results: Label -> result, or one.
+        value: ``"variance"`` (the paper's; each panel has a scale of its own), ``"relative"`` or ``"branch"``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: For another value.
+    """
+    if value not in VALUES:
+        raise ValueError(f"value {value!r} is not known; choose from {', '.join(VALUES)}")
+    error, label = VALUES[value]
+    over = facts_of(list(named(results).values()), "over")
+    note = f"Variance over {over}, mean over channels and images." if over else ""
+    return plot_over_depth(results, value, error, label, shared=value == "relative", note=note)
