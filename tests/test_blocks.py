@@ -14,6 +14,8 @@ MODELS = {
     "resnet18": lambda: (create_model("resnet18", 7), 16),
     "resnet50": lambda: (create_model("resnet50", 7), 16),
     "lambda_resnet26": lambda: (create_model("lambda_resnet26", 7, r=7), 16),
+    "preact_resnet18": lambda: (create_model("preact_resnet18", 7), 16),
+    "alternet18": lambda: (create_model("alternet18", 7), 16),
     "timm resnet": lambda: (timm.create_model("resnet10t", num_classes=7), 64),
     "timm lambda": lambda: (timm.create_model("lambda_resnet26t", num_classes=7), 64),
     "torchvision resnet": lambda: (torchvision.models.resnet18(num_classes=7), 64),

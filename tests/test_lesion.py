@@ -52,6 +52,19 @@ def test_lambda_layers_are_attention_units():
     assert all(unit.name.endswith("conv2") for unit in units)
 
 
+def test_alternets_attention_is_removed_as_a_whole_branch():
+    model = create_model("alternet18", 5, seed=0).eval()
+    units = {unit.name: unit.kind for unit in find_units(blocks(model), IMAGES[:1])}
+    assert [name for name, kind in units.items() if kind == "msa"] == ["layer2.1", "layer3.1", "layer4.1"]
+    assert units["layer1.0.conv1"] == "conv"
+    with torch.no_grad():
+        model.layer3[1].attn.proj.weight.zero_()
+        model.layer3[1].attn.proj.bias.zero_()
+    result = lesions(model, data(model), device="cpu")
+    assert result.loss[result.names.index("layer3.1")] == 0
+    assert result.loss[result.names.index("layer2.1")] != 0
+
+
 def test_a_branch_without_output_costs_exactly_nothing(vit):
     with torch.no_grad():
         for part in (vit.blocks[1].attn.proj, vit.blocks[4].mlp.fc2):

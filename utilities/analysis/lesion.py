@@ -22,12 +22,12 @@ from torch import nn
 
 from utilities.analysis.stream import Moments, precise, stream
 from utilities.blocks import Block, Residual, blocks, check_sequence, run_blocks
+from utilities.lambda_layer import LambdaLayer
 from utilities.results import Result
 from utilities.utils import versions
 
 ABLATIONS = ("identity", "zero", "mean")
 UNITS = ("part", "block")
-_ATTENTION_LAYERS = ("LambdaLayer", "LocalAttention")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def lesions(
         model: A classifier whose blocks are known, see `utilities.blocks.blocks`; it is not changed.
         loader: Yields (images, labels). For mean ablation it is read twice.
         units: ``"part"``, the paper's: branches of transformers, spatial layers inside a CNN's blocks, and the whole
-            block where no layer inside keeps its shape (AlterNet's attention); or ``"block"``, whole residual blocks.
+            block where there is none inside that keeps its shape (AlterNet's attention); or ``"block"``, whole residual blocks.
         ablation: ``"identity"`` passes a unit's input on, ``"zero"`` gives nothing, ``"mean"`` what it gives on average
             over all images. Of a branch, identity and zero are the same: the shortcut alone is left.
         device: See `utilities.utils.resolve_device`.
@@ -196,7 +196,7 @@ def find_units(sequence: list[Block], images: torch.Tensor, *, whole: bool = Fal
 
 
 def _kind(part: nn.Module) -> str:
-    return "msa" if type(part).__name__ in _ATTENTION_LAYERS else "conv"
+    return "msa" if isinstance(part, LambdaLayer) else "conv"
 
 
 def _same_shape(module: nn.Module, x: torch.Tensor) -> tuple[dict[str, nn.Module], torch.Tensor]:
@@ -205,7 +205,7 @@ def _same_shape(module: nn.Module, x: torch.Tensor) -> tuple[dict[str, nn.Module
     handles = []
     for name, part in module.named_modules():
         wide = isinstance(part, nn.Conv2d) and max(part.kernel_size) > 1
-        if name and (wide or type(part).__name__ in _ATTENTION_LAYERS):
+        if name and (wide or isinstance(part, LambdaLayer)):
 
             def look(part: nn.Module, args: tuple, output: torch.Tensor, name: str = name) -> None:
                 if args[0].shape == output.shape:
