@@ -109,7 +109,8 @@ class AlterNet(PreActResNet):
         window: Pixels along a side of the attention windows; None is 4 with the CIFAR stem and 7 with the other.
         heads: Number of heads in each stage, of 64 channels each.
         stem: ``"cifar"`` or ``"imagenet"``, see `PreActResNet`.
-        drop_path: Stochastic depth of the last block; it grows linearly with depth from 0 in the first.
+        drop_path: Stochastic depth of the last block; it grows linearly with depth from 0 in the first. 0.1 is the
+            paper's.
 
     Raises:
         ValueError: Naming the option that does not fit, and what does.

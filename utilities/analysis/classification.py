@@ -1,0 +1,481 @@
+"""How good, how sure and how well calibrated a classifier's predictions are.
+
+The measures of Park and Kim 2022 (Blurs Behave Like Ensembles, https://arxiv.org/abs/2105.12639), from a few numbers
+kept of each image: about 40 bytes, 2 MB for the validation set of ImageNet. So every measure has its standard error
+over images, models that saw the same images can be compared image by image, and nothing depends on the size of the
+batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from utilities.analysis.stream import stream
+from utilities.analysis.uncertainty import dropout_log_probabilities, sampling_dropout
+from utilities.results import Result
+from utilities.utils import evaluating, versions
+
+DRAWS = 200  # of the bootstrap: an error of a standard error of 5 %
+# Attribute of a result -> its name in tables and figures; what follows the dash there is the cutoff in percent.
+MEASURES = {
+    "accuracy": "Acc",
+    "accuracy_90": "Acc-90",
+    "top5": "Top-5",
+    "iou": "IoU",
+    "iou_90": "IoU-90",
+    "unc_90": "Unc-90",
+    "freq_90": "Freq-90",
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece": "ECE",
+    "signed_ece": "signed ECE",
+}
+SHARES = ("accuracy", "accuracy_90", "top5", "unc_90", "freq_90")
+
+
+def score(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
+    """Reduce a batch's logits to the numbers kept of each image, computed in float64 from log-softmax.
+
+    Args:
+        logits: Or logarithms of probabilities, (batch, classes).
+        labels: Integers, (batch,).
+
+    Returns:
+        ``labels, predictions``: int64; ``confidences``: the largest probability; ``losses``: -log p of the label, in
+        nats; ``brier_scores``: sum over classes of (p - one-hot)^2, 0 to 2; ``top5_hits``: whether the label is among
+        the five largest. Each of shape (batch,).
+
+    Raises:
+        ValueError: If shapes do not fit, labels are no classes of the model, or a logit is not a number.
+
+    Example:
+        >>> scores = score(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1]))
+        >>> scores["confidences"].round(4).tolist(), scores["losses"].round(4).tolist()
+        ([0.5, 0.8808], [0.6931, 0.1269])
+    """
+    _check_batch(logits, labels)
+    logits, labels = logits.detach().cpu().double(), labels.cpu().long()
+    log_p = logits.log_softmax(1)
+    if log_p.isnan().any():
+        raise ValueError(f"{int(log_p.isnan().any(1).sum())} of {len(labels)} images of a batch have logits of NaN")
+    p = log_p.exp()
+    confidences, predictions = p.max(1)
+    one_hot = nn.functional.one_hot(labels, p.shape[1])
+    values = {
+        "labels": labels,
+        "predictions": predictions,
+        "confidences": confidences,
+        "losses": -log_p.gather(1, labels[:, None])[:, 0],
+        "brier_scores": (p - one_hot).square().sum(1),
+        "top5_hits": (logits.topk(min(5, p.shape[1]), 1).indices == labels[:, None]).any(1),
+    }
+    return {name: value.numpy() for name, value in values.items()}
+
+
+def _check_batch(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            f"the model should give logits (batch, classes) of 2 classes or more, got {tuple(logits.shape)}"
+        )
+    if labels.shape != logits.shape[:1] or labels.is_floating_point():
+        shape, kind = tuple(labels.shape), str(labels.dtype).removeprefix("torch.")
+        raise ValueError(f"labels should be integers of shape ({len(logits)},), got {kind} of shape {shape}")
+    low, high, classes = int(labels.min()), int(labels.max()), logits.shape[1]
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise ValueError(
+            f"label {wrong} is none of the model's {classes} classes, 0 to {classes - 1}; use the data set that the "
+            "model was trained on, or give the model as many classes"
+        )
+
+
+def bin_index(confidences: np.ndarray, bins: int) -> np.ndarray:
+    """Sort confidences into bins of equal width as torchmetrics' calibration error does.
+
+    Bin b holds b / bins <= confidence < (b + 1) / bins, compared in float32, where edges such as 0.3 are what they
+    look like; confidences of exactly 1 have one more bin of their own, the last.
+
+    Args:
+        confidences: In 0..1, (n,).
+        bins: Their number, less the last one.
+
+    Returns:
+        0 to ``bins``, (n,).
+
+    Example:
+        >>> bin_index(np.array([0.49, 0.5, 0.99, 1.0]), 10).tolist()
+        [4, 5, 9, 10]
+    """
+    edges = torch.linspace(0, 1, bins + 1)
+    return (torch.bucketize(torch.as_tensor(confidences).float(), edges, right=True) - 1).numpy()
+
+
+def calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 10) -> float:
+    """Compute the expected calibration error, sum over bins of n_b / n |accuracy_b - confidence_b|.
+
+    Guo et al. 2017, https://arxiv.org/abs/1706.04599; equal to torchmetrics' ``multiclass_calibration_error`` with
+    ``norm="l1"``, in float64.
+
+    Args:
+        confidences: (n,).
+        correct: Whether each prediction is right, (n,).
+        bins: See `bin_index`.
+
+    Returns:
+        0 to 1; NaN of no images.
+
+    Example:
+        >>> round(calibration_error(np.ones(10), np.arange(10) < 1), 4)  # always sure, right once in ten times
+        0.9
+    """
+    if not len(confidences):
+        return float("nan")
+    gaps = np.bincount(bin_index(confidences, bins), weights=confidences - correct)
+    return float(np.abs(gaps).sum() / len(confidences))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _stderr(values: np.ndarray) -> float:
+    """Give the standard error of a mean."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def _mean_of(measure: str, text: str) -> property:
+    """Make a property of a measure that is a mean over images."""
+    return property(lambda result: _mean(result.per_image(measure)), doc=text)
+
+
+def wilson(hits: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give Wilson's interval of one standard error about shares: of use where they are near 0 or 1, or few.
+
+    Wilson 1927, https://doi.org/10.2307/2276774.
+
+    Args:
+        hits: How many.
+        count: Of how many.
+
+    Returns:
+        Lower and upper ends; NaN where the count is 0.
+
+    Example:
+        >>> low, high = wilson(np.array([3.0]), np.array([3.0]))
+        >>> low.item(), high.item()
+        (0.75, 1.0)
+    """
+    with np.errstate(invalid="ignore"):
+        spread = np.sqrt(hits * (1 - np.divide(hits, count)) + 0.25) / (count + 1)
+    centre = (hits + 0.5) / (count + 1)
+    return centre - spread, centre + spread
+
+
+@dataclass(frozen=True)
+class Classification(Result):
+    """What a classifier said of each image, and the measures that follow.
+
+    A prediction is certain if its confidence is above the cutoff. Measures at a cutoff have ``_90`` in their names,
+    whatever the cutoff is. A measure of no images at all, such as the accuracy where no prediction is certain, is NaN.
+
+    Attributes:
+        labels: The truth, (n,).
+        predictions: The most probable class, (n,).
+        confidences: Its probability, (n,).
+        losses: -log p of the truth, in nats, (n,).
+        brier_scores: Sum over classes of (p - one-hot)^2, (n,).
+        top5_hits: Whether the truth is among the five most probable classes, (n,).
+        num_classes: Of the model.
+        cutoff: Above which a prediction is certain.
+        bins: Of the calibration error, see `bin_index`.
+        seed: Of the bootstrap, and of dropout masks.
+        provenance: What it was made from.
+    """
+
+    labels: np.ndarray
+    predictions: np.ndarray
+    confidences: np.ndarray
+    losses: np.ndarray
+    brier_scores: np.ndarray
+    top5_hits: np.ndarray
+    num_classes: int
+    cutoff: float = 0.9
+    bins: int = 10
+    seed: int = 0
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """Images."""
+        return len(self.labels)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each prediction is right, (n,)."""
+        return self.predictions == self.labels
+
+    @property
+    def certain(self) -> np.ndarray:
+        """Whether each prediction is certain, confidence > cutoff, (n,)."""
+        return self.confidences > self.cutoff
+
+    def per_image(self, measure: str) -> np.ndarray:
+        """Give the values whose mean a measure is, of the images that it is about.
+
+        Args:
+            measure: A key of `MEASURES`, other than ``iou``, ``iou_90`` and ``ece``, which are no means over images.
+        """
+        values = {
+            "accuracy": self.correct,
+            "accuracy_90": self.correct[self.certain],
+            "top5": self.top5_hits,
+            "unc_90": ~self.certain[~self.correct],
+            "freq_90": self.certain,
+            "nll": self.losses,
+            "brier": self.brier_scores,
+            "signed_ece": self.confidences - self.correct,
+        }
+        if measure not in values:
+            raise ValueError(f"measure {measure!r} is no mean over images; choose from {', '.join(values)}")
+        return values[measure].astype(np.float64)
+
+    accuracy = _mean_of("accuracy", "Share of predictions that are right.")
+    accuracy_90 = _mean_of("accuracy_90", "Share of the certain predictions that are right.")
+    top5 = _mean_of("top5", "Share of images whose class is among the five most probable.")
+    unc_90 = _mean_of("unc_90", "Share of the wrong predictions that are uncertain; higher is better.")
+    freq_90 = _mean_of("freq_90", "Share of predictions that are certain.")
+    nll = _mean_of("nll", "Negative log-likelihood, mean of -log p of the truth, in nats: the cross-entropy.")
+    brier = _mean_of("brier", "Brier score, mean of the sum over classes of (p - one-hot)^2, 0 to 2.")
+    signed_ece = _mean_of(
+        "signed_ece", "Sum over bins of n_b / n (confidence_b - accuracy_b); above 0: over-confident."
+    )
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error, see `calibration_error`."""
+        return calibration_error(self.confidences, self.correct, self.bins)
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union, TP / (TP + FP + FN), mean over the classes that have images."""
+        return self._iou(0.0)[0]
+
+    @property
+    def iou_90(self) -> float:
+        """The same of the certain predictions, over the classes that have images among them."""
+        return self._iou(self.cutoff)[0]
+
+    def confusion(self, cutoff: float = 0.0) -> np.ndarray:
+        """Count images by truth (rows) and prediction (columns), those whose confidence is above a cutoff."""
+        chosen = self.confidences > cutoff
+        cells = self.labels[chosen] * self.num_classes + self.predictions[chosen]
+        return np.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, -1)
+
+    def _iou(self, cutoff: float) -> tuple[float, float]:
+        """Give the mean IoU above a cutoff and its standard error, from each image's influence on the mean."""
+        from torchmetrics.functional.classification import multiclass_jaccard_index  # takes two seconds to import
+
+        chosen = self.confidences > cutoff
+        truth, predicted = self.labels[chosen], self.predictions[chosen]
+        if not len(truth):
+            return float("nan"), float("nan")
+        of_class = multiclass_jaccard_index(*map(torch.from_numpy, (predicted, truth)), self.num_classes, "none")
+        of_class, hit = of_class.double().numpy(), truth == predicted
+        of_truth, of_prediction, hits = (
+            np.bincount(classes, minlength=self.num_classes) for classes in (truth, predicted, truth[hit])
+        )
+        union = of_truth + of_prediction - hits
+        weight = np.where(of_truth > 0, len(truth) / np.maximum(union, 1) / np.count_nonzero(of_truth), 0)
+        influence = weight[truth] * (hit - of_class[truth]) - ~hit * weight[predicted] * of_class[predicted]
+        return float(of_class[of_truth > 0].mean()), _stderr(influence)
+
+    def interval(self, measure: str) -> tuple[float, float]:
+        """Give a measure's interval of one standard error: Wilson's for shares of images, see `wilson`."""
+        if measure in SHARES:
+            values = self.per_image(measure)
+            return tuple(end.item() for end in wilson(values.sum(), np.float64(len(values))))
+        value, error = getattr(self, measure), self.stderr(measure)
+        return value - error, value + error
+
+    def stderr(self, measure: str) -> float:
+        """Estimate a measure's standard error over images.
+
+        Args:
+            measure: A key of `MEASURES`.
+
+        Returns:
+            Half of Wilson's interval for shares of images, which does not vanish where all of a few images agree; for
+            ECE from a bootstrap; for IoU by the delta method. NaN where there are too few images.
+        """
+        if measure in SHARES:
+            low, high = self.interval(measure)
+            return (high - low) / 2
+        if measure in ("iou", "iou_90"):
+            return self._iou(0.0 if measure == "iou" else self.cutoff)[1]
+        if measure != "ece":
+            return _stderr(self.per_image(measure))
+        if self.n < 2:
+            return float("nan")
+        random, index = np.random.default_rng(self.seed), bin_index(self.confidences, self.bins)
+        draws = (random.integers(self.n, size=self.n) for _ in range(DRAWS))
+        gaps = self.confidences - self.correct
+        errors = [np.abs(np.bincount(index[rows], weights=gaps[rows])).sum() / self.n for rows in draws]
+        return float(np.std(errors, ddof=1))
+
+    def reliability(self) -> pd.DataFrame:
+        """Give the bins that the calibration error sums over, the last one for confidences of exactly 1.
+
+        Returns:
+            ``lower`` and ``upper`` edge, ``count``, how many are right (``hits``), and ``accuracy`` and mean
+            ``confidence``, NaN of empty bins.
+        """
+        index, edges = bin_index(self.confidences, self.bins), np.linspace(0, 1, self.bins + 1)
+        sums = {"count": None, "hits": self.correct, "confidence": self.confidences}
+        frame = pd.DataFrame({k: np.bincount(index, weights=w, minlength=self.bins + 1) for k, w in sums.items()})
+        frame.insert(0, "lower", edges)
+        frame.insert(1, "upper", np.append(edges[1:], 1.0))
+        frame["confidence"] /= frame["count"]
+        return frame.assign(accuracy=frame["hits"] / frame["count"])
+
+    def name_of(self, measure: str) -> str:
+        """Name a measure for tables and figures, with the cutoff in percent: ``Acc-90``."""
+        return MEASURES[measure].replace("-90", f"-{100 * self.cutoff:g}")
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give one row: model, images, parameters, then each measure and its standard error."""
+        facts = {"model": self.provenance.get("model"), "n": self.n, "parameters": self.provenance.get("parameters")}
+        for measure in MEASURES:
+            name = self.name_of(measure)
+            facts |= {name: getattr(self, measure), f"{name} stderr": self.stderr(measure)}
+        return pd.DataFrame([facts])
+
+
+def classify(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    cutoff: float = 0.9,
+    bins: int = 10,
+    passes: int | None = None,
+    dropout: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    provenance: Mapping[str, Any] | None = None,
+) -> Classification:
+    """Measure accuracy, calibration and uncertainty of a classifier over all images of a loader.
+
+    Args:
+        model: Gives logits (batch, classes), or logarithms of probabilities as an
+            `utilities.analysis.uncertainty.Ensemble` does.
+        loader: Yields (images, labels).
+        cutoff: Confidence above which a prediction is certain, 0 <= cutoff < 1.
+        bins: Of the calibration error.
+        passes: With dropout on, averaged in probability space; None is a single pass with dropout off. Masks are
+            drawn for each batch, so with dropout, and only then, the size of the batches matters a little.
+        dropout: Layers that drop, see `utilities.analysis.uncertainty.dropout_layers`; None is all.
+        seed: Of dropout masks and bootstrap.
+        device: See `utilities.utils.resolve_device`.
+        progress: Whether to show a bar.
+        provenance: What to say of model and data.
+
+    Returns:
+        The predictions and all measures.
+
+    Raises:
+        ValueError: If an option is out of range, the model has no dropout to sample, the loader no images or labels,
+            or labels are no classes of the model.
+
+    Example:
+        >>> images = torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.0, 1.0]])
+        >>> result = classify(nn.Flatten(), [(images, torch.tensor([0, 1, 0]))], device="cpu")
+        >>> [round(getattr(result, measure), 3) for measure in ("accuracy", "accuracy_90", "freq_90", "unc_90", "ece")]
+        [0.667, 1.0, 0.667, 1.0, 0.256]
+    """
+    if not 0 <= cutoff < 1 or bins < 1 or seed < 0:
+        raise ValueError(f"0 <= cutoff < 1, bins >= 1 and seed >= 0 are needed; got {cutoff}, {bins} and {seed}")
+    if passes is not None and passes < 1:
+        raise ValueError(f"passes should be 1 or more, or None for one pass with dropout off; got {passes}")
+    if passes is None and dropout is not None:
+        raise ValueError(f"dropout={dropout} needs a number of passes")
+    parts, options = [], {"device": device, "description": "predictions", "labelled": True, "progress": progress}
+    sampling = nullcontext([]) if passes is None else sampling_dropout(model, dropout)
+    with stream(model, loader, **options) as batches, sampling as layers:
+        for number, (images, labels) in enumerate(batches):
+            if passes is None:
+                logits = model(images)
+            else:
+                logits = dropout_log_probabilities(model, images, passes, (seed, number))
+            parts.append(score(logits, labels))
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    facts = dict(provenance or {}) | {
+        "n": len(arrays["labels"]),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "passes": passes,
+        "dropout": layers,
+        "seed_of_dropout": seed,
+        "versions": versions(),
+    }
+    return Classification(**arrays, num_classes=logits.shape[1], cutoff=cutoff, bins=bins, seed=seed, provenance=facts)
+
+
+def table(results: Mapping[str, Classification]) -> pd.DataFrame:
+    """Set results side by side: a row for each measure, "value ± standard error" for each model.
+
+    Args:
+        results: Name of the model -> result; all with one cutoff.
+
+    Raises:
+        ValueError: If the cutoffs differ.
+    """
+    cutoffs = sorted({result.cutoff for result in results.values()})
+    if len(cutoffs) != 1:
+        raise ValueError(f"results of one cutoff can be compared, these have {cutoffs or 'none'}")
+    columns = {}
+    for model, result in results.items():
+        values = {result.name_of(m): f"{getattr(result, m):.4f} ± {result.stderr(m):.4f}" for m in MEASURES}
+        columns[model] = values | {
+            "parameters": f"{result.provenance.get('parameters', 0):,}",
+            "images": f"{result.n:,}",
+        }
+    return pd.DataFrame(columns)
+
+
+def prediction_time(
+    model: nn.Module, images: torch.Tensor, *, repeats: int = 100, device: str | torch.device = "auto"
+) -> tuple[float, float]:
+    """Time the prediction of a batch in eval mode, after one pass that is not counted.
+
+    Args:
+        model: Any.
+        images: (batch, ...).
+        repeats: How often, 2 or more.
+        device: See `utilities.utils.resolve_device`.
+
+    Returns:
+        Mean and standard deviation in seconds.
+
+    Example:
+        >>> mean, deviation = prediction_time(nn.Linear(4, 2), torch.ones(8, 4), repeats=5, device="cpu")
+        >>> 0 < mean < 1
+        True
+    """
+    if repeats < 2:
+        raise ValueError(f"repeats should be 2 or more for a standard deviation, got {repeats}")
+    times = []
+    with evaluating(model, device) as target, torch.inference_mode():
+        images = images.to(target)
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            model(images).sum().item()  # waits until the device is done
+            times.append(time.perf_counter() - start)
+    return float(np.mean(times[1:])), float(np.std(times[1:], ddof=1))
