@@ -17,6 +17,8 @@ EXPECTED = {
     *("R101_CIFAR100", "ViT_ImageNet_PRETRAINED", "ViT_ImageNet_RANDOM"),
     *(f"Compare_{what}" for what in ("Depth_R18_R34", "Width_R50_WideR50", "CNN_Hybrid_ViT", "ViT_Swin", "Datasets")),
     *("Teacher_Student", "Measures"),
+    *("Classification", "Fourier_Analysis", "Feature_Map_Variance", "Loss_Landscape", "Hessian_Spectra", "Robustness"),
+    *("Noise_Frequency", "Lesion_Study", "AlterNet_Build_Up"),
 }
 OF_ONE_MODEL = [path for path in NOTEBOOKS if path.stem.startswith(("R", "Lambda", "ViT"))]
 EXTRA = {"Compare_Datasets": ["OTHER"]}

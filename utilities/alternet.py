@@ -11,25 +11,19 @@ can be put into decoders too; nobody has shown that it helps there. There is no 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from utilities import preact_resnet
 from utilities.local_attention import LocalAttention
 from utilities.preact_resnet import PreActBlock, PreActBottleneck, PreActResNet, projection
 from utilities.resnet import conv
 
 HEADS = (3, 6, 12, 24)  # by stage
 WINDOWS = {"cifar": 4, "imagenet": 7}  # by stem
-BUILD_UP_ORDER = (4, 4, 3, 2)  # stages that got an MSA block, one after another, on CIFAR-100 in the paper
-MSA_COUNTS = ((0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 2), (0, 0, 1, 2), (0, 1, 1, 2))  # after 0 ... 4 of these steps
 
 
 class MSABlock(nn.Module):
@@ -158,7 +152,7 @@ class AlterNet(PreActResNet):
             'CCC/CCCC/CCCCCC/CACA'
         """
         blocks, count = self.stages[stage - 1], msa_counts(self)[stage - 1]
-        _check_room(stage, count + 1, len(blocks))
+        check_room(stage, count + 1, len(blocks))
         index = len(blocks) - 1 - 2 * count
         replaced = blocks[index]
         block = MSABlock(
@@ -171,7 +165,7 @@ class AlterNet(PreActResNet):
         blocks[index] = block.to(replaced.conv1.weight).train(replaced.training)
 
 
-def _check_room(stage: int, count: int, depth: int) -> None:
+def check_room(stage: int, count: int, depth: int) -> None:
     """Raise ValueError for more MSA blocks than a stage can take."""
     if count > depth // 2:
         raise ValueError(
@@ -185,7 +179,7 @@ def _check_attention(depths: tuple[int, ...], msa: Sequence[int], heads: Sequenc
     if len(msa) != 4 or min(msa) < 0:
         raise ValueError(f"msa={tuple(msa)} must be four numbers of MSA blocks, each at least 0")
     for stage, (count, depth) in enumerate(zip(msa, depths, strict=True), start=1):
-        _check_room(stage, count, depth)
+        check_room(stage, count, depth)
     if len(heads) != 4 or min(heads) < 1:
         raise ValueError(f"heads={tuple(heads)} must be four numbers of heads, each at least 1")
 
@@ -291,130 +285,3 @@ def alternet152(
         'CCCCCCCA'
     """
     return AlterNet(PreActBottleneck, (3, 8, 36, 4), msa, num_classes, in_channels, **options)
-
-
-def build_up(
-    model: str | PreActResNet,
-    steps: int | None = None,
-    *,
-    order: Sequence[int] | None = None,
-    seed: int = 0,
-    window: int | None = None,
-    heads: Sequence[int] | None = None,
-    **options: Any,
-) -> list[AlterNet]:
-    """Turn a pre-activation ResNet into an AlterNet, one block at a time, as the paper did.
-
-    From the end of the network, alternately, a convolution block is replaced by an MSA block; where one more does not
-    help, the block at the end of the stage before is tried instead. What helped on CIFAR-100 was an MSA block in stage
-    4, another in stage 4, one in stage 3 and one in stage 2 (`BUILD_UP_ORDER`, `MSA_COUNTS`). Each model differs from
-    the one before in a single block: all others are copies, with their weights.
-
-    Args:
-        model: The base, which is left as it is; or a name, ``"alternet50"`` or ``"preact_resnet50"``, for a new base
-            without MSA blocks. AlterNet's base has four blocks in stage 4, and ResNet's three: room for one MSA block.
-        steps: Number of MSA blocks to add; None takes the whole order.
-        order: For each step the stage, 1 to 4, that gets an MSA block. None is the paper's, less the MSA blocks that
-            are there already and those for which the base's stages have no room.
-        seed: Of the new weights: those of a named base, and of each MSA block, which depend on its place only.
-        window: Window of the new MSA blocks; None is that of an AlterNet, or AlterNet's default for the stem.
-        heads: Heads of each stage's new MSA blocks; None is those of an AlterNet, or `HEADS`.
-        **options: With a name, passed on to the builder of the base, such as ``num_classes``.
-
-    Returns:
-        steps + 1 models, from the base as it was given to the one with all the MSA blocks.
-
-    Raises:
-        ValueError: For an unknown name, a stage without room, or more steps than the order has.
-        TypeError: For another kind of model, or options with a model that exists.
-
-    Example:
-        >>> [pattern(model) for model in build_up("alternet18", steps=2)]
-        ['CC/CC/CC/CC', 'CC/CC/CC/CA', 'CC/CC/CA/CA']
-    """
-    base = _as_alternet(model, window, heads, seed, options)
-    models = [base]
-    for stage in _planned(base, order, steps):
-        grown = copy.deepcopy(models[-1])
-        with _seeded(seed, stage, msa_counts(grown)[stage - 1]):
-            grown.add_msa(stage)
-        models.append(grown)
-    return models
-
-
-@contextmanager
-def _seeded(*seed: int) -> Iterator[None]:
-    """Seed what is drawn on the CPU inside, and put the generator back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        yield
-
-
-def _as_alternet(
-    model: str | PreActResNet,
-    window: int | None,
-    heads: Sequence[int] | None,
-    seed: int,
-    options: dict[str, Any],
-) -> AlterNet:
-    """Build a base by name, or copy one, as an AlterNet without new MSA blocks."""
-    if isinstance(model, str):
-        if model not in _BUILDERS:
-            raise ValueError(f"unknown model {model!r}; choose from {', '.join(_BUILDERS)}, or pass a model")
-        none = {"msa": (0, 0, 0, 0)} if model.startswith("alternet") else {}
-        with _seeded(seed):
-            model = _BUILDERS[model](**none, **options)
-    elif not isinstance(model, PreActResNet):
-        raise TypeError(f"expected a PreActResNet, an AlterNet or a name, got {type(model).__name__}")
-    elif options:
-        raise TypeError(f"{', '.join(options)}: options go with a name, and this model exists already")
-    window = getattr(model, "window", None) if window is None else window
-    heads = getattr(model, "heads", HEADS) if heads is None else heads
-    with torch.device("meta"):  # all that it holds is exchanged for copies
-        base = AlterNet(
-            model.block, model.depths, (0, 0, 0, 0), 1, model.in_channels, window=window, heads=heads, stem=model.stem
-        )
-    for name, child in copy.deepcopy(model).named_children():
-        setattr(base, name, child)
-    base.training = model.training
-    return base
-
-
-def _planned(base: AlterNet, order: Sequence[int] | None, steps: int | None) -> list[int]:
-    """Give the stage of each step, and refuse what the base has no room for."""
-    counts = list(msa_counts(base))
-    if order is None:
-        wanted, order = [0, 0, 0, 0], []
-        for stage in BUILD_UP_ORDER:
-            wanted[stage - 1] += 1
-            if counts[stage - 1] < wanted[stage - 1] <= base.depths[stage - 1] // 2:
-                order.append(stage)
-    if any(stage not in (1, 2, 3, 4) for stage in order):
-        raise ValueError(f"order={tuple(order)} must name stages, 1 to 4")
-    steps = len(order) if steps is None else steps
-    if not 0 <= steps <= len(order):
-        raise ValueError(
-            f"steps={steps} must be between 0 and {len(order)}, as the order for {pattern(base)} is {tuple(order)}; "
-            "pass another as order"
-        )
-    for stage in order[:steps]:
-        counts[stage - 1] += 1
-        _check_room(stage, counts[stage - 1], base.depths[stage - 1])
-    return list(order[:steps])
-
-
-_BUILDERS: dict[str, Callable[..., PreActResNet]] = {
-    builder.__name__: builder
-    for builder in (
-        alternet18,
-        alternet34,
-        alternet50,
-        alternet101,
-        alternet152,
-        preact_resnet.preact_resnet18,
-        preact_resnet.preact_resnet34,
-        preact_resnet.preact_resnet50,
-        preact_resnet.preact_resnet101,
-        preact_resnet.preact_resnet152,
-    )
-}

@@ -155,6 +155,17 @@ def each_pair(results: Results) -> list[Similarity]:
     return list(once(results).values())
 
 
+def split_off(results: Mapping[str, Result], count: int) -> tuple[dict[str, Result], dict[str, Result]]:
+    """Split results into the first so many and the rest.
+
+    Example:
+        >>> split_off({"a": 1, "b": 2, "c": 3}, 2)
+        ({'a': 1, 'b': 2}, {'c': 3})
+    """
+    items = list(results.items())
+    return dict(items[:count]), dict(items[count:])
+
+
 def save_all(study: Study, results: Mapping[Any, Result], figures: Mapping[str, Figure]) -> Path:
     """Write several results and figures of one notebook, the first ones under its own name.
 

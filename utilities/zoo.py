@@ -11,6 +11,7 @@ import fnmatch
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 from utilities import alternet, cifar_models, lambda_resnet, plain_cnn, preact_resnet, resnet, swin, vit
+from utilities.build_up import MSA_COUNTS
 from utilities.checkpoints import load_checkpoint, read_checkpoint
 from utilities.lambda_layer import LambdaLayer
 from utilities.libraries import build_timm, build_torchvision, torchvision_names, transformer_layers
@@ -39,6 +41,12 @@ _BUILDERS = {
 }
 _OWN: dict[str, Callable[..., nn.Module]] = {
     name: getattr(module, name) for module, names in _BUILDERS.items() for name in names.split()
+}
+# The networks on the way to an AlterNet, with fewer MSA blocks.
+_OWN |= {
+    f"{name}_msa{step}": partial(_OWN[name], msa=counts)
+    for name, steps in MSA_COUNTS.items()
+    for step, counts in enumerate(steps[:-1])
 }
 _COMPARED = (
     nn.modules.batchnorm._NormBase,
