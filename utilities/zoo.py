@@ -28,6 +28,7 @@ from utilities.checkpoints import load_checkpoint, read_checkpoint
 from utilities.lambda_layer import LambdaLayer
 from utilities.libraries import build_timm, build_torchvision, torchvision_names, transformer_layers
 from utilities.local_attention import LocalAttention
+from utilities.local_vit import local_vit
 
 _BUILDERS = {
     resnet: "resnet18 resnet34 resnet50 resnet101 wide_resnet50",
@@ -47,6 +48,13 @@ _OWN |= {
     f"{name}_msa{step}": partial(_OWN[name], msa=counts)
     for name, steps in MSA_COUNTS.items()
     for step, counts in enumerate(steps[:-1])
+}
+# Small ViTs that attend to 3, 5 or 8 tokens across, in two dimensions or along rows alone.
+_OWN |= {
+    f"vit_tiny_{form}{reach}_patch2_{size}": partial(local_vit, size, reach=reach, shape=shape)
+    for form, shape in (("local", "square"), ("row", "row"))
+    for reach in (3, 5, 8)
+    for size in ("16", "32")
 }
 _COMPARED = (
     nn.modules.batchnorm._NormBase,

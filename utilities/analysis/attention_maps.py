@@ -108,7 +108,9 @@ def attention_weights(module: Attention, x: torch.Tensor) -> torch.Tensor:
         (torch.Size([1, 2, 5, 5]), True)
     """
     q, k, _ = module.qkv(x).unflatten(2, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    return (module.q_norm(q) * module.scale @ module.k_norm(k).mT).softmax(-1)
+    logits = module.q_norm(q) * module.scale @ module.k_norm(k).mT
+    near = getattr(module, "near", None)  # of attention to a neighbourhood
+    return (logits if near is None else logits.masked_fill(~near, -torch.inf)).softmax(-1)
 
 
 def diversity(attention: torch.Tensor) -> torch.Tensor:
