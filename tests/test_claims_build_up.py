@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from utilities.analysis.classification import Classification, score
+from utilities.analysis.calibration import score
+from utilities.analysis.classification import Classification
 from utilities.claims.build_up import claims_of_build_up
 from utilities.plots.build_up import plot_build_up
 

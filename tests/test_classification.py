@@ -16,17 +16,8 @@ from torchmetrics.functional.classification import (
     multiclass_jaccard_index,
 )
 
-from utilities.analysis.classification import (
-    MEASURES,
-    Classification,
-    bin_index,
-    calibration_error,
-    classify,
-    prediction_time,
-    score,
-    table,
-    wilson,
-)
+from utilities.analysis.calibration import bin_index, calibration_error, score, wilson
+from utilities.analysis.classification import MEASURES, Classification, classify, prediction_time, table
 from utilities.claims.classification import claims_of_classification, paired_difference
 from utilities.plots.reliability import plot_measures, plot_reliability
 

@@ -20,7 +20,7 @@ EXPECTED = {
     *("Classification", "Fourier_Analysis", "Feature_Map_Variance", "Loss_Landscape", "Hessian_Spectra", "Robustness"),
     *("Noise_Frequency", "Lesion_Study", "AlterNet_Build_Up"),
 }
-OF_ONE_MODEL = [path for path in NOTEBOOKS if path.stem.startswith(("R", "Lambda", "ViT"))]
+OF_ONE_MODEL = [path for path in NOTEBOOKS if re.match(r"(Lambda_)?R\d|ViT_", path.stem)]
 EXTRA = {"Compare_Datasets": ["OTHER"]}
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

@@ -124,7 +124,7 @@ def load_dataset(
         labels = source.labels[source.members]
         if n_images > len(labels):
             raise ValueError(f"n_images={n_images} is more than the {len(labels)} of {name} ({split})")
-        source = replace(source, members=source.members[_balanced(labels, n_images, seed)])
+        source = replace(source, members=source.members[balanced(labels, n_images, seed)])
     if len(source.members) == 0:
         raise ValueError(f"{name} is so small that its {split} split has no image")
     dataset = ImageDataset(source, name, split, transform)
@@ -145,7 +145,7 @@ def _check(name: str, split: str, image_size: int | None, n_images: int | None, 
             raise ValueError(f"{key} should be a whole number of at least {least}, got {value!r}")
 
 
-def _balanced(labels: np.ndarray, n_images: int, seed: int) -> np.ndarray:
+def balanced(labels: np.ndarray, n_images: int, seed: int) -> np.ndarray:
     """Choose images class by class in turns; fewer images with the same seed are a part of more."""
     rng = np.random.default_rng(seed)
     order, turn = rng.permutation(len(labels)), np.empty(len(labels), dtype=np.int64)

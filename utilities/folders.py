@@ -104,14 +104,14 @@ def read_folders(path: Path, split: str, known: list[str] | None = None) -> Sour
         if odd:
             expected = "ImageNet's (such as n01440764)" if known else f"those of {path / wanted[0]}"
             raise ValueError(f"the classes of {path / part} are not {expected}; they differ by {', '.join(odd[:8])}")
-    files, labels = _scan([path / part for part in wanted], classes)
+    files, labels = scan([path / part for part in wanted], classes)
     members = np.arange(len(files))
     if direct:
         test = held_out(labels, 0.3)
         members = members[test] if split == "test" else take_part(members[~test], labels, split)
     elif wanted == ["train"] and len(parts) < 3:
         members = take_part(members, labels, split)
-    opener = partial(_open_file, files)
+    opener = partial(open_file, files)
     sizes = {opener(i, header=True) for i in np.linspace(0, len(files) - 1, 8).astype(int)}
     size = min(min(sizes)) if len(sizes) == 1 else 224
     return Source(classes, labels, members, size=size, open=opener, native=max(map(max, sizes)))
@@ -129,7 +129,7 @@ def _wanted(parts: dict[str, list[str]], split: str) -> list[str]:
     return {"train": ["train"], "validation": ["val"]}.get(split, ["train", "val"])
 
 
-def _scan(folders: list[Path], classes: list[str]) -> tuple[list[Path], np.ndarray]:
+def scan(folders: list[Path], classes: list[str]) -> tuple[list[Path], np.ndarray]:
     """List the images of every class folder, sorted by path."""
     files, labels = [], []
     for folder in folders:
@@ -151,7 +151,12 @@ def _images(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.name[0] != ".")
 
 
-def _open_file(files: list[Path], index: int, header: bool = False) -> Image.Image | tuple[int, int]:
+def open_file(files: list[Path], index: int, header: bool = False) -> Image.Image | tuple[int, int]:
+    """Open one of the files as an RGB image, or read its size alone.
+
+    Raises:
+        OSError: Naming the file.
+    """
     try:
         with Image.open(files[index]) as image:
             return image.size if header else image.convert("RGB")

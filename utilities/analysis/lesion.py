@@ -98,7 +98,7 @@ def lesions(
         model: A classifier whose blocks are known, see `utilities.blocks.blocks`; it is not changed.
         loader: Yields (images, labels). For mean ablation it is read twice.
         units: ``"part"``, the paper's: branches of transformers, spatial layers inside a CNN's blocks, and the whole
-            block where there is none inside that keeps its shape (AlterNet's attention); or ``"block"``, whole residual blocks.
+            block where none inside keeps its shape (AlterNet's attention); or ``"block"``, whole residual blocks.
         ablation: ``"identity"`` passes a unit's input on, ``"zero"`` gives nothing, ``"mean"`` what it gives on average
             over all images. Of a branch, identity and zero are the same: the shortcut alone is left.
         device: See `utilities.utils.resolve_device`.

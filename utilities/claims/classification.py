@@ -29,7 +29,7 @@ def paired_difference(one: Classification, two: Classification, measure: str = "
 
     Example:
         >>> import torch
-        >>> from utilities.analysis.classification import score
+        >>> from utilities.analysis.calibration import score
         >>> labels, right = torch.tensor([0, 1, 1, 0]), torch.tensor([[9.0, 0], [0, 9.0], [0, 9.0], [9.0, 0]])
         >>> results = [Classification(**score(x, labels), num_classes=2) for x in (right, right.roll(1, 0))]
         >>> paired_difference(*results)[0]

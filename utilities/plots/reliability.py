@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utilities.analysis.classification import MEASURES, Classification, wilson
+from utilities.analysis.calibration import wilson
+from utilities.analysis.classification import MEASURES, Classification
 from utilities.plots.facts import colours, finish, marker, named, new_figure
 
 # What is better, more (up) or less (down); a signed error is best at 0, and there is no best share of certain images.
@@ -30,7 +31,7 @@ def plot_reliability(results: Mapping[str, Classification] | Classification) -> 
 
     Example:
         >>> import matplotlib.pyplot as plt
-        >>> from utilities.analysis.classification import score
+        >>> from utilities.analysis.calibration import score
         >>> import torch
         >>> logits = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
         >>> figure = plot_reliability({"chance": Classification(**score(logits, torch.arange(50) % 3), num_classes=3)})
@@ -110,7 +111,7 @@ def plot_measures(results: Mapping[str, Classification] | Classification) -> Fig
 
     Example:
         >>> import matplotlib.pyplot as plt
-        >>> from utilities.analysis.classification import score
+        >>> from utilities.analysis.calibration import score
         >>> import torch
         >>> logits = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
         >>> result = Classification(**score(logits, torch.arange(50) % 3), num_classes=3)

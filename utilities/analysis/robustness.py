@@ -1,0 +1,329 @@
+"""Robustness to common corruptions: how much of its accuracy a classifier keeps on corrupted images.
+
+Hendrycks and Dietterich 2019 (https://arxiv.org/abs/1903.12261) corrupt test images in 15 ways at 5 severities. Park
+and Kim 2022 (https://arxiv.org/abs/2202.06709) report the plain mean accuracy over these 75 sets. Their AlexNet
+reaches 76.14 % on CIFAR-10-C, 41.01 % on CIFAR-100-C and 19.46 % on ImageNet-C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from utilities.analysis.calibration import bin_index, score
+from utilities.analysis.pixels import normalisation, to_images, to_pixels
+from utilities.analysis.stream import Moments, stream
+from utilities.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, choose_table, corrupt
+from utilities.results import Result
+from utilities.utils import versions
+
+FAMILIES = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
+}
+BINS = 10  # of the expected calibration error
+# Mean errors over the five severities of the AlexNet that ImageNet-C's authors divide by,
+# https://github.com/hendrycks/robustness; for `Robustness.mce` of results on the published ImageNet-C.
+ALEXNET_ERRORS = {
+    "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880, "glass_blur": 0.826268, "motion_blur": 0.785948, "zoom_blur": 0.798360,
+    "snow": 0.866816, "frost": 0.826572, "fog": 0.819324, "brightness": 0.564592,
+    "contrast": 0.853204, "elastic_transform": 0.646056, "pixelate": 0.717840, "jpeg_compression": 0.606500,
+}  # fmt: skip
+
+
+def contrast(both_right: np.ndarray, n: int, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    r"""Weigh the accuracies on several versions of the same images, with the error that images cause.
+
+    With :math:`x_i \in \{0, 1\}^{sets}` telling in which versions image i is classified rightly, the value is the mean
+    over images of :math:`w \cdot x_i`. Its standard error is exact, since versions of one image are kept together.
+
+    Args:
+        both_right: Number of images that are right in both of two versions, (sets, sets).
+        n: Images.
+        weights: One or several weighted sums, (..., sets).
+
+    Returns:
+        Values and their standard errors, (...,); errors of a single image are NaN.
+
+    Example:
+        >>> right = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])  # clean and corrupted, of four images
+        >>> value, error = contrast(right @ right.T, 4, [1, -1])
+        >>> float(value), round(float(error), 3)
+        (0.5, 0.289)
+    """
+    weights, right = np.asarray(weights, np.float64), np.diagonal(both_right)
+    covariance = n * both_right - np.outer(right, right)  # of integers: without rounding
+    variance = np.maximum(((weights @ covariance) * weights).sum(-1), 0) / n**2
+    return weights @ right / n, np.sqrt(variance / (n - 1)) if n > 1 else np.full_like(variance, np.nan)
+
+
+@dataclasses.dataclass(frozen=True)
+class Robustness(Result):
+    """A classifier on clean images and on all their corrupted versions. Errors are standard errors over images.
+
+    Set 0 is the clean one; set ``1 + k * len(severities) + s`` is kind k at severity s.
+
+    Attributes:
+        both_right: Number of images that are classified rightly in both of two sets, int64, (sets, sets).
+        nll: Mean cross-entropy of each set in nats, (sets,).
+        nll_stderr: Its standard error, (sets,).
+        ece: Expected calibration error of each set, of ten bins, (sets,).
+        kinds: Corruptions.
+        severities: Of each corruption.
+        n: Images.
+        provenance: What this was made from.
+    """
+
+    both_right: np.ndarray
+    nll: np.ndarray
+    nll_stderr: np.ndarray
+    ece: np.ndarray
+    kinds: list[str]
+    severities: list[int]
+    n: int
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Accuracy on the same images, not corrupted."""
+        return float(self._accuracies[0])
+
+    @property
+    def clean_stderr(self) -> float:
+        """Its standard error."""
+        return self._pair(np.eye(len(self.both_right))[0])[1]
+
+    @property
+    def _accuracies(self) -> np.ndarray:
+        return np.diagonal(self.both_right) / self.n
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Accuracy of each (kind, severity)."""
+        return self.grid(self._accuracies)
+
+    @property
+    def stderr(self) -> np.ndarray:
+        """Standard error of each accuracy, (kind, severity)."""
+        return self.grid(contrast(self.both_right, self.n, np.eye(len(self.both_right)))[1])
+
+    def grid(self, values: np.ndarray) -> np.ndarray:
+        """Arrange values of all sets, (sets, ...), as (kind, severity, ...), less the clean set."""
+        return values[1:].reshape(len(self.kinds), len(self.severities), *values.shape[1:])
+
+    def mean_accuracy(self) -> tuple[float, float]:
+        """Mean accuracy over all corrupted sets, the robustness of Park and Kim 2022, and its error."""
+        return self._pair(self._mean_weights())
+
+    def drop(self) -> tuple[float, float]:
+        """Clean accuracy less mean accuracy over all corrupted sets, and its error: images are their own control."""
+        return self._pair(np.eye(len(self.both_right))[0] - self._mean_weights())
+
+    def by_kind(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean accuracy over severities of each kind, and its error."""
+        return contrast(self.both_right, self.n, self.grid(np.eye(len(self.both_right))).mean(1))
+
+    def by_severity(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean accuracy over kinds at each severity, and its error."""
+        return contrast(self.both_right, self.n, self.grid(np.eye(len(self.both_right))).mean(0))
+
+    def _mean_weights(self) -> np.ndarray:
+        return self.grid(np.eye(len(self.both_right))).mean((0, 1))
+
+    def _pair(self, weights: np.ndarray) -> tuple[float, float]:
+        value, error = contrast(self.both_right, self.n, weights)
+        return float(value), float(error)
+
+    def corruption_errors(
+        self, reference: Robustness | Mapping[str, float], relative: bool = False, mean: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        r"""Divide the errors of each kind by those of a reference.
+
+        :math:`CE_c = 100 \sum_s E_{s,c} / \sum_s E^{ref}_{s,c}`, for AlexNet as the reference the corruption errors
+        of Hendrycks and Dietterich 2019. Relative ones take the clean error from every E.
+
+        Args:
+            reference: A result with the same kinds and severities, or kind -> mean error over the five severities,
+                such as `ALEXNET_ERRORS`.
+            relative: Whether to subtract the clean errors.
+            mean: Whether to average over kinds.
+
+        Returns:
+            In percent, one for each kind, or their mean; NaN, with a warning, where the reference makes no error of
+            that sort. And standard errors to first order, as if the reference had seen images of its own.
+
+        Raises:
+            ValueError: If the reference was evaluated on other kinds or severities.
+            TypeError: If clean errors are needed and the reference is a mapping, which has none.
+        """
+        weights = self.grid(np.eye(len(self.both_right))).mean(1)
+        weights[:, 0] -= relative
+        own = 1 - relative - weights @ self._accuracies
+        theirs = self._reference_errors(reference, weights, relative)
+        named = ", ".join(kind for kind, error in zip(self.kinds, theirs, strict=True) if error <= 0)
+        if named:
+            warnings.warn(f"the reference has no error to divide by for {named}: shown as missing", stacklevel=2)
+        theirs = np.where(theirs > 0, theirs, np.nan)
+        ratio = own / theirs
+        slopes = weights / theirs[:, None], weights / theirs[:, None] * ratio[:, None]  # of own and their accuracies
+        if mean:
+            ratio, slopes = ratio.mean(), [slope.mean(0) for slope in slopes]
+        if reference is self:
+            error = contrast(self.both_right, self.n, slopes[1] - slopes[0])[1]
+        else:
+            error = contrast(self.both_right, self.n, slopes[0])[1]
+            if isinstance(reference, Robustness):
+                error = np.hypot(error, contrast(reference.both_right, reference.n, slopes[1])[1])
+        return 100 * ratio, 100 * error
+
+    def _reference_errors(
+        self, reference: Robustness | Mapping[str, float], weights: np.ndarray, relative: bool
+    ) -> np.ndarray:
+        if isinstance(reference, Robustness):
+            if (reference.kinds, reference.severities) != (self.kinds, self.severities):
+                raise ValueError("the reference was evaluated on other kinds or severities; evaluate both alike")
+            return 1 - relative - weights @ reference._accuracies
+        if relative:
+            raise TypeError("relative errors need the clean error of the reference: pass a Robustness")
+        missing = sorted(set(self.kinds) - set(reference))
+        if missing or self.severities != list(SEVERITIES):
+            raise ValueError(f"the reference has mean errors over severities 1 to 5, none for {missing or 'others'}")
+        return np.array([reference[kind] for kind in self.kinds])
+
+    def mce(self, reference: Robustness | Mapping[str, float]) -> tuple[float, float]:
+        """Mean corruption error in percent of a reference's, see `corruption_errors`, and its error."""
+        value, error = self.corruption_errors(reference, mean=True)
+        return float(value), float(error)
+
+    def relative_mce(self, reference: Robustness) -> tuple[float, float]:
+        """Mean relative corruption error in percent of a reference's: of the errors that corruption adds."""
+        value, error = self.corruption_errors(reference, relative=True, mean=True)
+        return float(value), float(error)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give one row for each set: kind, severity (0: clean), accuracy, stderr, nll, nll_stderr, ece."""
+        accuracy, stderr = contrast(self.both_right, self.n, np.eye(len(self.both_right)))
+        kinds = ["clean", *np.repeat(self.kinds, len(self.severities))]
+        columns = {"kind": kinds, "severity": [0, *self.severities * len(self.kinds)]}
+        columns |= {"accuracy": accuracy, "stderr": stderr, "nll": self.nll, "nll_stderr": self.nll_stderr}
+        return pd.DataFrame(columns | {"ece": self.ece})
+
+
+def robustness(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    kinds: Sequence[str] = CORRUPTIONS,
+    severities: Sequence[int] = SEVERITIES,
+    seed: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    provenance: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Robustness:
+    """Corrupt a loader's images in all ways and classify them, each version of each image once.
+
+    Images are brought back to 8 bits, corrupted, and normalised again. Image i of the loader meets the same corruption
+    whatever the batches and the model are.
+
+    Args:
+        model: Maps normalised images (batch, 3, height, width) to logits (batch, classes).
+        loader: Yields (images, labels) in a fixed order, see `utilities.loaders.make_loader`.
+        kinds: Of `utilities.corruptions.CORRUPTIONS` (the 15 of the benchmark) and ``EXTRA_CORRUPTIONS``.
+        severities: From 1 to 5.
+        seed: Of the random corruptions.
+        mean: What was subtracted from images in 0..1; None is that of ``loader.dataset``.
+        std: What they were divided by; None likewise.
+        device: See `utilities.utils.resolve_device`.
+        progress: Whether to show a bar.
+        provenance: What is known of model and data, for captions.
+        **options: Of `utilities.corruptions.corrupt`: ``parameters`` and ``frost_images``.
+
+    Raises:
+        ValueError: If an option is out of range, or the normalisation is not known or not the images' own.
+
+    Example:
+        >>> from utilities.datasets import load_dataset, make_loader
+        >>> loader = make_loader(load_dataset("digits", n_images=20), 20)
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+        >>> result = robustness(model, loader, kinds=["contrast"], severities=[1, 5], device="cpu", progress=False)
+        >>> result.accuracy.shape, result.mce(result)
+        ((1, 2), (100.0, 0.0))
+    """
+    kinds, severities = check_sets(kinds, severities)
+    scale = normalisation(loader, mean, std)
+    both_right, nll, gaps, n = np.zeros((), np.int64), Moments(), np.zeros(()), 0
+    with stream(model, loader, device=device, description="corrupted", labelled=True, progress=progress) as batches:
+        for images, labels in batches:
+            pixels = to_pixels(images, *scale)
+            scores = [score_set(model, images, labels)]
+            for kind, severity in tqdm(
+                list(product(kinds, severities)), "sets", delay=2, leave=False, disable=not progress
+            ):
+                changed = corrupt(pixels, kind, severity, seed=seed, first=n, **options)
+                scores.append(score_set(model, to_images(changed, *scale), labels))
+            right, losses, new = (np.stack(values) for values in zip(*scores, strict=True))
+            both_right, gaps, n = both_right + right @ right.T, gaps + new, n + len(labels)
+            nll.add(losses.T)
+    table = options.get("parameters") or choose_table(*pixels.shape[-2:])
+    made = f"made here with the parameters of {'CIFAR-10-C' if table == '32' else 'ImageNet-C'}"
+    facts = {"n": n, "seed": seed, "corruptions": made, "versions": versions()}
+    measures = both_right, nll.mean, nll.stderr, np.abs(gaps).sum(1) / n
+    return Robustness(*measures, kinds, severities, n, {**(provenance or {}), **facts})
+
+
+def score_set(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Classify a batch.
+
+    Returns:
+        Of each image whether it is right (0 or 1) and its cross-entropy, (batch,), and of each bin of confidence the
+        sum of right less confidence, (bins + 1,); see `utilities.analysis.classification.bin_index`.
+
+    Example:
+        >>> right, losses, gaps = score_set(nn.Flatten(), torch.eye(3), torch.tensor([0, 1, 0]))
+        >>> right.tolist(), losses.round(2).tolist(), round(float(gaps.sum()), 2)
+        ([1, 1, 0], [0.55, 0.55, 1.55], 0.27)
+    """
+    scores = score(model(images), labels)
+    right = (scores["predictions"] == scores["labels"]).astype(np.int64)
+    bins = bin_index(scores["confidences"], BINS)
+    return right, scores["losses"], np.bincount(bins, right - scores["confidences"], BINS + 1)
+
+
+def check_sets(kinds: Sequence[str], severities: Sequence[int]) -> tuple[list[str], list[int]]:
+    """Check names and severities of corruptions.
+
+    Raises:
+        ValueError: If one is not known or occurs twice, or there is none.
+
+    Example:
+        >>> check_sets(["fog"], [1, 5])
+        (['fog'], [1, 5])
+    """
+    for name, given, known in (
+        ("kinds", kinds, (*CORRUPTIONS, *EXTRA_CORRUPTIONS)),
+        ("severities", severities, SEVERITIES),
+    ):
+        chosen = set() if isinstance(given, (str, int)) else set(given)
+        if not chosen or len(chosen) < len(given) or not chosen <= set(known):
+            raise ValueError(f"{name} should be some of {', '.join(map(str, known))}, each once; got {given!r}")
+    return list(kinds), [int(severity) for severity in severities]
+
+
