@@ -14,21 +14,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
-from torch import nn
 
 from utilities.analysis.noise_frequency import NOISES, NoiseFrequency, noise_frequency
 from utilities.analysis.robustness import Robustness, check_sets, robustness
+from utilities.command import (
+    add_options,
+    base_of,
+    data_facts,
+    data_options,
+    open_loader,
+    open_model,
+    run_command,
+    write_result,
+)
 from utilities.corrupted_sets import CLEAN, load_corrupted, robustness_on_files
 from utilities.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
-from utilities.datasets import load_dataset
-from utilities.loaders import Loader, make_loader
 from utilities.plots.noise_frequency import plot_noise_frequency
 from utilities.plots.robustness import plot_kinds, plot_severity
-from utilities.utils import check_writable, resolve_device, write_whole
-from utilities.zoo import create_model, input_options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,11 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
-        files = run(given)
-    except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
-    print(f"wrote {', '.join(map(str, files))}")
+    run_command(parser, lambda: run(given))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,18 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     corruptions = commands.add_parser("corruptions", help="common corruptions", formatter_class=style)
     noise = commands.add_parser("noise-frequency", help="noise of bands of frequencies", formatter_class=style)
     for command in (corruptions, noise):
-        add = command.add_argument
-        add("--model", required=True, help="a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
-        add("--weights", default="random", help="random, pretrained, or a checkpoint's path")
-        add("--dataset", required=True, help="see utilities.datasets.load_dataset; for corruptions also cifar10-c ...")
-        add("--image-size", type=int, help="pixels; default: what the model asks for, else the data set's own")
-        add("--root", type=Path, help="folder of the data sets; default: data in the project")
-        add("--n-images", type=int, help="as many of each class as there are; default: all")
-        add("--batch-size", type=int, default=256, help="images in a batch")
-        add("--seed", type=int, default=0, help="of the noise, of random weights, and of the choice of images")
-        add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-        add("--workers", type=int, default=0, help="processes that load images")
-        add("--out", required=True, type=Path, help="OUT.npz, OUT.json, OUT.csv and OUT.png are written")
+        add_options(command)
     add = corruptions.add_argument
     names = ", ".join((*CORRUPTIONS, *EXTRA_CORRUPTIONS))
     add("--kinds", nargs="+", default=list(CORRUPTIONS), metavar="KIND", help=f"some of {names}")
@@ -86,35 +73,33 @@ def run(given: argparse.Namespace) -> list[Path]:
     Returns:
         The files.
     """
-    base = given.out.with_suffix("") if given.out.suffix == ".npz" else given.out
-    check_writable(base)
-    resolve_device(given.device)
+    base = base_of(given)
     if given.command == "corruptions":
         result = _corruptions(given)
         figures = {"": plot_severity(result), "_types": plot_kinds(result)}
     else:
         result = _noise_frequency(given)
         figures = {"": plot_noise_frequency(result)}
-    return _write(result, figures, base)
+    return write_result(result, figures, base)
 
 
 def _corruptions(given: argparse.Namespace) -> Robustness:
     check_sets(given.kinds, given.severities)
     sets = {"kinds": given.kinds, "severities": given.severities, "device": given.device}
     if given.dataset not in CLEAN:
-        loader = _loader(given)
-        model, facts = _model(given, loader.dataset.num_classes)
-        return robustness(model, loader, seed=given.seed, provenance=facts | _data(loader), **sets)
-    choice = {"root": given.root, "n_images": given.n_images, "seed": given.seed, **_input_options(given)}
+        loader = open_loader(given, given.model)
+        model, facts = open_model(given, given.model, given.weights, loader.dataset.num_classes)
+        return robustness(model, loader, seed=given.seed, provenance=facts | data_facts(loader), **sets)
+    choice = data_options(given, given.model)
     classes = load_corrupted(given.dataset, given.kinds[0], given.severities[0], **choice).num_classes
-    model, facts = _model(given, classes)
+    model, facts = open_model(given, given.model, given.weights, classes)
     reading = {"batch_size": given.batch_size, "workers": given.workers, "provenance": facts}
     return robustness_on_files(model, given.dataset, **choice, **sets, **reading)
 
 
 def _noise_frequency(given: argparse.Namespace) -> NoiseFrequency:
-    loader = _loader(given)
-    model, facts = _model(given, loader.dataset.num_classes)
+    loader = open_loader(given, given.model)
+    model, facts = open_model(given, given.model, given.weights, loader.dataset.num_classes)
     number = len(given.bands) == 1 and given.bands[0].is_integer()
     return noise_frequency(
         model,
@@ -125,41 +110,8 @@ def _noise_frequency(given: argparse.Namespace) -> NoiseFrequency:
         equal_energy=not given.unequal_energy,
         seed=given.seed,
         device=given.device,
-        provenance=facts | _data(loader),
+        provenance=facts | data_facts(loader),
     )
-
-
-def _input_options(given: argparse.Namespace) -> dict[str, Any]:
-    options: dict[str, Any] = input_options(given.model)
-    return options | ({} if given.image_size is None else {"image_size": given.image_size})
-
-
-def _loader(given: argparse.Namespace) -> Loader:
-    choice = {"n_images": given.n_images, "seed": given.seed, "root": given.root}
-    data = load_dataset(given.dataset, "test", **choice, **_input_options(given))
-    return make_loader(data, given.batch_size, seed=given.seed, workers=given.workers)
-
-
-def _model(given: argparse.Namespace, classes: int) -> tuple[nn.Module, dict[str, Any]]:
-    """Make the model, with its own classifier where it brings one, and say what it is."""
-    own = given.weights == "pretrained"
-    model = create_model(given.model, None if own else classes, weights=given.weights, seed=given.seed)
-    weights = f"untrained, seed {given.seed}" if given.weights == "random" else Path(given.weights).name
-    return model, {"model": given.model, "weights": weights}
-
-
-def _data(loader: Loader) -> dict[str, Any]:
-    return {"dataset": f"{loader.dataset.name} ({loader.dataset.split})"}
-
-
-def _write(result: Robustness | NoiseFrequency, figures: dict[str, Figure], base: Path) -> list[Path]:
-    paths = [result.save(base), base.with_name(f"{base.name}.json")]
-    table = result.to_frame()
-    paths.append(write_whole(base.with_name(f"{base.name}.csv"), lambda path: table.to_csv(path, index=False)))
-    for part, figure in figures.items():
-        path = base.with_name(f"{base.name}{part}.png")
-        paths.append(write_whole(path, lambda p, figure=figure: figure.savefig(p, dpi=200)))
-    return paths
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""The command on tiny models and images, and what it refuses."""
+
+import pandas as pd
+import pytest
+
+from utilities.analyse_command import ANALYSES, main
+from utilities.analysis.fourier import Fourier
+
+ON = ["--dataset", "digits", "--n-images", "8", "--device", "cpu"]
+MODELS = ["--models", "alternet18", "vit_tiny_patch2_16"]
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+def test_writes_results_figures_and_claims(analysis, tmp_path, capsys):
+    main([analysis, *MODELS, *ON, "--out", str(tmp_path / "a")])
+    printed = capsys.readouterr().out
+    assert "Paper:" in printed
+    for name in ("a.png", "a_claims.csv", "a_alternet18.npz", "a_vit_tiny_patch2_16.csv"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert len(pd.read_csv(tmp_path / "a_vit_tiny_patch2_16.csv")) > 0
+
+
+def test_each_model_has_its_own_images_and_says_what_it_is(tmp_path):
+    main(["fourier", "--models", "resnet18", "vit_tiny_patch2_16", *ON, "--image-size", "16", "--out", f"{tmp_path}/a"])
+    result = Fourier.load(tmp_path / "a_resnet18")
+    assert result.size[0].tolist() == [16, 16]
+    assert result.provenance["weights"] == "untrained, seed 0"
+    assert result.provenance["dataset"] == "digits (test)"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["fourier", "--models", "resnet81"], "close: resnet18"),
+        (["fourier", "--models", "resnet18", "--weights", "random", "random"], "1 models, but 2 weights"),
+        (["fourier", "--models", "resnet18", "resnet18"], "named twice"),
+        (["variance", "--models", "vgg11"], "layers="),
+        (["variance", "--models", "resnet18", "--weights", "absent.pth"], "absent.pth"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*options, *ON, "--out", str(tmp_path / "a")])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,94 @@
+"""The command ``python -m utilities.analyse_command``: an analysis of blocks for several models, on the same images.
+
+    python -m utilities.analyse_command fourier --models timm/resnet50 timm/vit_tiny_patch16_224 timm/convnext_tiny \
+        --weights pretrained --dataset imagenet --n-images 1000 --out runs/frequencies
+
+``fourier``, ``variance``, ``lesions`` and ``classify`` of any number of models; each model's result is written beside
+the figures that show all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from utilities.analysis.classification import classify
+from utilities.analysis.fourier import fourier
+from utilities.analysis.lesion import lesions
+from utilities.analysis.variance import feature_variance
+from utilities.claims.claim import state_claims
+from utilities.claims.classification import claims_of_classification
+from utilities.claims.of_blocks import claims_of_fourier, claims_of_lesions, claims_of_variance
+from utilities.command import add_options, base_of, data_facts, open_loader, open_model, run_command, write_result
+from utilities.plots.fourier import plot_gain, plot_high_frequency, plot_spectra
+from utilities.plots.lesion import plot_lesions
+from utilities.plots.reliability import plot_measures, plot_reliability
+from utilities.plots.variance import plot_variance
+from utilities.utils import write_whole
+from utilities.zoo import check_name
+
+# Name -> the analysis, its figures by the endings of their files, and the claims it bears on.
+ANALYSES: dict[str, tuple[Callable[..., Any], dict[str, Callable[..., Any]], Callable[..., Any]]] = {
+    "fourier": (fourier, {"": plot_spectra, "_high": plot_high_frequency, "_gain": plot_gain}, claims_of_fourier),
+    "variance": (feature_variance, {"": plot_variance}, claims_of_variance),
+    "lesions": (lesions, {"": plot_lesions}, claims_of_lesions),
+    "classify": (classify, {"": plot_reliability, "_measures": plot_measures}, claims_of_classification),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        arguments: Command line; None takes that of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m utilities.analyse_command",
+        description="Analyse the blocks of several models on the same images.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("analysis", choices=list(ANALYSES))
+    parser.add_argument("--models", nargs="+", required=True, help="names of utilities.zoo.list_models, timm/NAME, ...")
+    parser.add_argument(
+        "--weights", nargs="+", default=["random"], help="random, pretrained or a path: one for all, or one each"
+    )
+    add_options(parser, model=False)
+    given = parser.parse_args(arguments)
+    run_command(parser, lambda: run(given))
+
+
+def run(given: argparse.Namespace) -> list[Path]:
+    """Analyse as the command line says, and write results and figures.
+
+    Returns:
+        The files.
+    """
+    base = base_of(given)
+    weights = given.weights * len(given.models) if len(given.weights) == 1 else given.weights
+    if len(weights) != len(given.models):
+        raise ValueError(f"there are {len(given.models)} models, but {len(weights)} weights; give one, or one each")
+    if len(set(given.models)) < len(given.models):
+        raise ValueError(f"a model is named twice: {' '.join(given.models)}; results go by the models' names")
+    for name in given.models:
+        check_name(name)
+    analysis, figures, claims = ANALYSES[given.analysis]
+    results, paths = {}, []
+    for name, which in zip(given.models, weights, strict=True):
+        loader = open_loader(given, name)
+        model, facts = open_model(given, name, which, loader.dataset.num_classes)
+        results[name] = analysis(model, loader, device=given.device, provenance=facts | data_facts(loader))
+        own = base.with_name(f"{base.name}_{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}")
+        paths += write_result(results[name], {}, own)
+    for ending, plot in figures.items():
+        figure = plot(results)
+        path = base.with_name(f"{base.name}{ending}.png")
+        paths.append(write_whole(path, lambda p, figure=figure: figure.savefig(p, dpi=200)))
+    print(state_claims(claims(results), base.with_name(f"{base.name}_claims")))
+    return paths
+
+
+if __name__ == "__main__":
+    main()
