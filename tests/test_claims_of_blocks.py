@@ -8,6 +8,7 @@ import pytest
 from utilities.analysis.fourier import Fourier
 from utilities.analysis.lesion import Lesions
 from utilities.analysis.variance import Variance
+from utilities.claims.__main__ import main
 from utilities.claims.claim import Claim, state_claims
 from utilities.claims.of_blocks import claims_of_fourier, claims_of_lesions, claims_of_variance
 
@@ -100,3 +101,15 @@ def test_claims_are_written_as_a_table(tmp_path):
     assert "cannot be told" in text
     assert "does NOT hold" in text
     assert (tmp_path / "x_claims.csv").read_text().splitlines() == ["claim,source,found,holds", "a,b,c,", "d,e,f,False"]
+
+
+def test_all_claims_of_a_folder_make_one_table(tmp_path, capsys):
+    state_claims([Claim("a", "b", "c", None), Claim("d", "e", "f", False)], tmp_path / "One_claims")
+    state_claims([Claim("g", "h", "i", True)], tmp_path / "Two_claims")
+    main([str(tmp_path)])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert rows == [
+        "| One | a (b) | c | cannot be told |",
+        "| One | d (e) | f | does not hold |",
+        "| Two | g (h) | i | holds |",
+    ]

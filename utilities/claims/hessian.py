@@ -1,0 +1,154 @@
+"""What Park & Kim 2022, and Chen et al. 2022 against them, say of Hessian eigenvalues, put to what was run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from scipy.stats import norm, t
+
+from utilities.analysis.hessian import HessianSpectra
+from utilities.claims.claim import Claim, by_family, judge
+
+SOURCE = "Park & Kim 2022, Figs. 1c and 4, https://arxiv.org/abs/2202.06709"
+IMPLIED = "implied by Park & Kim 2022, Fig. 1c, https://arxiv.org/abs/2202.06709, which shows no hybrid"
+OTHER = "Chen et al. 2022, Table 1, https://arxiv.org/abs/2106.01548"
+NAMES = {"cnn": "CNN", "hybrid": "hybrid", "vit": "ViT"}
+Measure = Callable[[HessianSpectra], tuple[float, float]]
+
+
+def claims_of_hessian(
+    results: Mapping[str, HessianSpectra], history: Mapping[str, Mapping[int, HessianSpectra]] | None = None
+) -> list[Claim]:
+    """Decide whether attention flattens the loss and whether it makes it less convex.
+
+    Flat is a low average of the positive eigenvalues (APE), convex a low share of negative ones (NEP) among those of
+    largest magnitude. Errors are over mini-batches, widened where these are few, as Student's distribution is wider
+    than a Gaussian; those of two models are added in quadrature.
+
+    Args:
+        results: Name of the model -> spectra of the trained models; the first CNN, hybrid and ViT count.
+        history: Name of the model -> epoch -> spectra along training. The paper's figure is of the end of the warm-up:
+            the first epoch after 0 stands for it.
+
+    Returns:
+        Three claims on the trained models; and where there is a history, the first two at its early snapshots, and
+        whether negative eigenvalues go as training goes on.
+
+    Example:
+        >>> [claim.holds for claim in claims_of_hessian({})]
+        [None, None, None]
+    """
+    claims = _flat_and_convex(by_family(results), "after training")
+    claims.append(_between(by_family(results)))
+    if history is None:
+        return claims
+    early = {label: _early(snapshots) for label, snapshots in history.items() if len(snapshots) > 1}
+    known = {label: spectra for label, (_, spectra) in early.items() if spectra is not None}
+    epochs = ", ".join(f"{label} {early[label][0]}" for label in known)
+    when = f"early in training (after epochs: {epochs})" if known else "early in training"
+    return [*claims, *_flat_and_convex(by_family(known), when), _disappear(by_family(history))]
+
+
+def _early(snapshots: Mapping[int, HessianSpectra]) -> tuple[int, HessianSpectra | None]:
+    """Give the first snapshot after the start that is not the last one."""
+    epoch = next((epoch for epoch in sorted(snapshots)[:-1] if epoch > 0), -1)
+    return epoch, snapshots.get(epoch)
+
+
+def _flat_and_convex(models: Mapping[str, HessianSpectra], when: str) -> list[Claim]:
+    flat = f"attention flattens the loss: Hessian eigenvalues of a ViT are smaller than those of a ResNet, {when}"
+    convex = f"the loss of a ViT is not convex: more eigenvalues are negative than of a ResNet, which has few, {when}"
+    ape, nep = _compared(models, "cnn", "vit", _ape), _compared(models, "vit", "cnn", _nep)
+    return [
+        Claim(flat, SOURCE, _said(models, "APE", _ape, ("cnn", "vit")), ape),
+        Claim(convex, SOURCE, _said(models, "NEP", _nep, ("cnn", "vit")), nep),
+    ]
+
+
+def _between(models: Mapping[str, HessianSpectra]) -> Claim:
+    text = "the more attention, the flatter the loss: the eigenvalues of a hybrid lie between those of CNN and ViT"
+    steps = [_compared(models, "cnn", "hybrid", _ape), _compared(models, "hybrid", "vit", _ape)]
+    holds = False if False in steps else None if None in steps else True
+    return Claim(text, IMPLIED, _said(models, "APE", _ape, tuple(NAMES)), holds)
+
+
+def _disappear(models: Mapping[str, Mapping[int, HessianSpectra]]) -> Claim:
+    text = "the negative eigenvalues of a ViT are those of early training, and go later on"
+    snapshots = models.get("vit", {})
+    epoch, early = _early(snapshots)
+    if early is None:
+        return Claim(text, SOURCE, "there is no ViT with a snapshot between the start and the end", None)
+    last = max(snapshots)
+    pair = {"early": early, "late": snapshots[last]}
+    found = ", ".join(f"after epoch {e} {_number(_nep(snapshots[e]))}" for e in (epoch, last))
+    return Claim(text, SOURCE, f"NEP of the ViT: {found}", _compared(pair, "early", "late", _nep))
+
+
+def claims_of_readings(results: Mapping[str, Mapping[str, HessianSpectra]]) -> list[Claim]:
+    """Put two papers that contradict each other to the test, each in its own setting.
+
+    Park & Kim look at mini-batches of augmented images and the loss with its penalty, Chen et al. at the dominant
+    eigenvalue of the loss averaged over images as they are, and find ViTs sharper.
+
+    Args:
+        results: Name of the model -> reading -> spectra, see `utilities.hessian_command.both_readings`.
+
+    Returns:
+        Two claims; both can hold.
+
+    Example:
+        >>> [claim.holds for claim in claims_of_readings({})]
+        [None, None]
+    """
+    batches, full = (
+        by_family({model: readings[name] for model, readings in results.items()}) for name in ("mini-batch", "full")
+    )
+    flat = "on mini-batches of augmented images, with the L2 penalty, a ViT's eigenvalues are smaller than a ResNet's"
+    sharp = "of the loss over images as they are, without penalty, a ViT's largest eigenvalue exceeds a ResNet's"
+    pair = ("cnn", "vit")
+    ape, dominant = _compared(batches, "cnn", "vit", _ape), _compared(full, "vit", "cnn", _dominant)
+    return [
+        Claim(flat, SOURCE, _said(batches, "APE", _ape, pair), ape),
+        Claim(sharp, OTHER, _said(full, "largest eigenvalue", _dominant, pair), dominant),
+    ]
+
+
+def _ape(result: HessianSpectra) -> tuple[float, float]:
+    return result.ape
+
+
+def _nep(result: HessianSpectra) -> tuple[float, float]:
+    return result.nep
+
+
+def _dominant(result: HessianSpectra) -> tuple[float, float]:
+    return result.outermost("largest")
+
+
+def _compared(models: Mapping[str, HessianSpectra], high: str, low: str, measure: Measure) -> bool | None:
+    """Tell whether a measure of one model exceeds that of another; None where one is missing."""
+    if high not in models or low not in models:
+        return None
+    difference = measure(models[high])[0] - measure(models[low])[0]
+    return judge(difference, math.hypot(*(_widened(models[name], measure) for name in (high, low))))
+
+
+def _widened(result: HessianSpectra, measure: Measure) -> float:
+    """Give a standard error, widened so that two of them hold as much of Student's distribution as of a Gaussian."""
+    free = len(result.eigenvalues) - 1
+    return measure(result)[1] * float(t.ppf(norm.cdf(2), free)) / 2 if free else math.nan
+
+
+def _said(models: Mapping[str, HessianSpectra], of: str, measure: Measure, wanted: tuple[str, ...]) -> str:
+    missing = [NAMES[name] for name in wanted if name not in models]
+    if missing:
+        return f"no {' and no '.join(missing)} was run"
+    numbers = ", ".join(f"{NAMES[name]} {_number(measure(models[name]))}" for name in wanted)
+    counts = sorted({len(models[name].eigenvalues) for name in wanted})
+    few = " to ".join(map(str, counts[:: max(1, len(counts) - 1)]))
+    return f"{of}: {numbers} (errors over {few} mini-batch{'es' * (counts != [1])})"
+
+
+def _number(pair: tuple[float, float]) -> str:
+    return f"{pair[0]:.3g} ± {pair[1]:.2g}" if math.isfinite(pair[1]) else f"{pair[0]:.3g} (error unknown)"
