@@ -1,13 +1,17 @@
 """The studies of several models, at the smallest size."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
 from utilities import study as module
 from utilities.compare import compare
 from utilities.group import Group, across_datasets, each_pair, save_all, teach, under_every_measure
 from utilities.loaders import same_input
+from utilities.recipes import Recipe
 from utilities.similarity import Similarity
 from utilities.study import Study
 from utilities.wording import describe_attention, describe_datasets, describe_measures, describe_pair, describe_student
@@ -100,3 +104,54 @@ def test_one_pair_under_every_measure(folder):
     save_all(group.studies[0], results, {"one": plt.figure()})
     assert isinstance(Similarity.load(folder / "M_RSA-Spearman.npz"), Similarity)
     plt.close("all")
+
+
+def test_an_analysis_of_each_trained_model(folder, monkeypatch):
+    group = Group("A", ["plain_cnn8", "vit_tiny_patch2_16"], output_dir=folder / "out", **SMALL)
+    seen = []
+
+    def analysis(model, loader, *, provenance, scale, mix=None):
+        seen.append((loader.dataset.split, loader.augment is not None, len(loader.dataset), mix))
+        return scale, provenance
+
+    results = group.analyse(analysis, scale=3)
+    assert list(results) == ["plain_cnn8", "vit_tiny_patch2_16"]
+    assert results["plain_cnn8"][0] == 3
+    assert results["plain_cnn8"][1]["dataset"] == "digits (test)"
+    facts = group.analyse(analysis, scale=3, train={"n_images": 40, "batch_size": 20}, mixing=True)["plain_cnn8"][1]
+    assert facts["dataset"] == "digits (train, augmented)"
+    assert seen[0] == ("test", False, 120, None)
+    assert seen[2] == ("train", True, 40, None)  # the quick recipe does not mix
+
+
+def test_the_papers_recipe_is_kept_apart_and_mixes():
+    paper = Study("A", "resnet50", "paper", training="cifar_vit")
+    assert (paper.recipe.epochs, paper.recipe.mixup, paper.recipe.optimizer) == (300, 1.0, "adamw")
+    assert paper._checkpoints.parts[-2:] == ("cifar100", "cifar_vit")
+    assert Study("A", "resnet50", "quick", training="cifar_vit").recipe == Study("A", "resnet50").recipe
+    with pytest.raises(ValueError, match="choose from study, cifar_general"):
+        Study("A", "resnet50", training="fast")
+
+
+def test_mixing_is_that_of_the_recipe(monkeypatch, generator):
+    monkeypatch.setitem(module.RECIPES, "mixed", replace(Recipe("digits"), mixup=1.0, label_smoothing=0.1))
+    mix = Study("A", "resnet18", "paper", dataset="digits", training="mixed").mixing()
+    images, labels = torch.randn(4, 3, 8, 8), torch.arange(4)
+    mixed, targets = mix(images, labels, generator)
+    np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
+    weight = (targets[0, 0] - 0.01) / 0.9  # one class of ten gets a tenth of what is smoothed
+    assert torch.allclose(mixed, weight * images + (1 - weight) * images.flip(0), atol=1e-5)
+    assert torch.equal(mix(images, labels, torch.Generator().manual_seed(0))[0], mixed)
+    assert Study("A", "resnet18").mixing() is None
+
+
+def test_snapshots_hold_the_beginning_the_end_of_the_warm_up_and_the_last_epoch(folder):
+    study = Study("S", "plain_cnn8", epochs=3)
+    models = study.snapshots(every=2)
+    assert list(models) == [0, 2, 3]
+    weights = [model.state_dict()["head.weight"] for model in models.values()]
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], study.random_model(0).cpu().state_dict()["head.weight"])
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}
+    study.snapshots(every=2)
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}

@@ -246,6 +246,38 @@ class Mix:
         return self.weight * own + (1 - self.weight) * own.flip(0)
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """Mix whole batches as a recipe does, outside of training.
+
+    Attributes:
+        mixup: See `Mix.draw`.
+        cutmix: See `Mix.draw`; with both 0 labels are smoothed alone.
+        smoothing: Share of the labels that is spread over all classes.
+        num_classes: Number of classes.
+
+    Example:
+        >>> batch = torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
+        >>> images, targets = Mixing(0.0, 0.0, 0.1, 2)(*batch, torch.Generator().manual_seed(0))
+        >>> targets
+        tensor([[0.9500, 0.0500],
+                [0.0500, 0.9500]])
+    """
+
+    mixup: float
+    cutmix: float
+    smoothing: float
+    num_classes: int
+
+    def __call__(
+        self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give mixed images and probabilities (batch, classes); None draws from torch's global generator."""
+        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
+        mix = Mix.draw(self.mixup, self.cutmix, images.shape[-2:], rng) if self.mixup or self.cutmix else Mix()
+        return mix.images(images), mix.targets(labels, self.num_classes, self.smoothing)
+
+
 def _stretch(length: int, share: float, rng: np.random.Generator) -> tuple[int, int]:
     """Draw begin and end of a stretch about a random place, cut off where the image ends."""
     cut, centre = int(length * share), int(rng.integers(length))

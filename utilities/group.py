@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Group:
         n_images: Test images to compare on.
         batch_size: Images in a batch of the comparison.
         output_dir: Folder of the results.
+        training: Name of the paper profile's recipe.
 
     Raises:
         ValueError: For an unknown profile.
@@ -61,12 +62,13 @@ class Group:
     n_images: int | None = None
     batch_size: int | None = None
     output_dir: str | Path | None = None
+    training: str = "study"
 
     @property
     def studies(self) -> list[Study]:
         """One study for each model."""
-        rest = (self.profile, self.dataset, self.epochs, self.seed, self.n_images, self.batch_size, self.output_dir)
-        return [Study(self.name, model, *rest) for model in self.models]
+        rest = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("name", "models")}
+        return [Study(self.name, model, **rest) for model in self.models]
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.studies))
@@ -113,13 +115,19 @@ class Group:
         return results
 
     def analyse(
-        self, analysis: Callable[..., Result], *, train: Mapping[str, Any] | None = None, **options: Any
-    ) -> dict:
+        self,
+        analysis: Callable[..., Result],
+        *,
+        train: Mapping[str, Any] | None = None,
+        mixing: bool = False,
+        **options: Any,
+    ) -> dict[str, Any]:
         """Run a companion analysis on each trained model.
 
         Args:
             analysis: Called as ``analysis(model, loader, provenance=..., **options)``, see `utilities.analysis`.
             train: Take training images instead of test images; options of `Study.training_loader`.
+            mixing: Whether the analysis mixes images as in training: it gets ``mix``, see `Study.mixing`.
             **options: Passed on.
 
         Returns:
@@ -130,7 +138,8 @@ class Group:
             model, facts = study.finished_model()
             loader = study.loader(n_images=study.n_images) if train is None else study.training_loader(**train)
             provenance = study.shared_facts(loader) | facts
-            results[study.model] = analysis(model, loader, provenance=provenance, **options)
+            own = {"mix": study.mixing()} if mixing else {}
+            results[study.model] = analysis(model, loader, provenance=provenance, **options, **own)
         return results
 
     def save(self, results: Mapping[str, Results], figures: Mapping[str, Figure]) -> Path:

@@ -15,10 +15,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
+from utilities.augmentation import Mixing, recipe_augmentation
 from utilities.claims.claim import family
 from utilities.compare import Similarity, average, compare
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
+from utilities.recipes import RECIPES
 from utilities.train import fit
 from utilities.trainer import Recipe, estimate_batch_norm
 from utilities.utils import PROJECT_ROOT, evaluate, write_whole
@@ -90,9 +92,10 @@ class Study:
         n_images: Test images to compare on, of all classes alike; None is the profile's, which may be all.
         batch_size: Images in a batch of the comparison.
         output_dir: Folder of the results; None is ``runs/PROFILE`` in the project.
+        training: Name of the paper profile's recipe, see `utilities.recipes.RECIPES`.
 
     Raises:
-        ValueError: For an unknown profile.
+        ValueError: For an unknown profile or recipe.
 
     Example:
         >>> print(Study("R18", "resnet18", epochs=3))
@@ -108,8 +111,11 @@ class Study:
     n_images: int | None = None
     batch_size: int | None = None
     output_dir: str | Path | None = None
+    training: str = "study"
 
     def __post_init__(self) -> None:
+        if self.training not in RECIPES:
+            raise ValueError(f"recipe {self.training!r} is not known; choose from {', '.join(RECIPES)}")
         if self.profile not in PROFILES:
             raise ValueError(f"profile {self.profile!r} is not known; choose from {', '.join(PROFILES)}")
         defaults = PROFILES[self.profile]
@@ -140,7 +146,10 @@ class Study:
     @property
     def _usual_recipe(self) -> Recipe:
         """The profile's own training of this model."""
-        recipe = replace(PROFILES[self.profile].recipe, image_size=input_options(self.model).get("image_size"))
+        recipe = PROFILES[self.profile].recipe
+        if self.profile == "paper" and self.training != "study":
+            recipe = RECIPES[self.training]
+        recipe = replace(recipe, image_size=input_options(self.model).get("image_size"))
         kind = next((name for name in QUICK_TRAINING if self.model.startswith(name)), None)
         if self.profile == "quick" and kind:
             epochs, rate, batch = QUICK_TRAINING[kind]
@@ -161,19 +170,34 @@ class Study:
         """Load training images, augmented as in training unless that is switched off, in another order each epoch."""
         options = input_options(self.model)
         data = load_dataset(self.dataset, "train", n_images=n_images, seed=self.seed, augment=augment, **options)
+        if augment:
+            data.augmentation = recipe_augmentation(self.recipe, data)
         return make_loader(data, batch_size or self.batch_size, seed=self.seed, shuffle="every_epoch")
+
+    def mixing(self) -> Mixing | None:
+        """Give what mixes images and smooths labels in training, or None where the recipe does neither."""
+        recipe = self.recipe
+        if not (recipe.mixup or recipe.cutmix or recipe.label_smoothing):
+            return None
+        classes = load_dataset(self.dataset, "test").num_classes
+        return Mixing(recipe.mixup, recipe.cutmix, recipe.label_smoothing, classes)
+
+    @property
+    def _checkpoints(self) -> Path:
+        """The folder of this data set's and recipe's checkpoints."""
+        folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset)
+        return folder / self.training if self.profile == "paper" and self.training != "study" else folder
 
     def checkpoint(self, teacher: Path | None = None) -> Path:
         """Train the model where that has not been done with the same recipe, and give the checkpoint's path."""
-        folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset)
-        return fit(self.model, self.recipe, self.seed, folder, resume=True, teacher=teacher)
+        return fit(self.model, self.recipe, self.seed, self._checkpoints, resume=True, teacher=teacher)
 
     def snapshots(self, every: int) -> dict[int, nn.Module]:
         """Train the model once more, keeping it every so many epochs, and load it as it was: epoch -> model.
 
         The initial weights (epoch 0), those at the end of the warm-up and the last ones are among them.
         """
-        folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset) / f"every_{every}"
+        folder = self._checkpoints / f"every_{every}"
         last = fit(self.model, self.recipe, self.seed, folder, resume=True, save_every=every)
         paths = {int(path.stem.rpartition("_at_")[2]): path for path in folder.glob(f"{last.stem}_at_*.pth")}
         paths[self.recipe.total_epochs] = last
