@@ -1,0 +1,67 @@
+"""One block of a model, and what its steps are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+KINDS = ("stem", "conv", "msa", "mlp", "pool", "classifier")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One step from features to features.
+
+    Attributes:
+        name: Of the module or branch it runs, as in ``model.named_modules()``; stem and classifier join several.
+        kind: ``stem``, ``conv``, ``msa`` (attention, lambda layers included), ``mlp``, ``pool`` (a block that lowers
+            the resolution) or ``classifier``.
+        stage: 0 for the stem, then counted from 1.
+        module: Maps the features before to those after.
+        layout: Of the features after it: ``NCHW``, ``NHWC`` or ``tokens``, where they are not logits.
+        prefix: Number of class and register tokens in front of those of positions.
+        grid: Rows and columns of the tokens at the model's own image size, or None where they are not known.
+        in_sequence: Whether features can be passed from block to block; if not, they are recorded by hooks.
+    """
+
+    name: str
+    kind: str
+    stage: int
+    module: nn.Module
+    layout: str = "NCHW"
+    prefix: int = 0
+    grid: tuple[int, int] | None = None
+    in_sequence: bool = True
+
+
+class Step(nn.Module):
+    """A function of some of the model's modules, as one module.
+
+    Args:
+        function: Maps features to features.
+        *parts: The modules it runs.
+    """
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], *parts: nn.Module) -> None:
+        super().__init__()
+        self.function, self.parts = function, nn.ModuleList(parts)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the function."""
+        return self.function(x)
+
+
+class Residual(Step):
+    """A shortcut around a branch: x + branch(x).
+
+    Example:
+        >>> Residual(lambda x: 2 * x)(torch.ones(2))
+        tensor([3., 3.])
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Add the branch to its input."""
+        return x + self.function(x)
