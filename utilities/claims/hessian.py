@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from scipy.stats import norm, t
 
-from utilities.analysis.hessian import HessianSpectra
+from utilities.analysis.hessian import HessianSpectra, after_start
 from utilities.claims.claim import Claim, by_family, judge
 
 SOURCE = "Park & Kim 2022, Figs. 1c and 4, https://arxiv.org/abs/2202.06709"
@@ -43,17 +43,10 @@ def claims_of_hessian(
     claims.append(_between(by_family(results)))
     if history is None:
         return claims
-    early = {label: _early(snapshots) for label, snapshots in history.items() if len(snapshots) > 1}
-    known = {label: spectra for label, (_, spectra) in early.items() if spectra is not None}
-    epochs = ", ".join(f"{label} {early[label][0]}" for label in known)
+    known = after_start(history)
+    epochs = ", ".join(f"{label} {spectra.provenance.get('epoch', '?')}" for label, spectra in known.items())
     when = f"early in training (after epochs: {epochs})" if known else "early in training"
     return [*claims, *_flat_and_convex(by_family(known), when), _disappear(by_family(history))]
-
-
-def _early(snapshots: Mapping[int, HessianSpectra]) -> tuple[int, HessianSpectra | None]:
-    """Give the first snapshot after the start that is not the last one."""
-    epoch = next((epoch for epoch in sorted(snapshots)[:-1] if epoch > 0), -1)
-    return epoch, snapshots.get(epoch)
 
 
 def _flat_and_convex(models: Mapping[str, HessianSpectra], when: str) -> list[Claim]:
@@ -76,12 +69,11 @@ def _between(models: Mapping[str, HessianSpectra]) -> Claim:
 def _disappear(models: Mapping[str, Mapping[int, HessianSpectra]]) -> Claim:
     text = "the negative eigenvalues of a ViT are those of early training, and go later on"
     snapshots = models.get("vit", {})
-    epoch, early = _early(snapshots)
+    early = after_start({"vit": snapshots}).get("vit")
     if early is None:
         return Claim(text, SOURCE, "there is no ViT with a snapshot between the start and the end", None)
-    last = max(snapshots)
-    pair = {"early": early, "late": snapshots[last]}
-    found = ", ".join(f"after epoch {e} {_number(_nep(snapshots[e]))}" for e in (epoch, last))
+    pair = {"early": early, "late": snapshots[max(snapshots)]}
+    found = ", ".join(f"{when} {_number(_nep(spectra))}" for when, spectra in pair.items())
     return Claim(text, SOURCE, f"NEP of the ViT: {found}", _compared(pair, "early", "late", _nep))
 
 
@@ -151,4 +143,5 @@ def _said(models: Mapping[str, HessianSpectra], of: str, measure: Measure, wante
 
 
 def _number(pair: tuple[float, float]) -> str:
-    return f"{pair[0]:.3g} ± {pair[1]:.2g}" if math.isfinite(pair[1]) else f"{pair[0]:.3g} (error unknown)"
+    value, error = (f"{float(f'{x:.{digits}g}'):g}" for x, digits in zip(pair, (3, 2), strict=True))
+    return f"{value} ± {error}" if math.isfinite(pair[1]) else f"{value} (error unknown)"

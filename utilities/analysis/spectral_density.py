@@ -1,0 +1,295 @@
+"""The whole spectrum of the Hessian of the loss over many images, by stochastic Lanczos quadrature.
+
+Ghorbani et al. 2019 (https://arxiv.org/abs/1901.10159): m steps of Lanczos from a random vector give m nodes and
+weights, which stand for the density of all eigenvalues in the sense of Gauss quadrature. Both ends come out first; what
+lies between is seen to the resolution of the nodes. The vectors are made orthogonal to all earlier ones in every step,
+without which extreme eigenvalues come out several times.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.linalg import eigh_tridiagonal
+from torch import nn
+from tqdm.auto import tqdm
+
+from utilities.analysis.hessian import Mix, Objective, as_type, jackknife, mixed, reading, said_of_images
+from utilities.loaders import seeded_generator
+from utilities.results import Result
+from utilities.utils import versions
+
+POINTS = 1024  # of the density's grid, at least
+PER_WIDTH = 4  # and so many for each standard deviation of the Gaussians
+BLOCK = 2**15  # numbers that are summed in their own type
+REACH = 5  # standard deviations that the grid goes beyond the outermost nodes
+
+
+def lanczos(
+    matvec: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make a symmetric matrix tridiagonal by Lanczos's method, with full re-orthogonalisation.
+
+    Args:
+        matvec: Multiplies the matrix by a vector.
+        start: The first vector, of any length above 0, shape (n,); its type and place are those of the computation.
+        steps: At most so many; fewer where the Krylov space is exhausted, and never more than n.
+
+    Returns:
+        The diagonal, shape (steps,), and the numbers beside it, shape (steps - 1,), float64.
+
+    Example:
+        >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
+        >>> alphas, betas = lanczos(matrix.mv, torch.tensor([1.0, 0.0], dtype=torch.float64), 5)
+        >>> alphas.tolist(), betas.tolist()
+        ([2.0, 3.0], [1.0])
+    """
+    basis = start.new_empty(min(steps, len(start)), len(start))
+    vector, alphas, betas, scale = start / _inner(start[None], start).sqrt().to(start), [], [], 0.0
+    for step in range(len(basis)):
+        basis[step] = vector
+        vector = matvec(vector)
+        shares = _inner(basis[: step + 1], vector)
+        alphas.append(float(shares[-1]))
+        vector = vector - shares.to(vector) @ basis[: step + 1]
+        vector = vector - _inner(basis[: step + 1], vector).to(vector) @ basis[: step + 1]  # what rounding left
+        betas.append(float(_inner(vector[None], vector).sqrt()))
+        scale = max(scale, abs(alphas[-1]), betas[-1])
+        if betas[-1] <= 10 * torch.finfo(start.dtype).eps * scale:
+            break
+        vector = vector / betas[-1]
+    return np.array(alphas), np.array(betas[: len(alphas) - 1])
+
+
+def _inner(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """Multiply rows by a vector, summing in float64: float32 sums over ten million numbers are off by some 1e-3."""
+    parts = zip(rows.split(BLOCK, dim=1), vector.split(BLOCK), strict=True)
+    return torch.stack([part @ own for part, own in parts]).cpu().double().sum(0)
+
+
+def quadrature(alphas: np.ndarray, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give nodes and weights of Gauss quadrature from a tridiagonal matrix (Golub and Welsch 1969).
+
+    Args:
+        alphas: Diagonal, shape (m,).
+        betas: Beside it, shape (m - 1,).
+
+    Returns:
+        Eigenvalues, ascending, and squared first components of the eigenvectors, which sum to 1.
+
+    Example:
+        >>> nodes, weights = quadrature(np.array([0.0, 0.0]), np.array([1.0]))
+        >>> nodes.round(6).tolist(), weights.round(6).tolist()
+        ([-1.0, 1.0], [0.5, 0.5])
+    """
+    nodes, vectors = eigh_tridiagonal(alphas, betas)
+    return nodes, vectors[0] ** 2
+
+
+def smoothed(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
+    """Draw a Gaussian about every node, with its weight as area.
+
+    Args:
+        nodes: Any shape.
+        weights: The same.
+        grid: Where, shape (points,).
+        width: Standard deviation of the Gaussians.
+
+    Example:
+        >>> grid = np.linspace(-5, 5, 101)
+        >>> density = smoothed(np.array([-1.0, 1.0]), np.array([0.5, 0.5]), grid, 0.5)
+        >>> round(float(density.sum()) * 0.1, 6)
+        1.0
+    """
+    z = (grid[:, None] - nodes.ravel()) / width
+    return np.exp(-(z**2) / 2) @ weights.ravel() / (width * np.sqrt(2 * np.pi))
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectralDensity(Result):
+    """The density of all eigenvalues of a Hessian.
+
+    Attributes:
+        nodes: Shape (vectors, steps), ascending; 0 with weight 0 where a Krylov space ended early.
+        weights: The same; the share of eigenvalues that each node stands for, sum 1 for each vector.
+        grid: Where the density is given, shape (points,).
+        density: Mean over the vectors of Gaussians about the nodes, per unit of the eigenvalue; its integral is 1.
+        width: Standard deviation of the Gaussians.
+        n_parameters: Eigenvalues in all.
+        provenance: Model, images and all options.
+
+    Example:
+        >>> nodes, weights, grid = np.array([[-1.0, 3.0]]), np.array([[0.25, 0.75]]), np.zeros(1)
+        >>> density = SpectralDensity(nodes, weights, grid, grid, width=0.1, n_parameters=4)
+        >>> density.trace[0], density.negative_mass[0], density.range
+        (8.0, 0.25, (-1.0, 3.0))
+    """
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    grid: np.ndarray
+    density: np.ndarray
+    width: float
+    n_parameters: int
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def trace(self) -> tuple[float, float]:
+        """Sum of all eigenvalues, and its standard error over the random vectors; NaN of a single one."""
+        return jackknife(self.n_parameters * (self.nodes * self.weights).sum(1), np.mean)
+
+    @property
+    def negative_mass(self) -> tuple[float, float]:
+        """Share of all eigenvalues that nodes below 0 stand for, and its standard error over the random vectors.
+
+        Most eigenvalues of a large network are next to 0, some on either side of it by rounding alone.
+        """
+        return jackknife((self.weights * (self.nodes < 0)).sum(1), np.mean)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The outermost nodes, which are within the range of the eigenvalues."""
+        there = self.nodes[self.weights > 0]
+        return float(there.min()), float(there.max())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tabulate the nodes: ``vector, node, weight``; those without weight are left out."""
+        vector = np.repeat(np.arange(len(self.nodes)), self.nodes.shape[1])
+        table = pd.DataFrame({"vector": vector, "node": self.nodes.ravel(), "weight": self.weights.ravel()})
+        return table[table.weight > 0].reset_index(drop=True)
+
+
+class Passes:
+    """The batches of a loader, mixed and in one type, the same ones in every pass, none of them kept.
+
+    Attributes:
+        n: Images.
+        count: Batches.
+
+    Raises:
+        ValueError: If there is no image, or a later pass brings other images.
+
+    Example:
+        >>> passes = Passes([(torch.ones(2, 1), torch.tensor([0, 1]))], torch.float64)
+        >>> passes.n, [images.dtype for images, _ in passes]
+        (2, [torch.float64])
+    """
+
+    def __init__(self, loader: Iterable[Any], dtype: torch.dtype, mix: Mix | None = None, seed: int = 0) -> None:
+        self._loader, self._dtype, self._mix, self._seed = loader, dtype, mix, seed
+        sums = [(float(images.double().sum()), len(images)) for images, _ in reading(loader)]
+        self._sum, self.n, self.count = sum(one for one, _ in sums), sum(n for _, n in sums), len(sums)
+        if self.n == 0:
+            raise ValueError("the loader yields no image")
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        total, count = 0.0, 0
+        for number, (images, targets) in enumerate(reading(self._loader)):
+            total, count = total + float(images.double().sum()), count + len(images)
+            yield as_type(*mixed(images, targets, self._mix, self._seed, number), self._dtype)
+        if (total, count) != (self._sum, self.n):
+            raise ValueError(
+                f"the loader does not bring the same images in every pass ({self.n} in the first, {count} now): use "
+                "utilities.loaders.make_loader, or a list of batches"
+            )
+
+
+def spectral_density(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    n_vectors: int = 2,
+    steps: int = 40,
+    width: float | None = None,
+    mix: Mix | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    provenance: Mapping[str, Any] | None = None,
+    **objective: Any,
+) -> SpectralDensity:
+    """Estimate the density of all Hessian eigenvalues of the mean loss over all images of a loader.
+
+    Every product of Hessian and vector is a pass over the loader, batch by batch, each weighted by its images: the
+    result does not depend on the size of the batches (but in mode ``"train"``, where each has its own statistics).
+
+    Args:
+        model: See `utilities.analysis.hessian.hessian_spectra`.
+        loader: Yields the same images with labels in every pass; one of `utilities.loaders.make_loader` is held at its
+            epoch, so that augmented images stay the same ones.
+        n_vectors: Random vectors; errors are over these.
+        steps: Of Lanczos, from each vector. As many vectors are held at once, of 4 bytes a parameter in float32.
+        width: Standard deviation of the Gaussians about the nodes; None is 1% of the range of the nodes.
+        mix: See `utilities.analysis.hessian.hessian_spectra`; called on each batch of the loader.
+        seed: Of the vectors and of ``mix``.
+        device: See `utilities.utils.resolve_device`.
+        progress: Whether there is a bar.
+        provenance: What is known of model and images.
+        **objective: See `utilities.analysis.hessian.Objective`.
+
+    Returns:
+        The density.
+
+    Raises:
+        ValueError: If an option is out of range, there are no labels, or the images change from pass to pass.
+        FloatingPointError: If the loss has no finite second derivatives.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> images = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        >>> density = spectral_density(model, [(images, torch.tensor([0, 1] * 4))], steps=5, device="cpu")
+        >>> density.n_parameters, bool(density.nodes.min() > -1e-6)  # the loss of a linear classifier is convex
+        (10, True)
+    """
+    goal = Objective(**objective)
+    if n_vectors < 1 or steps < 1 or not (width is None or width > 0):
+        raise ValueError(f"n_vectors={n_vectors} and steps={steps} should be 1 or more, width={width} above 0 or None")
+    data = Passes(loader, goal.type, mix, seed)
+    found = []
+    with goal.of(model, device) as make:
+        operator = make(list(data) if data.count == 1 else data, data.n)
+        rows = operator.shape[0]
+        with tqdm(
+            total=n_vectors * min(steps, rows), desc="density", delay=2, leave=False, disable=not progress
+        ) as bar:
+            for number in range(n_vectors):
+                start = torch.randn(rows, generator=seeded_generator(seed, number), dtype=goal.type)
+                found.append(quadrature(*lanczos(_counted(operator, bar), start.to(operator.device), steps)))
+    nodes, weights = (np.zeros((n_vectors, max(len(pair[0]) for pair in found))) for _ in range(2))
+    for row, (values, shares) in enumerate(found):
+        # The penalty shifts all eigenvalues and leaves the eigenvectors: nothing has to be computed for it.
+        nodes[row, : len(values)], weights[row, : len(values)] = values + goal.weight_decay, shares
+    grid, width = _grid(nodes[weights > 0], width)
+    known = {"seed": seed, **(provenance or {}), **goal.facts(), "n": data.n, "n_vectors": n_vectors, "steps": steps}
+    known |= {"hessian_seed": seed, **said_of_images(loader, mix)}
+    density = smoothed(nodes, weights / n_vectors, grid, width)
+    return SpectralDensity(nodes, weights, grid, density, width, rows, known | {"versions": versions()})
+
+
+def _counted(operator: Any, bar: tqdm) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Multiply by an operator, advance the bar, and refuse what is not finite."""
+
+    def product(vector: torch.Tensor) -> torch.Tensor:
+        image = operator @ vector
+        bar.update()
+        if not torch.isfinite(image.norm()):
+            raise FloatingPointError(
+                "the Hessian times a vector is not finite; look at the model's loss, or use float64"
+            )
+        return image
+
+    return product
+
+
+def _grid(nodes: np.ndarray, width: float | None) -> tuple[np.ndarray, float]:
+    """Choose a width where none is given, and a grid that is fine and long enough for it."""
+    low, high = float(nodes.min()), float(nodes.max())
+    if width is None:
+        width = (high - low) / 100 or 0.01 * max(abs(high), 1e-6)
+    low, high = low - REACH * width, high + REACH * width
+    return np.linspace(low, high, max(POINTS, int(PER_WIDTH * (high - low) / width) + 1)), width
