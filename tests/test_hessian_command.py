@@ -11,9 +11,10 @@ from torch import nn
 
 from utilities.analysis.hessian import HessianSpectra
 from utilities.analysis.spectral_density import SpectralDensity
+from utilities.augmentation import Mixing
 from utilities.claims.hessian import claims_of_hessian, claims_of_readings
 from utilities.datasets import load_dataset
-from utilities.hessian_command import Mixing, along_training, both_readings, by_epoch, main, readings_table
+from utilities.hessian_command import along_training, both_readings, by_epoch, main, readings_table
 from utilities.loaders import make_loader
 from utilities.plots.hessian import plot_over_training, plot_spectra, plot_spectral_density
 from utilities.recipes import Recipe

@@ -9,7 +9,7 @@ from scipy.sparse.linalg import aslinearoperator
 from torch import nn
 from torch.nn import functional as F
 
-from utilities.analysis.hessian import hutchinson, shifted
+from utilities.analysis.eigenvalues import hutchinson, shifted
 from utilities.analysis.spectral_density import (
     Passes,
     SpectralDensity,

@@ -251,23 +251,23 @@ class Mixing:
     """Mix whole batches as a recipe does, outside of training.
 
     Attributes:
+        num_classes: Number of classes.
         mixup: See `Mix.draw`.
         cutmix: See `Mix.draw`; with both 0 labels are smoothed alone.
-        smoothing: Share of the labels that is spread over all classes.
-        num_classes: Number of classes.
+        label_smoothing: Share of the labels that is spread over all classes.
 
     Example:
         >>> batch = torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
-        >>> images, targets = Mixing(0.0, 0.0, 0.1, 2)(*batch, torch.Generator().manual_seed(0))
+        >>> images, targets = Mixing(2, label_smoothing=0.1)(*batch, torch.Generator().manual_seed(0))
         >>> targets
         tensor([[0.9500, 0.0500],
                 [0.0500, 0.9500]])
     """
 
-    mixup: float
-    cutmix: float
-    smoothing: float
     num_classes: int
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
 
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
@@ -275,7 +275,7 @@ class Mixing:
         """Give mixed images and probabilities (batch, classes); None draws from torch's global generator."""
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
         mix = Mix.draw(self.mixup, self.cutmix, images.shape[-2:], rng) if self.mixup or self.cutmix else Mix()
-        return mix.images(images), mix.targets(labels, self.num_classes, self.smoothing)
+        return mix.images(images), mix.targets(labels, self.num_classes, self.label_smoothing)
 
 
 def _stretch(length: int, share: float, rng: np.random.Generator) -> tuple[int, int]:

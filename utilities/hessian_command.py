@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from utilities import augmentation
-from utilities.analysis.hessian import DTYPES, MODES, HessianSpectra, Mix, hessian_spectra, over_training
+from utilities.analysis.curvature import DTYPES, MODES, Mix
+from utilities.analysis.hessian import HessianSpectra, hessian_spectra, over_training
+from utilities.augmentation import Mixing
 from utilities.checkpoints import read_checkpoint
 from utilities.claims.claim import state_claims
 from utilities.claims.hessian import claims_of_readings
@@ -40,39 +39,6 @@ from utilities.zoo import create_model, input_options
 
 READINGS = ("mini-batch", "full")
 STATED = ("weights", "epoch", "reading", "mode", "augmentation", "mix", "weight_decay", "batch_size", "n_batches")
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """Mixup and cutmix as in training, for `utilities.analysis.hessian.hessian_spectra`.
-
-    Attributes:
-        num_classes: Of the targets.
-        mixup: Alpha, 0 for none.
-        cutmix: Alpha, 0 for none.
-        label_smoothing: Share of the label that is spread over all classes.
-
-    Example:
-        >>> mixing = Mixing(num_classes=2, mixup=1.0)
-        >>> images, targets = mixing(torch.ones(4, 1, 2, 2), torch.tensor([0, 1, 0, 1]), torch.Generator())
-        >>> targets.shape, targets.sum(1).tolist()
-        (torch.Size([4, 2]), [1.0, 1.0, 1.0, 1.0])
-    """
-
-    num_classes: int
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    label_smoothing: float = 0.0
-
-    def __call__(
-        self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix a batch; one draw for all of it."""
-        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-        mixes = self.mixup > 0 or self.cutmix > 0
-        draw = augmentation.Mix.draw
-        mix = draw(self.mixup, self.cutmix, images.shape[-2:], rng) if mixes else augmentation.Mix()
-        return mix.images(images), mix.targets(labels, self.num_classes, self.label_smoothing)
 
 
 def both_readings(
@@ -104,7 +70,7 @@ def both_readings(
         n_batches: How many mini-batches.
         ends: Of the mini-batches' eigenvalues, with ``"magnitude"``.
         weight_decay: lambda of the L2 penalty, in ``mini-batch`` alone.
-        mix: Mixes the mini-batches, see `Mixing`; in ``mini-batch`` alone.
+        mix: Mixes the mini-batches, see `utilities.augmentation.Mixing`; in ``mini-batch`` alone.
         label_smoothing: The same.
         full_images: Images over which the loss of ``full`` is averaged.
         full_sets: So many sets of that many other images each, for an error.
@@ -121,6 +87,7 @@ def both_readings(
         ValueError: As `utilities.analysis.hessian.hessian_spectra` does.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> batch = torch.ones(8, 1, 2, 2), torch.tensor([0, 1] * 4)
         >>> sizes = {"batch_size": 4, "n_batches": 2, "full_images": 8, "full_sets": 1}
@@ -166,6 +133,7 @@ def along_training(
     finals: Mapping[str, HessianSpectra],
     *,
     train: Mapping[str, Any] | None = None,
+    mixing: bool = False,
     **options: Any,
 ) -> dict[str, dict[int, HessianSpectra]]:
     """Compute the spectra of each study's model at the start, at the end of the warm-up, and put the final ones to it.
@@ -178,6 +146,7 @@ def along_training(
         every: See `utilities.study.Study.snapshots`. Without a warm-up, the first of these stands for its end.
         finals: Name of the model -> spectra after training, on the same images.
         train: Options of `utilities.study.Study.training_loader`.
+        mixing: Whether images are mixed as in training, see `utilities.study.Study.mixing`.
         **options: Of `utilities.analysis.hessian.hessian_spectra`.
 
     Returns:
@@ -194,7 +163,8 @@ def along_training(
                 estimate_batch_norm(model, study.loader("train"))
         loader = study.training_loader(**(train or {}))
         facts = study.shared_facts(loader) | {"model": study.model}
-        found = over_training(chosen, loader, provenance=facts, **options)
+        own = {"mix": study.mixing()} if mixing else {}
+        found = over_training(chosen, loader, provenance=facts, **options, **own)
         history[study.model] = found | {last: finals[study.model]}
     return history
 

@@ -180,7 +180,7 @@ class Study:
         if not (recipe.mixup or recipe.cutmix or recipe.label_smoothing):
             return None
         classes = load_dataset(self.dataset, "test").num_classes
-        return Mixing(recipe.mixup, recipe.cutmix, recipe.label_smoothing, classes)
+        return Mixing(classes, recipe.mixup, recipe.cutmix, recipe.label_smoothing)
 
     @property
     def _checkpoints(self) -> Path:

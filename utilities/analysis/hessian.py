@@ -11,350 +11,34 @@ can therefore be asked for as well.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import fnmatch
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from curvlinops import HessianLinearOperator
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import nn
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from utilities.loaders import seeded_generator
-from utilities.memory import keeping_freed_memory
-from utilities.precision import choose_precision
+from utilities.analysis.curvature import (
+    Mix,
+    Objective,
+    as_type,
+    mini_batches,
+    said_of_images,
+)
+from utilities.analysis.eigenvalues import (
+    ENDS,
+    check_ends,
+    extreme_eigenpairs,
+    hutchinson,
+    jackknife,
+    shifted,
+)
 from utilities.results import Result
-from utilities.utils import resolve_device, split_batch, versions
-
-ENDS = {"magnitude": "LM", "largest": "LA", "smallest": "SA"}  # our names, and ARPACK's
-MODES = ("eval", "train")
-DTYPES = ("float32", "float64")
-LOSSES = ("cross_entropy", "mse")
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Mix = Callable[[torch.Tensor, torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
-Data = Iterable[tuple[torch.Tensor, torch.Tensor]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """What is differentiated twice: the loss, its L2 penalty, the parameters, and how batch norms behave.
-
-    Attributes:
-        loss: ``"cross_entropy"``, ``"mse"`` (of classes after one-hot coding), or a function of outputs and targets
-            that gives the mean over the images.
-        label_smoothing: Of the cross-entropy.
-        weight_decay: lambda of the penalty lambda/2 |w|^2. It adds lambda to every eigenvalue, in closed form. A
-            decoupled weight decay, as AdamW's, is no part of the loss; the paper counts it as if it were.
-        mode: ``"eval"``: batch norms use their running statistics. ``"train"``: those of the batch at hand, through
-            which is differentiated too. Dropout and stochastic depth are off in both.
-        block: Glob or globs over names of parameters: the Hessian of these alone, all others fixed.
-        dtype: ``"float32"`` or ``"float64"``.
-
-    Example:
-        >>> Objective(weight_decay=0.05).mode
-        'eval'
-    """
-
-    loss: str | Loss = "cross_entropy"
-    label_smoothing: float = 0.0
-    weight_decay: float = 0.0
-    mode: str = "eval"
-    block: str | Sequence[str] | None = None
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        for name, known in {"mode": MODES, "dtype": DTYPES}.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} {getattr(self, name)!r} is not known; choose from {', '.join(known)}")
-        if not callable(self.loss) and self.loss not in LOSSES:
-            raise ValueError(f"loss {self.loss!r} is not known; choose from {', '.join(LOSSES)} or give a function")
-        if not 0 <= self.label_smoothing <= 1 or (self.label_smoothing and self.loss != "cross_entropy"):
-            raise ValueError(f"label_smoothing={self.label_smoothing} should be in 0..1, and 0 without cross_entropy")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay} should be 0 or more")
-
-    @property
-    def type(self) -> torch.dtype:
-        """The type of parameters, images and eigenvectors."""
-        return getattr(torch, self.dtype)
-
-    def facts(self) -> dict[str, Any]:
-        """Give the choices for a result's provenance."""
-        known = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if callable(self.loss):
-            known["loss"] = getattr(self.loss, "__name__", type(self.loss).__name__)
-        return known | {"block": None if self.block is None else list(np.atleast_1d(self.block))}
-
-    @contextmanager
-    def of(self, model: nn.Module, device: str | torch.device = "auto") -> Iterator[Callable[[Data, int], Hessian]]:
-        """Make Hessians of a copy of a model; the model itself is not touched.
-
-        Attention runs in plain products inside, as fused kernels cannot be differentiated twice, and without TF32.
-
-        Yields:
-            A function that makes the operator from (images, targets) pairs, which it reads anew for each product
-            unless it is a list of one pair, and from the number of images.
-        """
-        parameters = self._names(model)
-        target = resolve_device(device)
-        twin = copy.deepcopy(model).to(target, self.type).eval().requires_grad_(False)
-        for module in twin.modules():
-            if self.mode == "train" and isinstance(module, _BatchNorm):
-                module.training, module.track_running_stats = True, False  # normalises by the batch, updates nothing
-        chosen = [p.requires_grad_(True) for name, p in twin.named_parameters() if name in parameters]
-        loss = _Loss(self.loss, self.label_smoothing)
-
-        def operator(data: Data, n: int) -> Hessian:
-            return Hessian(twin, loss, chosen, data, check_deterministic=False, num_data=n)
-
-        exact = choose_precision("exact", twin, target).running(target)
-        with keeping_freed_memory(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), exact:
-            yield operator
-
-    def _names(self, model: nn.Module) -> set[str]:
-        """Name the parameters that are trained and in the block."""
-        names = [name for name, p in model.named_parameters() if p.requires_grad]
-        if not names:
-            raise ValueError(f"{type(model).__name__} has no parameter that requires gradients: there is no Hessian")
-        if self.block is None:
-            return set(names)
-        chosen: set[str] = set()
-        for pattern in np.atleast_1d(self.block):
-            matches = fnmatch.filter(names, pattern)
-            if not matches:
-                raise ValueError(
-                    f"block {str(pattern)!r} names no trained parameter of {type(model).__name__}; "
-                    f"there are {names[0]}, ..., {names[-1]}"
-                )
-            chosen |= set(matches)
-        return chosen
-
-
-class _Loss(nn.Module):
-    """The loss as curvlinops wants it: a module that says that it is a mean over images."""
-
-    reduction = "mean"
-
-    def __init__(self, loss: str | Loss, label_smoothing: float) -> None:
-        super().__init__()
-        self.loss, self.label_smoothing = loss, label_smoothing
-
-    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if callable(self.loss):
-            return self.loss(outputs, targets)
-        if self.loss == "mse":
-            if not targets.is_floating_point():
-                targets = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
-            return F.mse_loss(outputs, targets)
-        return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
-
-
-class Hessian(HessianLinearOperator):
-    """curvlinops' operator with products by a backward pass through the graph of the gradient.
-
-    The base class takes products under `torch.vmap`, whose rule for the backward pass of layer norm, and of batch norm
-    on the statistics of the batch, is wrong (https://github.com/pytorch/functorch/issues/534): the products are then
-    off by some per cent, and not even symmetric. Of a single batch of data the graph is made once and kept.
-    """
-
-    @cached_property
-    def _kept(self) -> list[torch.Tensor]:
-        ((images, targets),) = self._loop_over_data()
-        return self._gradient(images, targets)
-
-    def _gradient(self, images: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
-        with torch.enable_grad():
-            loss = self._loss_func(self._model_func(images), targets)
-            return list(torch.autograd.grad(loss, self._params, create_graph=True, materialize_grads=True))
-
-    def _matmat_batch(self, X: torch.Tensor, y: torch.Tensor, M: list[torch.Tensor]) -> list[torch.Tensor]:
-        single = isinstance(self._data, list) and len(self._data) == 1
-        gradient = self._kept if single else self._gradient(X, y)
-        columns = [[part[..., column] for part in M] for column in range(M[0].shape[-1])]
-        products = [self._product(gradient, column) for column in columns]
-        return [torch.stack(parts, -1) for parts in zip(*products, strict=True)]
-
-    def _product(self, gradient: Sequence[torch.Tensor], vector: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        pairs = [(g, v) for g, v in zip(gradient, vector, strict=True) if g.requires_grad]
-        if not pairs:  # the loss is linear in the parameters
-            return [torch.zeros_like(v) for v in vector]
-        outputs, weights = zip(*pairs, strict=True)
-        return torch.autograd.grad(outputs, self._params, weights, retain_graph=True, materialize_grads=True)
-
-
-def shifted(operator: LinearOperator, shift: float = 0.0) -> LinearOperator:
-    """Add a multiple of the identity to an operator, and refuse products that are not finite.
-
-    Args:
-        operator: Symmetric.
-        shift: What is added to every eigenvalue.
-
-    Raises:
-        FloatingPointError: On a product, not here.
-
-    Example:
-        >>> from scipy.sparse.linalg import aslinearoperator
-        >>> (shifted(aslinearoperator(np.diag([1.0, 2.0])), 0.5) @ np.ones(2)).tolist()
-        [1.5, 2.5]
-    """
-
-    def product(vector: np.ndarray) -> np.ndarray:
-        vector = vector.ravel()
-        image = operator.matvec(vector)
-        if not np.isfinite(np.linalg.norm(image)):
-            raise FloatingPointError(
-                "the Hessian times a vector is not finite; look at the model's loss, or use float64"
-            )
-        return image + operator.dtype.type(shift) * vector if shift else image
-
-    return LinearOperator(operator.shape, matvec=product, dtype=operator.dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class Eigenpairs:
-    """Eigenvalues of one end with their eigenvectors.
-
-    Attributes:
-        values: Shape (k,), the outermost first; NaN where the method did not converge.
-        residuals: |H v - lambda v| of each.
-        vectors: Orthonormal columns, shape (parameters, k).
-    """
-
-    values: np.ndarray
-    residuals: np.ndarray
-    vectors: np.ndarray
-
-    def pick(self, end: str, k: int) -> Eigenpairs:
-        """Take the k outermost of an end, missing ones last."""
-        key = {"magnitude": -np.abs(self.values), "largest": -self.values, "smallest": self.values}[end]
-        order, missing = np.argsort(key)[:k], (0, max(0, k - len(self.values)))
-        values, residuals = (np.pad(x[order], missing, constant_values=np.nan) for x in (self.values, self.residuals))
-        vectors = np.pad(self.vectors[:, order], ((0, 0), missing), constant_values=np.nan) if missing[1] else None
-        return Eigenpairs(values, residuals, self.vectors[:, order] if vectors is None else vectors)
-
-
-def extreme_eigenpairs(
-    operator: LinearOperator,
-    k: int,
-    ends: Sequence[str] = tuple(ENDS),
-    *,
-    tolerance: float = 1e-2,
-    lanczos_vectors: int | None = None,
-    restarts: int = 30,
-    seed: int | Sequence[int] = 0,
-) -> dict[str, Eigenpairs]:
-    """Find the outermost eigenvalues of a symmetric operator by ARPACK's implicitly restarted Lanczos method.
-
-    Several ends are found in one go, in one Krylov space: the k largest in magnitude are among the k largest and the k
-    smallest. If that does not converge, each end gets a run of its own. Operators of few rows are made dense.
-
-    Args:
-        operator: Symmetric; its type is that of the computation.
-        k: How many of each end.
-        ends: Of ``"magnitude"``, ``"largest"``, ``"smallest"``.
-        tolerance: Of the residual, relative to the eigenvalue; the eigenvalue's own error is at most the residual,
-            and of the order of its square over the distance to the next eigenvalue.
-        lanczos_vectors: Vectors in memory at once; None is SciPy's choice, 20 or one more than twice those sought.
-        restarts: After so many, what has not converged is NaN.
-        seed: Of the starting vector.
-
-    Returns:
-        End -> eigenpairs.
-
-    Raises:
-        ValueError: If an option is out of range.
-
-    Example:
-        >>> from scipy.sparse.linalg import aslinearoperator
-        >>> found = extreme_eigenpairs(aslinearoperator(np.diag([5.0, -7.0, 1.0, 2.0])), 2)
-        >>> {end: pairs.values.tolist() for end, pairs in found.items()}
-        {'magnitude': [-7.0, 5.0], 'largest': [5.0, 2.0], 'smallest': [-7.0, 1.0]}
-    """
-    n, sought = operator.shape[0], 2 * k if len(ends) > 1 else k
-    check_ends(k, ends)
-    if k > n:
-        raise ValueError(f"k={k}: there are {n} eigenvalues")
-    size = max(2 * sought + 1, 20) if lanczos_vectors is None else lanczos_vectors
-    if size <= sought:
-        raise ValueError(f"lanczos_vectors={size} should be above {sought}, the number of eigenvalues found at once")
-    start = np.random.default_rng(seed).standard_normal(n).astype(operator.dtype)
-    options = {"ncv": size, "tol": tolerance, "maxiter": restarts, "v0": start}
-    if n <= size:
-        every = _dense(operator)
-        return {end: every.pick(end, k) for end in ends}
-    if len(ends) > 1:
-        both = _lanczos(operator, sought, "BE", options)
-        if len(both.values) == sought:
-            return {end: both.pick(end, k) for end in ends}
-    return {end: _lanczos(operator, k, ENDS[end], options).pick(end, k) for end in ends}
-
-
-def check_ends(k: int, ends: Sequence[str]) -> None:
-    """Refuse unknown ends, none at all, and k below 1."""
-    if k < 1:
-        raise ValueError(f"k={k} should be 1 or more")
-    for end in ends or ("",):
-        if end not in ENDS:
-            raise ValueError(f"end {end!r} is not known; choose from {', '.join(ENDS)}")
-
-
-def _dense(operator: LinearOperator) -> Eigenpairs:
-    matrix = operator @ np.eye(operator.shape[0], dtype=operator.dtype)
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return Eigenpairs(values.astype(np.float64), np.linalg.norm(matrix @ vectors - vectors * values, axis=0), vectors)
-
-
-def _lanczos(operator: LinearOperator, count: int, which: str, options: dict[str, Any]) -> Eigenpairs:
-    """Run ARPACK; what did not converge is left out."""
-    try:
-        _, vectors = eigsh(operator, count, which=which, **options)
-    except ArpackNoConvergence as error:
-        vectors = error.eigenvectors
-    pairs = [_refined(operator, vector) for vector in vectors.T]
-    values, residuals = (np.array([pair[i] for pair in pairs], np.float64) for i in (0, 1))
-    return Eigenpairs(values, residuals, vectors)
-
-
-def _refined(operator: LinearOperator, vector: np.ndarray) -> tuple[float, float]:
-    """Give an eigenvector's Rayleigh quotient and residual, summed in float64.
-
-    Float32 sums over ten million parameters, as ARPACK's, are off by some 1e-4.
-    """
-    image, vector = operator.matvec(vector).astype(np.float64), vector.astype(np.float64)
-    value = vector @ image / (vector @ vector)
-    return value, float(np.linalg.norm(image - value * vector) / np.linalg.norm(vector))
-
-
-def hutchinson(operator: LinearOperator, probes: int, seed: int | Sequence[int] = 0) -> np.ndarray:
-    """Estimate the trace, once for each vector z of random signs, as z'Hz (Hutchinson 1989).
-
-    Args:
-        operator: Symmetric.
-        probes: How many vectors.
-        seed: Of the signs.
-
-    Returns:
-        Unbiased estimates, shape (probes,).
-
-    Example:
-        >>> from scipy.sparse.linalg import aslinearoperator
-        >>> hutchinson(aslinearoperator(np.diag([1.0, 2.0])), 2).tolist()
-        [3.0, 3.0]
-    """
-    rng = np.random.default_rng(seed)
-    signs = [rng.integers(2, size=operator.shape[0]).astype(operator.dtype) * 2 - 1 for _ in range(probes)]
-    return np.array([np.sum(z * operator.matvec(z), dtype=np.float64) for z in signs])
+from utilities.utils import versions
 
 
 def negative_proportion(values: np.ndarray) -> float:
@@ -379,27 +63,6 @@ def average_positive(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def jackknife(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> tuple[float, float]:
-    """Give a statistic of all batches, and its standard error from leaving out one batch at a time.
-
-    Args:
-        values: Shape (batches, ...).
-        statistic: Of an array of any number of batches, such as a ratio of sums over them.
-
-    Returns:
-        The statistic and its error; of a single batch the error is NaN.
-
-    Example:
-        >>> jackknife(np.array([1.0, 2.0, 3.0]), np.mean)  # the usual error of a mean, 1 / sqrt(3)
-        (2.0, 0.577...)
-    """
-    n = len(values)
-    if n < 2:
-        return float(statistic(values)), float("nan")
-    without = np.array([statistic(np.delete(values, i, axis=0)) for i in range(n)])
-    return float(statistic(values)), float(np.sqrt((n - 1) * np.mean((without - without.mean()) ** 2)))
-
-
 @dataclasses.dataclass(frozen=True)
 class HessianSpectra(Result):
     """Eigenvalues of the Hessians of several mini-batches.
@@ -409,7 +72,8 @@ class HessianSpectra(Result):
             converge.
         residuals: |H v - lambda v| of each.
         ends: What the second axis is: ``magnitude``, ``largest``, ``smallest``.
-        traces: Hutchinson's estimates, shape (batches, probes).
+        traces: Hutchinson's estimates, shape (batches, probes), without the penalty: its share, lambda times the number
+            of parameters, would outweigh all else.
         n_parameters: Rows of the Hessian.
         provenance: Model, images and all options.
 
@@ -457,7 +121,7 @@ class HessianSpectra(Result):
 
     @property
     def trace(self) -> tuple[float, float]:
-        """Trace and its standard error: over mini-batches, or over probes of a single one; NaN without probes."""
+        """Trace without the penalty, and its error over mini-batches, or over probes of a single one; NaN if none."""
         if not self.traces.size:
             return float("nan"), float("nan")
         return jackknife(self.traces.mean(1) if len(self.traces) > 1 else self.traces[0], _mean)
@@ -498,93 +162,6 @@ def _mean(values: np.ndarray) -> float:
     """Mean of what is there; NaN if nothing is."""
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else float("nan")
-
-
-def mini_batches(
-    loader: Iterable[Any],
-    batch_size: int,
-    n_batches: int | None = None,
-    *,
-    mix: Mix | None = None,
-    seed: int = 0,
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Cut the images of a loader, in its order and as augmented by it, into mini-batches of one size.
-
-    Args:
-        loader: Yields images with labels in batches of any size. A loader of `utilities.loaders.make_loader` is given
-            back at its epoch, so that a second call gets the same images.
-        batch_size: Images in a mini-batch; a smaller rest is left out, as eigenvalues depend on the size.
-        n_batches: How many; None is all.
-        mix: Called as (images, labels, generator), gives images and probabilities, see `hessian_spectra`.
-        seed: Of ``mix``.
-
-    Raises:
-        ValueError: If there are too few images, or no labels.
-
-    Example:
-        >>> loader = [(torch.zeros(5, 1, 2, 2), torch.arange(5)), (torch.zeros(2, 1, 2, 2), torch.arange(2))]
-        >>> [labels.tolist() for _, labels in mini_batches(loader, 3)]
-        [[0, 1, 2], [3, 4, 0]]
-    """
-    if batch_size < 1 or (n_batches is not None and n_batches < 1):
-        raise ValueError(f"batch_size={batch_size} and n_batches={n_batches} should be 1 or more")
-    found: list[tuple[torch.Tensor, torch.Tensor]] = []
-    images: list[torch.Tensor] = []
-    labels: list[torch.Tensor] = []
-    count = 0
-    for batch in reading(loader):
-        images, labels = [*images, batch[0]], [*labels, batch[1]]
-        count += len(batch[0])
-        full = sum(map(len, images)) // batch_size * batch_size
-        if full:
-            parts = [torch.cat(part) for part in (images, labels)]
-            found += zip(*(part[:full].split(batch_size) for part in parts), strict=True)
-            images, labels = ([part[full:]] for part in parts)
-        if n_batches is not None and len(found) >= n_batches:
-            break
-    if len(found) < (n_batches or 1):
-        raise ValueError(
-            f"{n_batches or 1} mini-batches of {batch_size} images were asked for, but the loader has {count} images; "
-            "ask for fewer, or smaller ones"
-        )
-    return [mixed(*batch, mix, seed, number) for number, batch in enumerate(found[:n_batches])]
-
-
-def reading(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Read (images, labels), and leave a loader of this package at the epoch that it was at.
-
-    Raises:
-        ValueError: If there are no labels.
-    """
-    epoch = getattr(loader, "epoch", None)
-    try:
-        for batch in loader:
-            images, labels = split_batch(batch)
-            if labels is None:
-                raise ValueError("a Hessian needs a loss: the loader should yield (images, labels)")
-            yield images, labels
-    finally:
-        if epoch is not None:
-            loader.epoch = epoch
-
-
-def mixed(
-    images: torch.Tensor, targets: torch.Tensor, mix: Mix | None, seed: int, number: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mix the images and labels of a batch, which depends on the seed and the number of the batch alone."""
-    return (images, targets) if mix is None else mix(images, targets, seeded_generator(seed, number))
-
-
-def said_of_images(loader: Iterable[Any], mix: Mix | None) -> dict[str, str | None]:
-    """Say how images are augmented, where the loader tells, and mixed, for a result's provenance."""
-    augment = getattr(loader, "augment", "as the caller's loader does")
-    mix_name = None if mix is None else getattr(mix, "__name__", repr(mix))
-    return {"augmentation": augment if augment is None or isinstance(augment, str) else repr(augment), "mix": mix_name}
-
-
-def as_type(images: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring images, and targets that are no classes, to a type."""
-    return images.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets
 
 
 def hessian_spectra(
@@ -662,9 +239,10 @@ def hessian_spectra(
     with goal.of(model, device) as make:
         for number, batch in enumerate(tqdm(batches, desc="Hessian", delay=2, leave=False, disable=not progress)):
             parts = zip(*(t.split(chunk or batch_size) for t in as_type(*batch, goal.type)), strict=True)
-            operator = shifted(make(list(parts), batch_size).to_scipy(np.dtype(goal.dtype)), goal.weight_decay)
+            loss = shifted(make(list(parts), batch_size).to_scipy(np.dtype(goal.dtype)))
+            operator = shifted(loss, goal.weight_decay)
             found.append(extreme_eigenpairs(operator, k, ends, seed=[seed, number], **settings))
-            traces.append(hutchinson(operator, trace_probes, [seed, number, 1]))
+            traces.append(hutchinson(loss, trace_probes, [seed, number, 1]))
             found[-1] = {end: (pairs.values, pairs.residuals) for end, pairs in found[-1].items()}
     eigenvalues, residuals = (np.array([[pairs[end][i] for end in ends] for pairs in found]) for i in (0, 1))
     _warn_of_missing(eigenvalues, settings)

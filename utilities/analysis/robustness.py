@@ -325,5 +325,3 @@ def check_sets(kinds: Sequence[str], severities: Sequence[int]) -> tuple[list[st
         if not chosen or len(chosen) < len(given) or not chosen <= set(known):
             raise ValueError(f"{name} should be some of {', '.join(map(str, known))}, each once; got {given!r}")
     return list(kinds), [int(severity) for severity in severities]
-
-

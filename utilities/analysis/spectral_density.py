@@ -19,7 +19,8 @@ from scipy.linalg import eigh_tridiagonal
 from torch import nn
 from tqdm.auto import tqdm
 
-from utilities.analysis.hessian import Mix, Objective, as_type, jackknife, mixed, reading, said_of_images
+from utilities.analysis.curvature import Mix, Objective, as_type, mixed, reading, said_of_images
+from utilities.analysis.eigenvalues import jackknife
 from utilities.loaders import seeded_generator
 from utilities.results import Result
 from utilities.utils import versions

@@ -135,15 +135,16 @@ def plot_spectral_density(results: Mapping[str, SpectralDensity] | SpectralDensi
     ax.set_ylim(single / 10, 3 * max(float(result.density.max()) for result in results.values()))
     ax.axvline(0, color="0.8", linewidth=0.6, zorder=0)
     ax.set(xlabel="eigenvalue", ylabel="density of all eigenvalues")
-    notes = [f"{label}: Gaussians of width {result.width:.2g}." for label, result in results.items()]
+    widths = ", ".join(f"{label} {result.width:.2g}" for label, result in results.items())
     texts = [_vectors(result) for result in results.values()]
-    return finish(figure, results, note=" ".join([*notes, *dict.fromkeys(texts)]))
+    note = " ".join([*dict.fromkeys(texts), f"Widths of the Gaussians: {widths}."])
+    return finish(figure, results, note=note)
 
 
 def _vectors(result: SpectralDensity) -> str:
     count, steps = result.nodes.shape
-    text = f"Stochastic Lanczos quadrature, {steps} steps from {count} random vector{'s' * (count > 1)}. "
-    return text + _setting(result.provenance)
+    text = f"Stochastic Lanczos quadrature, {steps} steps from {count} random vector{'s' * (count > 1)}."
+    return f"{text} {_setting(result.provenance)}".strip()
 
 
 def plot_over_training(history: Mapping[str, Mapping[int, HessianSpectra]]) -> Figure:
