@@ -28,9 +28,17 @@ def test_each_model_has_its_own_images_and_says_what_it_is(tmp_path):
     assert result.provenance["dataset"] == "digits (test)"
 
 
+def test_options_of_the_analysis_are_passed_on(tmp_path):
+    layers = ["-o", "layers", '{"features.0": "conv"}', "-o", "path", "radial"]
+    main(["fourier", "--models", "vgg11", *layers, *ON, "--out", f"{tmp_path}/a"])
+    result = Fourier.load(tmp_path / "a_vgg11")
+    assert (result.names, result.provenance["path"]) == (["features.0"], "radial")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["fourier", "--models", "resnet18", "-o", "over", "samples"], "fourier has no option 'over'; it has path, "),
         (["fourier", "--models", "resnet81"], "close: resnet18"),
         (["fourier", "--models", "resnet18", "--weights", "random", "random"], "1 models, but 2 weights"),
         (["fourier", "--models", "resnet18", "resnet18"], "named twice"),

@@ -151,3 +151,37 @@ def test_blocks_run_the_models_own_modules():
         model.blocks[2].mlp.fc2.weight.mul_(-1)
     check_sequence(model, found, x)
     assert list(model.state_dict()) == names
+
+
+def test_named_layers_with_channels_last_are_read_as_such():
+    """Of torchvision's Swin on images of 64x96 pixels: 16x24 positions of width 96, and half as many of 192."""
+    model = torchvision.models.swin_t(num_classes=5).eval()
+    x = images((64, 96))
+    found = blocks(model, {"features.1.0": "msa", "features.3.0": "msa"})
+    with torch.no_grad():
+        maps = {block.name: to_maps(block, features, x) for block, features in run_blocks(model, found, x)}
+        tokens = model.features[:2](x)
+    assert maps["features.1.0"].shape == (2, 96, 16, 24)
+    assert maps["features.3.0"].shape == (2, 192, 8, 12)
+    said = blocks(model, {"features.1.1": "msa:NHWC"})
+    with torch.no_grad():
+        ((block, features),) = run_blocks(model, said, x)
+    assert torch.equal(to_maps(block, features, x), tokens.movedim(-1, 1))
+
+
+def test_channels_that_cannot_be_told_are_asked_for():
+    block = Block("b", "conv", 1, nn.Identity(), "unknown", in_sequence=False)
+    with pytest.raises(ValueError, match="'conv:NHWC' or 'conv:NCHW'"):
+        to_maps(block, torch.zeros(1, 4, 4, 4), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(TypeError, match="map names to kinds"):
+        blocks(torchvision.models.squeezenet1_1(), ["features.0"])
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = create_model("vit_tiny_patch2_16", 5).eval()
+    with torch.no_grad():
+        model.norm.weight[0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        check_sequence(model, blocks(model), images(16))
+    with pytest.raises(ValueError, match=r"\(batch, channels, height, width\)"):
+        check_sequence(model, blocks(model), images(16)[0])

@@ -21,9 +21,9 @@ def spectrum(changes, high, error=0.01, kinds=KINDS):
     delta = np.stack([np.zeros(5), np.full(5, high)], 1)
     errors = np.full((5, 2), error)
     change = np.array([np.nan, *changes])
-    size = np.full((5, 2), 4)
+    size, pixels = np.full((5, 2), 4), np.tile([0, 0.5], (5, 1))
     return Fourier(
-        list("abcde"), kinds, STAGES, size, table, table, table, delta, errors, table, table, change, errors[:, 0]
+        list("abcde"), kinds, STAGES, size, table, pixels, table, delta, errors, table, table, change, errors[:, 0]
     )
 
 
@@ -59,6 +59,25 @@ def test_high_frequencies_at_the_end(vit, verdict):
     claim = claims_of_fourier({"resnet18": cnn, "vit_tiny": spectrum((-1, 1, -1, 1), vit)})[-1]
     assert claim.holds is verdict
     assert "-2.00 +- 0.01 in the CNN" in claim.found
+
+
+def test_high_frequencies_are_compared_where_both_grids_have_them():
+    """A finer grid that has little at its own end, but more where the coarse one ends, does not have less."""
+    cnn = spectrum((1, 1, 1, 1), -1.0, kinds=["stem", "conv", "conv", "conv", "conv"])
+    coarse = dataclasses.replace(cnn, pixel_frequency=np.tile([0, 0.125], (5, 1)))
+    vit = spectrum((-1, 1, -1, 1), -3.0)
+    middle = np.tile([0, 0.125, 0.5], (5, 1))
+    delta = np.tile([0, -0.5, -3.0], (5, 1))
+    fine = dataclasses.replace(vit, pixel_frequency=middle, delta=delta, delta_stderr=np.full((5, 3), 0.01))
+    assert claims_of_fourier({"resnet18": coarse, "vit_tiny": fine})[-1].holds is False
+    apart = dataclasses.replace(cnn, pixel_frequency=np.tile([0, 0.3], (5, 1)))
+    assert claims_of_fourier({"resnet18": apart, "vit_tiny": fine})[-1].holds is None
+
+
+def test_one_pair_a_stage_makes_one_claim_not_two():
+    pair = removed((0.1, 0.5, 0.3, 0.0), kinds=("conv", "msa", "conv", "msa"))
+    pair = dataclasses.replace(pair, stages=[1, 1, 2, 2])
+    assert len(claims_of_lesions({"alternet18": pair})) == 2  # early and late, and the one comparison
 
 
 def test_without_such_blocks_nothing_can_be_told():

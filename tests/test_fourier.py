@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from utilities.analysis.fourier import Fourier, along, fourier, frequencies, log_amplitude
+from utilities.analysis.variance import over_positions
+from utilities.local_attention import LocalAttention
 from utilities.resnet import BasicBlock, ResNet
 from utilities.zoo import create_model
 
@@ -212,3 +214,39 @@ def test_a_taper_lowers_what_the_border_adds():
         for window in ("none", "hann")
     )
     assert tapered.log_amplitude[0, -2] < plain.log_amplitude[0, -2] - 2
+
+
+def test_oblong_maps_are_read_along_rings_unless_asked_otherwise():
+    model, images = create_model("alternet18", 5, seed=0), noise(2, 3, 84, 64).float()
+    result = fourier(model, [images], device="cpu")
+    assert result.provenance["path"] == "radial"
+    assert result.size[0].tolist() == [84, 64]
+    assert np.isfinite(result.high).all()
+    with pytest.raises(ValueError, match="path='radial'"):
+        fourier(model, [images], device="cpu", path="diagonal")
+    assert fourier(model, [noise(2, 3, 32, 32).float()], device="cpu").provenance["path"] == "diagonal"
+
+
+def test_images_that_cannot_be_analysed_are_refused():
+    model, images = small_resnet(), noise(2, 3, 16, 16).float()
+    with pytest.raises(ValueError, match="16x16 and 8x8"):
+        fourier(model, [images, images[..., :8, :8]], device="cpu")
+    broken = images.clone()
+    broken[1, 0, 3, 3] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        fourier(model, [images, broken], device="cpu")
+    with pytest.raises(ValueError, match="uint8"):
+        fourier(model, [images.to(torch.uint8)], device="cpu")
+
+
+def test_attention_in_windows_keeps_dc_of_each_window_alone():
+    """With queries of zero and no bias each window gets one mixture: no other frequency within it, no variance."""
+    layer = LocalAttention(8, heads=2, window=4, head_dim=4).double().eval()
+    with torch.no_grad():
+        layer.qkv.weight[: 2 * 4] = 0
+        layer.relative_position_bias_table.zero_()
+        windows = layer(noise(1, 8, 8, 8)).unfold(2, 4, 4).unfold(3, 4, 4)
+    amplitude = log_amplitude(windows, 0.0).exp()
+    assert amplitude.flatten(-2)[..., 1:].max() < 1e-12
+    assert over_positions(windows.flatten(0, 1).flatten(1, 2)).max() < 1e-24
+    assert amplitude[..., 0, 0].std() > 1e-3  # windows differ from one another

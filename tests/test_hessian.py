@@ -439,3 +439,12 @@ def test_a_loss_that_is_linear_has_no_curvature():
     with goal.of(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), "cpu") as make:
         operator = shifted(make([(images.double(), torch.zeros(12))], 12).to_scipy())
         assert (operator @ np.ones(10) == 0).all()
+
+
+def test_labels_that_are_no_classes_and_bare_names_of_ends_are_refused_before_work():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    batch = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 2, 3])
+    with pytest.raises(ValueError, match="label 3 is none of the model's 3 classes"):
+        hessian_spectra(model, [batch], k=1, batch_size=4, n_batches=1, device="cpu", progress=False)
+    with pytest.raises(TypeError, match=r"\['largest'\]"):
+        hessian_spectra(model, [batch], k=1, batch_size=4, n_batches=1, ends="largest", device="cpu", progress=False)

@@ -178,3 +178,34 @@ def test_files_and_bad_input(tmp_path, vit):
         lesions(vit, [IMAGES], device="cpu")
     with pytest.raises(ValueError, match="sequence"):
         find_units(blocks(vit, {"blocks.0": "msa"}), IMAGES)
+
+
+def test_a_unit_that_passes_its_input_on_anyway_costs_nothing(resnet):
+    """No removal is no loss: of a convolution that is the identity, identity ablation changes nothing."""
+    with torch.no_grad():
+        nn.init.dirac_(resnet.layer1[1].conv1.weight)
+    result = lesions(resnet, data(resnet), device="cpu")
+    place = result.names.index("layer1.1.conv1")
+    assert result.drop[place] == 0
+    assert result.loss[place] == pytest.approx(0, abs=1e-6)
+
+
+def test_units_are_removed_one_at_a_time_in_whatever_order(resnet, monkeypatch):
+    loader = data(resnet)
+    forward = lesions(resnet, loader, device="cpu")
+    original = find_units
+    monkeypatch.setattr("utilities.analysis.lesion.find_units", lambda *a, **k: original(*a, **k)[::-1])
+    backward = lesions(resnet, loader, device="cpu")
+    assert backward.names == forward.names[::-1]
+    np.testing.assert_array_equal(backward.loss[::-1], forward.loss)
+    assert len(forward.names) == len(original(blocks(resnet.eval()), IMAGES[:1]))
+
+
+def test_loaders_that_can_be_read_once_and_labels_that_are_no_classes_are_refused(vit):
+    ((images, labels),) = data(vit)
+    with pytest.raises(TypeError, match="reads the images twice"):
+        lesions(vit, iter([(images, labels)]), ablation="mean", device="cpu")
+    with pytest.raises(ValueError, match="label 5 is none of the model's 5 classes"):
+        lesions(vit, [(images, labels.clamp(max=0) + 5)], device="cpu")
+    with pytest.raises(ValueError, match="integers"):
+        lesions(vit, [(images, labels.float())], device="cpu")

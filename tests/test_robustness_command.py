@@ -27,6 +27,16 @@ def test_corruptions(tmp_path, capsys):
     np.testing.assert_allclose(table.accuracy[1:], result.accuracy.ravel())
 
 
+def test_numbers_are_printed_and_mce_against_a_reference(tmp_path, capsys):
+    main([*CORRUPTIONS, "--out", str(tmp_path / "one")])
+    result = Robustness.load(tmp_path / "one")
+    capsys.readouterr()
+    main([*CORRUPTIONS, "--reference", str(tmp_path / "one.npz"), "--out", str(tmp_path / "two")])
+    printed = capsys.readouterr().out
+    assert f"mean accuracy over 4 sets: {100 * result.mean_accuracy()[0]:.1f} +- " in printed
+    assert "\nmCE: 100.0 +- " in printed
+
+
 def test_noise_frequency(tmp_path):
     main([*NOISE, "--unequal-energy", "--noise", "gaussian", "--out", str(tmp_path / "deep" / "result")])
     assert files(tmp_path / "deep") == {"result.npz", "result.json", "result.csv", "result.png"}

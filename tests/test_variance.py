@@ -111,5 +111,9 @@ def test_files_and_bad_input(tmp_path):
         feature_variance(identity(), [noise(3, 3, H, H)], over="tokens", device="cpu")
     with pytest.raises(ValueError, match="two images"):
         feature_variance(identity(), [noise(1, 3, H, H).float()], over="samples", layers={"0": "conv"}, device="cpu")
+    with pytest.raises(TypeError, match="reads the images twice"):
+        feature_variance(identity(), iter([noise(3, 3, H, H).float()]), over="samples", device="cpu")
+    with pytest.raises(ValueError, match="several sizes"):
+        feature_variance(create_model("resnet18", 5), [noise(2, 3, s, s).float() for s in (8, 16)], device="cpu")
     with pytest.raises(ValueError, match="no image"):
         feature_variance(identity(), [], layers={"0": "conv"}, device="cpu")

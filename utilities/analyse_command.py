@@ -4,12 +4,14 @@
         --weights pretrained --dataset imagenet --n-images 1000 --out runs/frequencies
 
 ``fourier``, ``variance``, ``lesions`` and ``classify`` of any number of models; each model's result is written beside
-the figures that show all of them.
+the figures that show all of them. ``-o NAME VALUE`` gives any option of the analysis.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--weights", nargs="+", default=["random"], help="random, pretrained or a path: one for all, or one each"
     )
+    parser.add_argument(
+        "-o",
+        "--option",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help='of the analysis; the value in JSON or as it is: -o path radial, -o layers \'{"features.3": "conv"}\'',
+    )
     add_options(parser, model=False)
     given = parser.parse_args(arguments)
     run_command(parser, lambda: run(given))
@@ -75,11 +86,13 @@ def run(given: argparse.Namespace) -> list[Path]:
     for name in given.models:
         check_name(name)
     analysis, figures, claims = ANALYSES[given.analysis]
+    options = _options(analysis, given.option)
     results, paths = {}, []
     for name, which in zip(given.models, weights, strict=True):
         loader = open_loader(given, name)
         model, facts = open_model(given, name, which, loader.dataset.num_classes)
-        results[name] = analysis(model, loader, device=given.device, provenance=facts | data_facts(loader))
+        known = {"device": given.device, "provenance": facts | data_facts(loader)}
+        results[name] = analysis(model, loader, **known, **options)
         own = base.with_name(f"{base.name}_{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}")
         paths += write_result(results[name], {}, own)
     for ending, plot in figures.items():
@@ -88,6 +101,25 @@ def run(given: argparse.Namespace) -> list[Path]:
         paths.append(write_whole(path, lambda p, figure=figure: figure.savefig(p, dpi=200)))
     print(state_claims(claims(results), base.with_name(f"{base.name}_claims")))
     return paths
+
+
+def _options(analysis: Callable[..., Any], given: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Read the options of an analysis, and refuse those that it does not have.
+
+    Raises:
+        ValueError: Naming the option, and those there are.
+    """
+    taken = ("model", "loader", "device", "provenance", "progress")
+    known = [name for name in inspect.signature(analysis).parameters if name not in taken]
+    options = {}
+    for name, text in given:
+        if name not in known:
+            raise ValueError(f"{analysis.__name__} has no option {name!r}; it has {', '.join(known)}")
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    return options
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ class Block:
             the resolution) or ``classifier``.
         stage: 0 for the stem, then counted from 1.
         module: Maps the features before to those after.
-        layout: Of the features after it: ``NCHW``, ``NHWC`` or ``tokens``, where they are not logits.
+        layout: Of the features after it: ``NCHW``, ``NHWC`` or ``tokens``, where they are not logits;
+            ``auto`` reads it off the shape of what a hook records.
         prefix: Number of class and register tokens in front of those of positions.
         grid: Rows and columns of the tokens at the model's own image size, or None where they are not known.
         in_sequence: Whether features can be passed from block to block; if not, they are recorded by hooks.

@@ -8,6 +8,7 @@ are the residual stream after it. Blocks run the model's own modules: nothing is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from torch import nn
 from utilities.block import KINDS, Block, Residual, Step
 from utilities.block_lists import BUILDERS, stages_of_resnet
 from utilities.hooks import Recorder, select_layers
-from utilities.views import prefix_tokens
+from utilities.views import channels_last, prefix_tokens
 
 __all__ = ["KINDS", "Block", "Residual", "Step", "blocks", "check_sequence", "run_blocks", "to_maps"]
 
@@ -31,13 +32,15 @@ def blocks(model: nn.Module, layers: Mapping[str, str] | None = None) -> list[Bl
     Args:
         model: Any module.
         layers: Of any other model, names of submodules and their kinds, such as ``{"features.3": "conv"}``. Their
-            outputs are recorded by hooks, so that they need not form a sequence.
+            outputs are recorded by hooks, so that they need not form a sequence. Whether maps have their channels
+            last is read off their shape where it can be; ``"conv:NHWC"`` or ``"conv:NCHW"`` says it.
 
     Returns:
         The blocks; those of a known model, run one after the other, are the model: `check_sequence` sees to that.
 
     Raises:
         ValueError: For a model that is not known, or a layer or kind that does not exist.
+        TypeError: If layers do not map names to kinds.
 
     Example:
         >>> from utilities.resnet import resnet18
@@ -83,7 +86,7 @@ def run_blocks(model: nn.Module, sequence: list[Block], images: torch.Tensor) ->
     by_name = {block.name: block for block in sequence}
     for name, x in recorder.activations.items():
         if name in by_name:  # a module that ran twice is taken the first time
-            yield by_name[name], x
+            yield _with_layout(model, by_name[name], x), x
 
 
 def check_sequence(model: nn.Module, sequence: list[Block], images: torch.Tensor) -> None:
@@ -105,6 +108,8 @@ def check_sequence(model: nn.Module, sequence: list[Block], images: torch.Tensor
         Traceback (most recent call last):
         ValueError: the blocks of ResNet give (1, 512, 1, 1), the model gives (1, 100); ...
     """
+    if images.ndim != 4:
+        raise ValueError(f"images should be (batch, channels, height, width), got {tuple(images.shape)}")
     if not all(block.in_sequence for block in sequence):
         return
     with torch.no_grad():
@@ -116,6 +121,8 @@ def check_sequence(model: nn.Module, sequence: list[Block], images: torch.Tensor
         raise ValueError(
             f"the blocks of {name} give {tuple(composed.shape)}, the model gives {tuple(logits.shape)}; {remedy}"
         )
+    if not logits.isfinite().all():
+        raise ValueError(f"{name} gives logits that are not finite: its weights hold NaN or infinity, or it overflows")
     error = (composed - logits).abs().max().item()
     if not error <= TOLERANCE * max(1.0, logits.abs().max().item()):
         raise ValueError(f"the blocks of {name} give logits that are {error:.1e} from the model's own; {remedy}")
@@ -138,6 +145,11 @@ def to_maps(block: Block, features: torch.Tensor, images: torch.Tensor) -> torch
         tensor([[[[1., 2., 3.],
                   [4., 5., 6.]]]])
     """
+    if features.ndim == 4 and block.layout == "unknown":
+        raise ValueError(
+            f"block {block.name!r} gives {tuple(features.shape)}, and it cannot be told where its channels are; say it "
+            f"with the kind: '{block.kind}:NHWC' or '{block.kind}:NCHW'"
+        )
     if features.ndim == 4:
         return features.movedim(-1, 1) if block.layout == "NHWC" else features
     if features.ndim != 3:
@@ -160,12 +172,21 @@ def _grid(block: Block, count: int, size: torch.Size) -> tuple[int, int]:
 
 
 def _by_hooks(model: nn.Module, layers: Mapping[str, str]) -> list[Block]:
-    unknown = {kind for kind in layers.values() if kind not in KINDS}
-    if unknown:
-        raise ValueError(f"kind {unknown.pop()!r} is not known; kinds: {', '.join(KINDS)}")
-    layout = "NHWC" if getattr(model, "output_fmt", None) == "NHWC" else "NCHW"
-    prefix = prefix_tokens(model)
-    return [
-        Block(name, layers[name], 0, model.get_submodule(name), layout, prefix, in_sequence=False)
-        for name in select_layers(model, list(layers))
-    ]
+    if not isinstance(layers, Mapping):
+        raise TypeError(f"layers should map names to kinds, such as {{'NAME': 'conv'}}, got {type(layers).__name__}")
+    prefix, found = prefix_tokens(model), []
+    for name in select_layers(model, list(layers)):
+        kind, _, layout = layers[name].partition(":")
+        if kind not in KINDS or layout not in ("", "NCHW", "NHWC"):
+            raise ValueError(f"kind {layers[name]!r} is not known; kinds: {', '.join(KINDS)}, with :NHWC or :NCHW")
+        module = model.get_submodule(name)
+        found.append(Block(name, kind, 0, module, layout or "auto", prefix, in_sequence=False))
+    return found
+
+
+def _with_layout(model: nn.Module, block: Block, features: torch.Tensor) -> Block:
+    """Find out where the maps of a block that was named have their channels."""
+    if block.layout != "auto" or features.ndim != 4:
+        return block
+    last = channels_last(model, features.shape)
+    return replace(block, layout="unknown" if last is None else "NHWC" if last else "NCHW")

@@ -92,6 +92,7 @@ def _as_alternet(
 ) -> AlterNet:
     """Build a base by name, or copy one, as an AlterNet without new MSA blocks."""
     if isinstance(model, str):
+        model = model.partition("_msa")[0]  # a step of the build-up has the base of all steps
         if model not in _BUILDERS:
             raise ValueError(f"unknown model {model!r}; choose from {', '.join(_BUILDERS)}, or pass a model")
         none = {"msa": (0, 0, 0, 0)} if model.startswith("alternet") else {}

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add = corruptions.add_argument
     names = ", ".join((*CORRUPTIONS, *EXTRA_CORRUPTIONS))
     add("--kinds", nargs="+", default=list(CORRUPTIONS), metavar="KIND", help=f"some of {names}")
+    add("--reference", type=Path, help="result of another model (AlexNet's, say) on the same sets: mCE is printed")
     add("--severities", nargs="+", type=int, default=list(SEVERITIES), metavar="S", help="from 1 to 5")
     add = noise.add_argument
     add("--eps", type=float, default=0.2, help="root mean square of the noise in normalised units")
@@ -75,12 +76,24 @@ def run(given: argparse.Namespace) -> list[Path]:
     """
     base = base_of(given)
     if given.command == "corruptions":
+        reference = None if given.reference is None else Robustness.load(given.reference)
         result = _corruptions(given)
+        print(_summary(result, reference))
         figures = {"": plot_severity(result), "_types": plot_kinds(result)}
     else:
         result = _noise_frequency(given)
         figures = {"": plot_noise_frequency(result)}
     return write_result(result, figures, base)
+
+
+def _summary(result: Robustness, reference: Robustness | None) -> str:
+    """Say the mean accuracy over all sets, and the errors in percent of a reference's where there is one."""
+    mean, error = result.mean_accuracy()
+    lines = [f"mean accuracy over {result.accuracy.size} sets: {100 * mean:.1f} +- {100 * error:.1f} %"]
+    if reference is not None:
+        for name, (value, spread) in (("mCE", result.mce(reference)), ("relative mCE", result.relative_mce(reference))):
+            lines.append(f"{name}: {value:.1f} +- {spread:.1f} %")
+    return "\n".join(lines)
 
 
 def _corruptions(given: argparse.Namespace) -> Robustness:

@@ -149,6 +149,23 @@ def _selected(view: str, tensor: torch.Tensor, layout: _Layout) -> torch.Tensor:
     return spatial.mean(1) if view == "gap" else spatial
 
 
+def channels_last(model: nn.Module, shape: torch.Size) -> bool | None:
+    """Tell maps (batch, H, W, C) of a model's layer from (batch, C, H, W), as `make_view` does.
+
+    Args:
+        model: The model the layer belongs to.
+        shape: Of the layer's output, four sizes.
+
+    Returns:
+        None where it cannot be told.
+
+    Example:
+        >>> channels_last(nn.Conv2d(3, 8, 3), torch.Size([2, 8, 4, 6]))
+        False
+    """
+    return _Layout(model)._channels_last(shape)
+
+
 class _Layout:
     """Where a model's outputs have their positions and their width.
 

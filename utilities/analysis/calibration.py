@@ -30,7 +30,7 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
         >>> scores["confidences"].round(4).tolist(), scores["losses"].round(4).tolist()
         ([0.5, 0.8808], [0.6931, 0.1269])
     """
-    _check_batch(logits, labels)
+    check_batch(logits, labels)
     logits, labels = logits.detach().cpu().double(), labels.cpu().long()
     log_p = logits.log_softmax(1)
     if log_p.isnan().any():
@@ -49,7 +49,15 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in values.items()}
 
 
-def _check_batch(logits: torch.Tensor, labels: torch.Tensor) -> None:
+def check_batch(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Refuse outputs that are no logits, and labels that are none of their classes.
+
+    Raises:
+        TypeError: If the model gives no tensor.
+        ValueError: Naming shapes, or the label.
+    """
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(f"the model should give a tensor of logits, got {type(logits).__name__}; wrap it")
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(
             f"the model should give logits (batch, classes) of 2 classes or more, got {tuple(logits.shape)}"

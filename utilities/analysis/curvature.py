@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from utilities.analysis.calibration import check_batch
 from utilities.loaders import seeded_generator
 from utilities.memory import keeping_freed_memory
 from utilities.precision import choose_precision
-from utilities.utils import resolve_device, split_batch
+from utilities.utils import evaluating, resolve_device, split_batch
 
 MODES = ("eval", "train")
 DTYPES = ("float32", "float64")
@@ -226,6 +227,23 @@ def mini_batches(
             "ask for fewer, or smaller ones"
         )
     return [mixed(*batch, mix, seed, number) for number, batch in enumerate(found[:n_batches])]
+
+
+def check_targets(model: nn.Module, batches: Data, device: str | torch.device) -> None:
+    """Refuse labels that are none of the model's classes, before long work.
+
+    Raises:
+        ValueError: Naming the label.
+    """
+    images, _ = batches[0]
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return  # which is refused where the operator is made
+    with evaluating(model, device) as target, torch.no_grad():
+        outputs = model(images[:1].to(target, parameter.dtype)).cpu()
+    for _, labels in batches:
+        if not labels.is_floating_point():
+            check_batch(outputs.expand(len(labels), -1), labels.cpu())
 
 
 def reading(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -121,7 +121,9 @@ def extreme_eigenpairs(
 
 
 def check_ends(k: int, ends: Sequence[str]) -> None:
-    """Refuse unknown ends, none at all, and k below 1."""
+    """Refuse unknown ends, none at all, a bare name in place of a list, and k below 1."""
+    if isinstance(ends, str):
+        raise TypeError(f"ends should be a list such as ['{ends}'], got the text {ends!r}")
     if k < 1:
         raise ValueError(f"k={k} should be 1 or more")
     for end in ends or ("",):

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.stream import Moments, precise, stream
-from utilities.blocks import blocks, check_sequence, run_blocks, to_maps
+from utilities.blocks import Block, blocks, check_sequence, run_blocks, to_maps
 from utilities.results import Result
 from utilities.utils import versions
 
@@ -97,7 +97,7 @@ def fourier(
     model: nn.Module,
     loader: Iterable[Any],
     *,
-    path: str = "diagonal",
+    path: str | None = None,
     reference: str = "dc",
     window: str = "none",
     layers: Mapping[str, str] | None = None,
@@ -110,7 +110,8 @@ def fourier(
     Args:
         model: See `utilities.blocks.blocks`; it runs in eval mode.
         loader: Yields images, or (images, labels); means and errors are over all of them.
-        path: Along which frequencies: ``"diagonal"``, the frequencies (f, f) and (f, -f) from 0 to Nyquist;
+        path: Along which frequencies. None is ``"diagonal"`` where all maps are square, and ``"radial"`` if any is not;
+            which one it was is in the provenance. ``"diagonal"``, the frequencies (f, f) and (f, -f) from 0 to Nyquist;
             ``"radial"``, the mean over rings of equal |f| from 0 to Nyquist; or ``"paper"``, the published curve: one
             diagonal, without the Nyquist frequency where H is even, on an axis that calls its last point 1.0 pi
             (at 56x56 it is 0.96 pi, at 8x8 0.75 pi), with 1e-6 added to |F|.
@@ -135,7 +136,7 @@ def fourier(
         >>> result.names[:2], result.size[0].tolist(), result.frequency[0].tolist()[:3]
         (['stem', 'layer1.0'], [16, 16], [0.0, 0.125, 0.25])
     """
-    options = {"path": (path, PATHS), "reference": (reference, REFERENCES), "window": (window, WINDOWS)}
+    options = {"path": (path or PATHS[0], PATHS), "reference": (reference, REFERENCES), "window": (window, WINDOWS)}
     for name, (value, known) in options.items():
         if value not in known:
             raise ValueError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
@@ -144,6 +145,11 @@ def fourier(
         for images, _ in batches:
             if not spectra:
                 check_sequence(model, sequence, images[:2])
+                path = path or _fitting_path(model, sequence, images[:1])
+                shape = images.shape[-2:]
+            elif images.shape[-2:] != shape:
+                sizes = " and ".join(f"{height}x{width}" for height, width in (shape, images.shape[-2:]))
+                raise ValueError(f"images of {sizes} pixels have no common frequencies; bring them to one size")
             before = _curves(images, path, reference, window)
             previous = (images.shape[-2:], before)
             for block, features in run_blocks(model, sequence, images):
@@ -156,6 +162,13 @@ def fourier(
                 previous = (maps.shape[-2:], curves)
     facts = {"n": next(iter(spectra.values())).delta.n, "path": path, "reference": reference, "window": window}
     return _collect(list(spectra.values()), dict(provenance or {}) | facts | {"versions": versions()})
+
+
+def _fitting_path(model: nn.Module, sequence: list[Block], images: torch.Tensor) -> str:
+    """Choose the diagonal where all maps are square, and rings where frequencies (f, f) would be few or none."""
+    features = [(block, x) for block, x in run_blocks(model, sequence, images) if x.ndim > 2]
+    sizes = [images.shape[-2:], *(to_maps(block, x, images).shape[-2:] for block, x in features)]
+    return "diagonal" if all(height == width for height, width in sizes) else "radial"
 
 
 def log_amplitude(maps: torch.Tensor, floor: float | None = None) -> torch.Tensor:

@@ -26,6 +26,7 @@ from utilities.analysis.curvature import (
     Mix,
     Objective,
     as_type,
+    check_targets,
     mini_batches,
     said_of_images,
 )
@@ -234,6 +235,8 @@ def hessian_spectra(
         given = f"{tolerance}, {restarts} and {trace_probes}"
         raise ValueError(f"tolerance should be above 0, restarts 1 or more, trace_probes 0 or more; got {given}")
     batches = mini_batches(loader, batch_size, n_batches, mix=mix, seed=seed)
+    if goal.loss == "cross_entropy":
+        check_targets(model, batches, device)
     settings = {"tolerance": tolerance, "lanczos_vectors": lanczos_vectors, "restarts": restarts}
     found, traces = [], []
     with goal.of(model, device) as make:

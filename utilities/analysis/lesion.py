@@ -20,7 +20,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.stream import Moments, precise, stream
+from utilities.analysis.calibration import check_batch
+from utilities.analysis.stream import Moments, precise, readable_twice, stream
 from utilities.blocks import Block, Residual, blocks, check_sequence, run_blocks
 from utilities.lambda_layer import LambdaLayer
 from utilities.results import Result
@@ -121,6 +122,8 @@ def lesions(
     for name, value, known in (("units", units, UNITS), ("ablation", ablation, ABLATIONS)):
         if value not in known:
             raise ValueError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
+    if ablation == "mean":
+        readable_twice(loader, "mean ablation")
     sequence = blocks(model)
     run = {"device": device, "progress": progress}
     removed: list[Unit] = []
@@ -133,6 +136,7 @@ def lesions(
                 removed = find_units(sequence, images[:1], whole=units == "block")
                 replaced = _means(model, sequence, removed, loader, run) if ablation == "mean" else {}
             features = [images, *(after for _, after in run_blocks(model, sequence, images))]
+            check_batch(features[-1], labels)
             right, loss = _scores(features[-1], labels)
             without = []
             for unit in removed:

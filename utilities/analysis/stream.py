@@ -43,7 +43,7 @@ def stream(
         An iterator of (images, labels) on the device; labels are None where there are none.
 
     Raises:
-        ValueError: If there is no image, or no labels where they are needed.
+        ValueError: If there is no image, no labels where they are needed, or an image is not a finite float tensor.
 
     Example:
         >>> with stream(nn.Flatten(), [torch.ones(2, 3, 4, 4)], device="cpu") as batches:
@@ -60,6 +60,9 @@ def _batches(loader: Iterable[Any], target: torch.device, description: str, labe
         images, labels = split_batch(batch)
         if labels is None and labelled:
             raise ValueError(f"{description}: labels are needed; the loader should yield (images, labels)")
+        if not images.is_floating_point() or not images.isfinite().all():
+            kind = "NaN or infinity" if images.is_floating_point() else str(images.dtype).removeprefix("torch.")
+            raise ValueError(f"{description}: images should be finite float tensors, normalised; batch holds {kind}")
         if len(images):
             count += len(images)
             yield images.to(target), None if labels is None else labels.to(target)
@@ -75,6 +78,23 @@ def precise(values: torch.Tensor) -> torch.Tensor:
         torch.float64
     """
     return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+
+
+def readable_twice(loader: Iterable[Any], what: str) -> None:
+    """Refuse what can be read once only, such as a generator, where two passes are needed.
+
+    Raises:
+        TypeError: Naming the remedy.
+
+    Example:
+        >>> readable_twice(iter([1]), "mean ablation")
+        Traceback (most recent call last):
+        TypeError: mean ablation reads the images twice, which a list_iterator does not allow; pass a list or DataLoader
+    """
+    if isinstance(loader, Iterator):
+        raise TypeError(
+            f"{what} reads the images twice, which a {type(loader).__name__} does not allow; pass a list or DataLoader"
+        )
 
 
 class Moments:

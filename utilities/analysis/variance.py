@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.stream import Moments, precise, stream
+from utilities.analysis.stream import Moments, precise, readable_twice, stream
 from utilities.blocks import Block, blocks, check_sequence, run_blocks, to_maps
 from utilities.results import Result
 from utilities.utils import versions
@@ -109,14 +109,20 @@ def feature_variance(
     """
     if over not in OVER:
         raise ValueError(f"over {over!r} is not known; choose from {', '.join(OVER)}")
+    if over == "samples":
+        readable_twice(loader, "the variance over samples")
     sequence = blocks(model, layers)
     run = {"device": device, "progress": progress}
     means = _means(model, sequence, loader, run) if over == "samples" else {}
     found: dict[str, _Spread] = {}
+    sizes: set[torch.Size] = set()
     with stream(model, loader, description="variance", **run) as batches:
         for images, _ in batches:
             if not found and over == "positions":
                 check_sequence(model, sequence, images[:2])
+            sizes.add(images.shape[-2:])
+            if len(sizes) > 1:
+                raise ValueError(f"images have several sizes, {sorted(map(tuple, sizes))}; bring them to one")
             before = None
             for block, features in run_blocks(model, sequence, images):
                 if features.ndim < 3:

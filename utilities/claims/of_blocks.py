@@ -32,15 +32,29 @@ def claims_of_fourier(results: Mapping[str, Fourier]) -> list[Claim]:
     ]
     models = by_family(results)
     if {"cnn", "vit"} <= models.keys():
-        high = {name: (models[name].high[-1], models[name].high_stderr[-1]) for name in ("cnn", "vit")}
-        difference, error = high["cnn"][0] - high["vit"][0], np.hypot(high["cnn"][1], high["vit"][1])
-        found = (
-            f"Delta log amplitude at the last block's highest frequency: {_pm(*high['vit'])} in the ViT, "
-            f"{_pm(*high['cnn'])} in the CNN; their last grids are {_grid(models['vit'])} and {_grid(models['cnn'])}"
-        )
-        text = "the features of a ViT end with less high frequency than those of a CNN"
-        claims.append(Claim(text, f"{PAPER}, Fig. 2a", found, judge(difference, error)))
+        claims.append(_fewer_high_frequencies(models["cnn"], models["vit"]))
     return claims
+
+
+def _fewer_high_frequencies(cnn: Fourier, vit: Fourier) -> Claim:
+    """Compare the last blocks at the highest frequency of the image that both grids hold."""
+    text, where = "the features of a ViT end with less high frequency than those of a CNN", f"{PAPER}, Fig. 2a"
+    own = (
+        f"at the highest frequency of each one's own grid, which are not the same one: {_pm(vit.high[-1])} in the ViT "
+        f"({_grid(vit)}), {_pm(cnn.high[-1])} in the CNN ({_grid(cnn)})"
+    )
+    rows = [np.nan_to_num(result.pixel_frequency[-1], nan=-1).round(9) for result in (cnn, vit)]
+    shared, *places = np.intersect1d(*rows, return_indices=True)
+    if shared.max(initial=0) <= 0:
+        return Claim(text, where, f"the last grids have no frequency in common; {own}", None)
+    at = [int(place[shared.argmax()]) for place in places]
+    values = [(r.delta[-1, i], r.delta_stderr[-1, i]) for r, i in zip((cnn, vit), at, strict=True)]
+    (high, error), (low, other) = values
+    found = (
+        f"Delta log amplitude of the last block at {shared.max():.3g} pi per pixel of the image: {_pm(low, other)} in "
+        f"the ViT, {_pm(high, error)} in the CNN; {own}"
+    )
+    return Claim(text, where, found, judge(high - low, np.hypot(error, other)))
 
 
 def claims_of_variance(results: Mapping[str, Variance]) -> list[Claim]:
@@ -81,7 +95,7 @@ def claims_of_lesions(results: Mapping[str, Lesions]) -> list[Claim]:
     for model, result in results.items():
         early, late = (_mean(result, np.flatnonzero(half)) for half in (result.depth <= 0.5, result.depth > 0.5))
         found = f"{model}: a unit of the first half costs {_percent(*early)}, one of the second half {_percent(*late)}"
-        verdict = judge(early[0] - late[0], np.hypot(early[1], late[1]))
+        verdict = judge(early[0] - late[0], early[1] + late[1])
         claims.append(Claim("early units matter more than late ones", where, found, verdict))
     for model, result in results.items():
         if {"msa"} < set(result.kinds):
@@ -90,23 +104,30 @@ def claims_of_lesions(results: Mapping[str, Lesions]) -> list[Claim]:
 
 
 def _at_stage_ends(model: str, result: Lesions, where: str) -> list[Claim]:
-    """Compare the last attention of each stage with the last other unit of it, and the first with the first."""
-    claims = []
+    """Compare the last attention of each stage with the last other unit of it, and the first with the first.
+
+    Where every stage has one pair only, both would be the same comparison, and the first stands alone.
+    """
+    claims: list[Claim] = []
+    compared: list[list[tuple[int, int]]] = []
     for text, place, sign in (
         ("at the end of a stage, attention matters more than convolutions or MLPs", -1, 1),
         ("at the start of a stage, convolutions or MLPs matter more than attention", 0, -1),
     ):
-        differences = []
+        differences, pairs = [], []
         for stage in sorted(set(result.stages)):
             units = [i for i, other in enumerate(result.stages) if other == stage]
             attention, rest = ([i for i in units if (result.kinds[i] == "msa") == kind] for kind in (True, False))
             if attention and rest:
                 a, b = attention[place], rest[place]
-                error = np.hypot(result.drop_stderr[a], result.drop_stderr[b])
+                pairs.append((a, b))
+                # Both were measured on the same images: the sum of their errors is the most theirs can be.
+                error = result.drop_stderr[a] + result.drop_stderr[b]
                 differences.append((sign * (result.drop[a] - result.drop[b]), error))
-        if differences:
+        if differences and pairs not in compared:
+            compared.append(pairs)
             values, errors = np.array(differences).T
-            mean, error = float(values.mean()), float(np.sqrt((errors**2).sum()) / len(errors))
+            mean, error = float(values.mean()), float(errors.mean())
             found = (
                 f"{model}: the difference in the direction of the claim is {_percent(mean, error)} on average over "
                 f"{len(values)} stage{'s' * (len(values) > 1)}, above 0 in {int((values > 0).sum())}"
@@ -145,15 +166,14 @@ def _peaks(result: Variance, where: str) -> Claim:
 
 
 def _mean(result: Lesions, places: np.ndarray) -> tuple[float, float]:
-    """Average the drops of some units; the error counts images alone, and units as if independent."""
+    """Average the drops of some units, with the most that the error over their shared images can be."""
     if not len(places):
         return float("nan"), float("nan")
-    errors = result.drop_stderr[places]
-    return float(result.drop[places].mean()), float(np.sqrt((errors**2).sum()) / len(places))
+    return float(result.drop[places].mean()), float(result.drop_stderr[places].mean())
 
 
-def _pm(value: float, error: float) -> str:
-    return f"{value:.2f} +- {error:.2f}"
+def _pm(value: float, error: float | None = None) -> str:
+    return f"{value:.2f}" if error is None else f"{value:.2f} +- {error:.2f}"
 
 
 def _percent(value: float, error: float) -> str:

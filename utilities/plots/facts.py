@@ -95,7 +95,8 @@ def marker(model: str) -> str:
 def tidy(axes: Iterable[Axes]) -> None:
     """Give axes small tick labels and no upper and right frame."""
     for ax in axes:
-        ax.tick_params(labelsize=6)
+        ax.tick_params(which="major", labelsize=6)
+        ax.tick_params(which="minor", labelsize=5)  # of logarithmic axes over a decade or less
         ax.xaxis.label.set_size(7)
         ax.yaxis.label.set_size(7)
         ax.title.set_size(7)

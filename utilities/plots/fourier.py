@@ -77,7 +77,7 @@ def plot_gain(results: Mapping[str, Fourier] | Fourier) -> Figure:
         the grid.
     """
     results = named(results)
-    figure, axes = new_figure(0.9 + 2.0 * len(results), 2.5, 1, len(results), sharey=True, squeeze=False)
+    figure, axes = new_figure(0.9 + 2.0 * len(results), 2.5, 1, len(results), sharex=True, sharey=True, squeeze=False)
     seen: set[str] = set()
     for ax, (title, result) in zip(axes[0], results.items(), strict=True):
         kept = np.isfinite(result.change)

@@ -45,9 +45,11 @@ def plot_lesions(results: Mapping[str, Lesions] | Lesions, value: str = "drop") 
             ax.axvline(i + 0.5, color="0.6", linestyle="--", linewidth=0.6)
         ax.axhline(0, color="0.2", linewidth=0.6)
         ax.set_xticks(x, result.names, rotation=90)
+        for text, kind in zip(ax.get_xticklabels(), result.kinds, strict=True):
+            text.set_fontweight("bold" if kind == "msa" else "normal")
         ax.set(title=wrap(label, 6), xlim=(-0.7, len(x) - 0.3))
     figure.supylabel("drop of accuracy (percent points)" if value == "drop" else "rise of loss (nats)", fontsize=7)
-    axes[0, 0].bar([0], [0], color=FILLS["msa"], edgecolor="0.2", label="attention")
+    axes[0, 0].bar([0], [0], color=FILLS["msa"], edgecolor="0.2", label="attention (bold names)")
     axes[0, 0].bar([0], [0], color="white", edgecolor="0.2", label="convolution or MLP")
     way = WAYS.get(facts_of(list(results.values()), "ablation"), "removed")
     note = f"Each unit by itself {way}. Dashed: stages. Bars: one standard error over images, paired."
