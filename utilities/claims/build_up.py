@@ -8,7 +8,7 @@ from utilities.analysis.classification import Classification
 from utilities.claims.claim import Claim, judge
 from utilities.claims.classification import paired_difference
 
-WHERE = "Park & Kim 2022, Fig. 12"
+WHERE = "Park & Kim 2022, build-up on CIFAR-100"
 
 
 def claims_of_build_up(steps: Mapping[str, Classification]) -> list[Claim]:

@@ -60,7 +60,7 @@ def claims_of_classification(results: Mapping[str, Classification]) -> list[Clai
         "AlterNet, a CNN whose blocks at the end of stages are self-attention, is more accurate than the CNN, on "
         "small data sets too (84.0 % and 82.5 % on CIFAR-100)"
     )
-    source = "Park & Kim 2022, abstract and section 4, https://arxiv.org/abs/2202.06709"
+    source = "Park & Kim 2022, abstract, https://arxiv.org/abs/2202.06709"
     cnn = next((name for name in results if family(name) == "cnn"), None)
     hybrid = next((name for name in results if name.startswith("alternet")), None)
     if cnn is None or hybrid is None:

@@ -12,7 +12,7 @@ from utilities.claims.claim import Claim, by_family, judge
 
 SOURCE = "Park & Kim 2022, Figs. 1c and 4, https://arxiv.org/abs/2202.06709"
 IMPLIED = "implied by Park & Kim 2022, Fig. 1c, https://arxiv.org/abs/2202.06709, which shows no hybrid"
-OTHER = "Chen et al. 2022, Table 1, https://arxiv.org/abs/2106.01548"
+OTHER = "Chen et al. 2022, https://arxiv.org/abs/2106.01548"
 NAMES = {"cnn": "CNN", "hybrid": "hybrid", "vit": "ViT"}
 Measure = Callable[[HessianSpectra], tuple[float, float]]
 

@@ -1,4 +1,4 @@
-"""Accuracy and loss on the way from a CNN to a hybrid (Park & Kim 2022, Fig. 12)."""
+"""Accuracy and loss on the way from a CNN to a hybrid."""
 
 from __future__ import annotations
 
