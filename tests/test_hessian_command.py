@@ -129,6 +129,8 @@ def test_the_history_of_a_study_has_start_warm_up_and_end(monkeypatch):
     monkeypatch.setattr(Study, "recipe", Recipe("digits", epochs=4))
     history = along_training([study], 1, {"resnet18": final}, train={"n_images": 40}, **options)
     assert list(history["resnet18"]) == [0, 1, 4]
+    history = along_training([study], 1, {"resnet18": final}, train={"n_images": 40}, start=False, **options)
+    assert list(history["resnet18"]) == [1, 4]
 
 
 def test_figures_draw_the_results():

@@ -134,6 +134,7 @@ def along_training(
     *,
     train: Mapping[str, Any] | None = None,
     mixing: bool = False,
+    start: bool = True,
     **options: Any,
 ) -> dict[str, dict[int, HessianSpectra]]:
     """Compute the spectra of each study's model at the start, at the end of the warm-up, and put the final ones to it.
@@ -147,6 +148,7 @@ def along_training(
         finals: Name of the model -> spectra after training, on the same images.
         train: Options of `utilities.study.Study.training_loader`.
         mixing: Whether images are mixed as in training, see `utilities.study.Study.mixing`.
+        start: Whether the initial weights are among the snapshots.
         **options: Of `utilities.analysis.hessian.hessian_spectra`.
 
     Returns:
@@ -158,6 +160,8 @@ def along_training(
         last, warm = max(snapshots), int(study.recipe.warmup)
         chosen = {epoch: snapshots[epoch] for epoch in (0, warm if 0 < warm < last else every) if epoch in snapshots}
         chosen.pop(last, None)
+        if not start:
+            chosen.pop(0, None)
         for model in chosen.values():
             if any(isinstance(module, _BatchNorm) for module in model.modules()):
                 estimate_batch_norm(model, study.loader("train"))
