@@ -483,3 +483,21 @@ def test_a_line_has_no_contours():
         plot_surfaces(whole, of="loss")
     assert len(plot_cuts(line).axes) == 2
     assert "one direction" in claims_of_landscape({"resnet18": line, "vit_tiny_patch2_16": line})[0].found
+
+
+def test_a_run_is_the_same_run_with_another_number_of_threads(tmp_path):
+    """Sums over a million weights differ in their last digits; parts of a run may have other threads than the whole."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1000), nn.ReLU(), nn.Linear(1000, 1000), nn.Linear(1000, 4))
+    batch = torch.randn(4, 1, 4, 4), torch.arange(4)
+    options = {"points": 3, "one_dimensional": True, "resume": tmp_path / "run", **QUIET}
+    before, runs = torch.get_num_threads(), []
+    try:
+        for part, threads in ((0, 1), (1, 2)):
+            torch.set_num_threads(threads)
+            runs.append(loss_landscape(model, [batch], part=(part, 2), **options).provenance["run"])
+        whole = loss_landscape(model, [batch], **options)  # finds the points of both
+    finally:
+        torch.set_num_threads(before)
+    assert set(runs) == {whole.provenance["run"]}
+    assert np.isfinite(whole.nll).all()

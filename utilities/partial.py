@@ -33,9 +33,9 @@ def fingerprint(models: list[nn.Module], facts: Any) -> str:
     for model in models:
         digest.update(f"{type(model).__qualname__} {model!r}".encode())
         for name, value in model.state_dict().items():
-            value = value.detach().double().flatten()
-            weights = torch.arange(1, len(value) + 1, device=value.device, dtype=value.dtype).sqrt()
-            digest.update(f"{name} {value.sum().item():.12e} {(value * weights).sum().item():.12e}".encode())
+            # Bytes, not sums: a sum depends on the number of threads, which other processes may have.
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

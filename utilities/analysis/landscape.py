@@ -221,7 +221,9 @@ def loss_landscape(
     settings = {"points": points, "extent": extent, "one_dimensional": one_dimensional, "seed": seed}
     settings |= {"orthogonal": directions.orthogonal, "directions": kind, "batch_norm": batch_norm}
     saved = None if resume is None else Points(resume, (provenance or {}).get("model", ""), part[0])
-    own = fingerprint([model], (settings, {k: f"{v:.12e}" for k, v in products.items()}, code_of(loss)))
+    # Random directions are told by their seed: their norms, and so their last bits, depend on the number of threads.
+    own_directions = b"" if kind == "random" else directions.first.tobytes() + directions.second.tobytes()
+    own = fingerprint([model], (settings, hashlib.sha256(own_directions).hexdigest(), code_of(loss)))
     with same_epoch(loader), stream(model, loader, device=device, labelled=True, progress=progress) as batches:
         frozen = freeze(batches, n_images, mix, seed, memory)
         run = hashlib.sha256(f"{own} {digest_of(frozen)}".encode()).hexdigest()
