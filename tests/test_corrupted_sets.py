@@ -7,7 +7,7 @@ from torch import nn
 from utilities.corrupted_sets import load_corrupted, locate, robustness_on_files
 from utilities.corruptions import CORRUPTIONS
 from utilities.datasets import CIFAR
-from utilities.loaders import ImageDataset, Source
+from utilities.images import ImageDataset, Source
 
 PER_SEVERITY = 6
 WNIDS = ["n01440764", "n01443537"]

@@ -1,12 +1,14 @@
 """The notebooks' settings and the comparison behind them, on a small model."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from utilities import study as module
 from utilities.compare import Similarity
+from utilities.group import Group
 from utilities.plots.similarity import plot_similarity
 from utilities.study import Study, describe
 from utilities.utils import PROJECT_ROOT
@@ -78,6 +80,36 @@ def test_too_low_an_accuracy_is_refused_only_at_the_profiles_own_settings(small)
         Study("x", "wide_resnet50").require(0.94)
     Study("x", "resnet18").require(0.95)
     Study("x", "resnet18", epochs=1).require(0.5)
+
+
+def test_settings_on_canvas(small):
+    study = Study("x", "vit_tiny_patch4_24", dataset="canvas")
+    assert (study.recipe.dataset, study.recipe.image_size) == ("canvas", 24)
+    assert (study.epochs, study.recipe.epochs) == (module.CANVAS_TRAINING[study.model]["epochs"],) * 2
+    with pytest.raises(AssertionError, match=r"reached 87\.0% on canvas, not 88%"):
+        study.require(0.87)
+    study.require(0.88)
+    Study("x", "vit_tiny_patch4_24", dataset="canvas", epochs=1).require(0.5)
+    with pytest.raises(AssertionError, match="not 95%"):
+        Study("x", "resnet18", dataset="canvas").require(0.94)
+    assert Study("x", "resnet18").recipe.n_images is None  # on digits nothing has changed
+    Study("x", "swin_tiny_patch2_16", dataset="canvas").require(0.5)  # has no settings there, and so nothing required
+
+
+def test_masks_are_for_testing(small):
+    study = replace(small, model="vit_tiny_patch4_24", dataset="canvas", batch_size=20)
+    images, labels, masks = next(iter(study.loader(n_images=20)))
+    assert (images.shape[-1], len(labels), masks.shape) == (24, 20, (20, 24, 24))
+    for loader in (study.loader("train"), study.training_loader(n_images=20), study.training_loader(augment=False)):
+        assert len(next(iter(loader))) == 2
+    study.accuracy(study.random_model(0), n_images=40)
+
+
+def test_a_data_set_for_each_profile():
+    names = {"quick": "canvas", "paper": "imagenet-s919"}
+    assert Study("x", "resnet18", dataset=names).dataset == "canvas"
+    assert Study("x", "resnet18", "paper", dataset=names).recipe.dataset == "imagenet-s919"
+    assert str(Group("x", ["resnet18"], dataset=names)) == "resnet18 on canvas, quick profile, seed 0"
 
 
 def test_description_reads_the_matrix():

@@ -3,9 +3,15 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from utilities.vit import vit_large_patch32_224, vit_tiny_patch2_16, vit_tiny_patch2_32, vit_tiny_patch4_32
+from utilities.vit import (
+    vit_large_patch32_224,
+    vit_tiny_patch2_16,
+    vit_tiny_patch2_32,
+    vit_tiny_patch4_24,
+    vit_tiny_patch4_32,
+)
 
-SMALL = {vit_tiny_patch2_16: 16, vit_tiny_patch4_32: 32, vit_tiny_patch2_32: 32}
+SMALL = {vit_tiny_patch2_16: 16, vit_tiny_patch4_24: 24, vit_tiny_patch4_32: 32, vit_tiny_patch2_32: 32}
 
 
 @pytest.mark.parametrize(("build", "size"), SMALL.items(), ids=lambda x: getattr(x, "__name__", x))
@@ -17,6 +23,13 @@ def test_small_vits(build, size):
         logits = model(torch.randn(2, 1, size, size))
     assert logits.shape == (2, 7)
     assert (logits[0] != logits[1]).all()  # untrained, and yet no constant
+
+
+def test_the_vit_for_canvases_has_six_patches_across():
+    model = vit_tiny_patch4_24(num_classes=10)
+    assert model.patch_embed.grid_size == (6, 6)
+    assert (len(model.blocks), model.embed_dim, model.blocks[0].attn.num_heads) == (6, 96, 4)
+    assert sum(p.numel() for p in model.parameters()) == 680_554
 
 
 def test_small_vits_start_with_positions_that_differ():

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from utilities.loaders import Augmentation, ImageDataset
+from utilities.images import Augmentation, ImageDataset
 from utilities.recipes import Recipe
 
 _RAND_AUGMENT = re.compile(r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?))*")

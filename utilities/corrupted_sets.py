@@ -26,8 +26,9 @@ from utilities.analysis.robustness import FAMILIES, Robustness, check_sets, scor
 from utilities.analysis.stream import Moments, stream
 from utilities.corruptions import CORRUPTIONS, SEVERITIES
 from utilities.datasets import CIFAR, balanced, load_dataset
-from utilities.folders import open_file, scan
-from utilities.loaders import ImageDataset, Loader, Source, make_loader
+from utilities.folders import imagenet_classes, open_file, scan
+from utilities.images import ImageDataset, Source
+from utilities.loaders import Loader, make_loader
 from utilities.utils import PROJECT_ROOT, versions
 
 CLEAN = {"cifar10-c": "cifar10", "cifar100-c": "cifar100", "imagenet-c": "imagenet"}
@@ -180,17 +181,13 @@ def _archive_of(name: str) -> str:
 
 def _read_folders(path: Path) -> Source:
     """Read class folders of images that have their final size already."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    known = info.label_names()
+    known, names = imagenet_classes()
     odd = sorted({entry.name for entry in path.iterdir() if entry.is_dir()} - set(known))
     if odd:
         raise ValueError(f"the classes of {path} are not ImageNet's (such as n01440764): {', '.join(odd[:8])}")
     files, labels = scan([path], known)
     if not files:
         raise ValueError(f"{path} has no class folders; unpack the archive again")
-    names = [info.index_to_description(i).split(",")[0] for i in range(info.num_classes())]
     return Source(names, labels, np.arange(len(files)), size=224, open=partial(open_file, files))
 
 

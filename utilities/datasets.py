@@ -2,11 +2,15 @@
 
 ====================  ===================================================================================
 ``digits``            scikit-learn's 1,797 bundled 8x8 digits, 16x16 by default; needs no network
+``canvas``            those digits, each at a random place on a canvas of noise, 24x24; masks; needs no network
 ``photos``            crops of scikit-learn's two bundled photographs, 224x224; needs no network
 ``cifar10/cifar100``  the official Python archives, downloaded when missing; 32x32
 ``imagenet``          class folders ``ROOT/imagenet/train/n01440764/...`` and ``ROOT/imagenet/val/...``; 224x224
+``imagenet-s919``     and ``-s300``, ``-s50``: ImageNet-S, see `utilities.imagenet_s`; masks; 224x224
 ``folder:PATH``       any class folders: ``PATH/train/CLASS/*.jpg`` and ``PATH/test/CLASS/*.jpg`` (or ``val``)
 ====================  ===================================================================================
+
+``canvas`` and ImageNet-S come with masks of the objects: items are (image, label, mask).
 
 The test set is for reporting only. Where a set has no validation part of its own, a tenth of its training images
 is held out, the same for every seed: of each class, drawn once; of CIFAR the last tenth of the training files (the
@@ -32,13 +36,17 @@ from PIL import Image
 from torchvision import datasets as official
 from torchvision.datasets.utils import calculate_md5, check_integrity
 
-from utilities.folders import find_folder, read_folders, take_part
-from utilities.loaders import Augmentation, ImageDataset, Loader, Source, make_loader
+from utilities.canvas import canvas_source
+from utilities.folders import find_folder, imagenet_classes, read_folders, take_part
+from utilities.imagenet_s import FOLDERS, read_imagenet_s
+from utilities.images import Augmentation, ImageDataset, Source
+from utilities.loaders import Loader, make_loader
 from utilities.utils import PROJECT_ROOT
 
 __all__ = ["NAMES", "SPLITS", "Augmentation", "ImageDataset", "Loader", "load_dataset", "make_loader"]
 
-NAMES = ("digits", "cifar10", "cifar100", "imagenet", "photos", "folder:PATH")
+NAMES = ("digits", "canvas", "cifar10", "cifar100", "imagenet", *FOLDERS, "photos", "folder:PATH")
+MASKED = ("canvas", *FOLDERS)  # sets whose objects are marked
 SPLITS = ("train", "validation", "test", "train+validation")
 # Mean and standard deviation over all pixels of the training set (CIFAR-10: not the .2023 that is often seen,
 # which is the mean of each image's own deviation).
@@ -62,27 +70,32 @@ def load_dataset(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     transform: Callable[[Image.Image], torch.Tensor] | None = None,
+    masks: bool | None = None,
     download: bool = True,
 ) -> ImageDataset:
     """Load one split of a set of images by name.
 
     Args:
-        name: ``digits``, ``photos``, ``cifar10``, ``cifar100``, ``imagenet`` or ``folder:PATH``, where a relative
-            PATH is looked for in the working directory, then in the project. A PATH that holds class folders
-            directly is cut into 70 % train and 30 % test of each class, the same for every seed. With ``train``,
-            ``val`` and ``test`` folders each is what it says; with two, ``test`` or ``val`` is the test set.
+        name: One of `NAMES`, see the table above. Of ``folder:PATH`` a relative PATH is looked for in the working
+            directory, then in the project. A PATH that holds class folders directly is cut into 70 % train and 30 %
+            test of each class, the same for every seed. With ``train``, ``val`` and ``test`` folders each is what it
+            says; with two, ``test`` or ``val`` is the test set.
         split: ``train``, ``validation``, ``test`` or ``train+validation``.
         image_size: Height and width in pixels; None is the set's own. Whole images are resized bilinearly, the
             shorter side first, and cropped at the centre (ImageNet: 256 to 224, and so in proportion). Folders
             whose first images differ in size default to 224.
         n_images: Keep this many, as equal a number of each class as there are; None keeps all.
-        seed: Seed of that choice, and of the crops of ``photos`` (whose splits are separate parts of the picture).
-        augment: Shift by up to size/8 pixels and mirror, see `utilities.loaders.Augmentation`. Digits are never
+        seed: Seed of that choice, of the crops of ``photos`` (whose splits are separate parts of the picture), and of
+            the places and the noise of ``canvas`` (whose splits share no digit).
+        augment: Shift by up to size/8 pixels and mirror, see `utilities.images.Augmentation`. Digits are never
             mirrored: mirrored digits are other symbols.
         root: Folder of downloaded sets; None is ``data`` in the project.
         mean: Three channel means of images in 0..1; None is the set's own (``folder`` and ``photos``: ImageNet's).
         std: Three channel deviations; None likewise.
         transform: Turns an RGB ``PIL.Image`` into a float tensor (3, size, size) in place of all of the above.
+            Masks go through it as well, drawn as pictures, so that with masks it may not draw random numbers.
+        masks: Whether to add each object's mask as a third item, see `utilities.images.ImageDataset`; None does so
+            where the set has them.
         download: Whether CIFAR may be fetched when it is missing.
 
     Returns:
@@ -103,19 +116,13 @@ def load_dataset(
         >>> image.shape, digits.classes[label]
         (torch.Size([3, 16, 16]), '0')
     """
-    _check(name, split, image_size, n_images, seed)
+    _check(name, split, image_size, n_images, seed, masks)
     if transform is not None and (image_size, mean, std) != (None, None, None):
         raise ValueError("a transform decides on image_size, mean and std by itself: leave those out")
     root = PROJECT_ROOT / "data" if root is None else Path(root)
-    if name in CIFAR:
-        source = _cifar(name, split, root, download)
-    elif name == "imagenet":
-        source = _imagenet(root.resolve() / "imagenet", split)
-    elif name.startswith("folder:"):
-        path = find_folder(name.removeprefix("folder:"))
-        name, source = f"folder:{path.name}", read_folders(path, split)
-    else:
-        source = _digits(split) if name == "digits" else _photos(split, seed)
+    name, source = _read(name, split, root, seed, image_size, download)
+    if masks is False:
+        source = replace(source, masks=None, open_mask=None)
     own = {"size": image_size, "mean": mean, "std": std}
     source = replace(source, **{key: value for key, value in own.items() if value is not None})
     if len(source.mean) != 3 or len(source.std) != 3 or min(source.std) <= 0:
@@ -133,16 +140,34 @@ def load_dataset(
     return dataset
 
 
-def _check(name: str, split: str, image_size: int | None, n_images: int | None, seed: int) -> None:
+def _check(name: str, split: str, image_size: int | None, n_images: int | None, seed: int, masks: bool | None) -> None:
     if name not in NAMES[:-1] and not name.startswith("folder:"):
         close = difflib.get_close_matches(name.lower().replace("-", ""), NAMES, cutoff=0.5)
         hint = f"; close: {', '.join(close)}" if close else ""
         raise ValueError(f"dataset {name!r} is not known{hint}; known: {', '.join(NAMES)}")
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not known; use one of {', '.join(SPLITS)}")
+    if masks and name not in MASKED:
+        raise ValueError(f"{name} has no masks; sets that have them: {', '.join(MASKED)}")
     for key, value, least in (("image_size", image_size, 1), ("n_images", n_images, 1), ("seed", seed, 0)):
         if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
             raise ValueError(f"{key} should be a whole number of at least {least}, got {value!r}")
+
+
+def _read(name: str, split: str, root: Path, seed: int, image_size: int | None, download: bool) -> tuple[str, Source]:
+    """Give the name for captions and the images of the split."""
+    if name in CIFAR:
+        return name, _cifar(name, split, root, download)
+    if name == "imagenet":
+        return name, _imagenet(root.resolve() / "imagenet", split)
+    if name in FOLDERS:
+        return name, read_imagenet_s(name, root.resolve(), split)
+    if name.startswith("folder:"):
+        path = find_folder(name.removeprefix("folder:"))
+        return f"folder:{path.name}", read_folders(path, split)
+    if name == "canvas":
+        return name, canvas_source({part: _digits(part) for part in split.split("+")}, seed, image_size)
+    return name, _digits(split) if name == "digits" else _photos(split, seed)
 
 
 def balanced(labels: np.ndarray, n_images: int, seed: int) -> np.ndarray:
@@ -243,11 +268,8 @@ def _fetch_cifar(name: str, root: Path, download: bool) -> None:
 
 
 def _imagenet(path: Path, split: str) -> Source:
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    names = [info.index_to_description(i).split(",")[0] for i in range(info.num_classes())]
-    source = read_folders(path, split, info.label_names())
+    wnids, names = imagenet_classes()
+    source = read_folders(path, split, wnids)
     return replace(source, classes=names, size=224, zoom=256 / 224)
 
 

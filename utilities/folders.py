@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from utilities.loaders import Source
+from utilities.images import Source
 from utilities.utils import PROJECT_ROOT
 
 LAYOUT = "expected: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg"
@@ -71,7 +71,13 @@ def find_folder(name: str) -> Path:
     return found.resolve()
 
 
-def _subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """Name the folders in a folder, sorted, hidden ones left out; none if it is not there.
+
+    Example:
+        >>> subfolders(Path("/nowhere"))
+        []
+    """
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
@@ -89,10 +95,10 @@ def read_folders(path: Path, split: str, known: list[str] | None = None) -> Sour
         FileNotFoundError: If a split has no folder.
         ValueError: If a class folder is empty, or splits have different classes.
     """
-    parts = {part: found for part in ("train", "val", "test") if (found := _subfolders(path / part))}
-    direct = not parts and known is None and set(_subfolders(path)) - {"train", "val", "test"}
+    parts = {part: found for part in ("train", "val", "test") if (found := subfolders(path / part))}
+    direct = not parts and known is None and set(subfolders(path)) - {"train", "val", "test"}
     if direct:
-        parts = {"": _subfolders(path)}
+        parts = {"": subfolders(path)}
     wanted = _wanted(parts, split)
     missing = [part for part in wanted if part not in parts]
     if missing:
@@ -133,11 +139,11 @@ def scan(folders: list[Path], classes: list[str]) -> tuple[list[Path], np.ndarra
     """List the images of every class folder, sorted by path."""
     files, labels = [], []
     for folder in folders:
-        for name in _subfolders(folder):
-            inner = _subfolders(folder / name)
-            found = _images(folder / name)
+        for name in subfolders(folder):
+            inner = subfolders(folder / name)
+            found = images_in(folder / name)
             if not found and len(inner) == 1:  # Tiny ImageNet's CLASS/images/*.JPEG
-                found = _images(folder / name / inner[0])
+                found = images_in(folder / name / inner[0])
             if not found:
                 hint = f"; it has folders, is it a set itself (folder:{folder / name})?" if inner else ""
                 raise ValueError(f"class folder {folder / name} has no image ({', '.join(IMG_EXTENSIONS)}){hint}")
@@ -146,9 +152,24 @@ def scan(folders: list[Path], classes: list[str]) -> tuple[list[Path], np.ndarra
     return files, np.array(labels)
 
 
-def _images(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """List the images in a folder, sorted, hidden ones left out."""
     found = (path for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
     return sorted(path for path in found if path.name[0] != ".")
+
+
+def imagenet_classes() -> tuple[list[str], list[str]]:
+    """Give WordNet's numbers of ImageNet's 1,000 classes, and what the classes are called, in the usual order.
+
+    Example:
+        >>> wnids, names = imagenet_classes()
+        >>> wnids[0], names[0]
+        ('n01440764', 'tench')
+    """
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return info.label_names(), [info.index_to_description(i).split(",")[0] for i in range(info.num_classes())]
 
 
 def open_file(files: list[Path], index: int, header: bool = False) -> Image.Image | tuple[int, int]:

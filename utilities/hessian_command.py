@@ -286,7 +286,8 @@ def _prepared(given: argparse.Namespace, name: str, weights: str) -> tuple[nn.Mo
     options: dict[str, Any] = input_options(name)
     options |= {} if given.image_size is None else {"image_size": given.image_size}
     plain, strong = (
-        load_dataset(given.dataset, "train", seed=given.seed, augment=augment, **options) for augment in (False, True)
+        load_dataset(given.dataset, "train", seed=given.seed, augment=augment, masks=False, **options)
+        for augment in (False, True)
     )
     recipe = Recipe(crop=given.crop, rand_augment=given.rand_augment, erasing=given.erasing)
     strong.augmentation = augmentation.recipe_augmentation(recipe, strong)

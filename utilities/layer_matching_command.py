@@ -16,8 +16,9 @@ from torch import nn
 
 from utilities.checkpoints import load_checkpoint, read_checkpoint
 from utilities.datasets import load_dataset
+from utilities.images import ImageDataset
 from utilities.layer_matching import INDEXES, VIEWS, LayerMatching, layer_matching
-from utilities.loaders import ImageDataset, Loader, make_loader
+from utilities.loaders import Loader, make_loader
 from utilities.plain_cnn import WIDTHS, PlainCNN
 from utilities.recipes import same_recipe
 from utilities.train import checkpoint_path, load_sets, make_loaders

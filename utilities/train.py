@@ -24,7 +24,8 @@ from torchvision.ops import StochasticDepth
 from utilities.augmentation import recipe_augmentation
 from utilities.checkpoints import read_checkpoint
 from utilities.datasets import load_dataset
-from utilities.loaders import ImageDataset, Loader, make_loader
+from utilities.images import ImageDataset
+from utilities.loaders import Loader, make_loader
 from utilities.memory import keeping_freed_memory
 from utilities.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe, same_recipe
 from utilities.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm
@@ -134,7 +135,8 @@ def fit(
         _run(trainer, recipe, path, facts, save_every, resume, report)
         if recipe.norm_images:
             count = min(recipe.norm_images, len(train.dataset))
-            still = load_dataset(recipe.dataset, "train", n_images=count, seed=seed, image_size=recipe.image_size)
+            options = {"image_size": recipe.image_size, "masks": False}
+            still = load_dataset(recipe.dataset, "train", n_images=count, seed=seed, **options)
             estimate_batch_norm(trainer.model, make_loader(still, count), device)
         result = evaluate(trainer.model, test, device=device)
         report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
@@ -173,7 +175,7 @@ def _create(model_name: str, num_classes: int, seed: int, drop_path: float) -> t
 
 
 def load_sets(recipe: Recipe, seed: int = 0) -> list[ImageDataset]:
-    """Load the training (augmented), validation and test images of a recipe.
+    """Load the training (augmented), validation and test images of a recipe, without masks.
 
     Args:
         recipe: Gives data set, size and number of training images, and their augmentation.
@@ -183,7 +185,7 @@ def load_sets(recipe: Recipe, seed: int = 0) -> list[ImageDataset]:
         >>> [len(data) for data in load_sets(Recipe("digits", n_images=100))]
         [100, 126, 540]
     """
-    options = {"image_size": recipe.image_size}
+    options = {"image_size": recipe.image_size, "masks": False}
     train = load_dataset(recipe.dataset, "train", n_images=recipe.n_images, seed=seed, augment=True, **options)
     train.augmentation = recipe_augmentation(recipe, train)
     return [train, *(load_dataset(recipe.dataset, split, **options) for split in ("validation", "test"))]

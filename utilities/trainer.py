@@ -18,7 +18,7 @@ from utilities.distillation import distillation_loss
 from utilities.loaders import Loader
 from utilities.memory import keeping_freed_memory
 from utilities.recipes import OPTIMIZERS, Recipe, schedule
-from utilities.utils import evaluate, has_fast_bfloat16, resolve_device
+from utilities.utils import evaluate, has_fast_bfloat16, resolve_device, split_batch
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "estimate_batch_norm"]
 
@@ -144,7 +144,8 @@ class Trainer:
         options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False, "disable": not progress}
         # Not a bar around the loader: tqdm would begin an iteration that nobody finishes, workers included.
         with tqdm(total=len(self.train), **options) as bar:
-            for step, (images, labels) in enumerate(self.train):
+            for step, batch in enumerate(self.train):
+                images, labels = split_batch(batch)
                 total += self._step(images.to(self.device), labels.to(self.device), self._mix(images, epoch, step))
                 if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
                     self._refuse_divergence(total[0].item(), epoch, step, rate)

@@ -1,6 +1,6 @@
 """Vision transformers, built on timm (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929).
 
-ViT-L/32 is the study's pure-attention model; the small ones train from scratch on 16- and 32-pixel images.
+ViT-L/32 is the study's pure-attention model; the small ones train from scratch on images of 16 to 32 pixels.
 All are timm ``VisionTransformer``s: a class token, learned position embeddings, pre-norm blocks.
 """
 
@@ -82,6 +82,17 @@ def vit_tiny_patch2_16(num_classes: int = 100, in_channels: int = 3, **kwargs: A
         torch.Size([2, 10])
     """
     size = {"img_size": 16, "patch_size": 2, "embed_dim": 96, "depth": 6, "num_heads": 3}
+    return _small_vit(num_classes, in_channels, **{**size, **kwargs})
+
+
+def vit_tiny_patch4_24(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> VisionTransformer:
+    """Small ViT for 24-pixel images: 36 patches of 4x4, 6 blocks, width 96, 4 heads; arguments as above.
+
+    Example:
+        >>> vit_tiny_patch4_24().patch_embed.num_patches
+        36
+    """
+    size = {"img_size": 24, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 4}
     return _small_vit(num_classes, in_channels, **{**size, **kwargs})
 
 

@@ -35,7 +35,8 @@ _BUILDERS = {
     preact_resnet: "preact_resnet18 preact_resnet34 preact_resnet50 preact_resnet101 preact_resnet152",
     lambda_resnet: "lambda_resnet26 lambda_resnet38 lambda_resnet50",
     alternet: "alternet18 alternet34 alternet50 alternet101 alternet152",
-    vit: "vit_large_patch32_224 vit_tiny_patch2_16 vit_tiny_patch4_32 vit_tiny_patch2_32 vit_ti_patch2_32",
+    vit: "vit_large_patch32_224 vit_tiny_patch2_16 vit_tiny_patch4_24 vit_tiny_patch4_32 vit_tiny_patch2_32 "
+    "vit_ti_patch2_32",
     swin: "swin_tiny_patch2_16 swin_tiny_patch1_32",
     plain_cnn: "plain_cnn8",
     cifar_models: "resnext50 vgg11 vgg13 vgg16 vgg19 alexnet pit_tiny_patch2_32 mixer_tiny_patch2_32",

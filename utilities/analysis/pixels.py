@@ -32,7 +32,7 @@ def to_pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
 
 
 def to_images(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Normalise 8-bit images as `utilities.loaders.ImageDataset` does, see `to_pixels`."""
+    """Normalise 8-bit images as `utilities.images.ImageDataset` does, see `to_pixels`."""
     shift, factor = _scale(pixels, mean, std)
     return pixels.float().sub_(shift).div_(factor)
 

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from utilities.masks import split_masks
 from utilities.memory import keeping_freed_memory
 from utilities.utils import evaluating, split_batch
 
-Batches = Iterator[tuple[torch.Tensor, torch.Tensor | None]]
+Batches = Iterator[tuple[torch.Tensor | None, ...]]
 
 
 @contextmanager
@@ -25,6 +26,7 @@ def stream(
     device: str | torch.device = "auto",
     description: str = "images",
     labelled: bool = False,
+    masked: bool | None = None,
     gradients: bool = False,
     progress: bool = True,
 ) -> Iterator[Batches]:
@@ -36,14 +38,17 @@ def stream(
         device: See `utilities.utils.resolve_device`.
         description: Of the progress bar, which appears after two seconds.
         labelled: Whether a batch without labels is an error.
+        masked: Whether a batch without masks of the objects is an error. Unless this is None, masks come third, or None
+            where there are none.
         gradients: Whether autograd stays on.
         progress: Whether there is a bar at all.
 
     Yields:
-        An iterator of (images, labels) on the device; labels are None where there are none.
+        An iterator of (images, labels), or (images, labels, masks), on the device; None for labels that are not there.
 
     Raises:
-        ValueError: If there is no image, no labels where they are needed, or an image is not a finite float tensor.
+        ValueError: If there is no image, no labels or masks where they are needed, or an image is no finite float
+            tensor.
 
     Example:
         >>> with stream(nn.Flatten(), [torch.ones(2, 3, 4, 4)], device="cpu") as batches:
@@ -51,21 +56,35 @@ def stream(
         [(torch.Size([2, 3, 4, 4]), None)]
     """
     with keeping_freed_memory(), evaluating(model, device) as target, torch.set_grad_enabled(gradients):
-        yield _batches(loader, target, description, labelled, progress)
+        yield _batches(loader, target, description, labelled, masked, progress)
 
 
-def _batches(loader: Iterable[Any], target: torch.device, description: str, labelled: bool, progress: bool) -> Batches:
+def _batches(
+    loader: Iterable[Any],
+    target: torch.device,
+    description: str,
+    labelled: bool,
+    masked: bool | None,
+    progress: bool,
+) -> Batches:
     count = 0
     for batch in tqdm(loader, desc=description, delay=2, leave=False, disable=not progress):
         images, labels = split_batch(batch)
         if labels is None and labelled:
             raise ValueError(f"{description}: labels are needed; the loader should yield (images, labels)")
+        masks = None if masked is None else split_masks(batch)
+        if masks is None and masked:
+            raise ValueError(
+                f"{description}: masks of the objects are needed; the loader should yield (images, labels, masks), as "
+                "load_dataset('canvas') and ImageNet-S do"
+            )
         if not images.is_floating_point() or not images.isfinite().all():
             kind = "NaN or infinity" if images.is_floating_point() else str(images.dtype).removeprefix("torch.")
             raise ValueError(f"{description}: images should be finite float tensors, normalised; batch holds {kind}")
         if len(images):
             count += len(images)
-            yield images.to(target), None if labels is None else labels.to(target)
+            parts = [images, labels] if masked is None else [images, labels, masks]
+            yield tuple(None if part is None else part.to(target) for part in parts)
     if count == 0:
         raise ValueError(f"{description}: the loader yields no image")
 

@@ -165,7 +165,7 @@ def plot_examples(loader: Loader, index: int = 0, severity: int = 3, seed: int =
         >>> figure.axes[0].get_title(), len([ax for ax in figure.axes if ax.images])
         ('clean', 20)
     """
-    images, _ = loader.dataset.batch([index])
+    images = loader.dataset.batch([index])[0]
     pixels = to_pixels(images, *normalisation(loader))
     kinds = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
     shown = {"clean": pixels} | {kind: corrupt(pixels, kind, severity, seed=seed) for kind in kinds}
