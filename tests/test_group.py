@@ -122,6 +122,16 @@ def test_an_analysis_of_each_trained_model(folder, monkeypatch):
     assert facts["dataset"] == "digits (train, augmented)"
     assert seen[0] == ("test", False, 120, None)
     assert seen[2] == ("train", True, 40, None)  # the quick recipe does not mix
+    assert group.analyse(analysis, untrained=True, scale=1)["plain_cnn8"][1]["weights"] == "untrained, seed 0"
+    assert len(seen) == 6
+
+
+def test_results_within_a_mapping_are_named_by_both(compared, folder):
+    group, trained, _ = compared
+    first, *_ = trained.values()
+    save_all(replace(group.studies[0], name="N"), {"a": {"x/y": first, "z": first}, "b": first}, {"f": plt.figure()})
+    assert {path.name for path in (folder / "out").glob("N*.npz")} == {"N.npz", "N_a_z.npz", "N_b.npz"}
+    plt.close("all")
 
 
 def test_the_papers_recipe_is_kept_apart_and_mixes():

@@ -19,6 +19,8 @@ EXPECTED = {
     *("Teacher_Student", "Measures"),
     *("Classification", "Fourier_Analysis", "Feature_Map_Variance", "Loss_Landscape", "Hessian_Spectra", "Robustness"),
     *("Noise_Frequency", "Lesion_Study", "AlterNet_Build_Up"),
+    *("Class_Embedding_Tutorial", "Class_Identifiability", "Mechanistic_Interpretability"),
+    *("Explainability", "Linear_Probing"),
 }
 OF_ONE_MODEL = [path for path in NOTEBOOKS if re.match(r"(Lambda_)?R\d|ViT_", path.stem)]
 EXTRA = {"Compare_Datasets": ["OTHER"]}

@@ -49,6 +49,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def state_of(content: dict[str, Any]) -> dict[str, Any]:
+    """Take the state dictionary out of a checkpoint, without what wrappers put in front of all names.
+
+    Args:
+        content: A state dictionary, or a dictionary that holds one as ``"model"`` or ``"state_dict"``.
+
+    Example:
+        >>> state_of({"epoch": 3, "state_dict": {"module.model.fc.bias": 0}})
+        {'fc.bias': 0}
+    """
+    state = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
+    for prefix in ("_orig_mod.", "module.", "model."):  # of torch.compile, DataParallel, and classes that hold a model
+        if state and all(str(key).startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
 def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked: dict[str, Any]) -> None:
     """Copy a checkpoint's state into a model, in full or not at all.
 
@@ -73,11 +90,7 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
         for key, value in asked.items()
         if value is not None and content.get(key, value) != value
     ]
-    state = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
-    for prefix in ("_orig_mod.", "module."):  # torch.compile and DataParallel put these in front
-        if state and all(str(key).startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    state = map_keys(state, asked["name"])
+    state = map_keys(state_of(content), asked["name"])
     problems += _misfits(model.state_dict(), state)
     if problems:
         raise ValueError(f"checkpoint {path} does not fit {asked['name']}: {'; '.join(problems)}")

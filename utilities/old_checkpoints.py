@@ -17,6 +17,10 @@ layout has changed since:
 | Swin | ``head`` | ``head.fc`` |
 | Swin | buffers ``attn_mask, relative_position_index`` | computed, not saved |
 
+Naseer et al. (2022, https://arxiv.org/abs/2106.04169) published DeiTs (https://github.com/Muzammal-Naseer/ATViT) with a
+module added after each block but the last, which refines its tokens for the classifier and whose entries begin with
+``transformerheads``. The rest is timm's ViT as it is now, see `without_block_heads`.
+
 None of these files comes with this package, and the mapping could not be tried on the files themselves. It is tested on
 states in the documented layouts, and models that timm 0.4.9 and 0.5.4 made gave the same logits here to 1e-6. A file
 that it does not fit is refused like any other checkpoint, never loaded in part.
@@ -99,6 +103,20 @@ def map_keys(state_dict: Mapping[str, Any], model_name: str) -> dict[str, Any]:
         head = ((r"^head\.(weight|bias)$", r"head.fc.\1"),)
         return {_renamed(key, head): value for key, value in _pushed_on(kept, "layers", "downsample").items()}
     return dict(state_dict)
+
+
+def without_block_heads(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Take away the modules that Naseer et al. (2022, https://arxiv.org/abs/2106.04169) added after inner blocks.
+
+    Returns:
+        What is left, and the names of what is not, in order.
+
+    Example:
+        >>> without_block_heads({"head.bias": 0, "transformerheads.0.token_fc.bias": 0})
+        ({'head.bias': 0}, ['transformerheads.0.token_fc.bias'])
+    """
+    extra = [key for key in state_dict if re.match(r"transformerheads\.\d+\.", key)]
+    return {key: value for key, value in state_dict.items() if key not in extra}, extra
 
 
 def _renamed(key: str, rules: tuple[tuple[str, str], ...]) -> str:

@@ -13,6 +13,8 @@ import pandas as pd
 from utilities.utils import write_whole
 
 WIDTH = 110
+LEVEL = 0.05  # of p-values
+LAYERS = {"attn": "attention", "mlp": "the MLP"}
 VERDICTS = {True: "holds on what was run", False: "does NOT hold on what was run", None: "cannot be told from this run"}
 
 
@@ -56,6 +58,16 @@ def judge(difference: float, error: float) -> bool | None:
         (True, False, None, None)
     """
     return True if difference > 2 * error else False if difference < -2 * error else None
+
+
+def all_hold(verdicts: Sequence[bool | None]) -> bool | None:
+    """Tell whether several verdicts hold together: not if one does not, unknown if one is or there is none.
+
+    Example:
+        >>> all_hold([True, True]), all_hold([None, False]), all_hold([True, None])
+        (True, False, None)
+    """
+    return False if False in verdicts else None if None in verdicts or not verdicts else True
 
 
 def by_family(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +15,8 @@ from utilities.claims.claim import family
 from utilities.plots.captions import wrap, write_caption
 
 OF_A_MODEL = ("model", "weights", "accuracy")
+WIDTH = 6.5  # inches, of a column of text
+LAYERS = {"attn": "attention", "mlp": "MLP"}
 
 
 class HasProvenance(Protocol):
@@ -77,6 +80,21 @@ def named(results: Mapping[str, Any] | Any) -> dict[str, Any]:
     return dict(results)
 
 
+def twins_of(results: Mapping[str, Any], random: Mapping[str, Any] | Any | None) -> dict[str, Any]:
+    """Give the results of untrained models under the labels of the trained ones.
+
+    Raises:
+        ValueError: If a label is none of the results'.
+    """
+    twins = {} if random is None else named(random)
+    unknown = sorted(set(twins) - set(results))
+    if unknown:
+        raise ValueError(
+            f"untrained {', '.join(unknown)} is none of {', '.join(results)}; give it a trained one's label"
+        )
+    return twins
+
+
 def colours(labels: Sequence[str]) -> dict[str, Any]:
     """Give each label a colour that colour-blind readers can tell from the others."""
     return dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
@@ -90,6 +108,14 @@ def marker(model: str) -> str:
         ['D', 'o', 's', 's']
     """
     return {"cnn": "D", "vit": "o", "hybrid": "s"}[family(model)]
+
+
+def draw_with_band(
+    ax: Axes, x: np.ndarray, y: np.ndarray, ends: Sequence[np.ndarray], alpha: float = 0.2, **look: Any
+) -> None:
+    """Draw a line with a band of its colour between lower and upper ends, (2, points)."""
+    ax.plot(x, y, **{"linewidth": 1, "markersize": 3, **look})
+    ax.fill_between(x, *ends, color=look["color"], alpha=alpha, linewidth=0)
 
 
 def tidy(axes: Iterable[Axes]) -> None:

@@ -1,0 +1,48 @@
+"""Tokens that show the object apart from those of its surroundings.
+
+Vilas et al. 2023, https://arxiv.org/abs/2310.18969, compare class-labelled tokens with context-labelled ones, pooled
+over images. Here both are averaged over each image first: tokens of one image are not independent, and an image that
+has one kind alone says nothing of the difference.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from utilities.analysis.stream import precise
+
+PLACES = ("class", "context")
+
+
+def by_place(values: torch.Tensor, on_object: torch.Tensor | None) -> torch.Tensor:
+    """Average over an image's class-labelled tokens and over its context-labelled ones.
+
+    Args:
+        values: Of the image's tokens, (batch, tokens).
+        on_object: Which of them show the object, booleans (batch, tokens); None where there are no masks.
+
+    Returns:
+        float64 (batch, 2): class, context; both NaN for an image whose tokens are all of one kind.
+
+    Example:
+        >>> values = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]])
+        >>> by_place(values, torch.tensor([[True, False, False], [False, False, False]]))
+        tensor([[1., 3.],
+                [nan, nan]], dtype=torch.float64)
+    """
+    if on_object is None:
+        return torch.full_like(precise(values[:, :1]), torch.nan).expand(-1, 2)
+    values, kinds = precise(values), (on_object, ~on_object)
+    sums = [torch.where(kind, values, 0).sum(1) / kind.sum(1) for kind in kinds]
+    both = torch.stack([kind.any(1) for kind in kinds]).all(0)
+    return torch.where(both[:, None], torch.stack(sums, 1), torch.nan)
+
+
+def difference(places: torch.Tensor) -> torch.Tensor:
+    """Give class less context: (batch, 2, ...) -> (batch, ...).
+
+    Example:
+        >>> difference(torch.tensor([[1.0, 3.0]]))
+        tensor([-2.])
+    """
+    return places[:, 0] - places[:, 1]

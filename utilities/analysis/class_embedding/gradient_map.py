@@ -1,0 +1,174 @@
+"""Gradients of a class's loss by attention weights, in class-embedding space and in closed form.
+
+Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) read what attention adds to the class token in class-embedding
+space, and ask how the loss of a class changes with each attention weight. Within one layer that is linear in the
+weights, so that no attention matrix and no pass back through the model is needed, and fused attention stays on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers import Attention
+from torch import nn
+
+from utilities.analysis.class_embedding.ranks import target_logit
+from utilities.analysis.class_embedding.relevance import as_targets, read_rows
+from utilities.analysis.class_embedding.space import LensOptions, TransformerSpace, transformer_space
+from utilities.utils import evaluating
+
+LOSSES = ("ce", "ce_double_softmax", "logit")
+
+
+def gradient_maps(
+    model: nn.Module,
+    images: torch.Tensor,
+    target: torch.Tensor | int,
+    *,
+    loss: str = "ce",
+    per_head: bool = False,
+    lens: LensOptions | None = None,
+) -> torch.Tensor:
+    """Map how the loss of a class, read from what one attention layer adds alone, falls with each attention weight.
+
+    With a_b the class token's row of what block b's attention adds, z = E norm(a_b) + e and the loss l of class c,
+
+        g_b[h, j] = -dl / dA_b[h, CLS, j] = -<v_b[h, j], W_out,h^T dl / d(output of attention)[CLS]>
+
+    (Vilas et al. 2023, https://arxiv.org/abs/2310.18969): a small pass back through the final norm, and LayerScale or
+    the norm after the branch where there is one. Models whose classifier reads several tokens (average pooling,
+    distillation) have one such map for each of them; their mean is given, see
+    `utilities.analysis.class_embedding.relevance.read_rows`.
+
+    Args:
+        model: timm's VisionTransformer; its mode is put back.
+        images: (batch, channels, height, width), on the model's device.
+        target: The class of each image, (batch,), or one of all; any class can be asked about.
+        loss: ``"ce"``, cross-entropy; ``"ce_double_softmax"``, that of the paper's code, which puts softmax before a
+            cross-entropy that takes log-softmax itself; ``"logit"``, minus the class's logit.
+        per_head: Whether to keep heads apart; otherwise they are summed.
+        lens: How tokens are read; None is the paper's way.
+
+    Returns:
+        (batch, blocks, [heads,] image tokens); positive where more attention would speak for the class. The sum over
+        blocks and heads is the map of the whole model.
+
+    Raises:
+        ValueError: If the loss is not known, a class is none of the model's, or its attention has a gate or a norm
+            before the output projection, with which it is not linear.
+
+    Example:
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> model = vit_tiny_patch2_16(num_classes=10, depth=2)
+        >>> gradient_maps(model, torch.rand(4, 3, 16, 16), target=7, per_head=True).shape
+        torch.Size([4, 2, 3, 64])
+    """
+    space = gradient_space(model, loss, lens)
+    target = as_targets(target, images, space.num_classes)
+    with evaluating(model), torch.no_grad():
+        return gradient_maps_of(space, images, target, loss, per_head)
+
+
+def gradient_maps_of(
+    space: TransformerSpace, images: torch.Tensor, target: torch.Tensor, loss: str, per_head: bool
+) -> torch.Tensor:
+    """Run the model, in eval mode and without gradients, and make each block's map while it is there."""
+    maps: list[torch.Tensor] = []
+
+    def map_of(index: int) -> tuple[Callable[..., None], Callable[..., None]]:
+        attention, kept = space.blocks[index].attn, []
+
+        def at_qkv(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+            kept.append(output.unflatten(2, (3, attention.num_heads, attention.head_dim))[:, :, 2])
+
+        def at_end(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+            space.grid(output)  # refuses images of another size than the grid's
+            slope = _slope(space, index, output[:, read_rows(space)], target, loss)
+            heads = attention_gradient(kept.pop(), slope, attention.proj.weight)[..., space.prefix :]
+            maps.append(heads if per_head else heads.sum(1))
+
+        return at_qkv, at_end
+
+    handles = []
+    try:
+        for index, block in enumerate(space.blocks):
+            for module, hook in zip((block.attn.qkv, block.attn), map_of(index), strict=True):
+                handles.append(module.register_forward_hook(hook))
+        space.model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(maps, 1)
+
+
+def _slope(space: TransformerSpace, index: int, output: torch.Tensor, target: torch.Tensor, loss: str) -> torch.Tensor:
+    """Differentiate the mean loss of some rows by the output of attention, and sum over the rows: (batch, width)."""
+    branch = space.branch_outputs(index)[0]
+    with torch.enable_grad():
+        output = output.detach().requires_grad_()
+        added = output if branch is space.blocks[index].attn else branch(output)
+        total = class_loss(space.project(added), target, loss).mean(1).sum()
+        return torch.autograd.grad(total, output)[0].sum(1)
+
+
+def class_loss(logits: torch.Tensor, target: torch.Tensor, loss: str) -> torch.Tensor:
+    """Give the loss of each image's class in each token: (batch, tokens, classes), (batch,) -> (batch, tokens).
+
+    Example:
+        >>> class_loss(torch.zeros(1, 1, 10), torch.tensor([3]), "ce")
+        tensor([[2.3026]])
+    """
+    if loss == "ce_double_softmax":
+        logits = logits.softmax(2)
+    return -target_logit(logits if loss == "logit" else logits.log_softmax(2), target)
+
+
+def attention_gradient(values: torch.Tensor, slope: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Give minus the gradient of a loss by the attention weights of a row, -<v[h, j], W_out,h^T slope>.
+
+    Args:
+        values: v, (batch, tokens, heads, width of a head).
+        slope: Gradient of the loss by the row's output, (batch, width).
+        weight: Of the output projection, (width, heads * width of a head).
+
+    Returns:
+        (batch, heads, tokens).
+
+    Example:
+        >>> attention_gradient(torch.ones(1, 3, 2, 4), torch.ones(1, 5), torch.ones(5, 8)).unique()
+        tensor([-20.])
+    """
+    per_head = (slope @ weight).unflatten(1, values.shape[2:])
+    return -torch.einsum("bthd,bhd->bht", values, per_head)
+
+
+def gradient_space(model: nn.Module, loss: str, lens: LensOptions | None) -> TransformerSpace:
+    """Give the space of a model whose attention is linear in its weights.
+
+    Raises:
+        ValueError: If it is not, or the loss is not known.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss {loss!r} is not known; choose from {', '.join(LOSSES)}")
+    space = transformer_space(model, lens, what="importance")
+    for name, block in zip(space.names, space.blocks, strict=True):
+        wrong = _not_linear(block.attn)
+        if wrong:
+            raise ValueError(
+                f"{name}.attn has {wrong}: its output may not be linear in the attention weights, and the closed form "
+                "of gradient maps does not hold; use method='relevance'"
+            )
+    return space
+
+
+def _not_linear(attention: Attention) -> str:
+    """Say what keeps the output from being a fixed linear map of the weighted values; empty if nothing does."""
+    if getattr(attention.forward, "__func__", None) is not Attention.forward:
+        return f"a forward pass of its own ({type(attention).__name__})"
+    if getattr(attention, "gate", None) is not None:
+        return "a gate"
+    if not isinstance(getattr(attention, "norm", nn.Identity()), nn.Identity):
+        return "a norm before its output projection (scale norm)"
+    return ""

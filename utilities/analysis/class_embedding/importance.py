@@ -1,0 +1,195 @@
+"""How much each image token matters for a class: maps of several methods, over all images of a loader.
+
+Gradients in class-embedding space (Vilas et al. 2023, https://arxiv.org/abs/2310.18969), relevance by attention and its
+gradient (Chefer et al. 2021, https://arxiv.org/abs/2103.15679), and orders at random to compare them with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from utilities.analysis.class_embedding.gradient_map import gradient_maps_of, gradient_space
+from utilities.analysis.class_embedding.passes import Target, check_labels, check_target, targets_of
+from utilities.analysis.class_embedding.relevance import relevance_of
+from utilities.analysis.class_embedding.space import LensOptions, transformer_space
+from utilities.analysis.class_embedding.statistics import mean_and_stderr
+from utilities.analysis.stream import stream
+from utilities.masks import token_coverage
+from utilities.results import Result
+from utilities.utils import versions
+
+METHODS = ("gradient", "relevance", "random")
+
+
+@dataclass(frozen=True)
+class Importance(Result):
+    """How much each image token matters, for each image; more is more important.
+
+    Attributes:
+        maps: float32 (images, tokens), row by row of the grid.
+        grid: Rows and columns of patches.
+        targets: The class that was asked about, (images,).
+        method: One of `METHODS`.
+        labels: True classes, (images,), or None.
+        coverage: Fraction of each patch that the object covers, float32 (images, tokens), or None without masks.
+        provenance: Where this came from.
+    """
+
+    maps: np.ndarray
+    grid: list[int]
+    targets: np.ndarray
+    method: str
+    labels: np.ndarray | None = None
+    coverage: np.ndarray | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
+        return len(self.maps)
+
+    @property
+    def heatmaps(self) -> np.ndarray:
+        """The maps as pictures, (images, rows, columns)."""
+        return self.maps.reshape(-1, *self.grid)
+
+    def on_object(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give the share of each map's positive values that is on the object, and the share of the image that it fills.
+
+        Returns:
+            Two arrays (images,), see `object_share`.
+
+        Raises:
+            ValueError: If there were no masks.
+        """
+        if self.coverage is None:
+            raise ValueError(
+                "there were no masks; take a loader of (images, labels, masks), as of load_dataset('canvas')"
+            )
+        return object_share(self.maps, self.coverage), self.coverage.mean(1, dtype=np.float64)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give the mean over images at each place: columns ``row, column, mean, stderr``."""
+        row, column = np.divmod(np.arange(self.maps.shape[1]), self.grid[1])
+        mean, stderr = mean_and_stderr(self.maps)
+        return pd.DataFrame({"row": row, "column": column, "mean": mean, "stderr": stderr})
+
+
+def importance(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    method: str = "gradient",
+    loss: str = "ce",
+    lens: LensOptions | None = None,
+    target: Target = "label",
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    provenance: Mapping[str, Any] | None = None,
+) -> Importance:
+    """Map how much each image token matters for a class, over all images of a loader.
+
+    Args:
+        model: timm's VisionTransformer.
+        loader: Yields images, (images, labels) or (images, labels, masks).
+        method: ``"gradient"``, the sum over blocks and heads of the ``gradient_maps`` of
+            `utilities.analysis.class_embedding.gradient_map`; ``"relevance"``, see
+            `utilities.analysis.class_embedding.relevance`; or ``"random"``, an order of its own for each image.
+        loss: Of ``"gradient"``, see `utilities.analysis.class_embedding.gradient_map.gradient_maps`.
+        lens: Of ``"gradient"``: how tokens are read.
+        target: The class asked about: ``"label"``, ``"prediction"`` (the model's own; it runs twice) or an index.
+        seed: Of ``"random"``.
+        device: See `utilities.utils.resolve_device`.
+        progress: Whether to show a bar.
+        provenance: Kept with the result.
+
+    Returns:
+        The maps.
+
+    Raises:
+        ValueError: If an option is not known, the model is another kind, or labels are missing.
+
+    Example:
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> batches = [(torch.rand(3, 3, 16, 16), torch.tensor([1, 2, 3]))]
+        >>> result = importance(vit_tiny_patch2_16(num_classes=10, depth=2), batches, device="cpu")
+        >>> result.heatmaps.shape, result.targets.tolist()
+        ((3, 8, 8), [1, 2, 3])
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is not known; choose from {', '.join(METHODS)}")
+    gradient = method == "gradient"
+    space = gradient_space(model, loss, lens) if gradient else transformer_space(model, what="importance")
+    check_target(target, space.num_classes)
+    grid, rng = list(space.model.patch_embed.grid_size), np.random.default_rng(seed)
+    maps, targets, labels, coverage = [], [], [], []
+    options = {"labelled": target == "label", "masked": False, "device": device, "progress": progress}
+    with stream(model, loader, description="importance", **options) as batches:
+        for images, label, masks in batches:
+            check_labels(label, space.num_classes)
+            asked = targets_of(space, images, label, target)
+            if gradient:
+                drawn = gradient_maps_of(space, images, asked, loss, per_head=False).sum(1)
+            elif method == "relevance":
+                drawn = relevance_of(space, images, asked)
+            else:
+                drawn = torch.from_numpy(random_maps(rng, len(images), grid[0] * grid[1]))
+            maps.append(drawn.float().cpu().numpy())
+            targets.append(asked.cpu().numpy())
+            labels.append(None if label is None else label.cpu().numpy())
+            coverage.append(None if masks is None else token_coverage(masks, tuple(grid)).float().cpu().numpy())
+    facts = {"n": sum(map(len, maps)), "method": method, "target": target, "seed": seed, "versions": versions()}
+    if gradient:
+        chosen = space.options
+        facts |= {"loss": loss, "lens": {"norm": chosen.norm, "bias": chosen.bias, "scale": chosen.scale}}
+    return Importance(
+        np.concatenate(maps),
+        grid,
+        np.concatenate(targets),
+        method,
+        _joined(labels),
+        _joined(coverage),
+        {**(provenance or {}), **facts},
+    )
+
+
+def object_share(maps: np.ndarray, coverage: np.ndarray) -> np.ndarray:
+    """Give the share of each map's positive values that is on the object; by chance it is the object's share of area.
+
+    Args:
+        maps: (images, tokens).
+        coverage: Fraction of each patch that the object covers, (images, tokens).
+
+    Returns:
+        (images,), NaN where a map has no positive value.
+
+    Example:
+        >>> object_share(np.array([[3.0, 1.0, -5.0], [-1.0, 0.0, 0.0]]), np.array([[1.0, 0.5, 1.0]] * 2))
+        array([0.875, nan])
+    """
+    positive = np.maximum(np.asarray(maps, np.float64), 0)
+    total = positive.sum(1)
+    return np.divide((positive * coverage).sum(1), total, out=np.full(len(total), np.nan), where=total > 0)
+
+
+def random_maps(rng: np.random.Generator, n: int, tokens: int) -> np.ndarray:
+    """Draw an order of the tokens for each of n images, (n, tokens) float32; no two tokens of an image are equal.
+
+    Example:
+        >>> sorted(random_maps(np.random.default_rng(0), 1, 3)[0].tolist())
+        [0.0, 1.0, 2.0]
+    """
+    return rng.permuted(np.tile(np.arange(tokens, dtype=np.float32), (n, 1)), axis=1)
+
+
+def _joined(parts: list[np.ndarray | None]) -> np.ndarray | None:
+    """Join what all batches have, or give None."""
+    return None if any(part is None for part in parts) else np.concatenate(parts)

@@ -1,0 +1,268 @@
+"""The lens itself: what every token of every layer says of the classes, kept in a few bytes a token.
+
+Vilas et al. 2023, https://arxiv.org/abs/2310.18969. Of the logits that a model's final norm and classifier give to a
+token there are kept the rank and the logit of one class and the names of the first few. That is for pictures of chosen
+images and for questions that no mean answers; `utilities.analysis.class_embedding.identifiability` averages over
+images as they come, and keeps no tokens.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from utilities.analysis.class_embedding.passes import Batch, Target, check_target, read
+from utilities.analysis.class_embedding.ranks import rank, score, target_logit
+from utilities.analysis.class_embedding.record import BlockTokens
+from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
+from utilities.results import Result
+from utilities.utils import versions
+
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Lens(Result):
+    """Every token of every part of every block, read in class-embedding space.
+
+    In memory and before compression on disk, tokens * parts * blocks * (2 + 4 + 2 top) bytes an image: 113 kB for
+    ViT-B/16 and its five first classes, 0.5 GB for 4,550 images.
+
+    Attributes:
+        names: Of the blocks.
+        parts: What was read of each block, see `utilities.analysis.class_embedding.space.PARTS`; for CNNs the block
+            alone.
+        rank: Classes with a larger logit than the target, int16, (images, parts, blocks, tokens).
+        logit: Of the target, float32, of the same shape.
+        top: The classes with the largest logits, the largest first, int16, (images, parts, blocks, tokens, top).
+        target: The class that is looked at, of each image.
+        labels: True class of each image; -1 where there are no labels.
+        predictions: The model's own.
+        prefix: Number of tokens before those of the image.
+        class_token: Whether the first of them is a class token.
+        grid: Rows and columns of the image tokens.
+        num_classes: Number of logits.
+        logits: Of all classes, float32, (images, parts, blocks, tokens, classes), or None if not asked for.
+        provenance: What it was made from.
+    """
+
+    names: list[str]
+    parts: list[str]
+    rank: np.ndarray
+    logit: np.ndarray
+    top: np.ndarray
+    target: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
+    prefix: int
+    class_token: bool
+    grid: list[int]
+    num_classes: int
+    logits: np.ndarray | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def score(self) -> np.ndarray:
+        """Class identifiability, 1 - rank / classes, float32: 1 where the target comes first."""
+        return score(torch.from_numpy(self.rank), self.num_classes).numpy()
+
+    def image_map(self, values: np.ndarray) -> np.ndarray:
+        """Bring a value of each token to the grid of the image: (..., tokens) -> (..., rows, columns).
+
+        Args:
+            values: Such as ``rank`` or ``score``; tokens before those of the image are left out.
+
+        Raises:
+            ValueError: If the last axis has another number of tokens.
+        """
+        tokens = self.rank.shape[3]
+        if values.shape[-1] != tokens:
+            raise ValueError(f"values should have {tokens} tokens along their last axis, got shape {values.shape}")
+        return values[..., self.prefix :].reshape(*values.shape[:-1], *self.grid)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tabulate means over images and tokens: a row for each part, block and group of tokens."""
+        groups = {"CLS": slice(0, 1)} if self.class_token else {}
+        groups |= {"image": slice(self.prefix, None)}
+        rows = []
+        for p, part in enumerate(self.parts):
+            for b, block in enumerate(self.names):
+                for group, tokens in groups.items():
+                    ranks = self.rank[:, p, b, tokens]
+                    means = {
+                        "score": 1 - ranks.mean() / self.num_classes,
+                        "rate": (ranks == 0).mean(),
+                        "logit": self.logit[:, p, b, tokens].mean(dtype=np.float64),
+                    }
+                    rows.append({"block": block, "part": part, "group": group, **means})
+        return pd.DataFrame(rows)
+
+
+def lens(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    top: int = 5,
+    logits: bool = False,
+    lens: LensOptions | None = None,
+    target: Target = "label",
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    provenance: Mapping[str, Any] | None = None,
+) -> Lens:
+    """Read every token of every block in class-embedding space.
+
+    Args:
+        model: See `utilities.analysis.class_embedding.space.class_space`; it runs in eval mode.
+        loader: Yields (images, labels), or images where the target is not the label.
+        top: How many classes to name for each token.
+        logits: Whether to keep the logits of all classes too: 4 bytes a class, 28 MB an image of ViT-B/16.
+        lens: How tokens are read; None is the paper's way.
+        target: The class whose rank and logit are kept: ``"label"``, ``"prediction"`` or an index.
+        device: See `utilities.utils.resolve_device`.
+        progress: Whether to show a bar.
+        provenance: Facts to keep with the result.
+
+    Returns:
+        Ranks, logits and classes; see `Lens` for the memory that they take.
+
+    Raises:
+        ValueError: If an option is out of range, the model has no such space, or its blocks (of a CNN) have other
+            grids than one another.
+
+    Example:
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> batches = [(images, torch.tensor([3, 7]))]
+        >>> result = lens(vit_tiny_patch2_16(10, depth=2), batches, top=2, device="cpu")
+        >>> result.rank.shape, result.top.shape, result.image_map(result.score).shape
+        ((2, 3, 2, 65), (2, 3, 2, 65, 2), (2, 3, 2, 8, 8))
+    """
+    space = class_space(model, lens)
+    _check(space, top)
+    check_target(target, space.num_classes)
+    reader = TokenReader(top, logits)
+    n = read(space, loader, [reader], target=target, device=device, progress=progress, description="lens")
+    facts = {"n": n, "target": target, "top": top, "lens": lens_facts(space.options), "versions": versions()}
+    return Lens(
+        names=list(space.names),
+        parts=list(space.parts),
+        **reader.values.arrays(),
+        prefix=space.prefix,
+        class_token=space.class_token,
+        grid=list(reader.grid),
+        num_classes=space.num_classes,
+        provenance=dict(provenance or {}) | facts,
+    )
+
+
+def lens_facts(options: LensOptions) -> dict[str, bool]:
+    """Say how tokens were read, for a result's provenance.
+
+    Example:
+        >>> lens_facts(LensOptions(bias=False))
+        {'norm': True, 'bias': False, 'scale': True, 'tuned': False}
+    """
+    return {
+        "norm": options.norm,
+        "bias": options.bias,
+        "scale": options.scale,
+        "tuned": options.tuned is not None,
+    }
+
+
+def known_labels(batch: Batch) -> torch.Tensor:
+    """Give the true classes of a batch; -1 where there are none.
+
+    Example:
+        >>> known_labels(Batch(torch.zeros(2, 3, 4, 4), torch.zeros(2), None, None))
+        tensor([-1, -1])
+    """
+    if batch.labels is None:
+        return torch.full((len(batch.images),), NO_LABEL)
+    return batch.labels
+
+
+class PerImage:
+    """Values of images, gathered block by block and batch by batch.
+
+    Example:
+        >>> values = PerImage()
+        >>> for batch in (torch.zeros(2, 3), torch.ones(1, 3)):
+        ...     for block in range(4):
+        ...         values.add("depth", batch + block)
+        ...     values.end_batch(image=torch.arange(len(batch)))
+        >>> {name: array.shape for name, array in values.arrays().items()}
+        {'depth': (3, 4, 3), 'image': (3,)}
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._axes: dict[str, int] = {}
+        self._batches: dict[str, list[np.ndarray]] = defaultdict(list)
+
+    def add(self, name: str, values: torch.Tensor, axis: int = 1) -> None:
+        """Add what one block gives for a batch, (batch, ...); blocks are put along ``axis``."""
+        self._blocks[name].append(values)
+        self._axes[name] = axis
+
+    def end_batch(self, **of_images: torch.Tensor) -> None:
+        """Put the blocks of a batch together, and add what is known of its images alone, (batch, ...)."""
+        stacked = {name: torch.stack(blocks, self._axes[name]) for name, blocks in self._blocks.items()}
+        for name, values in {**stacked, **of_images}.items():
+            self._batches[name].append(values.cpu().numpy())
+        self._blocks.clear()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Give all images: name -> (images, ...)."""
+        return {name: np.concatenate(batches) for name, batches in self._batches.items()}
+
+
+class TokenReader:
+    """Keeps rank, logit and first classes of every token, or all its logits too.
+
+    Args:
+        top: How many classes to name for each token.
+        logits: Whether to keep all logits.
+    """
+
+    def __init__(self, top: int, logits: bool = False) -> None:
+        self.top, self.logits, self.grid, self.values = top, logits, None, PerImage()
+
+    def block(self, tokens: BlockTokens, batch: Batch) -> None:
+        """Reduce the logits of one block's parts."""
+        self.grid = self.grid or tokens.grid
+        if tokens.grid != self.grid:
+            raise ValueError(
+                f"{tokens.space.names[tokens.index]} has a grid of {_size(tokens.grid)} tokens, and others one of "
+                f"{_size(self.grid)}: the lens of all tokens needs one grid; identifiability(...) takes several"
+            )
+        logits = [tokens.logits(part) for part in tokens.space.parts]
+        self.values.add("rank", torch.stack([rank(x, batch.target) for x in logits], 1), axis=2)
+        self.values.add("logit", torch.stack([target_logit(x, batch.target).float() for x in logits], 1), axis=2)
+        top = [x.topk(self.top, dim=2).indices.to(torch.int16) for x in logits]
+        self.values.add("top", torch.stack(top, 1), axis=2)
+        if self.logits:
+            self.values.add("logits", torch.stack(logits, 1).float(), axis=2)
+
+    def finish(self, batch: Batch) -> None:
+        """Keep what is known of the images."""
+        predictions = batch.logits.argmax(1)
+        self.values.end_batch(target=batch.target, labels=known_labels(batch), predictions=predictions)
+
+
+def _check(space: ClassSpace, top: int) -> None:
+    """Refuse to name no class, or more than there are."""
+    if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= space.num_classes:
+        raise ValueError(f"top={top!r} should be from 1 to the model's {space.num_classes} classes")
+
+
+def _size(grid: tuple[int, int]) -> str:
+    return "x".join(map(str, grid))

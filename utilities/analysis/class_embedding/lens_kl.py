@@ -1,0 +1,126 @@
+"""How far the lens of each block is from the last block's distribution over classes, raw and tuned.
+
+Measured as Belrose et al. 2023 (https://arxiv.org/abs/2303.08112) do, by KL(p || p_b): p is the distribution that the
+lens reads from a token after the last block, p_b the one from that token after block b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from utilities.analysis.class_embedding.lens import lens_facts
+from utilities.analysis.class_embedding.passes import read
+from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
+from utilities.analysis.class_embedding.tuned import AllBlocks, TunedLens, divergence, space_of
+from utilities.analysis.stream import Moments
+from utilities.results import Result
+from utilities.utils import versions
+
+READINGS = ("raw", "tuned")
+
+
+@dataclass(frozen=True)
+class LensKL(Result):
+    """How far the lens is from the last block's distribution over classes, raw and tuned, in nats.
+
+    Attributes:
+        names: Of the blocks.
+        groups: ``CLS``, where there is one, and ``image``, mean over tokens.
+        kl: KL(last block || block) of the raw lens, then of the tuned one, mean over images, (2, blocks, groups). NaN
+            where the raw lens cannot read a block, as it is not as wide as the last one.
+        stderr: Standard errors over images, of the same shape.
+        provenance: What it was made from.
+    """
+
+    names: list[str]
+    groups: list[str]
+    kl: np.ndarray
+    stderr: np.ndarray
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give a table with a row for each lens, group and block: lens, group, block, name, kl, stderr."""
+        tables = []
+        for (i, lens), (j, group) in product(enumerate(READINGS), enumerate(self.groups)):
+            columns = {"kl": self.kl[i, :, j], "stderr": self.stderr[i, :, j]}
+            blocks = {"block": range(1, len(self.names) + 1), "name": self.names}
+            tables.append(pd.DataFrame({"lens": lens, "group": group, **blocks, **columns}))
+        return pd.concat(tables, ignore_index=True)
+
+
+def tuned_lens_kl(
+    model: nn.Module | ClassSpace,
+    tuned: TunedLens,
+    loader: Iterable[Any],
+    *,
+    lens: LensOptions | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    provenance: Mapping[str, Any] | None = None,
+) -> LensKL:
+    """Measure on images that the fit has not seen how far each block's lens is from the last block's, raw and tuned.
+
+    Args:
+        model: The one that the lens was fitted to.
+        tuned: See `utilities.analysis.class_embedding.tuned.fit_tuned_lens`.
+        loader: Of other images than those of the fit; labels are not looked at.
+        lens: As for the fit.
+        device: See `utilities.utils.resolve_device`.
+        progress: Whether to show a bar.
+        provenance: Facts to keep with the result.
+
+    Raises:
+        ValueError: If the lens was fitted to a model with blocks of other widths.
+
+    Example:
+        >>> from utilities.analysis.class_embedding.tuned import fit_tuned_lens
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> model = vit_tiny_patch2_16(num_classes=10, depth=2)
+        >>> images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> tuned = fit_tuned_lens(model, [images[:4]], epochs=1, device="cpu")
+        >>> tuned_lens_kl(model, tuned, [images[4:]], device="cpu").kl[:, -1].tolist()
+        [[0.0, 0.0], [0.0, 0.0]]
+    """
+    space = space_of(model, lens)
+    if len(space.blocks) != len(tuned.widths):
+        raise ValueError(f"a tuned lens of {len(tuned.widths)} blocks was not fitted to {len(space.blocks)} blocks")
+    measure = _Measure(space, tuned)
+    n = read(space, loader, [measure], target=0, device=device, progress=progress, description="KL of lenses")
+    facts = {
+        **(provenance or {}),
+        "n": n,
+        "lens": lens_facts(space.options),
+        "fit": tuned.facts,
+        "versions": versions(),
+    }
+    return LensKL(space.names, list(space.groups()), measure.moments.mean, measure.moments.stderr, facts)
+
+
+class _Measure(AllBlocks):
+    """The divergence of raw and tuned lens, for each image, block and group of tokens."""
+
+    def __init__(self, space: ClassSpace, tuned: TunedLens) -> None:
+        super().__init__(space)
+        self.tuned, self.moments = tuned, Moments()
+
+    def work(self) -> None:
+        """Add the images of a batch: (batch, 2, blocks, groups)."""
+        blocks = [self._of_block(index, final) for index, final in enumerate(self.finals())]
+        self.moments.add(torch.stack(blocks, 2))
+
+    def _of_block(self, index: int, final: torch.Tensor) -> torch.Tensor:
+        """Measure one block: (batch, 2, groups)."""
+        tokens = self.after[index]
+        readable = tokens.shape[2] == self.after[-1].shape[2]
+        tuned = divergence(final, self.space.project(self.tuned(index, tokens)))
+        raw = divergence(final, self.space.project(tokens)) if readable else torch.full_like(tuned, torch.nan)
+        groups = self.space.groups().values()
+        return torch.stack([torch.stack([x[:, group].mean(1) for group in groups], 1) for x in (raw, tuned)], 1)

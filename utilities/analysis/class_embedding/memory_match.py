@@ -1,0 +1,143 @@
+"""Which memories a token switches on, and which memories write its class: the two meet, or they do not.
+
+A linear layer that writes to the residual stream adds its columns up: x = sum over j of k_j v_j, with coefficients k
+and value vectors v, the layer's memories (Geva et al. 2021, https://arxiv.org/abs/2012.14913; Vilas et al. 2023,
+https://arxiv.org/abs/2310.18969). P[c, j], how much memory j adds to the logit of class c, says what it is about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+DEFINITIONS = ("code", "text")
+
+
+@dataclass(frozen=True)
+class Memories:
+    """The memories of one layer, and what chance would find among them.
+
+    Attributes:
+        logits: What each memory adds to each class, (classes, memories).
+        belongs: Whether it is a memory of that class, (classes, memories), see `belonging`.
+        classes: The class that it adds most to, (memories,).
+        agreement_chance: That some of k memories drawn without looking belong to a class, float32 (classes,).
+        match_chance: That a class is the strongest class of some of them, float32 (classes,).
+    """
+
+    logits: torch.Tensor
+    belongs: torch.Tensor
+    classes: torch.Tensor
+    agreement_chance: torch.Tensor
+    match_chance: torch.Tensor
+
+
+def memories(logits: torch.Tensor, definition: str, k: int) -> Memories:
+    """Sort the memories of a layer by class.
+
+    Args:
+        logits: (classes, memories).
+        definition: See `belonging`.
+        k: See `belonging`; also the number of memories that are drawn.
+
+    Example:
+        >>> found = memories(torch.tensor([[3.0, 1.0, 0.0], [2.0, 0.0, 1.0]]), "code", 1)
+        >>> found.classes, found.agreement_chance
+        (tensor([0, 0, 1]), tensor([0.3333, 0.3333]))
+    """
+    belongs, classes = belonging(logits, definition, k), logits.argmax(0)
+    count = logits.shape[1]
+    strongest = torch.bincount(classes, minlength=len(logits))
+    # On the CPU: Apple's GPUs have no float64.
+    chances = [chance_of_hit(h.cpu(), count, k).float().to(logits.device) for h in (belongs.sum(1), strongest)]
+    return Memories(logits, belongs, classes, *chances)
+
+
+def belonging(logits: torch.Tensor, definition: str, k: int) -> torch.Tensor:
+    """Tell which memories are those of a class.
+
+    Args:
+        logits: What each memory adds to each class, (classes, memories).
+        definition: ``"code"``: a class has the k memories that add most to it, as in the paper's published code.
+            ``"text"``: a memory has the k classes that it adds most to, as in the paper's text.
+        k: How many; more where the k-th is tied.
+
+    Returns:
+        Booleans (classes, memories).
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 1.0, 0.0], [2.0, 0.0, 1.0]])
+        >>> belonging(logits, "code", 1).int().tolist(), belonging(logits, "text", 1).int().tolist()
+        ([[1, 0, 0], [1, 0, 0]], [[1, 1, 0], [0, 0, 1]])
+    """
+    dim = {"code": 1, "text": 0}[definition]
+    return logits >= logits.topk(k, dim).values.amin(dim, keepdim=True)
+
+
+def top_memories(keys: torch.Tensor, k: int) -> torch.Tensor:
+    """Give the k memories with the largest coefficients: (batch, tokens, memories) -> (batch, tokens, k).
+
+    Example:
+        >>> top_memories(torch.tensor([[[0.1, -2.0, 0.7]]]), 2)
+        tensor([[[2, 0]]])
+    """
+    return keys.topk(k, dim=-1).indices
+
+
+def look_up(table: torch.Tensor, classes: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+    """Take the entries of each image's class at each token's memories.
+
+    Args:
+        table: (classes, memories).
+        classes: One for each image, (batch,).
+        top: Of `top_memories`, (batch, tokens, k).
+
+    Returns:
+        (batch, tokens, k).
+
+    Example:
+        >>> look_up(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([1]), torch.tensor([[[0, 2]]]))
+        tensor([[[4, 6]]])
+    """
+    return table[classes].gather(1, top.flatten(1)).view_as(top)
+
+
+def chance_of_hit(hits: torch.Tensor, memories: int, k: int) -> torch.Tensor:
+    """Give the probability that k different memories, drawn uniformly, hold one of ``hits`` marked ones.
+
+    Hypergeometric: 1 - C(memories - hits, k) / C(memories, k).
+
+    Args:
+        hits: Whole numbers, any shape.
+        memories: How many there are.
+        k: How many are drawn.
+
+    Returns:
+        Float64, the shape of ``hits``.
+
+    Example:
+        >>> chance_of_hit(torch.tensor([0, 5, 768]), 768, 5)
+        tensor([0.0000, 0.0322, 1.0000], dtype=torch.float64)
+    """
+    # The factors that could be negative follow one that is 0: a draw that cannot miss.
+    missed = torch.ones_like(hits, dtype=torch.float64)
+    for i in range(k):
+        missed = missed * (memories - hits - i) / (memories - i)
+    return 1 - missed
+
+
+def other_class(target: torch.Tensor, num_classes: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw for each image a class that is not its own, all others being equally likely.
+
+    Args:
+        target: (batch,).
+        num_classes: Two or more.
+        generator: On the CPU; images one after the other give the same classes as a whole batch.
+
+    Example:
+        >>> other_class(torch.tensor([0, 1, 1]), 2, torch.Generator().manual_seed(0))
+        tensor([1, 0, 0])
+    """
+    step = torch.randint(1, num_classes, target.shape, generator=generator)
+    return (target + step.to(target.device)) % num_classes

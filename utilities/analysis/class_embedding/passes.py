@@ -1,0 +1,202 @@
+"""One pass over labelled images in which several readers look at every block's tokens, and keep numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from utilities.analysis.class_embedding.record import BlockTokens, read_blocks
+from utilities.analysis.class_embedding.space import ClassSpace
+from utilities.analysis.stream import stream
+from utilities.masks import class_tokens, token_coverage
+
+Target = str | int
+TARGETS = ("label", "prediction")
+
+
+@dataclass
+class Batch:
+    """Images of a batch, and what is asked about them.
+
+    Attributes:
+        images: (batch, channels, height, width).
+        target: The class whose rank and logit are looked at, (batch,).
+        labels: The true class, (batch,), or None.
+        masks: Covered fraction of each pixel by the object, (batch, height, width), or None.
+        logits: The model's own, (batch, classes), after the blocks have been visited.
+    """
+
+    images: torch.Tensor
+    target: torch.Tensor
+    labels: torch.Tensor | None
+    masks: torch.Tensor | None
+    logits: torch.Tensor | None = None
+
+    def on_object(self, grid: tuple[int, int], threshold: float = 0.5) -> torch.Tensor | None:
+        """Tell class-labelled image tokens from those of the context, (batch, tokens), or None without masks."""
+        return None if self.masks is None else class_tokens(token_coverage(self.masks, grid), threshold)
+
+
+class Reader(Protocol):
+    """Something that looks at tokens; it keeps what it needs of them, for each image a few numbers."""
+
+    def block(self, tokens: BlockTokens, batch: Batch) -> None:
+        """Look at one block of a batch."""
+
+    def finish(self, batch: Batch) -> None:
+        """Look at the batch after its last block; ``batch.logits`` is there."""
+
+
+def read(
+    space: ClassSpace,
+    loader: Iterable[Any],
+    readers: Sequence[Reader],
+    *,
+    target: Target = "label",
+    masked: bool = False,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    description: str = "class embedding",
+) -> int:
+    """Run a model over a loader's images, once, with several readers.
+
+    Args:
+        space: Of the model, which runs in eval mode and is put back.
+        loader: Yields (images, labels) or (images, labels, masks).
+        readers: Each is shown every block of every batch.
+        target: The class that is looked at: ``"label"``, ``"prediction"`` (the model's own; it runs twice) or an index.
+        masked: Whether masks of the objects are needed.
+        device: See `utilities.utils.resolve_device`.
+        progress: Whether to show a bar.
+        description: Of the bar, and of errors.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        ValueError: If a target or mask is missing or out of range, or the classifier does not belong to the blocks.
+
+    Example:
+        >>> from utilities.analysis.class_embedding.space import class_space
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> space = class_space(vit_tiny_patch2_16(num_classes=10, depth=2))
+        >>> read(space, [(torch.rand(3, 3, 16, 16), torch.tensor([1, 2, 3]))], [], device="cpu")
+        3
+    """
+    check_target(target, space.num_classes)
+    count, readers = 0, [_Readout(space), *readers]
+    options = {"device": device, "progress": progress, "description": description}
+    with stream(space.model, loader, labelled=target == "label" or masked, masked=masked, **options) as batches:
+        for images, labels, masks in batches:
+            check_labels(labels, space.num_classes)
+            _check_counts(images, labels, masks)
+            labels = None if labels is None else labels.long()
+            batch = Batch(images, targets_of(space, images, labels, target), labels, masks)
+            batch.logits = read_blocks(space, images, partial(_show, readers, batch))
+            for reader in readers:
+                reader.finish(batch)
+            count += len(images)
+    return count
+
+
+def _show(readers: Sequence[Reader], batch: Batch, tokens: BlockTokens) -> None:
+    for reader in readers:
+        reader.block(tokens, batch)
+
+
+class _Readout:
+    """Sees on the first batch that the model classifies the tokens of its last block as its space does."""
+
+    def __init__(self, space: ClassSpace) -> None:
+        self.space, self.final, self.checked = space, None, False
+
+    def block(self, tokens: BlockTokens, batch: Batch) -> None:
+        """Classify the last block's tokens."""
+        if not self.checked and tokens.index == len(self.space.blocks) - 1:
+            self.final = self.space.classify(tokens.after)
+
+    def finish(self, batch: Batch) -> None:
+        """Compare with the model's own answer."""
+        if not self.checked:
+            check_readout(self.final, batch.logits)
+            self.final, self.checked = None, True
+
+
+def check_target(target: Target, num_classes: int) -> None:
+    """Refuse a target that is neither a class nor a way to choose one.
+
+    Raises:
+        ValueError: Naming it, and what there is.
+
+    Example:
+        >>> check_target("guess", 10)
+        Traceback (most recent call last):
+        ValueError: target 'guess' is not known; it is 'label', 'prediction' or a class from 0 to 9
+    """
+    index = isinstance(target, int) and not isinstance(target, bool)
+    if not (0 <= target < num_classes if index else target in TARGETS):
+        raise ValueError(
+            f"target {target!r} is not known; it is 'label', 'prediction' or a class from 0 to {num_classes - 1}"
+        )
+
+
+def check_labels(labels: torch.Tensor | None, num_classes: int) -> None:
+    """Refuse labels that are no classes of the model.
+
+    Raises:
+        ValueError: Naming the label and the number of classes.
+
+    Example:
+        >>> check_labels(torch.tensor([3, 12]), 10)
+        Traceback (most recent call last):
+        ValueError: label 12 is none of the model's 10 classes; are these images labelled as it was trained?
+    """
+    if labels is None:
+        return
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(f"labels should be whole numbers (batch,), got {labels.dtype} {tuple(labels.shape)}")
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
+        raise ValueError(
+            f"label {int(wrong[0])} is none of the model's {num_classes} classes; are these images labelled as it was "
+            "trained?"
+        )
+
+
+def _check_counts(images: torch.Tensor, labels: torch.Tensor | None, masks: torch.Tensor | None) -> None:
+    """Refuse a batch whose parts do not belong together."""
+    for what, part in (("labels", labels), ("masks", masks)):
+        if part is not None and len(part) != len(images):
+            raise ValueError(f"a batch of {len(images)} images has {len(part)} {what}")
+
+
+def check_readout(ours: torch.Tensor, logits: torch.Tensor) -> None:
+    """Refuse a model whose own answer is not its classifier's on the last block's tokens.
+
+    Raises:
+        ValueError: With the largest difference.
+
+    Example:
+        >>> check_readout(torch.zeros(1, 2), torch.ones(1, 2))
+        Traceback (most recent call last):
+        ValueError: the model's logits are not its classifier's on its last block's tokens (they differ by 1); ...
+    """
+    gap = float((ours - logits).abs().max())
+    if not gap <= 1e-3 * float(logits.abs().max()):
+        raise ValueError(
+            f"the model's logits are not its classifier's on its last block's tokens (they differ by {gap:.3g}); its "
+            "forward pass is not the usual one, and tokens cannot be read in class-embedding space"
+        )
+
+
+def targets_of(space: ClassSpace, images: torch.Tensor, labels: torch.Tensor | None, target: Target) -> torch.Tensor:
+    """Give the class of each image that is asked about, (batch,); the model's own answer takes a run of it."""
+    if target == "label":
+        return labels
+    if target == "prediction":
+        return space.model(images).argmax(1)
+    return torch.full((len(images),), target, device=images.device)

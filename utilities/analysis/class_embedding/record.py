@@ -1,0 +1,191 @@
+"""Hooks on an unmodified model that hand over each block's tokens while it runs, so that none are kept.
+
+Fused attention stays on: nothing here needs the attention matrix. `eager_attention` switches it off for what does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from utilities.analysis.class_embedding.space import ClassSpace, TransformerSpace
+
+
+@dataclass
+class BlockTokens:
+    """The tokens of one block, alive while the block's hook runs.
+
+    Attributes:
+        space: How they are read.
+        index: Of the block, from 0.
+        after: Output of the block, (batch, tokens, width).
+        grid: Rows and columns of its image tokens.
+        before: Its input, of transformers alone, as are the next four.
+        attn: What attention adds, before + attn + mlp = after; raw where the lens is told to.
+        mlp: What the MLP adds.
+        attn_keys: Memory coefficients of attention: the input of its output projection, (batch, tokens, width).
+        mlp_keys: Memory coefficients of the MLP: the input of its second linear layer, (batch, tokens, hidden).
+    """
+
+    space: ClassSpace
+    index: int
+    after: torch.Tensor
+    grid: tuple[int, int]
+    before: torch.Tensor | None = None
+    attn: torch.Tensor | None = None
+    mlp: torch.Tensor | None = None
+    attn_keys: torch.Tensor | None = None
+    mlp_keys: torch.Tensor | None = None
+    _logits: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def logits(self, part: str) -> torch.Tensor:
+        """Read ``block``, ``attn`` or ``mlp`` in class-embedding space; computed once: (batch, tokens, classes)."""
+        if part not in self._logits:
+            tokens = self.after if part == "block" else getattr(self, part)
+            self._logits[part] = self.space.project(tokens, self.index if part == "block" else None)
+        return self._logits[part]
+
+
+Visit = Callable[[BlockTokens], None]
+
+
+def read_blocks(space: ClassSpace, images: torch.Tensor, visit: Visit, **forward: Any) -> torch.Tensor:
+    """Run a model, and visit each block's tokens as they come.
+
+    Args:
+        space: Of the model, which is in eval mode.
+        images: (batch, channels, height, width).
+        visit: Called once a block, in order. What it keeps is not freed.
+        **forward: Passed to the model, such as ``attn_mask``.
+
+    Returns:
+        The model's logits, (batch, classes).
+
+    Raises:
+        RuntimeError: If a block did not run once.
+
+    Example:
+        >>> from utilities.analysis.class_embedding.space import class_space
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> seen = []
+        >>> def visit(tokens):
+        ...     total = tokens.before + tokens.attn + tokens.mlp
+        ...     seen.append(bool(torch.allclose(total, tokens.after, atol=1e-5)))
+        >>> logits = read_blocks(class_space(vit_tiny_patch2_16(depth=2).eval()), torch.rand(1, 3, 16, 16), visit)
+        >>> logits.shape, seen
+        (torch.Size([1, 100]), [True, True])
+    """
+    visited: list[int] = []
+
+    def seen(tokens: BlockTokens) -> None:
+        visited.append(tokens.index)
+        visit(tokens)
+
+    with _hooks(space, seen, tuple(images.shape[-2:])):
+        logits = space.model(images, **forward)
+    if visited != list(range(len(space.blocks))):
+        raise RuntimeError(f"blocks ran in the order {visited}, not each once; a compiled or checkpointed model?")
+    return logits
+
+
+@contextmanager
+def _hooks(space: ClassSpace, visit: Visit, size: tuple[int, int]) -> Iterator[None]:
+    """Hook all blocks, and remove the hooks on exit."""
+    handles = []
+    try:
+        for index, block in enumerate(space.blocks):
+            kept: dict[str, torch.Tensor] = {}
+            if isinstance(space, TransformerSpace):
+                handles += _hook_parts(space, index, kept)
+            handles.append(block.register_forward_hook(_at_end(space, index, kept, visit, size)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook_parts(space: TransformerSpace, index: int, kept: dict[str, torch.Tensor]) -> list[Any]:
+    """Hook what happens inside a transformer's block."""
+    block, (attn, mlp) = space.blocks[index], space.branch_outputs(index)
+
+    def keep_input(name: str) -> Callable[..., None]:
+        return lambda module, args: kept.__setitem__(name, args[0])
+
+    def keep_output(name: str) -> Callable[..., None]:
+        return lambda module, args, output: kept.__setitem__(name, output)
+
+    inputs = {"before": block, "attn_keys": block.attn.proj, "mlp_keys": block.mlp.fc2}
+    handles = [module.register_forward_pre_hook(keep_input(name)) for name, module in inputs.items()]
+    outputs = {"attn": attn, "mlp": mlp}
+    return handles + [module.register_forward_hook(keep_output(name)) for name, module in outputs.items()]
+
+
+def _at_end(
+    space: ClassSpace, index: int, kept: dict[str, torch.Tensor], visit: Visit, size: tuple[int, int]
+) -> Callable[..., None]:
+    """Make the hook that gathers a block's tokens, has them visited and lets go of them."""
+
+    def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        visit(BlockTokens(space, index, space.tokens(output), space.grid(output, size), **kept))
+        kept.clear()
+
+    return hook
+
+
+@contextmanager
+def eager_attention(
+    space: TransformerSpace, edits: Mapping[int, Callable[[torch.Tensor], torch.Tensor | None]]
+) -> Iterator[None]:
+    """Compute the attention of some blocks step by step, and hand over its matrix; fused attention is put back.
+
+    Args:
+        space: Of the model.
+        edits: Index of a block -> function of the weights after softmax, (batch, heads, queries, keys), which may give
+            other weights in their place.
+
+    Raises:
+        ValueError: If there is no such block.
+        RuntimeError: If the model ran and a block handed over no matrix.
+
+    Example:
+        >>> from utilities.analysis.class_embedding.space import transformer_space
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> model, seen = vit_tiny_patch2_16(depth=2).eval(), []
+        >>> with eager_attention(transformer_space(model), {1: lambda weights: seen.append(weights.shape)}):
+        ...     _ = model(torch.rand(1, 3, 16, 16))
+        >>> seen, model.blocks[1].attn.fused_attn
+        ([torch.Size([1, 3, 65, 65])], True)
+    """
+    for index in edits:
+        if not 0 <= index < len(space.blocks):
+            raise ValueError(f"there is no block {index}; the model has 0 to {len(space.blocks) - 1}")
+    layers = {index: space.blocks[index].attn for index in edits}
+    before = {index: layer.fused_attn for index, layer in layers.items()}
+    calls = dict.fromkeys(edits, 0)
+
+    def hook_of(index: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
+            calls[index] += 1
+            return edits[index](output)
+
+        return hook
+
+    handles = []
+    try:
+        for index, layer in layers.items():
+            layer.fused_attn = False
+            handles.append(layer.attn_drop.register_forward_hook(hook_of(index)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for index, layer in layers.items():
+            layer.fused_attn = before[index]
+    missing = [f"blocks.{index}" for index, count in calls.items() if count == 0]
+    if missing:
+        raise RuntimeError(f"no attention matrix came out of {', '.join(missing)}; did the model run?")

@@ -1,0 +1,128 @@
+"""Relevance of image tokens by attention and its gradient (Chefer et al. 2021, https://arxiv.org/abs/2103.15679).
+
+Unlike the maps of `utilities.analysis.class_embedding.importance`, this needs every block's attention matrix and a
+backward pass through the whole model: fused attention is off while it runs, and memory grows with the square of the
+number of tokens. Take batches of a few dozen images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from utilities.analysis.class_embedding.passes import check_labels, check_target
+from utilities.analysis.class_embedding.record import eager_attention
+from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
+from utilities.utils import evaluating
+
+
+def relevance_maps(model: nn.Module, images: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
+    """Explain the logit of a class by the image tokens, with the rule for self-attention.
+
+    R = I; for each block, with the gradient of the model's logit y_c by the attention A after softmax,
+    A_bar = mean over heads of max(0, dy_c/dA * A) and R <- R + A_bar R. The relevance of an image token is its entry in
+    the row of the class token, or the mean over the rows that the classifier reads, see `read_rows`.
+
+    Args:
+        model: timm's VisionTransformer; its mode and fused attention are put back.
+        images: (batch, channels, height, width), on the model's device.
+        target: The class of each image, (batch,), or one of all.
+
+    Returns:
+        (batch, image tokens), row by row of the patches' grid; never negative.
+
+    Raises:
+        ValueError: If the model is another, or a class is none of its.
+
+    Example:
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> maps = relevance_maps(vit_tiny_patch2_16(num_classes=10, depth=2), torch.rand(3, 3, 16, 16), target=7)
+        >>> maps.shape, bool((maps >= 0).all())
+        (torch.Size([3, 64]), True)
+    """
+    space = transformer_space(model, what="relevance")
+    target = as_targets(target, images, space.num_classes)
+    with evaluating(model):
+        return relevance_of(space, images, target)
+
+
+def relevance_of(space: TransformerSpace, images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Do the same in the space of a model that is in eval mode, with a class for each image."""
+    matrices: list[torch.Tensor] = []
+
+    def keep(weights: torch.Tensor) -> torch.Tensor:
+        # Of a model whose weights are frozen, the first matrix is where gradients start.
+        matrices.append(weights if weights.requires_grad else weights.detach().requires_grad_())
+        return matrices[-1]
+
+    edits: dict[int, Callable[[torch.Tensor], torch.Tensor]] = dict.fromkeys(range(len(space.blocks)), keep)
+    with torch.enable_grad(), eager_attention(space, edits):
+        # An image's logit depends on its own attention alone, so that one backward pass of the sum does for all.
+        logits = space.model(images).gather(1, target[:, None]).sum()
+        gradients = torch.autograd.grad(logits, matrices)
+    relevance = propagate([matrix.detach() for matrix in matrices], gradients)
+    return relevance[:, read_rows(space), space.prefix :].mean(1)
+
+
+def propagate(attention: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Carry relevance through self-attention, block by block.
+
+    Args:
+        attention: Of each block, in order, after softmax, (batch, heads, queries, keys).
+        gradients: Of the explained number by each of them.
+
+    Returns:
+        R, (batch, tokens, tokens): how much each token's row owes to the tokens of the columns.
+
+    Example:
+        >>> attention, gradient = torch.full((1, 1, 2, 2), 0.5), torch.tensor([[[[2.0, -1.0], [0.0, 1.0]]]])
+        >>> propagate([attention], [gradient])
+        tensor([[[2.0000, 0.0000], [0.0000, 1.5000]]])
+    """
+    tokens = attention[0].shape[-1]
+    relevance = torch.eye(tokens, dtype=attention[0].dtype, device=attention[0].device).expand(
+        len(attention[0]), -1, -1
+    )
+    for weights, gradient in zip(attention, gradients, strict=True):
+        relevance = relevance + (gradient * weights).clamp(min=0).mean(1) @ relevance
+    return relevance
+
+
+def read_rows(space: TransformerSpace) -> slice:
+    """Give the tokens that a model's classifier reads, and so the rows of attention that count at the end.
+
+    The class token; with distillation that and the distillation token; all tokens that are averaged, where they are.
+
+    Example:
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> read_rows(transformer_space(vit_tiny_patch2_16(depth=1)))
+        slice(0, 1, None)
+        >>> read_rows(transformer_space(vit_tiny_patch2_16(depth=1, class_token=False, global_pool="avg")))
+        slice(0, None, None)
+    """
+    if space.model.global_pool == "token":
+        return slice(0, 1 if space.head_dist is None else 2)
+    return slice(0 if space.model.pool_include_prefix else space.prefix, None)
+
+
+def as_targets(target: torch.Tensor | int, images: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Give one class for each image, on the images' device.
+
+    Raises:
+        ValueError: If there are more or fewer, or one is none of the model's.
+
+    Example:
+        >>> as_targets(7, torch.zeros(2, 3, 4, 4), 10)
+        tensor([7, 7])
+    """
+    if not isinstance(target, torch.Tensor):
+        check_target(target, num_classes)
+        if isinstance(target, str):
+            raise ValueError(f"target {target!r} is no class; pass the classes of the images as a tensor, or one index")
+        return torch.full((len(images),), target, device=images.device)
+    check_labels(target, num_classes)
+    if len(target) != len(images):
+        raise ValueError(f"there are {len(target)} targets for {len(images)} images; give one each, or one class")
+    return target.to(images.device)

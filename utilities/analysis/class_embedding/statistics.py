@@ -1,0 +1,217 @@
+"""Means over images with their errors, intervals and tests, where the image is what is drawn at random.
+
+The tokens of an image share that image: they are not independent, and a test over all tokens as if they were finds
+differences in anything (pseudo-replication, Hurlbert 1984, https://doi.org/10.2307/1942661). So each image first comes
+down to one number, such as the mean over its tokens, and all that follows resamples images. An image without a value
+(no token on the object, say) is NaN, and is left out of that column alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import combinations, product
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+CHUNK = 2**22  # entries of resampling weights that are held at once, 32 MiB
+ROUNDING = 1e-12  # sums that differ by less, relative to the values added up, are ties
+
+
+def count(values: ArrayLike) -> np.ndarray:
+    """Count the images that have a value: (n, ...) -> (...).
+
+    Example:
+        >>> count([[1.0, np.nan], [2.0, 3.0]])
+        array([2, 1])
+    """
+    return np.asarray((~np.isnan(_checked(values))).sum(0))
+
+
+def mean_and_stderr(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Average over images, with the standard error of that mean.
+
+    Args:
+        values: One value, or array of values, for each image, (n, ...); NaN where it has none.
+
+    Returns:
+        Mean, NaN without a value, and standard error, NaN with fewer than two; each (...).
+
+    Raises:
+        ValueError: If a value is infinite.
+
+    Example:
+        >>> mean_and_stderr([1.0, 3.0, np.nan])
+        (array(2.), array(1.))
+    """
+    values = _checked(values)
+    there, n = ~np.isnan(values), count(values)
+    mean = _divide(np.where(there, values, 0).sum(0), n)
+    squares = np.where(there, values - mean, 0) ** 2
+    return mean, np.asarray(np.sqrt(_divide(squares.sum(0), n * (n - 1))))
+
+
+def bootstrap_interval(
+    values: ArrayLike, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give the percentile bootstrap interval of the mean over images (Efron 1979).
+
+    All columns are resampled with the same images, so that they stay as dependent as they are.
+
+    Args:
+        values: (n, ...), NaN where an image has no value.
+        confidence: Of the interval, between 0 and 1.
+        resamples: Drawn with replacement.
+        seed: Of the draws.
+
+    Returns:
+        Lower and upper end, each (...); NaN with fewer than two values.
+
+    Raises:
+        ValueError: If an option is out of range or a value infinite.
+
+    Example:
+        >>> low, high = bootstrap_interval(np.arange(100.0))
+        >>> print(f"{low:.0f} to {high:.0f}")
+        44 to 55
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence should be between 0 and 1, such as 0.95, got {confidence!r}")
+    values = _checked(values, resamples)
+    n, shape, flat = len(values), values.shape[1:], _columns(values)
+    there, rng = ~np.isnan(flat), np.random.default_rng(seed)
+    low, high = np.full((2, flat.shape[1]), np.nan)
+    enough = there.sum(0) > 1
+    if not enough.any():
+        return low.reshape(shape), high.reshape(shape)
+    known, complete = np.nan_to_num(flat), there.all()
+    means = []
+    for rows in _chunks(resamples, n):
+        weights = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(rows)]).astype(float)
+        drawn = np.full((rows, 1), n) if complete else weights @ there
+        means.append(_divide(weights @ known, drawn))
+    tail = (1 - confidence) / 2
+    low[enough], high[enough] = np.nanquantile(np.concatenate(means)[:, enough], [tail, 1 - tail], axis=0)
+    return low.reshape(shape), high.reshape(shape)
+
+
+def paired_p(differences: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Test that the mean difference is above 0, by flipping the signs of images at random.
+
+    Without an effect, an image's difference is as likely to be d as -d. The p-value is (1 + flips whose mean is no
+    less than the one seen) / (1 + flips), which is never 0 (Phipson & Smyth 2010,
+    https://doi.org/10.2202/1544-6115.1585), or exact over all 2^n flips where those are no more than ``resamples``.
+
+    Args:
+        differences: One for each image, (n, ...), NaN where it has none.
+        resamples: Random flips.
+        seed: Of the flips, which are the same for all columns.
+
+    Returns:
+        One-sided p-values, (...); NaN without a value.
+
+    Raises:
+        ValueError: If ``resamples`` is not positive or a value infinite.
+
+    Example:
+        >>> paired_p([1.0, 2.0, 0.5, 1.5])
+        array(0.0625)
+    """
+    differences = _checked(differences, resamples)
+    n, rng = len(differences), np.random.default_rng(seed)
+    flat = _columns(differences)
+    exact = 2**n <= resamples
+    if exact:
+        flips = iter([np.array(list(product((1.0, -1.0), repeat=n)))])
+    else:
+        flips = (rng.integers(2, size=(rows, n), dtype=np.int8) * 2.0 - 1 for rows in _chunks(resamples, n))
+    p = _share_at_least(np.ones(n), flips, np.nan_to_num(flat), exact)
+    p[np.isnan(flat).all(0)] = np.nan
+    return p.reshape(differences.shape[1:])
+
+
+def unpaired_p(one: ArrayLike, two: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Test that the mean over one group of images is above that over another, by shuffling images between them.
+
+    Args:
+        one: The group whose mean is thought to be larger, (n, ...), NaN where an image has no value.
+        two: The other group, (m, ...).
+        resamples: Random shuffles; all distinct ones are tried where those are no more.
+        seed: Of the shuffles.
+
+    Returns:
+        One-sided p-values, (...), as for `paired_p`; NaN where a group has no value.
+
+    Raises:
+        ValueError: If the shapes do not fit, ``resamples`` is not positive or a value infinite.
+
+    Example:
+        >>> unpaired_p([5.0, 6.0, 7.0], [1.0, 2.0])
+        array(0.1)
+    """
+    one, two = _checked(one, resamples), _checked(two, resamples)
+    if one.shape[1:] != two.shape[1:]:
+        raise ValueError(f"groups should differ in their number of images alone, got {one.shape} and {two.shape}")
+    flat = _columns(np.concatenate([one, two]))
+    first = np.arange(len(flat)) < len(one)
+    p = np.full(flat.shape[1], np.nan)
+    # Only images with a value change places: groups of a column keep the sizes that its own mean was taken over.
+    patterns, which = np.unique(~np.isnan(flat), axis=1, return_inverse=True)
+    for i, there in enumerate(patterns.T):
+        columns = which.reshape(-1) == i
+        p[columns] = _shuffled_p(flat[there][:, columns], first[there], resamples, seed)
+    return p.reshape(one.shape[1:])
+
+
+def _shuffled_p(values: np.ndarray, first: np.ndarray, resamples: int, seed: int) -> np.ndarray | float:
+    """Compare the sum of the first group, whose mean and size fix the other's, with those of shuffled groups."""
+    n, size = len(first), int(first.sum())
+    if not 0 < size < n:
+        return np.nan
+    exact, rng = math.comb(n, size) <= resamples, np.random.default_rng(seed)
+    if exact:
+        groups = np.array(list(combinations(range(n), size)))
+        shuffles = iter([(groups[..., None] == np.arange(n)).any(1).astype(float)])
+    else:
+        shuffles = (rng.permuted(np.tile(first, (rows, 1)), axis=1).astype(float) for rows in _chunks(resamples, n))
+    return _share_at_least(first.astype(float), shuffles, values - values.mean(0), exact)
+
+
+def _share_at_least(own: np.ndarray, draws: Iterator[np.ndarray], values: np.ndarray, exact: bool) -> np.ndarray:
+    """Give the p-value of own @ values among the rows of draws @ values, ties counted against it."""
+    least = own @ values - ROUNDING * np.abs(values).sum(0)
+    reached, total = np.zeros(values.shape[1]), 0
+    for weights in draws:
+        reached += (weights @ values >= least).sum(0)
+        total += len(weights)
+    return reached / total if exact else (1 + reached) / (1 + total)
+
+
+def _chunks(resamples: int, n: int) -> Iterator[int]:
+    """Split a number of resamples so that their weights over n images fit into `CHUNK` entries."""
+    most = max(1, CHUNK // max(n, 1))
+    for start in range(0, resamples, most):
+        yield min(most, resamples - start)
+
+
+def _divide(total: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Divide, NaN where n is 0."""
+    return np.asarray(np.divide(total, n, out=np.full(np.broadcast(total, n).shape, np.nan), where=n > 0))
+
+
+def _columns(values: np.ndarray) -> np.ndarray:
+    """Flatten all but the images: (n, ...) -> (n, columns)."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))
+
+
+def _checked(values: ArrayLike, resamples: int = 1) -> np.ndarray:
+    """Convert to float64, and refuse what no statistics can be made of."""
+    if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 1:
+        raise ValueError(f"resamples should be a whole number above 0, such as 1000, got {resamples!r}")
+    values = np.asarray(values, np.float64)
+    if values.ndim == 0:
+        raise ValueError("values should have an entry for each image, (n, ...), got a single number")
+    if np.isinf(values).any():
+        raise ValueError(f"{int(np.isinf(values).sum())} values are infinite; an image without a value should be NaN")
+    return values

@@ -1,0 +1,284 @@
+"""The tuned lens: an affine map for each block from its tokens to those of the last, fitted to the model's own answers.
+
+The lens of `utilities.analysis.class_embedding.space` reads every block as if it were the last. Where it reads nothing,
+the class may be there in another basis. Belrose et al. 2023 (https://arxiv.org/abs/2303.08112) let each block b learn a
+change of basis, x -> x + A_b x + b_b, before the model's own norm and classifier. The maps see no labels: they are
+fitted so that each token's distribution over classes is the one that the model's last block has for that token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from utilities.analysis.class_embedding.lens import lens_facts
+from utilities.analysis.class_embedding.passes import Batch, read
+from utilities.analysis.class_embedding.record import BlockTokens
+from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
+from utilities.analysis.stream import readable_twice
+from utilities.utils import write_whole
+
+IMAGES_PER_STEP = 32
+
+
+class TunedLens(nn.Module):
+    """An affine map for each block; that of the last block is the identity, and so are all before they are fitted.
+
+    Where a block is as wide as the last one, its map is x + A x + b with A = 0 and b = 0 at first; where it is not,
+    A x + b. Read with it through ``LensOptions(tuned=...)``.
+
+    Attributes:
+        widths: Of the blocks' tokens.
+        facts: How it was fitted; the KL divergence of each block over the last epoch.
+
+    Example:
+        >>> tuned, tokens = TunedLens([4, 4]), torch.rand(1, 3, 4)
+        >>> torch.equal(tuned(0, tokens), tokens)
+        True
+    """
+
+    def __init__(self, widths: Sequence[int], dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.widths, self.facts = list(widths), {}
+        linear = partial(nn.utils.skip_init, nn.Linear)  # nothing is drawn from the global generator
+        self.maps = nn.ModuleList(linear(width, widths[-1], dtype=dtype) for width in widths[:-1])
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, index: int, tokens: torch.Tensor) -> torch.Tensor:
+        """Map tokens of a block, (batch, tokens, its width), to (batch, tokens, width of the last block).
+
+        The block's map moves to the device of the tokens.
+
+        Raises:
+            ValueError: If there is no such block, or it is of another width.
+        """
+        if not 0 <= index < len(self.widths) or tokens.shape[-1] != self.widths[index]:
+            raise ValueError(
+                f"tokens of block {index}, {tokens.shape[-1]} wide, do not belong to a tuned lens of blocks "
+                f"{self.widths} wide; was it fitted to another model?"
+            )
+        if index == len(self.maps):
+            return tokens
+        change = self.maps[index].to(tokens.device)(tokens)
+        return tokens + change if self.widths[index] == self.widths[-1] else change
+
+    def save(self, path: str | Path) -> Path:
+        """Write the maps and how they were fitted to a file, whole or not at all."""
+        content = {"widths": self.widths, "facts": self.facts, "state": self.state_dict()}
+        return write_whole(path, lambda file: torch.save(content, file))
+
+    @classmethod
+    def load(cls, path: str | Path) -> TunedLens:
+        """Read what `save` wrote, to the CPU.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it holds no tuned lens.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} is missing; fit_tuned_lens makes a tuned lens, and its save() the file")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            dtype = next((value.dtype for value in content["state"].values()), None)
+            tuned = cls(content["widths"], dtype)
+            tuned.load_state_dict(content["state"])
+            tuned.facts = content["facts"]
+        except Exception as error:  # torch, pickle and zipfile raise a dozen types for a damaged file
+            raise ValueError(f"{path} holds no tuned lens: {error}") from error
+        return tuned
+
+
+def fit_tuned_lens(
+    model: nn.Module | ClassSpace,
+    loader: Iterable[Any],
+    *,
+    epochs: int = 5,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    lens: LensOptions | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> TunedLens:
+    """Fit a tuned lens to a model, which stays as it is (Belrose et al. 2023, https://arxiv.org/abs/2303.08112).
+
+    Minimised for each block b is the mean over class and image tokens of KL(p || p_b): p is the distribution over
+    classes that the lens reads from a token after the last block, p_b the one from the token of block b after its map.
+    Where grids differ, p is that of the nearest position. Adam makes a step every `IMAGES_PER_STEP` images of a batch,
+    in a random order, with a learning rate that falls to 0 linearly over the epochs.
+
+    Args:
+        model: See `utilities.analysis.class_embedding.space.class_space`, or a space with options of its own, such as
+            ``ConvolutionalSpace.every_stage(model)``.
+        loader: Of training images; labels are not looked at.
+        epochs: Passes over them, each of which runs the model.
+        learning_rate: Of the first epoch.
+        seed: Of the order of images within batches.
+        lens: How tokens are read, the same as later with the tuned lens; None is the paper's way.
+        device: See `utilities.utils.resolve_device`.
+        progress: Whether to show a bar.
+
+    Returns:
+        The tuned lens.
+
+    Raises:
+        ValueError: If an option is out of range, the model has one block, or ``lens`` is a tuned one.
+        TypeError: If the loader can be read once only.
+
+    Example:
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> model = vit_tiny_patch2_16(num_classes=10, depth=2)
+        >>> tuned = fit_tuned_lens(model, [torch.rand(4, 3, 16, 16)], epochs=1, device="cpu")
+        >>> class_space(model, LensOptions(tuned=tuned)).project(torch.zeros(1, 65, 96), 0).shape
+        torch.Size([1, 65, 10])
+    """
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1 or not learning_rate > 0 or seed < 0:
+        raise ValueError(
+            f"epochs should be 1 or more, learning_rate above 0, seed 0 or more; got {epochs}, {learning_rate}, {seed}"
+        )
+    space = space_of(model, lens)
+    if space.options.tuned is not None:
+        raise ValueError("the lens to fit is tuned already; pass LensOptions without tuned")
+    if len(space.blocks) < 2:
+        raise ValueError(f"{type(space.model).__name__} has one block, read as it is: there is nothing to tune")
+    readable_twice(loader, "a tuned lens")
+    fit = _Fit(space, torch.Generator().manual_seed(seed))
+    for epoch in range(epochs):
+        fit.begin(learning_rate * (1 - epoch / epochs))
+        label = f"tuned lens, epoch {epoch + 1} of {epochs}"
+        n = read(space, loader, [fit], target=0, device=device, progress=progress, description=label)
+    options = {"epochs": epochs, "learning_rate": float(learning_rate), "seed": seed, "lens": lens_facts(space.options)}
+    fit.tuned.facts = {**options, "n": n, "train_kl": [float(total / n) for total in fit.totals]}
+    return fit.tuned.requires_grad_(False).cpu()
+
+
+def space_of(model: nn.Module | ClassSpace, lens: LensOptions | None = None) -> ClassSpace:
+    """Give a model's class-embedding space, or a space as it is.
+
+    Raises:
+        ValueError: If the model has none, or options are given beside a space, which has its own.
+
+    Example:
+        >>> from utilities.analysis.class_embedding.conv_space import ConvolutionalSpace
+        >>> from utilities.resnet import resnet18
+        >>> len(space_of(resnet18()).names), len(space_of(ConvolutionalSpace.every_stage(resnet18())).names)
+        (2, 8)
+    """
+    if not isinstance(model, ClassSpace):
+        return class_space(model, lens)
+    if lens is not None:
+        raise ValueError("a space has options of its own; pass lens= with a model, or to the space when it is made")
+    return model
+
+
+def divergence(final: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Give KL(softmax(final) || softmax(logits)) in nats: (..., classes) twice -> (...).
+
+    Example:
+        >>> divergence(torch.tensor([0.0, 0.0]), torch.tensor([0.0, 0.0]))
+        tensor(0.)
+    """
+    target = final.log_softmax(-1)
+    return (target.exp() * (target - logits.log_softmax(-1))).sum(-1)
+
+
+def on_grid(logits: torch.Tensor, prefix: int, grid: tuple[int, int], wanted: tuple[int, int]) -> torch.Tensor:
+    """Bring logits of the tokens of one grid to another by nearest neighbour; prefix tokens stay as they are.
+
+    Args:
+        logits: (batch, prefix + rows * columns, classes).
+        prefix: Number of tokens before those of the image.
+        grid: Their rows and columns.
+        wanted: Rows and columns to have.
+
+    Example:
+        >>> on_grid(torch.arange(4.0).view(1, 4, 1), 0, (2, 2), (2, 4)).flatten().tolist()
+        [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+    """
+    if grid == wanted:
+        return logits
+    image = logits[:, prefix:].mT.unflatten(2, grid)
+    image = F.interpolate(image, wanted, mode="nearest-exact").flatten(2).mT
+    return torch.cat([logits[:, :prefix], image], 1)
+
+
+class AllBlocks:
+    """Keeps all blocks' tokens of a batch, as what the last one says is known at the end alone."""
+
+    def __init__(self, space: ClassSpace) -> None:
+        self.space = space
+        self.after: list[torch.Tensor] = []
+        self.grids: list[tuple[int, int]] = []
+
+    def block(self, tokens: BlockTokens, batch: Batch) -> None:
+        """Keep a block's tokens."""
+        self.after.append(tokens.after)
+        self.grids.append(tokens.grid)
+
+    def finish(self, batch: Batch) -> None:
+        """Work on the batch, and let go of it."""
+        self.work()
+        self.after, self.grids = [], []
+
+    def work(self) -> None:
+        """Do what there is to do with a batch."""
+        raise NotImplementedError
+
+    def finals(self) -> list[torch.Tensor]:
+        """Give the logits of the last block's tokens on the grid of each block."""
+        last = self.space.project(self.after[-1])
+        return [on_grid(last, self.space.prefix, self.grids[-1], grid) for grid in self.grids]
+
+
+class _Fit(AllBlocks):
+    """Steps of Adam on the maps of all blocks, batch by batch."""
+
+    tuned: TunedLens | None = None  # the first batch shows how wide the blocks are
+    optimiser: torch.optim.Optimizer
+
+    def __init__(self, space: ClassSpace, generator: torch.Generator) -> None:
+        super().__init__(space)
+        self.generator = generator
+
+    def begin(self, learning_rate: float) -> None:
+        """Begin an epoch."""
+        self.learning_rate, self.totals = learning_rate, 0.0
+
+    def work(self) -> None:
+        """Make the steps of a batch."""
+        if self.tuned is None:
+            last = self.after[-1]
+            self.tuned = TunedLens([x.shape[2] for x in self.after], last.dtype).to(last.device)
+            self.optimiser = torch.optim.Adam(self.tuned.parameters())
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate
+        finals = self.finals()
+        order = torch.randperm(len(finals[0]), generator=self.generator).to(finals[0].device)
+        for images in order.split(IMAGES_PER_STEP):
+            self.totals += len(images) * self._step(finals, images)
+
+    def _step(self, finals: list[torch.Tensor], images: torch.Tensor) -> np.ndarray:
+        """Make one step, and give the mean KL divergence of each block before it."""
+        losses = []
+        for index, layer in enumerate(self.tuned.maps):
+            with torch.enable_grad():
+                logits = self.space.project(self.tuned(index, self.after[index][images]))
+                seen = _seen(self.space, logits.shape[1])
+                loss = divergence(finals[index][images], logits)[:, seen].mean()
+            loss.backward(inputs=list(layer.parameters()))  # no gradients of the model
+            losses.append(loss.detach())
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return torch.stack(losses).double().cpu().numpy()
+
+
+def _seen(space: ClassSpace, count: int) -> list[int]:
+    """Give the places of class and image tokens among all tokens."""
+    return [place for group in space.groups().values() for place in range(count)[group]]

@@ -1,0 +1,46 @@
+"""How far raw and tuned lens of each block are from the last block's answer (after Belrose et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from utilities.analysis.class_embedding.lens_kl import READINGS, LensKL
+from utilities.plots.captions import wrap
+from utilities.plots.facts import WIDTH, colours, finish, named, new_figure
+
+TITLES = {"raw": "raw lens", "tuned": "tuned lens"}
+TOKENS = {"CLS": "[CLS]", "image": "image tokens or positions"}
+
+
+def plot_lens_distances(results: Mapping[str, LensKL] | LensKL) -> Figure:
+    """Draw the divergence of every block's lenses from the last block's, a panel for each model.
+
+    Args:
+        results: Label -> result, or one.
+
+    Returns:
+        The figure.
+    """
+    results = named(results)
+    figure, axes = new_figure(WIDTH, 2.4, 1, len(results), squeeze=False, sharey=True)
+    palette = colours(READINGS)
+    for ax, (label, result) in zip(axes[0], results.items(), strict=True):
+        blocks = np.arange(1, len(result.names) + 1)
+        for i, reading in enumerate(READINGS):
+            for j, group in enumerate(result.groups):
+                style = {"linestyle": "--" if group == "CLS" else "-", "marker": "o", "markersize": 3, "linewidth": 1}
+                text = f"{TITLES[reading]}, {TOKENS[group]}"
+                ax.errorbar(
+                    blocks, result.kl[i, :, j], result.stderr[i, :, j], color=palette[reading], label=text, **style
+                )
+        ax.set(xlabel="block", ylim=(0, None), xticks=blocks)
+        ax.set_title(wrap(label, WIDTH / len(results)))
+    axes[0, 0].set_ylabel("KL divergence from\nthe last block's lens (nats)")
+    note = (
+        "Bars: one standard error over images. The tuned lens was fitted to training images. Blocks whose width is not "
+        "the last one's have no raw lens."
+    )
+    return finish(figure, results, note)
