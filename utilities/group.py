@@ -36,7 +36,7 @@ class Group:
         name: The notebook's name, and of the files it writes.
         models: Names, or one for each profile, as of a study.
         profile: ``"quick"`` or ``"paper"``.
-        dataset: Of all models.
+        dataset: Of all models; one name, or one for each profile.
         epochs: Of training, of all models; None is each one's own number.
         seed: Of training, of the first of several initialisations, and of the order of the images.
         n_images: Test images to compare on.
@@ -56,7 +56,7 @@ class Group:
     name: str
     models: Sequence[str | Mapping[str, str]]
     profile: str = "quick"
-    dataset: str | None = None
+    dataset: str | Mapping[str, str] | None = None
     epochs: int | None = None
     seed: int = 0
     n_images: int | None = None
@@ -118,14 +118,16 @@ class Group:
         self,
         analysis: Callable[..., Result],
         *,
+        untrained: bool = False,
         train: Mapping[str, Any] | None = None,
         mixing: bool = False,
         **options: Any,
     ) -> dict[str, Any]:
-        """Run a companion analysis on each trained model.
+        """Run a companion analysis on each trained model, or on its untrained twin.
 
         Args:
             analysis: Called as ``analysis(model, loader, provenance=..., **options)``, see `utilities.analysis`.
+            untrained: Take the models as they are initialised with the group's seed.
             train: Take training images instead of test images; options of `Study.training_loader`.
             mixing: Whether the analysis mixes images as in training: it gets ``mix``, see `Study.mixing`.
             **options: Passed on.
@@ -135,7 +137,7 @@ class Group:
         """
         results = {}
         for study in self.studies:
-            model, facts = study.finished_model()
+            model, facts = study.untrained_model() if untrained else study.finished_model()
             loader = study.loader(n_images=study.n_images) if train is None else study.training_loader(**train)
             provenance = study.shared_facts(loader) | facts
             own = {"mix": study.mixing()} if mixing else {}
@@ -175,18 +177,21 @@ def split_off(results: Mapping[str, Result], count: int) -> tuple[dict[str, Resu
     return dict(items[:count]), dict(items[count:])
 
 
-def save_all(study: Study, results: Mapping[Any, Result], figures: Mapping[str, Figure]) -> Path:
+def save_all(study: Study, results: Mapping[Any, Result | Mapping[str, Result]], figures: Mapping[str, Figure]) -> Path:
     """Write several results and figures of one notebook, the first ones under its own name.
 
     Args:
         study: Gives name and folder.
-        results: Keys, strings or tuples of them, become parts of the names of files.
+        results: Keys, strings or tuples of them, become parts of the names of files; those of a mapping within follow.
         figures: The same.
 
     Returns:
         The path of the first picture.
     """
-    for number, (key, result) in enumerate(results.items()):
+    flat: dict[Any, Result] = {}
+    for key, result in results.items():
+        flat |= {(key, name): one for name, one in result.items()} if isinstance(result, Mapping) else {key: result}
+    for number, (key, result) in enumerate(flat.items()):
         part = re.sub(r"[^A-Za-z0-9_]+", "-", "_".join([key] if isinstance(key, str) else key)).strip("-")
         result.save(study.path(part if number else ""))
     paths = [study.save_figure(figure, key if number else "") for number, (key, figure) in enumerate(figures.items())]
