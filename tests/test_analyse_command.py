@@ -8,14 +8,16 @@ from utilities.analysis.fourier import Fourier
 
 ON = ["--dataset", "digits", "--n-images", "8", "--device", "cpu"]
 MODELS = ["--models", "alternet18", "vit_tiny_patch2_16"]
+OF_TRANSFORMERS = ("key_value", "perturb")
 
 
 @pytest.mark.parametrize("analysis", ANALYSES)
 def test_writes_results_figures_and_claims(analysis, tmp_path, capsys):
-    main([analysis, *MODELS, *ON, "--out", str(tmp_path / "a")])
+    models = MODELS[:1] + MODELS[2:] if analysis in OF_TRANSFORMERS else MODELS
+    main([analysis, *models, *ON, "--out", str(tmp_path / "a")])
     printed = capsys.readouterr().out
     assert "Paper:" in printed
-    for name in ("a.png", "a_claims.csv", "a_alternet18.npz", "a_vit_tiny_patch2_16.csv"):
+    for name in ("a.png", "a_claims.csv", *(f"a_{model}.npz" for model in models[1:]), "a_vit_tiny_patch2_16.csv"):
         assert (tmp_path / name).stat().st_size > 0
     assert len(pd.read_csv(tmp_path / "a_vit_tiny_patch2_16.csv")) > 0
 
@@ -44,6 +46,8 @@ def test_options_of_the_analysis_are_passed_on(tmp_path):
         (["fourier", "--models", "resnet18", "resnet18"], "named twice"),
         (["variance", "--models", "vgg11"], "layers="),
         (["variance", "--models", "resnet18", "--weights", "absent.pth"], "absent.pth"),
+        (["perturb", "--models", "resnet18"], "needs timm's VisionTransformer, not a ResNet"),
+        (["identifiability", "--models", "vgg11"], "has no class-embedding space"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, capsys):

@@ -3,8 +3,9 @@
     python -m utilities.analyse_command fourier --models timm/resnet50 timm/vit_tiny_patch16_224 timm/convnext_tiny \
         --weights pretrained --dataset imagenet --n-images 1000 --out runs/frequencies
 
-``fourier``, ``variance``, ``lesions`` and ``classify`` of any number of models; each model's result is written beside
-the figures that show all of them. ``-o NAME VALUE`` gives any option of the analysis.
+``fourier``, ``variance``, ``lesions`` and ``classify`` of any number of models, and of Vision Transformers what is read
+in class-embedding space: ``identifiability`` (of ResNets too), ``key_value`` and ``perturb``. Each model's result is
+written beside the figures that show all of them. ``-o NAME VALUE`` gives any option of the analysis.
 """
 
 from __future__ import annotations
@@ -17,16 +18,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from utilities.analysis.class_embedding.identifiability import identifiability
+from utilities.analysis.class_embedding.key_value import key_value_agreement
+from utilities.analysis.class_embedding.perturbation import perturb
 from utilities.analysis.classification import classify
 from utilities.analysis.fourier import fourier
 from utilities.analysis.lesion import lesions
 from utilities.analysis.variance import feature_variance
 from utilities.claims.claim import state_claims
 from utilities.claims.classification import claims_of_classification
+from utilities.claims.identifiability import claims_of_identifiability
+from utilities.claims.key_value import claims_of_key_value
 from utilities.claims.of_blocks import claims_of_fourier, claims_of_lesions, claims_of_variance
+from utilities.claims.perturbation import claims_of_perturbation
 from utilities.command import add_options, base_of, data_facts, open_loader, open_model, run_command, write_result
 from utilities.plots.fourier import plot_gain, plot_high_frequency, plot_spectra
+from utilities.plots.identifiability import plot_changes, plot_context, plot_evolution
+from utilities.plots.key_value import plot_compositionality, plot_key_value_agreement
 from utilities.plots.lesion import plot_lesions
+from utilities.plots.perturbation import plot_perturbation
 from utilities.plots.reliability import plot_measures, plot_reliability
 from utilities.plots.variance import plot_variance
 from utilities.utils import write_whole
@@ -38,6 +48,17 @@ ANALYSES: dict[str, tuple[Callable[..., Any], dict[str, Callable[..., Any]], Cal
     "variance": (feature_variance, {"": plot_variance}, claims_of_variance),
     "lesions": (lesions, {"": plot_lesions}, claims_of_lesions),
     "classify": (classify, {"": plot_reliability, "_measures": plot_measures}, claims_of_classification),
+    "identifiability": (
+        identifiability,
+        {"": plot_evolution, "_changes": plot_changes, "_context": plot_context},
+        claims_of_identifiability,
+    ),
+    "key_value": (
+        key_value_agreement,
+        {"": plot_key_value_agreement, "_compositionality": plot_compositionality},
+        claims_of_key_value,
+    ),
+    "perturb": (perturb, {"": plot_perturbation}, claims_of_perturbation),
 }
 
 
@@ -109,7 +130,7 @@ def _options(analysis: Callable[..., Any], given: Sequence[tuple[str, str]]) -> 
     Raises:
         ValueError: Naming the option, and those there are.
     """
-    taken = ("model", "loader", "device", "provenance", "progress")
+    taken = ("model", "loader", "device", "provenance", "progress", "lens")
     known = [name for name in inspect.signature(analysis).parameters if name not in taken]
     options = {}
     for name, text in given:

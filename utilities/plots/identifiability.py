@@ -180,14 +180,15 @@ def plot_context(results: Results) -> Figure:
         results: Label -> result, or one; those of images without masks are left out.
 
     Returns:
-        The figure.
-
-    Raises:
-        ValueError: If none had masks.
+        The figure, which says so where no images had masks.
     """
-    results = {label: result for label, result in named(results).items() if result.n_masked}
+    everything = named(results)
+    results = {label: result for label, result in everything.items() if result.n_masked}
     if not results:
-        raise ValueError("no result has tokens of object and context; run it on images with masks")
+        figure, ax = new_figure(WIDTH, 0.6)
+        ax.set_axis_off()
+        ax.set_title("no masks: tokens of object and context cannot be told apart in these images")
+        return finish(figure, everything, legend=False)
     looks = colours(["object", "context", *LAYERS.values()])
     figure, axes = new_figure(WIDTH, 2.1 * len(results), len(results), 2, squeeze=False)
     for (left, right), (label, result) in zip(axes, results.items(), strict=True):
