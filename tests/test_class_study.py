@@ -2,18 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 
 from utilities.analysis.class_embedding.identifiability import identifiability
-from utilities.class_study import (
-    class_values,
-    explanations,
-    identifiability_table,
-    lens_distances,
-    pictures,
-    probe_group,
-    tuned_lenses,
-)
+from utilities.class_study import class_values, explanations, identifiability_table, pictures, probe_group
 from utilities.datasets import load_dataset, make_loader
 from utilities.group import Group
 from utilities.study import Study
@@ -69,12 +60,12 @@ def test_explanations_are_of_the_same_images(group):
 
 
 def test_probes_and_lenses_of_every_stage(group):
-    torch.manual_seed(0)
-    lenses = tuned_lenses(group, 40, epochs=1)
-    probes = probe_group(group, 40, lenses)
+    probes, distances = probe_group(group, 40, epochs=1, tokens="shared")
     assert probes["resnet18"].names[0] == "layer1.0"
     assert "tuned" in probes["resnet18"].readings
-    assert "tuned" not in probe_group(group, 40, untrained=True)[VIT].readings
-    distances = lens_distances(group, lenses)
-    assert distances["resnet18"].kl.shape[1] == len(lenses["resnet18"].widths) == 8
+    assert distances["resnet18"].kl.shape[1] == len(probes["resnet18"].names) == 8
     np.testing.assert_allclose(distances[VIT].kl[:, -1], 0, atol=1e-6)  # the last block is read as it is
+    plain, none = probe_group(group, 40, untrained=True)
+    assert "tuned" not in plain[VIT].readings
+    assert plain["resnet18"].names == ["layer4.0", "layer4.1"]
+    assert none == {}

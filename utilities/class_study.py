@@ -17,7 +17,7 @@ from utilities.analysis.class_embedding.lens_kl import LensKL, tuned_lens_kl
 from utilities.analysis.class_embedding.probe_result import LinearProbes
 from utilities.analysis.class_embedding.probes import linear_probes
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
-from utilities.analysis.class_embedding.tuned import TunedLens, fit_tuned_lens
+from utilities.analysis.class_embedding.tuned import fit_tuned_lens
 from utilities.class_models import PAPER_MODELS
 from utilities.group import Group
 from utilities.loaders import Loader
@@ -34,6 +34,8 @@ CNNS = {"quick": ["resnet18", "lambda_resnet26"], "paper": ["torchvision/resnet5
 UNTRAINED = 3  # initialisations, of what takes no images
 # The sums of a probe for each token of ViT-B/32 in every layer take 20 GB.
 PROBED = {"quick": "each", "paper": "shared"}
+# Lambda layers are slow on a CPU.
+FEW = {"quick": 300, "paper": None}
 METHODS = {"gradient": {}, "double softmax": {"loss": "ce_double_softmax"}, "relevance": {"method": "relevance"}}
 
 
@@ -126,60 +128,32 @@ def whole_space(model: torch.nn.Module, options: LensOptions | None = None) -> C
     return ConvolutionalSpace.every_stage(model, options) if isinstance(space, ConvolutionalSpace) else space
 
 
-def tuned_lenses(group: Group, n_train: int | None, epochs: int) -> dict[str, TunedLens]:
-    """Fit a tuned lens to training images of each trained model of a group.
-
-    Args:
-        group: Of Vision Transformers and ResNets.
-        n_train: Training images; None is all.
-        epochs: Passes over them.
-
-    Returns:
-        Name of the model -> lens.
-    """
-    lenses = {}
-    for study in group.studies:
-        model, _ = study.finished_model()
-        train = study.training_loader(n_images=n_train, augment=False)
-        lenses[study.model] = fit_tuned_lens(whole_space(model), train, epochs=epochs, seed=study.seed)
-    return lenses
-
-
-def lens_distances(group: Group, lenses: Mapping[str, TunedLens]) -> dict[str, LensKL]:
-    """Measure on test images how far the raw and the tuned lens of each block are from the last block's answer."""
-
-    def measure(model: torch.nn.Module, loader: Loader, provenance: Mapping[str, Any]) -> LensKL:
-        return tuned_lens_kl(whole_space(model), lenses[provenance["model"]], loader, provenance=provenance)
-
-    return group.analyse(measure)
-
-
 def probe_group(
-    group: Group,
-    n_train: int | None,
-    lenses: Mapping[str, TunedLens] | None = None,
-    *,
-    untrained: bool = False,
-    **options: Any,
-) -> dict[str, LinearProbes]:
-    """Fit linear probes to training images of each model of a group, and read its test images with probes and lens.
+    group: Group, n_train: int | None, epochs: int = 0, *, untrained: bool = False, **options: Any
+) -> tuple[dict[str, LinearProbes], dict[str, LensKL]]:
+    """Fit probes and a tuned lens to training images of each model of a group, and read its test images with them.
 
     Args:
         group: Of Vision Transformers and ResNets.
         n_train: Training images; None is all.
-        lenses: Name of the model -> tuned lens, which reads the test images too.
+        epochs: Passes over them to fit the tuned lens; 0 is without one, and then only the final stage of a ResNet is
+            read.
         untrained: Whether to take the models as they are initialised.
         **options: Of `utilities.analysis.class_embedding.probes.linear_probes`.
 
     Returns:
-        Name of the model -> probes.
+        Name of the model -> probes, and name -> how far raw and tuned lens of each block are from the last one's
+        answer, where a lens was fitted.
     """
-    results = {}
+    probes, distances = {}, {}
     for study in group.studies:
         model, facts = study.untrained_model() if untrained else study.finished_model()
         train, test = study.training_loader(n_images=n_train, augment=False), study.loader(n_images=study.n_images)
-        tuned = LensOptions(tuned=lenses[study.model]) if lenses else None
-        space = whole_space(model, tuned) if tuned else class_space(model)
         provenance = study.shared_facts(test) | facts
-        results[study.model] = linear_probes(space, train, test, provenance=provenance, **options)
-    return results
+        space = class_space(model)
+        if epochs:
+            tuned = fit_tuned_lens(whole_space(model), train, epochs=epochs, seed=study.seed)
+            space = whole_space(model, LensOptions(tuned=tuned))
+            distances[study.model] = tuned_lens_kl(whole_space(model), tuned, test, provenance=provenance)
+        probes[study.model] = linear_probes(space, train, test, provenance=provenance, **options)
+    return probes, distances

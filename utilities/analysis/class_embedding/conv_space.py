@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 from typing_extensions import Self
 
-from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
+from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, Tuned
 from utilities.preact_resnet import PreActResNet
 from utilities.resnet import ResNet
 
@@ -83,10 +83,13 @@ class ConvolutionalSpace(ClassSpace):
         """
         return cls(model, options or LensOptions(), STAGES)
 
-    def project(self, tokens: torch.Tensor, index: int | None = None) -> torch.Tensor:
+    def project(self, tokens: torch.Tensor, index: int | None = None, tuned: Tuned | None = None) -> torch.Tensor:
         """Read positions with the classifier, after the final norm and ReLU where there are any."""
-        if index is not None and self.options.tuned is not None:
-            tokens = self.options.tuned(index, tokens)
+        tuned = tuned or self.options.tuned
+        if index is not None and tuned is not None:
+            if hasattr(tuned, "before") and not isinstance(self.model, PreActResNet):
+                return nn.functional.linear(tokens, *tuned.before(index, tokens, self.model.fc, self.options.bias))
+            tokens = tuned(index, tokens)
         head, width = self.model.fc, tokens.shape[-1]
         if width != head.in_features:
             raise ValueError(

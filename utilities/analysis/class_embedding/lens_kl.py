@@ -120,7 +120,7 @@ class _Measure(AllBlocks):
         """Measure one block: (batch, 2, groups)."""
         tokens = self.after[index]
         readable = tokens.shape[2] == self.after[-1].shape[2]
-        tuned = divergence(final, self.space.project(self.tuned(index, tokens)))
+        tuned = divergence(final, self.space.project(tokens, index, self.tuned))
         raw = divergence(final, self.space.project(tokens)) if readable else torch.full_like(tuned, torch.nan)
         groups = self.space.groups().values()
         return torch.stack([torch.stack([x[:, group].mean(1) for group in groups], 1) for x in (raw, tuned)], 1)

@@ -17,6 +17,7 @@ from timm.models.vision_transformer import Block, ResPostBlock, VisionTransforme
 from torch import nn
 
 PARTS = ("block", "attn", "mlp")
+Tuned = Callable[[int, torch.Tensor], torch.Tensor]
 MOST_CLASSES = 2**15 - 1  # ranks and classes are kept as int16
 
 
@@ -36,7 +37,7 @@ class LensOptions:
     norm: bool = True
     bias: bool = True
     scale: bool = True
-    tuned: Callable[[int, torch.Tensor], torch.Tensor] | None = None
+    tuned: Tuned | None = None
 
 
 class ClassSpace(ABC):
@@ -63,12 +64,13 @@ class ClassSpace(ABC):
     num_classes: int
 
     @abstractmethod
-    def project(self, tokens: torch.Tensor, index: int | None = None) -> torch.Tensor:
+    def project(self, tokens: torch.Tensor, index: int | None = None, tuned: Tuned | None = None) -> torch.Tensor:
         """Read tokens: (batch, tokens, width) -> logits (batch, tokens, classes).
 
         Args:
             tokens: Of a block, or of a part of it.
             index: Of the block whose output this is, for a learned lens; None for parts.
+            tuned: The learned lens; None is that of the options, if there is one.
         """
 
     @abstractmethod
@@ -119,10 +121,11 @@ class TransformerSpace(ClassSpace):
     def _head(self, x: torch.Tensor, head: nn.Linear) -> torch.Tensor:
         return nn.functional.linear(x, head.weight, head.bias if self.options.bias else None)
 
-    def project(self, tokens: torch.Tensor, index: int | None = None) -> torch.Tensor:
+    def project(self, tokens: torch.Tensor, index: int | None = None, tuned: Tuned | None = None) -> torch.Tensor:
         """Read tokens with the final norm and the classifier."""
-        if index is not None and self.options.tuned is not None:
-            tokens = self.options.tuned(index, tokens)
+        tuned = tuned or self.options.tuned
+        if index is not None and tuned is not None:
+            tokens = tuned(index, tokens)
         if self.options.norm:
             tokens = self.model.fc_norm(self.model.norm(tokens))
         logits = self._head(tokens, self.model.head)

@@ -60,15 +60,46 @@ class TunedLens(nn.Module):
         Raises:
             ValueError: If there is no such block, or it is of another width.
         """
+        self._check(index, tokens)
+        if index == len(self.maps):
+            return tokens
+        change = self.maps[index].to(tokens.device)(tokens)
+        return tokens + change if self.widths[index] == self.widths[-1] else change
+
+    def before(
+        self, index: int, tokens: torch.Tensor, head: nn.Linear, bias: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Give a block's map and the classifier that follows as one linear map, weight and bias.
+
+        Where no norm stands between the two, the many positions of early stages are then never as wide as the last.
+
+        Args:
+            index: Of the block.
+            tokens: Of the block, to see that they belong to it.
+            head: The classifier.
+            bias: Whether its own bias is added.
+
+        Example:
+            >>> tuned, tokens, head = TunedLens([4, 4]), torch.rand(1, 3, 4), nn.Linear(4, 2)
+            >>> nn.functional.linear(tokens, *tuned.before(0, tokens, head)).allclose(head(tuned(0, tokens)))
+            True
+        """
+        self._check(index, tokens)
+        own = head.bias if bias else None
+        if index == len(self.maps):
+            return head.weight, own
+        layer = self.maps[index].to(tokens.device)
+        weight, shift = head.weight @ layer.weight, head.weight @ layer.bias
+        if self.widths[index] == self.widths[-1]:
+            weight = weight + head.weight
+        return weight, shift if own is None else shift + own
+
+    def _check(self, index: int, tokens: torch.Tensor) -> None:
         if not 0 <= index < len(self.widths) or tokens.shape[-1] != self.widths[index]:
             raise ValueError(
                 f"tokens of block {index}, {tokens.shape[-1]} wide, do not belong to a tuned lens of blocks "
                 f"{self.widths} wide; was it fitted to another model?"
             )
-        if index == len(self.maps):
-            return tokens
-        change = self.maps[index].to(tokens.device)(tokens)
-        return tokens + change if self.widths[index] == self.widths[-1] else change
 
     def save(self, path: str | Path) -> Path:
         """Write the maps and how they were fitted to a file, whole or not at all."""
@@ -269,7 +300,7 @@ class _Fit(AllBlocks):
         losses = []
         for index, layer in enumerate(self.tuned.maps):
             with torch.enable_grad():
-                logits = self.space.project(self.tuned(index, self.after[index][images]))
+                logits = self.space.project(self.after[index][images], index, self.tuned)
                 seen = _seen(self.space, logits.shape[1])
                 loss = divergence(finals[index][images], logits)[:, seen].mean()
             loss.backward(inputs=list(layer.parameters()))  # no gradients of the model
