@@ -25,6 +25,7 @@ def made(cls=RISING, image=RISING - 0.02, error=0.001, **changes):
     noise = np.random.default_rng(0).normal(size=(IMAGES, BLOCKS, 2))
     one = Identifiability(
         names=[f"blocks.{b}" for b in range(BLOCKS)],
+        depth=np.arange(1, BLOCKS + 1) / BLOCKS,
         parts=["block", "attn", "mlp"],
         groups=["CLS", "image"],
         **arrays,

@@ -142,6 +142,12 @@ def test_classification_is_the_models_whatever_the_lens():
     assert torch.allclose(space.classify(seen[-1].after), logits)
 
 
+def test_depth_counts_the_stages_that_are_not_read():
+    model = built("resnet")
+    assert class_space(model).depth() == [0.8, 1.0]  # the last 2 of 5 blocks
+    assert ConvolutionalSpace.every_stage(model).depth() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
 def test_names_groups_and_grids():
     model = built("resnet")
     space = class_space(model)

@@ -260,16 +260,16 @@ def _blocks(result: Identifiability) -> np.ndarray:
 
 def _places(results: Mapping[str, Identifiability]) -> Any:
     """Give where blocks are drawn: at their number, or at their share of the depth where models differ in depth."""
-    if len({len(result.names) for result in results.values()}) == 1:
+    if len({tuple(result.depth) for result in results.values()}) == 1:
         return _blocks
-    return lambda result: _blocks(result) / len(result.names)
+    return lambda result: result.depth
 
 
 def _depth_axis(ax: Axes, results: Mapping[str, Identifiability]) -> None:
     if _places(results) is _blocks:
         _block_axis(ax, next(iter(results.values())))
     else:
-        ax.set(xlabel="relative depth (block / blocks)", xlim=(0, 1.03))
+        ax.set(xlabel="relative depth (1: after the last block)", xlim=(0, 1.03))
 
 
 def _block_axis(ax: Axes, result: Identifiability, first: int = 1) -> None:

@@ -36,8 +36,9 @@ def plot_lens_distances(results: Mapping[str, LensKL] | LensKL) -> Figure:
                 ax.errorbar(
                     blocks, result.kl[i, :, j], result.stderr[i, :, j], color=palette[reading], label=text, **style
                 )
-        ax.set(xlabel="block", ylim=(0, None), xticks=blocks)
+        ax.set(xlabel="block", xticks=blocks)
         ax.set_title(wrap(label, WIDTH / len(results)))
+    axes[0, 0].set_ylim(bottom=0)  # of all panels, after all are drawn
     axes[0, 0].set_ylabel("KL divergence from\nthe last block's lens (nats)")
     note = (
         "Bars: one standard error over images. The tuned lens was fitted to training images. Blocks whose width is not "

@@ -83,6 +83,11 @@ class ConvolutionalSpace(ClassSpace):
         """
         return cls(model, options or LensOptions(), STAGES)
 
+    def depth(self) -> list[float]:
+        """Count the blocks of earlier stages too, whether or not they are read."""
+        count = sum(len(getattr(self.model, stage)) for stage in STAGES)
+        return [(count - len(self.blocks) + index + 1) / count for index in range(len(self.blocks))]
+
     def project(self, tokens: torch.Tensor, index: int | None = None, tuned: Tuned | None = None) -> torch.Tensor:
         """Read positions with the classifier, after the final norm and ReLU where there are any."""
         tuned = tuned or self.options.tuned

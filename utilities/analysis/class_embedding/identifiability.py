@@ -56,6 +56,7 @@ class Identifiability(Result):
 
     Attributes:
         names: Of the blocks.
+        depth: Share of the model's blocks that have run after each of them; a CNN's first stages are not read.
         parts: What was read of each, see `utilities.analysis.class_embedding.space.PARTS`.
         groups: Of tokens: ``CLS``, where there is a class token, and ``image``; registers are in neither.
         score: 1 - rank / classes, mean over tokens, (parts, blocks, groups).
@@ -84,6 +85,7 @@ class Identifiability(Result):
     """
 
     names: list[str]
+    depth: np.ndarray
     parts: list[str]
     groups: list[str]
     score: np.ndarray
@@ -254,6 +256,7 @@ def _collect(
         arrays |= {quantity: mean, f"{quantity}_stderr": error, f"{quantity}_interval": ends}
     return Identifiability(
         names=list(space.names),
+        depth=np.array(space.depth()),
         parts=list(space.parts),
         groups=list(space.groups()),
         **arrays,

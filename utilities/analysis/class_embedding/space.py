@@ -95,6 +95,10 @@ class ClassSpace(ABC):
             size: Height and width of the images, for models that take any; None is what the model was made for.
         """
 
+    def depth(self) -> list[float]:
+        """Give the share of all the model's blocks that have run after each block that is read: 1 for the last."""
+        return [(index + 1) / len(self.blocks) for index in range(len(self.blocks))]
+
     def groups(self) -> dict[str, slice]:
         """Give the tokens that are looked at apart: ``CLS``, where there is one, and ``image``; no registers."""
         image = {"image": slice(self.prefix, None)}
