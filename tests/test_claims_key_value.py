@@ -84,6 +84,6 @@ def test_agreement_and_accuracy(gap, attention, mlp):
 def test_words_name_the_model_and_its_numbers():
     claims = claims_of_key_value({"one": agreement(), "two": agreement(error=0.02)})
     assert [claim.found.split(":")[0] for claim in claims] == ["one"] * 7 + ["two"] * 7
-    assert "45.0 +- 1.0 % of image tokens agree in blocks.4 to blocks.5, 3.0 by chance" in claims[0].found
-    assert "60.0 +- 1.0 % of image tokens agree there, 30.0 +- 1.0 % in the best other one, blocks.4" in claims[2].found
-    assert "45.0 +- 2.0 % of image tokens match in blocks.4 to blocks.5 (20.0 by chance)" in claims[11].found
+    assert "45.0 +- 1.0 % of image tokens agree in blocks 5 to 6, 3.0 by chance" in claims[0].found
+    assert "60.0 +- 1.0 % of image tokens agree there, 30.0 +- 1.0 % in the best other one, block 5" in claims[2].found
+    assert "45.0 +- 2.0 % of image tokens match in blocks 5 to 6 (20.0 by chance)" in claims[11].found

@@ -125,6 +125,18 @@ def test_gradient_of_a_step_is_that_of_the_mean_divergence():
     torch.testing.assert_close(tuned.maps[0].weight[clear], -1e-3 * matrix.grad.sign()[clear], rtol=2e-3, atol=0)
 
 
+def test_a_map_that_gets_worse_is_not_kept():
+    """With steps far too large every map is worse than none, and the lens stays the raw one."""
+    model, loader = toy(), [images(40), images(40, 2)]
+    wild = fit_tuned_lens(model, loader, epochs=2, learning_rate=30.0, **CPU)
+    assert all(bool((parameter == 0).all()) for parameter in wild.parameters())
+    assert wild.facts["kept_epoch"] == [0] * len(wild.maps)
+    measured = tuned_lens_kl(model, wild, loader, **CPU).kl
+    np.testing.assert_array_equal(measured[0], measured[1])
+    mild = fit_tuned_lens(model, loader, epochs=2, **CPU)
+    assert set(mild.facts["kept_epoch"]) <= {1, 2}
+
+
 def test_one_seed_gives_one_lens_whatever_the_global_generator():
     model, loader = toy(), [images(40), images(40, 2)]
     torch.manual_seed(1)
@@ -189,7 +201,7 @@ def test_files(tmp_path):
 
 
 def test_bad_input():
-    model, tuned = toy(), TunedLens([16, 16])
+    model, tuned = toy(), TunedLens([16, 16, 16])
     for options in ({"epochs": 0}, {"learning_rate": 0}, {"seed": -1}, {"epochs": True}):
         with pytest.raises(ValueError, match="epochs should be 1 or more"):
             fit_tuned_lens(model, [images(2)], **options, **CPU)
@@ -200,7 +212,9 @@ def test_bad_input():
     with pytest.raises(ValueError, match="nothing to tune"):
         fit_tuned_lens(toy(depth=1), [images(2)], **CPU)
     with pytest.raises(ValueError, match="was not fitted to 3 blocks"):
-        tuned_lens_kl(model, tuned, [images(2)], **CPU)
+        tuned_lens_kl(model, TunedLens([16, 16]), [images(2)], **CPU)
+    with pytest.raises(ValueError, match="2 blocks was not fitted to these 3 blocks of VisionTransformer"):
+        class_space(model, LensOptions(tuned=TunedLens([16, 16])))
     with pytest.raises(ValueError, match="fitted to another model"):
         tuned(1, torch.zeros(1, 2, 8))
     with pytest.raises(ValueError, match="options of its own"):

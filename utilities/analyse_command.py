@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m utilities.analyse_command",
         description="Analyse the blocks of several models on the same images.",
+        epilog="options (-o): " + "; ".join(f"{name}: {', '.join(_known(one[0]))}" for name, one in ANALYSES.items()),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("analysis", choices=list(ANALYSES))
@@ -124,15 +125,19 @@ def run(given: argparse.Namespace) -> list[Path]:
     return paths
 
 
+def _known(analysis: Callable[..., Any]) -> list[str]:
+    """Name the options of an analysis that a command line can give."""
+    taken = ("model", "loader", "device", "provenance", "progress", "lens")
+    return [name for name in inspect.signature(analysis).parameters if name not in taken]
+
+
 def _options(analysis: Callable[..., Any], given: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Read the options of an analysis, and refuse those that it does not have.
 
     Raises:
         ValueError: Naming the option, and those there are.
     """
-    taken = ("model", "loader", "device", "provenance", "progress", "lens")
-    known = [name for name in inspect.signature(analysis).parameters if name not in taken]
-    options = {}
+    known, options = _known(analysis), {}
     for name, text in given:
         if name not in known:
             raise ValueError(f"{analysis.__name__} has no option {name!r}; it has {', '.join(known)}")

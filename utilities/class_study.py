@@ -35,7 +35,7 @@ UNTRAINED = 3  # initialisations, of what takes no images
 # The sums of a probe for each token of ViT-B/32 in every layer take 20 GB.
 PROBED = {"quick": "each", "paper": "shared"}
 # Lambda layers are slow on a CPU.
-FEW = {"quick": 300, "paper": None}
+FEW = {"quick": 200, "paper": None}
 METHODS = {"gradient": {}, "double softmax": {"loss": "ce_double_softmax"}, "relevance": {"method": "relevance"}}
 
 
@@ -122,10 +122,16 @@ def explanations(
     return {name: importance(model, batches, **METHODS[name], **options) for name in methods}
 
 
+def heatmaps(found: Mapping[str, Importance], count: int) -> dict[str, np.ndarray]:
+    """Give the maps of a loader's first images, for drawing: name -> (count, rows, columns)."""
+    return {name: one.heatmaps[:count] for name, one in found.items()}
+
+
 def whole_space(model: torch.nn.Module, options: LensOptions | None = None) -> ClassSpace:
     """Give a model's class-embedding space with the blocks of all stages, which a tuned lens can read."""
-    space = class_space(model, options)
-    return ConvolutionalSpace.every_stage(model, options) if isinstance(space, ConvolutionalSpace) else space
+    if isinstance(class_space(model), ConvolutionalSpace):
+        return ConvolutionalSpace.every_stage(model, options)
+    return class_space(model, options)
 
 
 def probe_group(
@@ -135,7 +141,7 @@ def probe_group(
 
     Args:
         group: Of Vision Transformers and ResNets.
-        n_train: Training images; None is all.
+        n_train: Training images, as far as there are so many; None is all.
         epochs: Passes over them to fit the tuned lens; 0 is without one, and then only the final stage of a ResNet is
             read.
         untrained: Whether to take the models as they are initialised.
@@ -148,7 +154,10 @@ def probe_group(
     probes, distances = {}, {}
     for study in group.studies:
         model, facts = study.untrained_model() if untrained else study.finished_model()
-        train, test = study.training_loader(n_images=n_train, augment=False), study.loader(n_images=study.n_images)
+        everything = study.training_loader(augment=False)
+        count = None if n_train is None else min(n_train, len(everything.dataset))
+        train = everything if count is None else study.training_loader(n_images=count, augment=False)
+        test = study.loader(n_images=study.n_images)
         provenance = study.shared_facts(test) | facts
         space = class_space(model)
         if epochs:

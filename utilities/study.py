@@ -235,9 +235,9 @@ class Study:
         return model
 
     def untrained_model(self) -> tuple[nn.Module, dict[str, Any]]:
-        """Make the model as it is before training, measure its accuracy, and say what it is, as `finished_model`."""
+        """Make the model as it is before training, measure its accuracy on `n_images`, and say what it is."""
         model, facts = self.random_model(self.seed), {"model": self.model, "weights": f"untrained, seed {self.seed}"}
-        return model, facts | {"accuracy": self.accuracy(model)}
+        return model, facts | {"accuracy": self.accuracy(model, self.n_images)}
 
     def accuracy(self, model: nn.Module, n_images: int | None = None) -> float:
         """Measure top-1 accuracy on the test images, all of them or ``n_images``, and print it."""

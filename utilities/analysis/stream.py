@@ -47,8 +47,8 @@ def stream(
         An iterator of (images, labels), or (images, labels, masks), on the device; None for labels that are not there.
 
     Raises:
-        ValueError: If there is no image, no labels or masks where they are needed, or an image is no finite float
-            tensor.
+        ValueError: If there is no image, no labels or masks where they are needed or in some batches alone, their
+            number or shape is not the images', or an image is no finite float tensor.
 
     Example:
         >>> with stream(nn.Flatten(), [torch.ones(2, 3, 4, 4)], device="cpu") as batches:
@@ -67,7 +67,7 @@ def _batches(
     masked: bool | None,
     progress: bool,
 ) -> Batches:
-    count = 0
+    count, found = 0, None
     for batch in tqdm(loader, desc=description, delay=2, leave=False, disable=not progress):
         images, labels = split_batch(batch)
         if labels is None and labelled:
@@ -78,6 +78,7 @@ def _batches(
                 f"{description}: masks of the objects are needed; the loader should yield (images, labels, masks), as "
                 "load_dataset('canvas') and ImageNet-S do"
             )
+        found = _check_parts(description, images, labels, masks, found)
         if not images.is_floating_point() or not images.isfinite().all():
             kind = "NaN or infinity" if images.is_floating_point() else str(images.dtype).removeprefix("torch.")
             raise ValueError(f"{description}: images should be finite float tensors, normalised; batch holds {kind}")
@@ -87,6 +88,29 @@ def _batches(
             yield tuple(None if part is None else part.to(target) for part in parts)
     if count == 0:
         raise ValueError(f"{description}: the loader yields no image")
+
+
+def _check_parts(
+    description: str,
+    images: torch.Tensor,
+    labels: torch.Tensor | None,
+    masks: torch.Tensor | None,
+    before: tuple[bool, bool] | None,
+) -> tuple[bool, bool]:
+    """Refuse labels and masks that do not belong to the images, or that some batches lack; say which there are."""
+    for what, part in (("labels", labels), ("masks", masks)):
+        if part is not None and len(part) != len(images):
+            raise ValueError(f"{description}: a batch of {len(images)} images has {len(part)} {what}")
+    if masks is not None and masks.shape[-2] * images.shape[-1] != masks.shape[-1] * images.shape[-2]:
+        sizes = ["x".join(map(str, part.shape[-2:])) for part in (masks, images)]
+        raise ValueError(
+            f"{description}: masks of {sizes[0]} pixels do not lie on images of {sizes[1]}; put both through the same "
+            "geometry"
+        )
+    found = (labels is not None, masks is not None)
+    if before not in (None, found):
+        raise ValueError(f"{description}: some batches come with labels or masks, and others without; give all or none")
+    return found
 
 
 def precise(values: torch.Tensor) -> torch.Tensor:

@@ -163,8 +163,9 @@ def _on_object(result: Identifiability, blocks: range) -> Finding | None:
     worst = int(np.argmin(differences))
     ahead = sum(verdict is True for verdict in verdicts)
     found = (
-        f"ahead in {ahead} of blocks {blocks[0] + 1} to {blocks[-1] + 1}, least in block {blocks[worst] + 1} by "
-        f"{_pm(differences[worst], errors[worst])} in score ({result.n_masked:,} images with tokens of both kinds)"
+        f"ahead by two standard errors in {ahead} of blocks {blocks[0] + 1} to {blocks[-1] + 1}, least in block "
+        f"{blocks[worst] + 1} by {_pm(differences[worst], errors[worst])} in score ({result.n_masked:,} images with "
+        f"tokens of both kinds)"
     )
     return found, all_hold(verdicts)
 

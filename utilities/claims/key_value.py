@@ -63,7 +63,7 @@ def _peak(model: str, result: KeyValueAgreement, part: str, place: int) -> Claim
     others = np.delete(np.arange(len(rate)), place)
     best = int(others[rate[others].argmax()])
     here, there = (_percent(rate[i], error[i]) for i in (place, best))
-    found = f"{model}: {here} of image tokens agree there, {there} in the best other one, {result.names[best]}"
+    found = f"{model}: {here} of image tokens agree there, {there} in the best other one, block {best + 1}"
     return Claim(text, AGREEMENT, found, judge(rate[place] - rate[best], error[place] + error[best]))
 
 
@@ -104,8 +104,9 @@ def _late(result: KeyValueAgreement) -> np.ndarray:
 
 
 def _blocks(result: KeyValueAgreement, places: np.ndarray) -> str:
-    first, last = result.names[places[0]], result.names[places[-1]]
-    return first if first == last else f"{first} to {last}"
+    """Name blocks by their numbers from 1, as figures do."""
+    first, last = places[0] + 1, places[-1] + 1
+    return f"block {first}" if first == last else f"blocks {first} to {last}"
 
 
 def _percent(value: float, error: float) -> str:

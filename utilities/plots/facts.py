@@ -49,7 +49,7 @@ def made_from(results: Mapping[str, HasProvenance]) -> str:
 def _model(label: str, facts: Mapping[str, Any]) -> str:
     accuracy = facts.get("accuracy")
     known = [
-        facts.get("model") if facts.get("model") != label else None,
+        None if label.startswith(str(facts.get("model"))) else facts.get("model"),
         facts.get("weights"),
         None if accuracy is None else f"accuracy {100 * accuracy:.1f}%",
     ]

@@ -82,11 +82,12 @@ def _band(result: LinearProbes, reading: str, part: str) -> np.ndarray:
 def _note(results: Mapping[str, LinearProbes]) -> str:
     """Say how to read lines, bands and bars, and what the probes were."""
     kinds = {result.provenance.get("tokens") for result in results.values()}
-    how = {"each": "one probe for each token position", "shared": "one probe for all image tokens, one for CLS"}
+    cls = any("CLS" in result.groups for result in results.values())
+    own = ", one for CLS" if cls else ""
+    how = {"each": "one probe for each token position", "shared": f"one probe for all image tokens{own}"}
     trained = {result.provenance.get("n_train") for result in results.values()} - {None}
     images = f", fitted to {trained.pop():,} other images" if len(trained) == 1 else ", fitted to other images"
     probes = how.get(kinds.pop(), "") if len(kinds) == 1 else ""
-    cls = any("CLS" in result.groups for result in results.values())
     lines = "Lines: mean over image tokens; bands: 10th to 90th percentile of their positions, which is no error."
     bars = " Dashed: CLS, bars of one standard error over images." if cls else ""
     return f"Ridge probes{f', {probes}' if probes else ''}{images}. {lines}{bars} Dotted: chance, 1 / classes."

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.class_embedding.gradient_map import gradient_maps_of, gradient_space
-from utilities.analysis.class_embedding.passes import Target, check_labels, check_target, targets_of
+from utilities.analysis.class_embedding.passes import Target, check_labels, check_size, check_target, targets_of
 from utilities.analysis.class_embedding.relevance import relevance_of
 from utilities.analysis.class_embedding.space import LensOptions, transformer_space
 from utilities.analysis.class_embedding.statistics import mean_and_stderr
@@ -135,6 +135,7 @@ def importance(
     with stream(model, loader, description="importance", **options) as batches:
         for images, label, masks in batches:
             check_labels(label, space.num_classes)
+            check_size(space, images, own=True)
             asked = targets_of(space, images, label, target)
             if gradient:
                 drawn = gradient_maps_of(space, images, asked, loss, per_head=False).sum(1)

@@ -71,7 +71,7 @@ def tuned_lens_kl(
     Args:
         model: The one that the lens was fitted to.
         tuned: See `utilities.analysis.class_embedding.tuned.fit_tuned_lens`.
-        loader: Of other images than those of the fit; labels are not looked at.
+        loader: Of other images than those of the fit; labels are not needed.
         lens: As for the fit.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from utilities.analysis.class_embedding.record import BlockTokens, read_blocks
-from utilities.analysis.class_embedding.space import ClassSpace
+from utilities.analysis.class_embedding.space import ClassSpace, TransformerSpace
 from utilities.analysis.stream import stream
 from utilities.masks import class_tokens, token_coverage
 
@@ -93,7 +93,7 @@ def read(
     with stream(space.model, loader, labelled=target == "label" or masked, masked=masked, **options) as batches:
         for images, labels, masks in batches:
             check_labels(labels, space.num_classes)
-            _check_counts(images, labels, masks)
+            check_size(space, images)
             labels = None if labels is None else labels.long()
             batch = Batch(images, targets_of(space, images, labels, target), labels, masks)
             batch.logits = read_blocks(space, images, partial(_show, readers, batch))
@@ -167,11 +167,33 @@ def check_labels(labels: torch.Tensor | None, num_classes: int) -> None:
         )
 
 
-def _check_counts(images: torch.Tensor, labels: torch.Tensor | None, masks: torch.Tensor | None) -> None:
-    """Refuse a batch whose parts do not belong together."""
-    for what, part in (("labels", labels), ("masks", masks)):
-        if part is not None and len(part) != len(images):
-            raise ValueError(f"a batch of {len(images)} images has {len(part)} {what}")
+def check_size(space: ClassSpace, images: torch.Tensor, *, own: bool = False) -> None:
+    """Refuse images of a size that a Vision Transformer cannot take.
+
+    Args:
+        space: Of the model.
+        images: (batch, channels, height, width).
+        own: Whether a model that takes any size has to get its own here.
+
+    Raises:
+        ValueError: Naming both sizes.
+
+    Example:
+        >>> from utilities.analysis.class_embedding.space import class_space
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> check_size(class_space(vit_tiny_patch2_16(depth=1)), torch.zeros(1, 3, 24, 24))
+        Traceback (most recent call last):
+        ValueError: images have 24x24 pixels, the VisionTransformer takes 16x16; load them with image_size=16
+    """
+    if not isinstance(space, TransformerSpace) or (space.model.dynamic_img_size and not own):
+        return
+    asked, given = tuple(space.model.patch_embed.img_size), tuple(images.shape[-2:])
+    if given != asked:
+        sizes = ["x".join(map(str, size)) for size in (given, asked)]
+        raise ValueError(
+            f"images have {sizes[0]} pixels, the {type(space.model).__name__} takes {sizes[1]}; load them with "
+            f"image_size={asked[0]}"
+        )
 
 
 def check_readout(ours: torch.Tensor, logits: torch.Tensor) -> None:

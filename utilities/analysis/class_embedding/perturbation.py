@@ -142,6 +142,8 @@ def _wanted(space: TransformerSpace, kinds: Sequence[str] | None) -> tuple[list[
     if kinds is None:
         left_out = {} if space.class_token else dict.fromkeys(OF_CLS, f"{name} has no class token")
         return [kind for kind in KINDS if kind not in left_out], left_out
+    if isinstance(kinds, str):
+        raise ValueError(f"kinds={kinds!r} should be a list of some of {', '.join(KINDS)}, such as {[kinds]}")
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r} is not known; choose from {', '.join(KINDS)}")

@@ -29,6 +29,7 @@ from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.statistics import bootstrap_interval
 from utilities.analysis.class_embedding.tuned import space_of
 from utilities.analysis.stream import readable_twice, stream
+from utilities.images import ImageDataset
 from utilities.utils import versions
 
 TOKENS = ("each", "shared")
@@ -304,3 +305,9 @@ def _check_loaders(train: Iterable[Any], test: Iterable[Any]) -> None:
             "train_loader and test_loader serve the same images, on which probes look better than they are; pass "
             "loaders of two splits, such as load_dataset(..., split='train') and split='test'"
         )
+    one, two = (getattr(loader, "dataset", None) for loader in (train, test))
+    if isinstance(one, ImageDataset) and isinstance(two, ImageDataset):
+        same = (one.name, one.split) == (two.name, two.split)
+        shared = len(np.intersect1d(one.indices, two.indices)) if same else 0
+        if shared:
+            raise ValueError(f"{shared:,} of the images to test probes on ({two}) are among those to fit them ({one})")

@@ -20,7 +20,7 @@ from torch.utils.data import RandomSampler
 
 from utilities.analysis.class_embedding.importance import Importance, random_maps
 from utilities.analysis.class_embedding.masking import deleting, with_prefix
-from utilities.analysis.class_embedding.passes import Target, check_labels, check_target, targets_of
+from utilities.analysis.class_embedding.passes import Target, check_labels, check_size, check_target, targets_of
 from utilities.analysis.class_embedding.relevance import read_rows
 from utilities.analysis.class_embedding.removal_result import RemovalCurves
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
@@ -89,6 +89,7 @@ def removal_curves(
     with stream(model, loader, description="token removal", **options) as batches:
         for images, labels in batches:
             check_labels(labels, space.num_classes)
+            check_size(space, images, own=True)
             rows, n = slice(n, n + len(images)), n + len(images)
             orders = _orders(_values_of(maps, rows, labels), (len(images), tokens), draws)
             asked = targets_of(space, images, labels, target)

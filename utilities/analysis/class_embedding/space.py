@@ -190,11 +190,11 @@ def class_space(model: nn.Module, options: LensOptions | None = None) -> ClassSp
     """
     options = options or LensOptions()
     if isinstance(model, VisionTransformer):
-        return _few_classes(TransformerSpace(model, options))
+        return _checked(TransformerSpace(model, options))
     from utilities.analysis.class_embedding.conv_space import ConvolutionalSpace, is_resnet
 
     if is_resnet(model):
-        return _few_classes(ConvolutionalSpace(model, options))
+        return _checked(ConvolutionalSpace(model, options))
     raise ValueError(
         f"{type(model).__name__} has no class-embedding space that is known; it takes timm's VisionTransformer (ViT, "
         "DeiT, ...) or a ResNet with an average pool and one linear classifier"
@@ -214,11 +214,17 @@ def transformer_space(model: nn.Module, options: LensOptions | None = None, what
     """
     if not isinstance(model, VisionTransformer):
         raise ValueError(f"{what} needs timm's VisionTransformer, not a {type(model).__name__}")
-    return TransformerSpace(model, options or LensOptions())
+    return _checked(TransformerSpace(model, options or LensOptions()))
 
 
-def _few_classes(space: ClassSpace) -> ClassSpace:
-    """Refuse more classes than ranks can be told apart."""
+def _checked(space: ClassSpace) -> ClassSpace:
+    """Refuse more classes than ranks can be told apart, and a learned lens of another number of blocks."""
+    widths = getattr(space.options.tuned, "widths", space.blocks)
+    if len(widths) != len(space.blocks):
+        raise ValueError(
+            f"a tuned lens of {len(widths)} blocks was not fitted to these {len(space.blocks)} blocks of "
+            f"{type(space.model).__name__}"
+        )
     if space.num_classes > MOST_CLASSES:
         raise ValueError(f"{space.num_classes} classes are too many: ranks are kept as int16, up to {MOST_CLASSES}")
     return space

@@ -36,7 +36,7 @@ class TunedLens(nn.Module):
 
     Attributes:
         widths: Of the blocks' tokens.
-        facts: How it was fitted; the KL divergence of each block over the last epoch.
+        facts: How it was fitted; of each block the KL divergence, and the epoch its map is of (0: none was better).
 
     Example:
         >>> tuned, tokens = TunedLens([4, 4]), torch.rand(1, 3, 4)
@@ -143,12 +143,14 @@ def fit_tuned_lens(
     Minimised for each block b is the mean over class and image tokens of KL(p || p_b): p is the distribution over
     classes that the lens reads from a token after the last block, p_b the one from the token of block b after its map.
     Where grids differ, p is that of the nearest position. Adam makes a step every `IMAGES_PER_STEP` images of a batch,
-    in a random order, with a learning rate that falls to 0 linearly over the epochs.
+    in a random order, with a learning rate that falls to 0 linearly over the epochs. Of each block's map is kept what
+    had the smallest mean divergence over an epoch, the identity at the start included: where steps are too large for a
+    block that is nearly right as it is, its lens stays the raw one.
 
     Args:
         model: See `utilities.analysis.class_embedding.space.class_space`, or a space with options of its own, such as
             ``ConvolutionalSpace.every_stage(model)``.
-        loader: Of training images; labels are not looked at.
+        loader: Of training images; labels are not needed.
         epochs: Passes over them, each of which runs the model.
         learning_rate: Of the first epoch.
         seed: Of the order of images within batches.
@@ -185,8 +187,10 @@ def fit_tuned_lens(
         fit.begin(learning_rate * (1 - epoch / epochs))
         label = f"tuned lens, epoch {epoch + 1} of {epochs}"
         n = read(space, loader, [fit], target=0, device=device, progress=progress, description=label)
+        fit.keep(epoch + 1, n)
+    kl, kept = fit.restore()
     options = {"epochs": epochs, "learning_rate": float(learning_rate), "seed": seed, "lens": lens_facts(space.options)}
-    fit.tuned.facts = {**options, "n": n, "train_kl": [float(total / n) for total in fit.totals]}
+    fit.tuned.facts = {**options, "n": n, "train_kl": kl, "kept_epoch": kept}
     return fit.tuned.requires_grad_(False).cpu()
 
 
@@ -277,10 +281,27 @@ class _Fit(AllBlocks):
     def __init__(self, space: ClassSpace, generator: torch.Generator) -> None:
         super().__init__(space)
         self.generator = generator
+        self.start: np.ndarray | float = 0.0  # divergence of the maps before any step
+        self.best: list[tuple[float, int, dict[str, torch.Tensor]]] = []  # of each block: divergence, epoch, map
 
     def begin(self, learning_rate: float) -> None:
         """Begin an epoch."""
         self.learning_rate, self.totals = learning_rate, 0.0
+
+    def keep(self, epoch: int, n: int) -> None:
+        """Keep the maps that had a smaller divergence over this epoch than before."""
+        if epoch == 1:
+            self.best = [(float(start), 0, {}) for start in self.start / n]
+        for index, (layer, total) in enumerate(zip(self.tuned.maps, self.totals / n, strict=True)):
+            if total <= self.best[index][0] * (1 + 1e-6):  # equal, but for rounding, where an epoch is one step
+                state = {name: value.clone() for name, value in layer.state_dict().items()}
+                self.best[index] = (float(total), epoch, state)
+
+    def restore(self) -> tuple[list[float], list[int]]:
+        """Put the best maps back, zeros where no epoch was better; give divergences and epochs."""
+        for layer, (_, _, state) in zip(self.tuned.maps, self.best, strict=True):
+            layer.load_state_dict(state or {name: torch.zeros_like(x) for name, x in layer.state_dict().items()})
+        return [kl for kl, _, _ in self.best], [epoch for _, epoch, _ in self.best]
 
     def work(self) -> None:
         """Make the steps of a batch."""
@@ -291,9 +312,22 @@ class _Fit(AllBlocks):
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate
         finals = self.finals()
+        if not self.best:
+            self.start = self.start + len(finals[0]) * self._untouched(finals)
         order = torch.randperm(len(finals[0]), generator=self.generator).to(finals[0].device)
         for images in order.split(IMAGES_PER_STEP):
             self.totals += len(images) * self._step(finals, images)
+
+    def _untouched(self, finals: list[torch.Tensor]) -> np.ndarray:
+        """Give the mean divergence of each block without a map; infinity where it cannot be read without."""
+        found = []
+        for tokens, final in zip(self.after[:-1], finals, strict=False):
+            if tokens.shape[2] != self.after[-1].shape[2]:
+                found.append(np.inf)
+                continue
+            kl = divergence(final, self.space.project(tokens))
+            found.append(float(kl[:, _seen(self.space, kl.shape[1])].mean()))
+        return np.array(found)
 
     def _step(self, finals: list[torch.Tensor], images: torch.Tensor) -> np.ndarray:
         """Make one step, and give the mean KL divergence of each block before it."""
