@@ -46,6 +46,16 @@ class Claim:
         return "\n".join([*texts, f"The claim {VERDICTS[self.holds]}."])
 
 
+def percent_points(value: float, error: float) -> str:
+    """Put a difference of two shares, and its standard error, into words.
+
+    Example:
+        >>> percent_points(0.123, 0.01)
+        '12.3 +- 1.0 percent points'
+    """
+    return f"{100 * value:.1f} +- {100 * error:.1f} percent points"
+
+
 def judge(difference: float, error: float) -> bool | None:
     """Tell whether a difference is above 0 by two standard errors (True), below 0 by two (False), or neither (None).
 

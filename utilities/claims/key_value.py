@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from utilities.analysis.class_embedding.key_value_result import KeyValueAgreement
-from utilities.claims.claim import LAYERS, Claim, all_hold, judge
+from utilities.claims.claim import LAYERS, Claim, all_hold, judge, percent_points
 
 AGREEMENT = "Vilas et al. 2023, key-value agreement rate"
 COMPOSITION = "Vilas et al. 2023, compositionality of memories"
@@ -48,7 +48,7 @@ def _above_chance(model: str, result: KeyValueAgreement, part: str) -> Claim:
     )
     found = (
         f"{model}: {_percent(rate, error)} of image tokens agree in {_blocks(result, late)}, {100 * chance:.1f} by "
-        f"chance; {_points(excess, excess_error)} more than with another class"
+        f"chance; {percent_points(excess, excess_error)} more than with another class"
     )
     return Claim(text, AGREEMENT, found, all_hold([judge(rate - chance, error), judge(excess, excess_error)]))
 
@@ -94,7 +94,9 @@ def _goes_with_accuracy(model: str, result: KeyValueAgreement, part: str) -> Cla
     if not np.isfinite([gap, error]).all():
         return Claim(text, ACCURACY, f"{model}: {counts}; it takes two of either to tell", None)
     tokens = "class tokens" if group == "CLS" else "image tokens"
-    found = f"{model}: right less wrong images {_points(gap, error)}, {tokens} of {_blocks(result, late)}; {counts}"
+    found = (
+        f"{model}: right less wrong images {percent_points(gap, error)}, {tokens} of {_blocks(result, late)}; {counts}"
+    )
     return Claim(text, ACCURACY, found, judge(gap, error))
 
 
@@ -111,7 +113,3 @@ def _blocks(result: KeyValueAgreement, places: np.ndarray) -> str:
 
 def _percent(value: float, error: float) -> str:
     return f"{100 * value:.1f} +- {100 * error:.1f} %"
-
-
-def _points(value: float, error: float) -> str:
-    return f"{100 * value:.1f} +- {100 * error:.1f} percent points"

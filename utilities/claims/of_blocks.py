@@ -9,7 +9,7 @@ import numpy as np
 from utilities.analysis.fourier import Fourier
 from utilities.analysis.lesion import Lesions
 from utilities.analysis.variance import Variance
-from utilities.claims.claim import Claim, by_family, judge
+from utilities.claims.claim import Claim, by_family, judge, percent_points
 
 PAPER = "Park & Kim 2022"
 MOST, FEW = 0.75, 0.5  # "almost always" holds where three of four blocks agree, and does not where fewer than half do
@@ -94,7 +94,8 @@ def claims_of_lesions(results: Mapping[str, Lesions]) -> list[Claim]:
     where, claims = f"{PAPER}, Fig. 10", []
     for model, result in results.items():
         early, late = (_mean(result, np.flatnonzero(half)) for half in (result.depth <= 0.5, result.depth > 0.5))
-        found = f"{model}: a unit of the first half costs {_percent(*early)}, one of the second half {_percent(*late)}"
+        costs = [percent_points(*half) for half in (early, late)]
+        found = f"{model}: a unit of the first half costs {costs[0]}, one of the second half {costs[1]}"
         verdict = judge(early[0] - late[0], early[1] + late[1])
         claims.append(Claim("early units matter more than late ones", where, found, verdict))
     for model, result in results.items():
@@ -129,8 +130,8 @@ def _at_stage_ends(model: str, result: Lesions, where: str) -> list[Claim]:
             values, errors = np.array(differences).T
             mean, error = float(values.mean()), float(errors.mean())
             found = (
-                f"{model}: the difference in the direction of the claim is {_percent(mean, error)} on average over "
-                f"{len(values)} stage{'s' * (len(values) > 1)}, above 0 in {int((values > 0).sum())}"
+                f"{model}: the difference in the direction of the claim is {percent_points(mean, error)} on average "
+                f"over {len(values)} stage{'s' * (len(values) > 1)}, above 0 in {int((values > 0).sum())}"
             )
             claims.append(Claim(text, where, found, judge(mean, error)))
     return claims
@@ -174,10 +175,6 @@ def _mean(result: Lesions, places: np.ndarray) -> tuple[float, float]:
 
 def _pm(value: float, error: float | None = None) -> str:
     return f"{value:.2f}" if error is None else f"{value:.2f} +- {error:.2f}"
-
-
-def _percent(value: float, error: float) -> str:
-    return f"{100 * value:.1f} +- {100 * error:.1f} percent points"
 
 
 def _grid(result: Fourier) -> str:

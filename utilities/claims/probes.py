@@ -13,6 +13,9 @@ from utilities.claims.claim import Claim, judge
 SOURCE = "Vilas et al. 2023, linear-probe comparison, https://arxiv.org/abs/2310.18969"
 UNREAD = "the outputs of all blocks, of two or more, were not read by both"
 KEPT = 0.5  # a reading that keeps less of what it had above chance has collapsed
+EARLY = "linear probes read the class off image tokens of early blocks better than the lens"
+CLOSES = "the lead of linear probes over the lens is gone at the last block"
+Finding = tuple[str, bool | None]
 
 
 def claims_of_probes(results: Mapping[str, LinearProbes]) -> list[Claim]:
@@ -25,48 +28,42 @@ def claims_of_probes(results: Mapping[str, LinearProbes]) -> list[Claim]:
         For each model: probes read early blocks better than the lens; they do so by less at the end; what the last MLP
         adds is lost to the lens, but not to probes.
     """
-    return [
-        claim
-        for model, result in results.items()
-        for claim in (_early(model, result), _closes(model, result), _collapse(model, result))
-    ]
+    claims = []
+    for model, result in results.items():
+        gaps = _gaps(result)
+        for text, decide in ((EARLY, _early), (CLOSES, _closes)):
+            found, holds = (UNREAD, None) if gaps is None else decide(result, gaps)
+            claims.append(Claim(text, SOURCE, f"{model}: {found}", holds))
+        claims.append(_collapse(model, result))
+    return claims
 
 
-def _early(model: str, result: LinearProbes) -> Claim:
+def _early(result: LinearProbes, gaps: np.ndarray) -> Finding:
     """Compare probe and lens over the first half of the blocks, image by image."""
-    text = "linear probes read the class off image tokens of early blocks better than the lens"
-    gaps = _gaps(result)
-    if gaps is None:
-        return Claim(text, SOURCE, f"{model}: {UNREAD}", None)
     half = gaps.shape[1] // 2
     mean, error = _mean(gaps[:, :half].mean(1))
     probe, lens = (result.of(reading, "block")[:, :half].mean() for reading in ("probe", "lens"))
     found = (
-        f"{model}: over blocks 1 to {half}, probe {100 * probe:.1f} %, lens {100 * lens:.1f} %; difference "
+        f"over blocks 1 to {half}, probe {100 * probe:.1f} %, lens {100 * lens:.1f} %; difference "
         f"{_points(mean, error)} on the same {len(gaps):,} images"
     )
-    return Claim(text, SOURCE, found, judge(mean, error))
+    return found, judge(mean, error)
 
 
-def _closes(model: str, result: LinearProbes) -> Claim:
+def _closes(result: LinearProbes, gaps: np.ndarray) -> Finding:
     """Compare the lead of probes in the first half of the blocks with that in the last block."""
-    text = "the lead of linear probes over the lens is gone at the last block"
-    gaps = _gaps(result)
-    if gaps is None:
-        return Claim(text, SOURCE, f"{model}: {UNREAD}", None)
     half = gaps.shape[1] // 2
     early, early_error = _mean(gaps[:, :half].mean(1))
     last, last_error = _mean(gaps[:, -1])
     closed = judge(*_mean(gaps[:, :half].mean(1) - gaps[:, -1]))
     led, leads = judge(early, early_error), judge(last, last_error)
     found = (
-        f"{model}: probe less lens is {_points(early, early_error)} over blocks 1 to {half}, "
-        f"{_points(last, last_error)} in the last"
+        f"probe less lens is {_points(early, early_error)} over blocks 1 to {half}, {_points(last, last_error)} in the "
+        "last"
     )
     if led is not True:
-        return Claim(text, SOURCE, f"{found}: there is no lead that could close", None)
-    verdict = False if closed is False or leads is True else closed
-    return Claim(text, SOURCE, found, verdict)
+        return f"{found}: there is no lead that could close", None
+    return found, False if closed is False or leads is True else closed
 
 
 def _collapse(model: str, result: LinearProbes) -> Claim:

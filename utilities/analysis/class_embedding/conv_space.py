@@ -92,8 +92,9 @@ class ConvolutionalSpace(ClassSpace):
         """Read positions with the classifier, after the final norm and ReLU where there are any."""
         tuned = tuned or self.options.tuned
         if index is not None and tuned is not None:
-            if hasattr(tuned, "before") and not isinstance(self.model, PreActResNet):
-                return nn.functional.linear(tokens, *tuned.before(index, tokens, self.model.fc, self.options.bias))
+            if hasattr(tuned, "with_classifier") and not isinstance(self.model, PreActResNet):
+                joined = tuned.with_classifier(index, tokens, self.model.fc, self.options.bias)
+                return nn.functional.linear(tokens, *joined)
             tokens = tuned(index, tokens)
         head, width = self.model.fc, tokens.shape[-1]
         if width != head.in_features:

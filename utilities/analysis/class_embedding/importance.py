@@ -18,7 +18,7 @@ from torch import nn
 from utilities.analysis.class_embedding.gradient_map import gradient_maps_of, gradient_space
 from utilities.analysis.class_embedding.passes import Target, check_labels, check_size, check_target, targets_of
 from utilities.analysis.class_embedding.relevance import relevance_of
-from utilities.analysis.class_embedding.space import LensOptions, transformer_space
+from utilities.analysis.class_embedding.space import LensOptions, TransformerSpace, transformer_space
 from utilities.analysis.class_embedding.statistics import mean_and_stderr
 from utilities.analysis.stream import stream
 from utilities.masks import token_coverage
@@ -137,12 +137,7 @@ def importance(
             check_labels(label, space.num_classes)
             check_size(space, images, own=True)
             asked = targets_of(space, images, label, target)
-            if gradient:
-                drawn = gradient_maps_of(space, images, asked, loss, per_head=False).sum(1)
-            elif method == "relevance":
-                drawn = relevance_of(space, images, asked)
-            else:
-                drawn = torch.from_numpy(random_maps(rng, len(images), grid[0] * grid[1]))
+            drawn = _maps_of(space, images, asked, method, loss, rng)
             maps.append(drawn.float().cpu().numpy())
             targets.append(asked.cpu().numpy())
             labels.append(None if label is None else label.cpu().numpy())
@@ -160,6 +155,22 @@ def importance(
         _joined(coverage),
         {**(provenance or {}), **facts},
     )
+
+
+def _maps_of(
+    space: TransformerSpace,
+    images: torch.Tensor,
+    target: torch.Tensor,
+    method: str,
+    loss: str,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """Map the importance of a batch's image tokens by one of the methods, (batch, tokens)."""
+    if method == "gradient":
+        return gradient_maps_of(space, images, target, loss, per_head=False).sum(1)
+    if method == "relevance":
+        return relevance_of(space, images, target)
+    return torch.from_numpy(random_maps(rng, len(images), space.model.patch_embed.num_patches))
 
 
 def object_share(maps: np.ndarray, coverage: np.ndarray) -> np.ndarray:

@@ -219,8 +219,6 @@ class _Perturber:
         """Tell which image tokens are looked at, (batch, tokens); none of an image without a value."""
         if kind not in OF_TOKENS:
             return torch.ones_like(self.ranks[:, self.space.prefix :], dtype=torch.bool)
-        if on_object is None:
-            raise ValueError(f"{kind} needs masks of all images; the first batch has them, and a later one has not")
         both = on_object.any(1, keepdim=True) & ~on_object.all(1, keepdim=True)
         return (on_object if kind == "no_context" else ~on_object) & both
 

@@ -8,6 +8,7 @@ fitted so that each token's distribution over classes is the one that the model'
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,7 @@ class TunedLens(nn.Module):
         change = self.maps[index].to(tokens.device)(tokens)
         return tokens + change if self.widths[index] == self.widths[-1] else change
 
-    def before(
+    def with_classifier(
         self, index: int, tokens: torch.Tensor, head: nn.Linear, bias: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Give a block's map and the classifier that follows as one linear map, weight and bias.
@@ -81,7 +82,7 @@ class TunedLens(nn.Module):
 
         Example:
             >>> tuned, tokens, head = TunedLens([4, 4]), torch.rand(1, 3, 4), nn.Linear(4, 2)
-            >>> nn.functional.linear(tokens, *tuned.before(0, tokens, head)).allclose(head(tuned(0, tokens)))
+            >>> nn.functional.linear(tokens, *tuned.with_classifier(0, tokens, head)).allclose(head(tuned(0, tokens)))
             True
         """
         self._check(index, tokens)
@@ -244,7 +245,7 @@ def on_grid(logits: torch.Tensor, prefix: int, grid: tuple[int, int], wanted: tu
     return torch.cat([logits[:, :prefix], image], 1)
 
 
-class AllBlocks:
+class AllBlocks(ABC):
     """Keeps all blocks' tokens of a batch, as what the last one says is known at the end alone."""
 
     def __init__(self, space: ClassSpace) -> None:
@@ -262,9 +263,9 @@ class AllBlocks:
         self.work()
         self.after, self.grids = [], []
 
+    @abstractmethod
     def work(self) -> None:
         """Do what there is to do with a batch."""
-        raise NotImplementedError
 
     def finals(self) -> list[torch.Tensor]:
         """Give the logits of the last block's tokens on the grid of each block."""
