@@ -1,0 +1,48 @@
+"""Tensors inside tuples, lists and mappings: what a loader yields, or a model takes and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+
+def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """Apply a function to every tensor inside, and keep the rest as it is.
+
+    Args:
+        function: Takes a tensor.
+        value: A tensor, or tuples, lists and mappings of tensors and of anything else. Mappings become dictionaries.
+
+    Returns:
+        The same structure.
+
+    Example:
+        >>> map_tensors(len, {"pixel_values": torch.zeros(4, 3), "sizes": (torch.zeros(2), "px")})
+        {'pixel_values': 4, 'sizes': (2, 'px')}
+    """
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(function, part) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        parts = [map_tensors(function, part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Give every tensor inside, in order.
+
+    Example:
+        >>> [tensor.item() for tensor in tensors_in([torch.tensor(1), {"a": torch.tensor(2), "b": None}])]
+        [1, 2]
+    """
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from tensors_in(list(value.values()))
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from tensors_in(part)
