@@ -64,7 +64,7 @@ def test_large_finite_weights_pass() -> None:
 
 
 def test_weights_without_values_are_refused() -> None:
-    with pytest.raises(ValueError, match="'weight' of Linear is on the meta device"):
+    with pytest.raises(ValueError, match="'weight' of Linear has no values"):
         check_weights(nn.Linear(2, 2, device="meta"))
 
 
@@ -76,5 +76,5 @@ def test_every_pass_over_images_begins_with_it() -> None:
         raise AssertionError("no image should be read")
         yield
 
-    with pytest.raises(ValueError, match="parameter '3.weight'"), stream(model, loader(), device="cpu"):
+    with pytest.raises(ValueError, match=r"parameter '3\.weight'"), stream(model, loader(), device="cpu"):
         pass

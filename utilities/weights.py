@@ -51,7 +51,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
                 continue
             what = f"{kind} {name!r}"
             if tensor.is_meta:
-                raise ValueError(f"{what} of {type(model).__name__} is on the meta device, without values; load weights")
+                raise ValueError(f"{what} of {type(model).__name__} has no values (meta device); load weights")
             values = tensor.detach()
             values = values.coalesce().values() if values.is_sparse else values
             values = torch.view_as_real(values) if values.is_complex() else values
