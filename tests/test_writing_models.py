@@ -1,4 +1,4 @@
-"""Models that write into what they are given: every number is that of a twin that does not, and nobody's tensor changes.
+"""Models that write into what they are given give what a twin that does not gives, and nobody's tensor changes.
 
 Of each model there are two, with the same weights: one computes ``x -= 0.5`` and ``x += branch(x)`` in place, the other
 on new tensors. The arithmetic is the same, so that results are too.
