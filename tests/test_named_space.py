@@ -153,5 +153,5 @@ def test_what_needs_attention_says_so() -> None:
             analysis(Own("token"))
     with pytest.raises(ValueError, match=r"names=\{'blocks': 'NAME'"):
         lens(Own("token"), batches(), **OPTIONS)
-    with pytest.raises(ValueError, match="a space has options and names of its own"):
+    with pytest.raises(ValueError, match="a space has options of its own"):
         space_of(class_space(Own("token"), names=NAMES), names=NAMES)

@@ -214,10 +214,7 @@ def space_of(
     if not isinstance(model, ClassSpace):
         return class_space(model, lens, names)
     if lens is not None or names is not None:
-        raise ValueError(
-            "a space has options and names of its own; pass lens= and names= with a model, or to the space when it is "
-            "made"
-        )
+        raise ValueError("a space has options of its own; pass lens= and names= with a model, or when it is made")
     return model
 
 
