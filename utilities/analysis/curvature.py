@@ -139,7 +139,7 @@ class _Loss(nn.Module):
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if callable(self.loss):
-            return self.loss(outputs, targets)
+            return self.loss(outputs, targets.clone())  # it may write into them
         if self.loss == "mse":
             if not targets.is_floating_point():
                 targets = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)

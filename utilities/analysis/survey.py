@@ -129,7 +129,7 @@ class Survey:
             largest = max(int(labels.max()) for _, labels in self.frozen)
             if largest >= outputs.shape[1]:
                 raise ValueError(f"label {largest} is beyond the model's {outputs.shape[1]} logits: not its labels?")
-        shape = tuple(self.loss(outputs.cpu(), targets.cpu()).shape)
+        shape = tuple(self.loss(outputs.cpu(), targets.cpu().clone()).shape)
         if shape != (len(images),):
             raise ValueError(f"loss should give each image's loss, shape ({len(images)},), not {shape}")
 
@@ -141,7 +141,7 @@ class Survey:
         losses, right = [], []
         for images, targets in self.frozen:
             outputs, targets = self.model(images).cpu(), targets.cpu()  # not every accelerator has float64
-            losses.append(self.loss(outputs, targets).double())
+            losses.append(self.loss(outputs.clone(), targets.clone()).double())  # it may write into both
             right.append(_right(outputs, targets, probabilities=self.loss is image_losses))
         return torch.cat(losses).numpy(), torch.cat(right).numpy()
 
