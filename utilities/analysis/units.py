@@ -18,6 +18,8 @@ from utilities.hooks import first_tensor
 from utilities.lambda_layer import LambdaLayer
 from utilities.nested import map_tensors, tensors_in
 
+KINDS = ("conv", "msa", "mlp")
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -88,7 +90,7 @@ def named_units(model: nn.Module, named: list[Block], images: torch.Tensor) -> l
         which a warning says.
 
     Raises:
-        ValueError: If there is nothing, or a layer does not run.
+        ValueError: If there is nothing, a layer does not run, or it is of another kind than units are.
 
     Example:
         >>> from utilities.blocks import blocks
@@ -96,6 +98,9 @@ def named_units(model: nn.Module, named: list[Block], images: torch.Tensor) -> l
         >>> [unit.name for unit in named_units(model, blocks(model, {"[01]": "conv"}), torch.zeros(1, 3, 4, 4))]
         ['0', '1']
     """
+    wrong = next((block for block in named if block.kind not in KINDS), None)
+    if wrong is not None:
+        raise ValueError(f"layer {wrong.name!r} of kind {wrong.kind!r} is no unit; units are {', '.join(KINDS)}")
     ran: dict[str, bool] = {}
     with ExitStack() as stack:
         for block in named:
