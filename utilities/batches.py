@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from utilities.utils import split_batch
+from utilities.nested import map_tensors, tensors_in
+from utilities.parts import first_images, images_in, split_batch
 
-Pair = tuple[int, torch.Tensor, torch.Tensor]
+Pair = tuple[int, Any, Any]
 
 
 def length(loader: Any) -> int | None:
@@ -60,7 +61,11 @@ def check_loaders(loader: Iterable[Any], loader2: Iterable[Any] | None, needed: 
 
 
 def paired_batches(
-    loader: Iterable[Any], loader2: Iterable[Any] | None, needed: int, indices: Collection[int] | None = None
+    loader: Iterable[Any],
+    loader2: Iterable[Any] | None,
+    needed: int,
+    indices: Collection[int] | None = None,
+    whole: tuple[bool, bool] = (False, False),
 ) -> Iterator[Pair]:
     """Yield (index of the batch, images for model 1, images for model 2).
 
@@ -69,6 +74,7 @@ def paired_batches(
         loader2: The images of model 2; by default the same.
         needed: Least number of images in a batch; smaller ones are left out, with a warning at the end.
         indices: Only these batches; of a ``DataLoader`` the others are not even read.
+        whole: For each model, whether it gets all that the loader yields, of whatever structure, and not images alone.
 
     Raises:
         ValueError: If two paired batches differ in size and are not the last ones.
@@ -78,21 +84,29 @@ def paired_batches(
         [(0, 4), (1, 4)]
     """
     left_out, cut, differing = 0, 0, ""
-    for index, batch1, batch2 in _chosen(loader, loader2, indices):
-        images1, images2 = split_batch(batch1)[0], split_batch(batch2)[0]
+    for index, *batches in _chosen(loader, loader2, indices):
+        if loader2 is None and whole[0] == whole[1]:
+            batches = [_served(batches[0], whole[0])] * 2
+        else:
+            batches = [_served(batch, all_of_it) for batch, all_of_it in zip(batches, whole, strict=True)]
+        sizes = [images_in(batch) for batch in batches]
         if cut:
             raise ValueError(f"{differing}; from here on no image would meet its partner: use one batch_size")
-        size = min(len(images1), len(images2))
-        cut = max(len(images1), len(images2)) - size
-        differing = f"paired batches differ in size: {len(images1)} and {len(images2)} images"
+        size = min(sizes)
+        cut = max(sizes) - size
+        differing = f"paired batches differ in size: {sizes[0]} and {sizes[1]} images"
         if size < needed:
             left_out += size
             continue
-        yield index, images1[:size], images2[:size]
+        yield index, *(first_images(batch, size) for batch in batches)
     if cut:
         warnings.warn(f"{differing}; {cut} at the end have no partner and were left out", stacklevel=3)
     if left_out:
         warnings.warn(f"{left_out} images left out: they came in batches of fewer than {needed}", stacklevel=3)
+
+
+def _served(batch: Any, whole: bool) -> Any:
+    return batch if whole else split_batch(batch)[0]
 
 
 def _chosen(
@@ -201,14 +215,18 @@ def prefetched(pairs: Iterator[Pair], device: torch.device) -> Iterator[Pair]:
         yield from pairs
         return
     stream, ready = torch.cuda.Stream(device), None
-    for index, *images in pairs:
-        same = images[0] is images[1]
+
+    def copied(x: torch.Tensor) -> torch.Tensor:
+        return (x.pin_memory() if x.device.type == "cpu" else x).to(device, non_blocking=True)
+
+    for index, *batches in pairs:
+        same = batches[0] is batches[1]
         with torch.cuda.stream(stream):
-            moved = [x.pin_memory().to(device, non_blocking=True) for x in (images[:1] if same else images)]
+            moved = [map_tensors(copied, batch) for batch in (batches[:1] if same else batches)]
         if ready is not None:
             yield ready
         torch.cuda.current_stream(device).wait_stream(stream)
-        for x in moved:
+        for x in tensors_in(moved):
             x.record_stream(torch.cuda.current_stream(device))
         ready = (index, moved[0], moved[-1])
     if ready is not None:

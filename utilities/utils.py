@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from utilities.memory import keeping_freed_memory
+from utilities.parts import split_batch as split_batch
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -77,41 +78,6 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 or newer
     return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def split_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Take images and labels out of what a loader yields: a tensor, a tuple, or a dictionary.
-
-    Args:
-        batch: ``images``, ``(images, labels, ...)`` or a dictionary with ``pixel_values``, ``images`` or
-            ``image`` and perhaps ``labels`` or ``label``.
-
-    Returns:
-        Images of shape (batch, ...) and labels of shape (batch,), or None where there are none.
-
-    Raises:
-        TypeError: If no image tensor can be found.
-
-    Example:
-        >>> images, labels = split_batch({"pixel_values": torch.zeros(2, 3, 8, 8)})
-        >>> images.shape, labels
-        (torch.Size([2, 3, 8, 8]), None)
-    """
-    if isinstance(batch, torch.Tensor):
-        return batch, None
-    if isinstance(batch, dict):
-        images = next((batch[key] for key in ("pixel_values", "images", "image") if key in batch), None)
-        labels = next((batch[key] for key in ("labels", "label") if key in batch), None)
-    elif isinstance(batch, (tuple, list)) and batch:
-        images, labels = batch[0], batch[1] if len(batch) > 1 else None
-    else:
-        images = labels = None
-    if not isinstance(images, torch.Tensor):
-        raise TypeError(
-            f"cannot find images in a batch of type {type(batch).__name__}; a loader should yield images, "
-            "(images, labels), or a dictionary with 'pixel_values', 'images' or 'image'"
-        )
-    return images, labels
 
 
 @contextmanager
