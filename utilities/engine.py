@@ -116,7 +116,7 @@ class _Features(Recorder):
         self._make = _gram_layer if options.measure == "cka" else _feature_layer
 
     def keep(self, value: torch.Tensor, module: nn.Module) -> _Layer:
-        return self._make(self._view(value, module), self._comparison.precisions[self._which])
+        return self._make(self._view(value), self._comparison.precisions[self._which])
 
 
 class Comparison:
@@ -204,7 +204,8 @@ class Comparison:
                 if self._tried or not self.precisions[which].channels_last:
                     raise
                 # A model that reshapes by `view` needs the default layout.
-                self.precisions[which] = replace(self.precisions[which], channels_last=False)
+                for k in (0, 1) if self.one_pass else (which,):
+                    self.precisions[k] = replace(self.precisions[k], channels_last=False)
                 self._run_one(which, batch)
             if not recorder.activations:
                 raise ValueError(

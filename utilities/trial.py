@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -103,7 +104,7 @@ class Trial:
 
         def show(step: Callable[..., None], images: list[int]) -> None:
             def cut(tensor: torch.Tensor) -> torch.Tensor:
-                return tensor[images] if tensor.ndim and len(tensor) == n else tensor.clone()
+                return _rows(tensor, images) if tensor.ndim and len(tensor) == n else tensor.clone()
 
             self._step, self._images, self._calls = step, images, Counter()
             with torch.random.fork_rng(devices=[]):
@@ -112,15 +113,12 @@ class Trial:
 
         try:
             show(self._see_shape, chosen[:-1] if n > 1 else [0, 0])
-            first = chosen
-            with_versions = [self._watch_versions(name) for name in self.names]
-            try:
-                show(self._see_first, first)
-            finally:
-                for handle in with_versions:
-                    handle.remove()
-            self._order = [*range(1, len(first)), 0]
-            show(self._see_turned, [first[i] for i in self._order])
+            with ExitStack() as stack:
+                for name in self.names:
+                    stack.callback(self._watch_versions(name).remove)
+                show(self._see_first, chosen)
+            self._order = [*range(1, len(chosen)), 0]
+            show(self._see_turned, [chosen[i] for i in self._order])
         except Exception:
             if n <= ENOUGH:
                 raise
@@ -182,7 +180,10 @@ class Trial:
         return self.model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True)
 
     def innermost(self) -> list[str]:
-        """List the layers of their own: they have a row for each image, change something, and hold no such layer."""
+        """List the layers of their own: they have a row for each image, change something, and hold no such layer.
+
+        Of a model in which nothing changes anything, all.
+        """
         chosen, outer = [], set()
         for name in reversed(self.names):
             if name in self.placements and name not in self.unchanged | outer:
@@ -190,7 +191,7 @@ class Trial:
             if name in self.placements and name not in self.unchanged:
                 parts = name.split(".")
                 outer |= {".".join(parts[:depth]) for depth in range(1, len(parts))}
-        return chosen[::-1]
+        return chosen[::-1] or [name for name in self.names if name in self.placements]
 
     def missing(self, kept: Iterable[str]) -> dict[str, str]:
         """Say which layers are left out beside those that are kept: the reason of each that holds neither."""
@@ -211,6 +212,12 @@ def _differing(images: torch.Tensor) -> list[int]:
             chosen.append(i)
     others = [i for i in range(min(len(images), ENOUGH)) if i not in chosen]
     return [*chosen, *others][: min(len(images), ENOUGH)]
+
+
+def _rows(tensor: torch.Tensor, images: list[int]) -> torch.Tensor:
+    """Copy some rows, in the layout of the whole."""
+    last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return tensor[images].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def _same_memory(one: torch.Tensor, two: torch.Tensor) -> bool:
