@@ -46,6 +46,7 @@ def compare(
     forward: Forward | None = None,
     forward2: Forward | None = None,
     batch_axis: BatchAxis | None = None,
+    strict: bool | None = None,
     precision: str = "auto",
     repeats: int = 1,
     permutations: int = 0,
@@ -93,6 +94,8 @@ def compare(
         forward2: The same for ``model2``; default: ``forward``.
         batch_axis: Which dimension of a layer's output counts images, of all layers or by name, ``{"encoder.*": 1}``;
             by default that is found out, see `utilities.placement`.
+        strict: Whether a layer that does not run, or has no row for each image, is an error or left out with a warning;
+            by default it is an error where you name the layers.
         precision: ``"auto"``, ``"exact"``, ``"fast"`` or ``"half"``, see `utilities.precision.choose_precision`.
         repeats: Passes over the data, each shuffled anew; the mean is given, and the passes as ``replicates``.
         permutations: Orders of the images of one side to compute a null distribution from; 100 is usual, and costs
@@ -146,7 +149,7 @@ def compare(
             with ExitStack() as stack:
                 stack.enter_context(keeping_freed_memory())
                 devices = [stack.enter_context(evaluating(model, device)) for model in (one, two)]
-                run = Comparison(one, two, layers1, layers2, options, devices, paired=loader2 is not None)
+                run = Comparison(one, two, layers1, layers2, options, devices, loader2 is not None, strict)
                 sums, saved = collect(run, loaders, sharded, path, progress)
             files += [saved] if saved is not None else []
             passes.append(to_similarity(sums, run, provenance))

@@ -107,10 +107,12 @@ class _Layer:
 class _Features(Recorder):
     """Keeps of each layer what a comparison needs of a batch, see `_Layer`."""
 
-    def __init__(self, comparison: Comparison, which: int, model: nn.Module, layers: Layers | None) -> None:
+    def __init__(
+        self, comparison: Comparison, which: int, model: nn.Module, layers: Layers | None, strict: bool | None
+    ) -> None:
         options = comparison.options
         forward = (options.forward1, options.forward2)[which]
-        super().__init__(model, layers, forward=forward, batch_axis=options.batch_axis, innermost=True)
+        super().__init__(model, layers, strict=strict, forward=forward, batch_axis=options.batch_axis, innermost=True)
         self._comparison, self._which = comparison, which
         self._view = make_view((options.view1, options.view2)[which], model)
         self._make = _gram_layer if options.measure == "cka" else _feature_layer
@@ -131,6 +133,7 @@ class Comparison:
         options: See `Options`.
         devices: Where each model runs, now on.
         paired: Whether each model gets images of its own.
+        strict: See `utilities.hooks.Recorder`.
 
     Attributes:
         whole: Whether each model gets whole batches, as its loader yields them, rather than images.
@@ -146,28 +149,32 @@ class Comparison:
         options: Options,
         devices: Sequence[torch.device],
         paired: bool,
+        strict: bool | None = None,
     ) -> None:
         self.options, self.devices = options, devices
         models, forwards = (model1, model2), (options.forward1, options.forward2)
         self.whole = tuple(callable(forward) for forward in forwards)
         if options.confounder is not None and paired:
             raise ValueError("a confounder needs both models to see the same images: leave loader2 out")
-        layers2 = layers1 if layers2 is None and model1 is model2 else layers2
+        asked = (layers1, layers1 if layers2 is None and model1 is model2 else layers2)
         self.precisions = [choose_precision(options.precision, m, d) for m, d in zip(models, devices, strict=True)]
-        self.recorders = [_Features(self, k, models[k], layers) for k, layers in enumerate((layers1, layers2))]
+        self.recorders = [_Features(self, k, models[k], layers, strict) for k, layers in enumerate(asked)]
         self.names = [list(recorder.layers) for recorder in self.recorders]
-        strict = [recorder.strict for recorder in self.recorders]
-        same = forwards[0] == forwards[1] and options.view1 == options.view2
-        same = same and (all(strict) or (not any(strict) and self.names[0] == self.names[1]))
-        self.one_pass = model1 is model2 and not paired and same
-        if self.one_pass and all(strict):
-            self.recorders = [_Features(self, 0, model1, {*self.names[0], *self.names[1]})]
+        self.one_pass = model1 is model2 and not paired and self._alike()
+        if self.one_pass and not self.recorders[0].default:
+            self.recorders = [_Features(self, 0, model1, {*self.names[0], *self.names[1]}, strict)]
         elif self.one_pass:
             del self.recorders[1]
         self.wanted = [set(names) for names in self.names]
         self.sums = Sums(confounded=options.confounder is not None, per_batch={} if options.per_batch else None)
         self._tried, self.finished = False, set()
         self.batch_size = 0  # of the first batch: tells an image's place from its batch's
+
+    def _alike(self) -> bool:
+        """Tell whether one pass of a model serves both sides."""
+        options, default = self.options, [recorder.default for recorder in self.recorders]
+        same = options.view1 == options.view2 and options.forward1 == options.forward2
+        return same and (not any(default) or (all(default) and self.names[0] == self.names[1]))
 
     def add(self, index: int, batch1: Any, batch2: Any) -> None:
         """Run both models on a batch and add what comes out to the sums.

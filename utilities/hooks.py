@@ -42,8 +42,8 @@ class Recorder:
             each image, and says in one warning which were left out and why.
         transform: Applied to each value inside the hook, (batch, ...) to anything, so that a large activation
             need not be kept; by default a copy of the activation.
-        strict: Whether a layer that did not run, or that belongs to no image, is an error; if not, it is simply not
-            among the activations. By default it is one where ``layers`` are given.
+        strict: Whether a layer that did not run, or that belongs to no image, is an error; if not, it is left out, with
+            a warning of the latter. By default it is an error where ``layers`` are given.
         forward: How the model is run where that is not ``model(images)``: the name of a method, such as
             ``"forward_features"`` or ``"encode_image"``, or a function of the model and a batch, run by `run`.
         batch_axis: The dimension that counts images, where it cannot be found out: of all layers, or for names and
@@ -52,6 +52,8 @@ class Recorder:
             change nothing are left out: dropout, identities.
 
     Attributes:
+        layers: The names of those that are recorded.
+        default: Whether no layers were named.
         activations: Name to value of the last forward pass, in the order of execution.
         left_out: Name to the reason why the layer belongs to no image, known after the first pass.
 
@@ -66,6 +68,8 @@ class Recorder:
         >>> {name: tuple(value.shape) for name, value in recorder.activations.items()}
         {'0': (5, 3), '1': (5, 3)}
     """
+
+    _quiet = False  # whether nothing is said of layers that are left out
 
     def __init__(
         self,
@@ -82,12 +86,12 @@ class Recorder:
         self.model, self.forward = model, forward
         self.layers = select_layers(model, "*" if layers is None else layers)
         self.transform = transform or torch.clone
-        self._default = layers is None or only_excludes(layers)
-        self.strict = not self._default if strict is None else strict
+        self.default = layers is None or only_excludes(layers)
+        self.strict = not self.default if strict is None else strict
         self.batch_axis = axes_by_name(batch_axis, self.layers)
         self.activations: dict[str, Any] = {}
         self.left_out: dict[str, str] = {}
-        self._innermost = innermost
+        self._innermost = innermost and self.default
         self._placements: dict[str, Placement] = {}
         self._settled = 0  # images that have been looked at
         self._looking: Trial | None = None
@@ -207,8 +211,8 @@ class Recorder:
         if self.strict:
             _refuse(self.left_out)
             _refuse_silent(self.model, [name for name in self.layers if name not in look.ran])
-        if self._default:
-            self._keep_default(look)
+        else:
+            self._keep_what_can_be_compared(look)
         astray = [name for name in self.layers if (place := self._placements.get(name)) and not place.follows]
         if astray:
             warnings.warn(
@@ -217,16 +221,17 @@ class Recorder:
                 stacklevel=2,
             )
 
-    def _keep_default(self, look: Trial) -> None:
+    def _keep_what_can_be_compared(self, look: Trial) -> None:
         """Record no more than what has a row for each image; of nested layers the inner ones, if asked for."""
         keep = look.innermost() if self._innermost else [name for name in self.layers if name in look.placements]
         gone = look.missing(keep)
-        if look.ran and not keep:
+        if look.ran and not keep and not self._quiet:
             _refuse(gone)
         for name in set(self.layers) - set(keep):
             self._handles.pop(name).remove()
         self.layers = keep
-        _warn_of_left_out(self.model, gone)
+        if not self._quiet:
+            _warn_of_left_out(self.model, gone)
 
     def _end(self, *_: Any) -> None:
         if self._looking is not None:
@@ -295,7 +300,9 @@ def _warn_of_left_out(model: nn.Module, left_out: Mapping[str, str]) -> None:
 
 
 class _Shapes(Recorder):
-    """Records shapes."""
+    """Records shapes, for a table of all layers."""
+
+    _quiet = True
 
     def keep(self, value: torch.Tensor, module: nn.Module) -> tuple[int, ...]:
         return tuple(value.shape[1:])
