@@ -26,6 +26,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from utilities.features import as_real
+
 View = str | Callable[[torch.Tensor], torch.Tensor]
 
 VIEWS = ("flatten", "gap", "cls", "spatial", "token:i")
@@ -108,7 +110,7 @@ def make_view(view: View, model: nn.Module) -> Callable[[torch.Tensor], torch.Te
 def _rows(tensor: torch.Tensor) -> torch.Tensor:
     """Flatten to (batch, p), features in the order of memory: of a dense tensor this is a view, whatever its layout."""
     order = sorted(range(1, tensor.ndim), key=tensor.stride, reverse=True)
-    return tensor.permute(0, *order).flatten(1) if tensor.ndim > 1 else tensor[:, None]
+    return as_real(tensor.permute(0, *order).flatten(1) if tensor.ndim > 1 else tensor[:, None])
 
 
 def _applied(view: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
