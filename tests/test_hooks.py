@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.hooks import Recorder, describe, one_row_per_image, select_layers
+from utilities.hooks import Recorder, describe, select_layers
 
 
 class Residual(nn.Module):
@@ -112,33 +112,10 @@ def test_containers_are_opened(wrap):
     torch.testing.assert_close(recorder.activations["layer"], model.inner(x).detach())
 
 
-def test_windows_are_folded_back_to_images():
-    """Image i's values stay in row i: windows are cut with the image varying slowest."""
-    images = torch.arange(3.0)[:, None, None].expand(3, 4, 2)
-    folded = one_row_per_image(images.reshape(12, 2), 3, "layer")
-    assert folded.shape == (3, 4, 2)
-    assert torch.equal(folded, images)
-
-
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [
-        (torch.zeros(50, 6, 8), "no row for each image"),  # tokens first: no multiple
-        (torch.zeros(12, 6, 8), "no row for each image"),  # tokens first: a multiple by chance
-        (torch.zeros(()), "no row for each image"),
-        (torch.zeros(0, 3), "no row for each image"),
-        ("text", "no tensor but str"),
-    ],
-)
-def test_outputs_without_a_row_for_each_image_are_refused(output, message):
-    with pytest.raises(ValueError, match=f"'layer'.*{message}"):
-        one_row_per_image(output, 6, "layer")
-
-
 def test_a_layer_that_never_runs_is_named():
     model = Backwards()
     model.spare = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=r"did not run.*spare"), Recorder(model) as recorder:
+    with pytest.raises(ValueError, match=r"did not run.*spare"), Recorder(model, "*") as recorder:
         recorder.model(torch.randn(5, 4))
     assert not model.first._forward_hooks
 

@@ -133,6 +133,7 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
         None if same_input(*loaders) else loaders[1],
         layers1=layers[0],
         layers2=layers[1],
+        strict=None if given.layers1 or given.layers2 else False,
         device=device,
         sharded=distributed.is_initialized(),
         resume=path.with_suffix(""),

@@ -297,7 +297,7 @@ class Study:
         """
         loader = self.loader(n_images=self.n_images)
         provenance = self.shared_facts(loader) | dict(facts)
-        return compare(model, model, loader, layers1=comparison_layers(model), provenance=provenance)
+        return compare(model, model, loader, layers1=comparison_layers(model), strict=False, provenance=provenance)
 
     def trained_similarity(self) -> Similarity:
         """Train or load the model, measure its accuracy, compare its layers."""

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from utilities.analysis.calibration import bin_index, score
 from utilities.analysis.pixels import normalisation, to_images, to_pixels
 from utilities.analysis.stream import Moments, stream
+from utilities.copies import own_inputs
 from utilities.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, choose_table, corrupt
 from utilities.results import Result
 from utilities.utils import versions
@@ -301,7 +302,8 @@ def score_set(
         >>> right.tolist(), losses.round(2).tolist(), round(float(gaps.sum()), 2)
         ([1, 1, 0], [0.55, 0.55, 1.55], 0.27)
     """
-    scores = score(model(images), labels)
+    with own_inputs(model):
+        scores = score(model(images), labels)
     right = (scores["predictions"] == scores["labels"]).astype(np.int64)
     bins = bin_index(scores["confidences"], BINS)
     return right, scores["losses"], np.bincount(bins, right - scores["confidences"], BINS + 1)

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from utilities.masks import split_masks
 from utilities.memory import keeping_freed_memory
 from utilities.utils import evaluating, split_batch
+from utilities.weights import check_weights
 
 Batches = Iterator[tuple[torch.Tensor | None, ...]]
 
@@ -47,14 +48,15 @@ def stream(
         An iterator of (images, labels), or (images, labels, masks), on the device; None for labels that are not there.
 
     Raises:
-        ValueError: If there is no image, no labels or masks where they are needed or in some batches alone, their
-            number or shape is not the images', or an image is no finite float tensor.
+        ValueError: If the model's weights are not finite, there is no image, no labels or masks where they are needed
+            or in some batches alone, their number or shape is not the images', or an image is no finite float tensor.
 
     Example:
         >>> with stream(nn.Flatten(), [torch.ones(2, 3, 4, 4)], device="cpu") as batches:
         ...     [(images.shape, labels) for images, labels in batches]
         [(torch.Size([2, 3, 4, 4]), None)]
     """
+    check_weights(model)
     with keeping_freed_memory(), evaluating(model, device) as target, torch.set_grad_enabled(gradients):
         yield _batches(loader, target, description, labelled, masked, progress)
 
