@@ -40,7 +40,7 @@ from utilities.plots.perturbation import plot_perturbation
 from utilities.plots.reliability import plot_measures, plot_reliability
 from utilities.plots.variance import plot_variance
 from utilities.utils import write_whole
-from utilities.zoo import check_name
+from utilities.zoo import NAMES, check_name
 
 # Name -> the analysis, its figures by the endings of their files, and the claims it bears on.
 ANALYSES: dict[str, tuple[Callable[..., Any], dict[str, Callable[..., Any]], Callable[..., Any]]] = {
@@ -75,7 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("analysis", choices=list(ANALYSES))
-    parser.add_argument("--models", nargs="+", required=True, help="names of utilities.zoo.list_models, timm/NAME, ...")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        help=f"each {NAMES}",
+    )
     parser.add_argument(
         "--weights", nargs="+", default=["random"], help="random, pretrained or a path: one for all, or one each"
     )

@@ -14,7 +14,7 @@ from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.results import Result
 from utilities.utils import check_writable, resolve_device, write_whole
-from utilities.zoo import create_model, input_options
+from utilities.zoo import NAMES, create_model, input_options
 
 
 def add_options(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
@@ -26,7 +26,11 @@ def add_options(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
     """
     add = parser.add_argument
     if model:
-        add("--model", required=True, help="a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
+        add(
+            "--model",
+            required=True,
+            help=NAMES,
+        )
         add("--weights", default="random", help="random, pretrained, or a checkpoint's path")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
     add("--image-size", type=int, help="pixels; default: what the model asks for, else the data set's own")

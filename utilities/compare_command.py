@@ -24,7 +24,7 @@ from utilities.loaders import Loader, make_loader, same_input
 from utilities.measures import MEASURES
 from utilities.precision import PRECISIONS
 from utilities.utils import check_writable, evaluate, resolve_device, write_whole
-from utilities.zoo import comparison_layers, create_model, input_options
+from utilities.zoo import NAMES, comparison_layers, create_model, input_options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,7 +52,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--model1", required=True, help="rows: a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
+    add(
+        "--model1",
+        required=True,
+        help=f"rows: {NAMES}",
+    )
     add("--model2", help="columns; model1 itself if left out")
     for k in "12":
         add(f"--weights{k}", default="random", help=f"of model{k}: random, pretrained, or a checkpoint's path")

@@ -13,6 +13,7 @@ augmentation. These are other matrices. Both are computed here, and the table sa
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from utilities.recipes import CROPS, Recipe
 from utilities.study import Study
 from utilities.trainer import estimate_batch_norm
 from utilities.utils import check_writable, write_whole
-from utilities.zoo import create_model, input_options
+from utilities.zoo import NAMES, create_model, input_options
 
 READINGS = ("mini-batch", "full")
 STATED = ("weights", "epoch", "reading", "mode", "augmentation", "mix", "weight_decay", "batch_size", "n_batches")
@@ -217,7 +218,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     for i in "123":
-        add(f"--model{i}", required=i == "1", help="a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
+        add(
+            f"--model{i}",
+            required=i == "1",
+            help=NAMES,
+        )
         add(f"--weights{i}", default="random", help=f"of model{i}: random, pretrained, or a checkpoint's path")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset; its training images are used")
     add("--image-size", type=int, help="pixels; default: what a model asks for, else the data set's own")
@@ -263,7 +268,7 @@ def run(given: argparse.Namespace) -> dict[str, dict[str, HessianSpectra]]:
         ends = ("magnitude", "largest", "smallest") if given.both_ends else ("magnitude",)
         results[label] = both_readings(model, *loaders, ends=ends, mix=mixing, provenance=facts, **options)
         for reading, spectra in results[label].items():
-            spectra.save(_beside(given.out, f"_{label}_{reading}".replace("/", "-")))
+            spectra.save(_beside(given.out, re.sub(r"[/\\:]", "-", f"_{label}_{reading}")))
     _write(results, given.out)
     return results
 

@@ -30,7 +30,7 @@ from utilities.datasets import SPLITS, load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.plots.landscape import plot_contours, plot_cuts, plot_surfaces
 from utilities.utils import PROJECT_ROOT, check_writable, write_whole
-from utilities.zoo import create_model, input_options
+from utilities.zoo import NAMES, create_model, input_options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,7 +56,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
-    add("--model", required=True, help="a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
+    add(
+        "--model",
+        required=True,
+        help=NAMES,
+    )
     add("--weights", default="random", help="random, pretrained, or a checkpoint's path")
     add("--model-seed", type=int, default=0, help="of random weights")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")

@@ -20,6 +20,7 @@ from utilities.loaders import Loader
 from utilities.memory import keeping_freed_memory
 from utilities.recipes import OPTIMIZERS, Recipe, schedule
 from utilities.utils import evaluate, has_fast_bfloat16, resolve_device, split_batch
+from utilities.weights import check_weights
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "estimate_batch_norm"]
 
@@ -118,6 +119,8 @@ class Trainer:
         teacher: nn.Module | None = None,
     ) -> None:
         self.device = resolve_device(device)
+        if teacher is not None:
+            check_weights(teacher)
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
         self.dtype = autocast_dtype(precision, self.device)
         self.model, self.train, self.validation = model.to(self.device), train, validation

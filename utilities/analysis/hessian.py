@@ -40,6 +40,7 @@ from utilities.analysis.eigenvalues import (
 )
 from utilities.results import Result
 from utilities.utils import versions
+from utilities.weights import check_weights
 
 
 def negative_proportion(values: np.ndarray) -> float:
@@ -234,6 +235,7 @@ def hessian_spectra(
     if not tolerance > 0 or restarts < 1 or trace_probes < 0:
         given = f"{tolerance}, {restarts} and {trace_probes}"
         raise ValueError(f"tolerance should be above 0, restarts 1 or more, trace_probes 0 or more; got {given}")
+    check_weights(model)
     batches = mini_batches(loader, batch_size, n_batches, mix=mix, seed=seed)
     if goal.loss == "cross_entropy":
         check_targets(model, batches, device)
@@ -297,6 +299,8 @@ def over_training(
     """
     if not models:
         raise ValueError("there are no snapshots")
+    for model in models.values():
+        check_weights(model)
     facts = {epoch: {**(provenance or {}), "weights": f"after {epoch} epochs", "epoch": epoch} for epoch in models}
     return {
         epoch: hessian_spectra(model, loader, provenance=facts[epoch], **options) for epoch, model in models.items()

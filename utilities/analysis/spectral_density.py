@@ -24,6 +24,7 @@ from utilities.analysis.eigenvalues import jackknife
 from utilities.loaders import seeded_generator
 from utilities.results import Result
 from utilities.utils import versions
+from utilities.weights import check_weights
 
 POINTS = 1024  # of the density's grid, at least
 PER_WIDTH = 4  # and so many for each standard deviation of the Gaussians
@@ -250,6 +251,7 @@ def spectral_density(
     goal = Objective(**objective)
     if n_vectors < 1 or steps < 1 or not (width is None or width > 0):
         raise ValueError(f"n_vectors={n_vectors} and steps={steps} should be 1 or more, width={width} above 0 or None")
+    check_weights(model)
     data = Passes(loader, goal.type, mix, seed)
     found = []
     with goal.of(model, device) as make:
