@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from utilities.compare import CKA
-from utilities.metrics import cka, gram
+from utilities.metrics import cka
 
 IMAGES = torch.randn(9 * 20, 8, generator=torch.Generator().manual_seed(0))
 LOADER = DataLoader(TensorDataset(IMAGES, torch.arange(180) % 10), batch_size=20)
@@ -22,8 +22,8 @@ def net(seed, width):
 def values_by_hand(student, teacher, layer1, layer2):
     values = []
     for images in IMAGES.double().split(20):
-        grams = [gram(model.double()[: layer + 1](images)) for model, layer in ((student, layer1), (teacher, layer2))]
-        values.append(cka(*grams, estimator="debiased"))
+        features = [model.double()[: layer + 1](images) for model, layer in ((student, layer1), (teacher, layer2))]
+        values.append(cka(*features, estimator="debiased"))
     student.float(), teacher.float()
     return values
 
