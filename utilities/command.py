@@ -13,6 +13,7 @@ from torch import nn
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.results import Result
+from utilities.user_errors import reporting
 from utilities.utils import check_writable, resolve_device, write_whole
 from utilities.zoo import NAMES, create_model, input_options
 
@@ -94,8 +95,6 @@ def write_result(result: Result, figures: Mapping[str, Figure], base: Path) -> l
 
 def run_command(parser: argparse.ArgumentParser, run: Callable[[], list[Path]]) -> None:
     """Run a command and name the files it wrote; errors of the user's become one line and status 2."""
-    try:
+    with reporting(parser):
         files = run()
-    except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
     print(f"wrote {', '.join(map(str, files))}")

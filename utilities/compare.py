@@ -239,6 +239,7 @@ class CKA:
         self.layers = (model1_layers, model2_layers)
         self.result: Similarity | None = None
         self.datasets: tuple[str, str] = ("", "")
+        self.pair: tuple[str, str] | None = None  # the layers of `compare_minibatches`, where that came last
 
     def compare(self, dataloader1: Iterable[Any], dataloader2: Iterable[Any] | None = None, **options: Any) -> None:
         """Run both models over the data.
@@ -258,6 +259,37 @@ class CKA:
         options = {"layers1": self.layers[0], "layers2": self.layers[1], "device": self.device, **options}
         options["provenance"] = facts | dict(options.get("provenance") or {})
         self.result = compare(self.model1, self.model2, dataloader1, dataloader2, **options)
+        self.pair = None
+
+    def compare_minibatches(
+        self,
+        dataloader1: Iterable[Any],
+        dataloader2: Iterable[Any] | None = None,
+        layers: str | tuple[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Compute one value for each batch by itself, of one pair of layers: `export` then gives them as a vector.
+
+        Args:
+            dataloader1: See `compare`.
+            dataloader2: See `compare`.
+            layers: A layer of each model, or the name that both have; by default the last of each, of those that the
+                models' layers were given as.
+            **options: Passed on to the function `compare`.
+
+        Raises:
+            ValueError: If a name stands for several layers.
+        """
+        if layers is not None:
+            pair = (layers, layers) if isinstance(layers, str) else tuple(layers)
+            if len(pair) != 2:
+                raise ValueError(f"layers should be two names, one of each model, or one for both, not {layers!r}")
+            options = {**options, "layers1": [pair[0]], "layers2": [pair[1]]}
+        self.compare(dataloader1, dataloader2, per_batch=True, **options)
+        result = self._done()
+        if layers is not None and result.matrix.size > 1:
+            raise ValueError(f"layers {layers!r} stand for {result.layers1} and {result.layers2}: name one pair")
+        self.pair = result.layers1[-1], result.layers2[-1]
 
     def _done(self) -> Similarity:
         if self.result is None:
@@ -265,29 +297,42 @@ class CKA:
         return self.result
 
     def export(self) -> dict[str, Any]:
-        """Give names, layers and the matrix as a dictionary; ``CKA`` is a float64 tensor.
+        """Give names, layers and values as a dictionary.
+
+        Returns:
+            ``CKA`` is a float64 tensor: the matrix, or after `compare_minibatches` a value for each batch, in the
+            loader's order, of the one layer of each model that is listed.
 
         Raises:
             RuntimeError: Before `compare`.
         """
         result = self._done()
+        values, layers1, layers2 = result.matrix, result.layers1, result.layers2
+        if self.pair is not None:
+            values, layers1, layers2 = result.per_batch[:, -1, -1].copy(), *([name] for name in self.pair)
         return {
             "model1_name": self.names[0],
             "model2_name": self.names[1],
-            "CKA": torch.from_numpy(result.matrix),
-            "model1_layers": result.layers1,
-            "model2_layers": result.layers2,
+            "CKA": torch.from_numpy(values),
+            "model1_layers": layers1,
+            "model2_layers": layers2,
             "dataset1_name": self.datasets[0],
             "dataset2_name": self.datasets[1],
         }
 
     def plot_results(self, save_path: str | Path | None = None, title: str | None = None) -> Any:
-        """Draw the heatmap, save it where a path is given, and return the figure.
+        """Draw the heatmap, or the batches after `compare_minibatches`; save the figure to a path, and return it.
 
         Raises:
             RuntimeError: Before `compare`.
         """
-        figure = self._done().plot(title=title)
+        result = self._done()
+        if self.pair is None:
+            figure = result.plot(title=title)
+        else:
+            from utilities.plots.batches import plot_batches
+
+            figure = plot_batches(result, *self.pair, titles=None if title is None else [title])
         if save_path is not None:
             figure.savefig(save_path, dpi=300)
         return figure

@@ -23,6 +23,7 @@ from utilities.datasets import SPLITS, load_dataset
 from utilities.loaders import Loader, make_loader, same_input
 from utilities.measures import MEASURES
 from utilities.precision import PRECISIONS
+from utilities.user_errors import reporting
 from utilities.utils import check_writable, evaluate, resolve_device, write_whole
 from utilities.zoo import NAMES, comparison_layers, create_model, input_options
 
@@ -35,13 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
-        with process_group(given.device) as (rank, device):
-            path = run(given, rank, device)
-            if rank == 0:
-                print(f"wrote {path}, {path.with_suffix('.json').name} and {path.with_suffix('.png').name}")
-    except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    with reporting(parser), process_group(given.device) as (rank, device):
+        path = run(given, rank, device)
+        if rank == 0:
+            print(f"wrote {path}, {path.with_suffix('.json').name} and {path.with_suffix('.png').name}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -35,6 +35,7 @@ from utilities.plots.hessian import plot_spectra
 from utilities.recipes import CROPS, Recipe
 from utilities.study import Study
 from utilities.trainer import estimate_batch_norm
+from utilities.user_errors import reporting
 from utilities.utils import check_writable, write_whole
 from utilities.zoo import NAMES, create_model, input_options
 
@@ -196,10 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
+    with reporting(parser):
         results = run(given)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        parser.exit(2, f"error: {error}\n")
     table = readings_table(results)
     with pd.option_context("display.width", 120, "display.max_rows", None):
         print(table.T.to_string(header=False, float_format=lambda value: f"{value:.4g}"))

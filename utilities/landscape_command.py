@@ -29,6 +29,7 @@ from utilities.analysis.survey import BATCH_NORMS
 from utilities.datasets import SPLITS, load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.plots.landscape import plot_contours, plot_cuts, plot_surfaces
+from utilities.user_errors import reporting
 from utilities.utils import PROJECT_ROOT, check_writable, write_whole
 from utilities.zoo import NAMES, create_model, input_options
 
@@ -42,10 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
+    with reporting(parser):
         run(given, arguments)
-    except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
+from utilities.inputs import check_images
 from utilities.nested import map_tensors, tensors_in
 
 IMAGE_KEYS = ("pixel_values", "images", "image", "img")
@@ -67,6 +68,7 @@ def split_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 
     Raises:
         TypeError: If no image tensor can be found, or there is a single image.
+        ValueError: If images have no values.
 
     Example:
         >>> images, labels = split_batch({"pixel_values": torch.zeros(2, 3, 8, 8)})
@@ -87,6 +89,7 @@ def split_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         images = labels = None
     if not isinstance(images, torch.Tensor):
         raise TypeError(_nothing_found(batch, images))
+    check_images(images)
     one_label = isinstance(labels, (int, float)) or (isinstance(labels, torch.Tensor) and labels.ndim == 0)
     if images.ndim == 0 or (one_label and images.ndim < 4):
         raise TypeError(ONE_BY_ONE)

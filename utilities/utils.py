@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from utilities.copies import own_inputs
+from utilities.inputs import check_model, explaining
 from utilities.memory import keeping_freed_memory
+from utilities.parts import check_loader
 from utilities.parts import split_batch as split_batch
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +87,8 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 def evaluating(model: nn.Module, device: str | torch.device | None = None) -> Iterator[torch.device]:
     """Put a model in eval mode on a device, and put every module's mode and place back on exit.
 
-    Inside, every call of the model works on its own copy of the tensors it is given, as it may write into them.
+    Inside, every call of the model works on its own copy of the tensors it is given, as it may write into them, and an
+    error says in one sentence what is wrong with images that the model cannot take.
 
     Args:
         model: The model; each submodule's own ``training`` flag is restored.
@@ -93,6 +96,9 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
 
     Yields:
         The device the model is on.
+
+    Raises:
+        ValueError: If weights have no values, or for what `utilities.inputs.explain` knows.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
@@ -102,6 +108,7 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
         >>> model[1].training
         True
     """
+    check_model(model)
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]  # or frozen
     tensor = next((t for group in (model.parameters(), model.buffers()) for t in group), None)
     home = tensor.device if tensor is not None else torch.device("cpu")
@@ -110,7 +117,7 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
         model.eval()
         if target != home:
             model.to(target)
-        with own_inputs(model):
+        with own_inputs(model), explaining():
             yield target
     finally:
         if target != home:
@@ -146,6 +153,7 @@ def evaluate(
         >>> evaluate(model, [(torch.eye(3), torch.tensor([0, 1, 0]))], device="cpu", topk=(1,))["top1"]
         0.6666666666666666
     """
+    check_loader(loader)
     loss, count, hits = 0.0, 0, dict.fromkeys(topk, 0)
     with keeping_freed_memory(), evaluating(model, device) as target:
         for batch in loader:
