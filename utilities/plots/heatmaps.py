@@ -15,11 +15,13 @@ from matplotlib.ticker import MaxNLocator
 
 from utilities.plots.style import PaperFigure, inches, paper_figure
 from utilities.plots.text import wrap, write_wrapped
-from utilities.plots.ticks import LEADING, line_height, name_layers
+from utilities.plots.ticks import LEADING, line_height, name_layers, thinned
 
 ELONGATION = 3  # of a heatmap at most; the cells of a longer matrix are no squares
 TALLEST = 6.5  # inches of a heatmap that is higher than wide
+SHORTEST = 1.1  # inches of the height of a heatmap that is wider than high
 NARROWEST = 3.4  # inches of a canvas whose width is not given
+SLIMMEST = 1.1  # inches of a heatmap; where several in a row would be less wide, fewer are in a row
 PAD, GAP, BAR = 0.05, 0.15, 0.11  # inches: around the canvas, between panels, and of a colour bar
 
 
@@ -43,6 +45,7 @@ class Panel:
     ticks: Sequence[Sequence[int] | None] = (None, None)
     bar: Axes | None = None
     written: dict[str, tuple[str, str]] = field(default_factory=dict)  # each text before and after it was broken
+    named: dict[int, tuple[Sequence[int], float]] = field(default_factory=dict)
 
     @property
     def shape(self) -> np.ndarray:
@@ -72,7 +75,7 @@ class HeatmapLayout(LayoutEngine):
 
     Args:
         panels: In reading order.
-        across: Panels in a row.
+        across: Panels in a row, if there is room for so many.
         side: Inches of the longer side of a heatmap where the width of the figure is not given.
         bar: A colour bar that all panels share; each has its own otherwise, or none.
     """
@@ -82,7 +85,9 @@ class HeatmapLayout(LayoutEngine):
 
     def __init__(self, panels: Sequence[Panel], across: int, side: float, bar: Axes | None = None) -> None:
         super().__init__()
-        self.panels, self.across, self.side, self.bar = list(panels), across, side, bar
+        self.panels, self.columns, self.across = list(panels), across, across
+        self.side, self.bar = side, bar
+        self._beside = 0.0  # inches that a shared bar takes
 
     def arrange(self, figure: Figure, width: float | str | None = None, caption: bool = True) -> None:
         """Give the canvas the size that the matrices ask for, and all in it its place.
@@ -95,7 +100,12 @@ class HeatmapLayout(LayoutEngine):
         figure.set_layout_engine(self)
         text = getattr(figure, "caption", "") if caption else ""
         figure.supxlabel(text, fontsize=7, ha="left", va="bottom")
-        self._solve(figure, None if width is None else inches(width), None)
+        self.across = self.columns
+        width = None if width is None else inches(width)
+        self._solve(figure, width, None)
+        while width is not None and self.across > 1 and max(panel.size[1] for panel in self.panels) < SLIMMEST:
+            self.across -= 1
+            self._solve(figure, width, None)
         self._warn_of_crowded_ticks(figure)
 
     def execute(self, figure: Figure) -> None:
@@ -108,6 +118,7 @@ class HeatmapLayout(LayoutEngine):
         for _ in range(6):
             self._write(figure, width or figure.get_figwidth())
             sides, rows = self._margins()
+            self._beside = 0.0 if self.bar is None else sides[2]
             across = self._across(sides, width)
             down = self._down(figure, rows, across[0], across[1], height)
             sizes = np.array([across[1], down[1], across[0], down[0]])
@@ -118,14 +129,16 @@ class HeatmapLayout(LayoutEngine):
 
     def _write(self, figure: Figure, width: float) -> None:
         """Break titles and labels, and choose names of layers, by the present sizes of the axes."""
-        room = float(np.clip(0.28 * width / self.across, 0.45, 1.6))
+        room = float(np.clip(0.25 * width / self.across, 0.45, 1.4))
         for panel in self.panels:
             (high, wide), ax = panel.size, panel.ax
             for i, (axis, inch) in enumerate(((ax.yaxis, high), (ax.xaxis, wide))):
-                if panel.ticks[i] is None or len(panel.ticks[i]):
-                    name_layers(axis, panel.layers[i], inch, indices=panel.ticks[i], longest=room)
+                shown = thinned(len(panel.layers[i]), inch) if panel.ticks[i] is None else panel.ticks[i]
+                if panel.named.get(i) != (shown, room):  # ticks take long to make
+                    name_layers(axis, panel.layers[i], inch, indices=shown, longest=room)
+                    panel.named[i] = shown, room
                 _rewrite(panel, f"label{i}", axis.label, panel.labels[i], max(inch, 1.1))
-            slot = width - 2 * PAD if self.across == 1 else (width - 2 * PAD) / self.across - GAP
+            slot = (width - 2 * PAD - self._beside + GAP) / self.across - GAP
             _rewrite(panel, "title", ax.title, panel.title, slot)
         for bar, high in self._bars():
             bar._colorbar.locator = MaxNLocator(int(np.clip(high / 0.2, 1, 5)), steps=[1, 2, 2.5, 5, 10])
@@ -176,7 +189,9 @@ class HeatmapLayout(LayoutEngine):
         fixed = 2 * PAD + rows.sum() + (len(rows) - 1) * GAP + self._caption(figure) + _height(figure._suptitle)
         if height is None:
             widest = max(s[1] for s in shapes)
-            upright = min(unit, max(TALLEST / highest.max(), unit * widest / highest.max()))
+            upright = min(unit, max(TALLEST, unit * widest) / highest.max())
+            if highest.max() < 1:
+                upright = max(upright, SHORTEST / highest.max())
             return fixed + upright * highest.sum(), upright
         return height, max(0.1, (height - fixed) / highest.sum())
 

@@ -72,8 +72,8 @@ def inches(width: float | str) -> float:
         value = WIDTHS[width] if width in WIDTHS else float(width)
     except ValueError:
         value = 0.0
-    if not 1.5 <= value <= 60:
-        raise ValueError(f"a figure's width is {', '.join(map(repr, WIDTHS))} or inches from 1.5 to 60, not {width!r}")
+    if not 2 <= value <= 60:
+        raise ValueError(f"a figure's width is {', '.join(map(repr, WIDTHS))} or inches from 2 to 60, not {width!r}")
     return value
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
+import matplotlib as mpl
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
@@ -28,8 +30,19 @@ def text_width(text: str, points: float) -> float:
         >>> 1.9 < text_width("layer1.0", 12) / text_width("layer1.0", 6) < 2.1
         True
     """
-    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=points), ismath=False)
-    return SLACK * width / 72
+    return (
+        SLACK
+        * _em_width(text, tuple(mpl.rcParams["font.family"]), tuple(mpl.rcParams["font.sans-serif"]))
+        * points
+        / 72
+    )
+
+
+@lru_cache(maxsize=20_000)
+def _em_width(text: str, *_font: tuple[str, ...]) -> float:
+    """Measure a line in units of the font's size; the font is that of the settings, and part of the key."""
+    size = 10.0
+    return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0] / size
 
 
 def wrap(text: str, inches: float, points: float = 7) -> str:
@@ -112,9 +125,9 @@ def shorten(names: Sequence[str], inches: float, points: float = 6) -> list[str]
         return names
     shared = _shared_beginning(names)
     names = [ELLIPSIS + name[len(shared) :] for name in names] if shared else names
-    # Of several places to cut at, the first that leaves most names different.
+    # Of several places to cut at, the first that leaves most names different and most of their numbers.
     cuts = [[_cut(name, inches, points, share) for name in names] for share in (0.5, 0.7, 0.3)]
-    return max(cuts, key=lambda cut: len(set(cut)))
+    return max(cuts, key=lambda cut: (len(set(cut)), sum(letter.isdigit() for name in cut for letter in name)))
 
 
 def _shared_beginning(names: Sequence[str]) -> str:
