@@ -267,15 +267,22 @@ class CKA:
             "dataset2_name": self.datasets[1],
         }
 
-    def plot_results(self, save_path: str | Path | None = None, title: str | None = None) -> Any:
+    def plot_results(self, save_path: str | Path | None = None, title: str | None = None, **options: Any) -> Any:
         """Draw the heatmap, save it where a path is given, and return the figure.
+
+        Args:
+            save_path: Ends in .png, .pdf, .svg or .eps.
+            title: Above the heatmap.
+            **options: ``width``, ``caption``, ``ticks`` and others of `utilities.plots.similarity.plot_similarity`.
 
         Raises:
             RuntimeError: Before `compare`.
         """
-        figure = self._done().plot(title=title)
+        figure = self._done().plot(title=title, **options)
         if save_path is not None:
-            figure.savefig(save_path, dpi=300)
+            from utilities.plots.style import save_figure  # brings matplotlib
+
+            save_figure(figure, save_path)
         return figure
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,40 @@ def save_figure(
     return write_whole(path, write)
 
 
+def save_figures(
+    figures: Mapping[str, Figure],
+    base: str | Path,
+    suffix: str = ".png",
+    *,
+    width: float | str | None = None,
+    caption: bool = True,
+) -> list[Path]:
+    """Save figures under one name and their own endings.
+
+    Args:
+        figures: Ending of the name, such as ``"_surface"``, or ``""`` -> figure.
+        base: Path of a result, less its suffix.
+        suffix: Of the format.
+        width: As in `save_figure`.
+        caption: As in `save_figure`.
+
+    Returns:
+        The paths.
+
+    Example:
+        >>> import tempfile
+        >>> one, two = (paper_figure(2, 1) for _ in range(2))
+        >>> [path.name for path in save_figures({"": one, "_cut": two}, Path(tempfile.mkdtemp()) / "r18", ".svg")]
+        ['r18.svg', 'r18_cut.svg']
+        >>> plt.close("all")
+    """
+    base = Path(base)
+    return [
+        save_figure(figure, base.with_name(f"{base.name}{part}{suffix}"), width=width, caption=caption)
+        for part, figure in figures.items()
+    ]
+
+
 def split_picture(path: str | Path) -> tuple[Path, str]:
     """Split the path of a result into what all its files begin with and the ending of its pictures.
 
@@ -140,9 +174,7 @@ def split_picture(path: str | Path) -> tuple[Path, str]:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in OTHER_FORMATS:
-        raise ValueError(
-            f"{path.name}: pictures are written as {', '.join(FORMATS)}, not as {suffix}; name one of them"
-        )
+        raise ValueError(f"{path.name}: pictures are not written as {suffix}; choose one of {', '.join(FORMATS)}")
     if suffix in FORMATS:
         return path.with_suffix(""), suffix
     return (path.with_suffix("") if suffix == ".npz" else path), ".png"
