@@ -18,13 +18,17 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from utilities.command import PICTURES, add_figure_options, figure_options
 from utilities.compare import compare
 from utilities.datasets import SPLITS, load_dataset
+from utilities.hooks import select_layers
 from utilities.loaders import Loader, make_loader, same_input
 from utilities.measures import MEASURES
+from utilities.plots.style import save_figures, split_picture
+from utilities.plots.ticks import chosen
 from utilities.precision import PRECISIONS
 from utilities.user_errors import reporting
-from utilities.utils import check_writable, evaluate, resolve_device, write_whole
+from utilities.utils import check_writable, evaluate, resolve_device
 from utilities.zoo import NAMES, comparison_layers, create_model, input_options
 
 
@@ -39,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with reporting(parser), process_group(given.device) as (rank, device):
         path = run(given, rank, device)
         if rank == 0:
-            print(f"wrote {path}, {path.with_suffix('.json').name} and {path.with_suffix('.png').name}")
+            print(f"wrote {path}, {path.with_suffix('.json').name} and {path.stem}{split_picture(given.out)[1]}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the order of the images and of permutations")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--workers", type=int, default=0, help="processes that load images, for each process")
-    add("--out", required=True, type=Path, help="RESULT.npz; RESULT.json and the heatmap RESULT.png lie beside it")
+    add("--out", required=True, type=Path, help=f"RESULT.npz; RESULT.json and the heatmap RESULT.png; {PICTURES}")
+    add("--ticks", nargs="+", metavar="LAYER", help="names or globs of layers to label; default: as many as fit")
+    add_figure_options(parser)
     return parser
 
 
@@ -118,7 +124,8 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
     Returns:
         The path of the npz file.
     """
-    path = given.out if given.out.suffix == ".npz" else given.out.with_name(given.out.name + ".npz")
+    base, _ = split_picture(given.out)
+    path = base.with_name(f"{base.name}.npz")
     check_writable(path)
     names = [given.model1, given.model2 or given.model1]
     same = given.model2 is None
@@ -129,6 +136,8 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
     if same:
         models[1] = models[0]
     layers = [getattr(given, f"layers{k}") or comparison_layers(model) for k, model in zip(sides, models, strict=True)]
+    # A repeated call's name, such as relu#2, is known only once the model has run.
+    chosen(given.ticks and [tick.partition("#")[0] for tick in given.ticks], *map(select_layers, models, layers))
     result = compare(
         *models,
         loaders[0],
@@ -147,8 +156,7 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
     )  # fmt: skip
     if rank == 0:
         result.save(path)
-        figure = result.plot()
-        write_whole(path.with_suffix(".png"), lambda p: figure.savefig(p, dpi=200))
+        save_figures({"": result.plot(ticks=given.ticks)}, base, **figure_options(given))
     return path
 
 
