@@ -29,6 +29,9 @@ from utilities.lambda_layer import LambdaLayer
 from utilities.libraries import build_timm, build_torchvision, torchvision_names, transformer_layers
 from utilities.local_attention import LocalAttention
 from utilities.local_vit import local_vit
+from utilities.old_checkpoints import map_keys, map_names
+from utilities.state_dicts import fitted, state_of
+from utilities.trained_on import TrainedOn
 
 _BUILDERS = {
     resnet: "resnet18 resnet34 resnet50 resnet101 wide_resnet50",
@@ -57,6 +60,7 @@ _OWN |= {
     for reach in (3, 5, 8)
     for size in ("16", "32")
 }
+_UNLIKELY = 7919  # classes of a model that is made to see which entries have that size
 _COMPARED = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -130,15 +134,17 @@ def create_model(
     Args:
         name: See `list_models`.
         num_classes: Number of logits. Where pretrained weights are for another number, or for none, the
-            classifier is newly initialised and a warning says so. None means the library's own number.
+            classifier is newly initialised and a warning says so. None means the checkpoint's number, else the
+            library's own.
         weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use; or
-            the path of a checkpoint: a state dictionary, or a dictionary that holds one as ``"model"`` or
-            ``"state_dict"`` (torch.save or safetensors). It has to fit in full.
+            the path of a checkpoint (torch.save or safetensors): a state dictionary, or a dictionary that holds one,
+            with or without what wrappers put before the names, see `utilities.state_dicts`. It has to fit in full.
         seed: Of the initialisation. The global generators are left as they were.
         **kwargs: Passed on to the model's builder, e.g. ``in_channels=1``.
 
     Returns:
-        The model on the CPU, in train mode.
+        The model on the CPU, in train mode. One from a checkpoint has ``trained_on``: the file, and what it says of
+        its classes, see `utilities.trained_on`.
 
     Raises:
         ValueError: For an unknown name, weights that do not exist, or a checkpoint that does not fit.
@@ -153,10 +159,13 @@ def create_model(
     check_name(name)
     from_file = str(weights) not in ("random", "pretrained")
     content = read_checkpoint(Path(weights)) if from_file else {}
+    if from_file and num_classes is None:
+        num_classes = _classes_in(name, content, kwargs)
     with _seeded(seed):
         model = _build(name, num_classes, str(weights) == "pretrained", kwargs)
     if from_file:
         load_checkpoint(model, content, Path(weights), {"name": name, "num_classes": num_classes})
+        model.trained_on = TrainedOn.of(content, Path(weights), num_classes)
     model.zoo_name = name
     return model.train()
 
@@ -305,6 +314,26 @@ def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[st
             "checkpoint's path as weights, or take weights='random'"
         )
     return _OWN[name](**classes, **kwargs)
+
+
+def _classes_in(name: str, content: dict[str, Any], kwargs: dict[str, Any]) -> int | None:
+    """Read a checkpoint's number of classes off its classifier; None if that cannot be told."""
+    with _seeded(0):
+        try:
+            with torch.device("meta"):
+                probe = _build(name, _UNLIKELY, False, kwargs)
+        except (RuntimeError, NotImplementedError):  # some builders compute with what they make
+            probe = _build(name, _UNLIKELY, False, kwargs)
+    wanted = probe.state_dict()
+    try:
+        state, _ = fitted(map_keys(state_of(map_names(content)), name), wanted)
+    except ValueError:
+        return None  # loading says why
+    sizes = {key: tuple(value.shape).index(_UNLIKELY) for key, value in wanted.items() if _UNLIKELY in value.shape}
+    shapes = {key: getattr(state.get(key), "shape", ()) for key in sizes}
+    found = (shapes[key][axis] for key, axis in sizes.items() if len(shapes[key]) == wanted[key].ndim)
+    headless = 0 if name.startswith("timm/") and not any(key in state for key in sizes) else None
+    return next(found, headless)
 
 
 def _torchvision_preprocessing(bare: str) -> Preprocessing:
