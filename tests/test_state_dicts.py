@@ -49,7 +49,7 @@ def test_holders_and_prefixes(tmp_path, holder, prefix):
 
 def test_what_training_scripts_save_beside_the_weights(tmp_path):
     model = trained()
-    beside = {"args": argparse.Namespace(lr=0.1, out=Path("runs")), "best": np.float64(0.9), "step": np.int64(3)}
+    beside = {"args": argparse.Namespace(lr=0.1, out=Path("runs")), "best": np.float64(0.9), "model": {"depth": 8}}
     torch.save({"state_dict": model.state_dict(), **beside, "curve": np.zeros(3)[0]}, tmp_path / "a.pt")
     assert agrees(tmp_path / "a.pt", model)
 
@@ -108,7 +108,8 @@ def test_a_pickled_model_is_refused_with_what_to_do(tmp_path):
     torch.save(trained(), tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"objects \(.*\) other than .*can run code.*save model\.state_dict\(\)"):
         create_model(NAME, 4, weights=tmp_path / "a.pt")
-    with warnings.catch_warnings(action="ignore"):  # torch is giving TorchScript up
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch is giving TorchScript up
         torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "b.pt")
     with pytest.raises(ValueError, match=r"b\.pt cannot be read as weights: .*save model\.state_dict\(\)"):
         create_model(NAME, 4, weights=tmp_path / "b.pt")

@@ -37,7 +37,8 @@ def state_of(content: Mapping[str, Any]) -> dict[str, Any]:
         >>> state_of({"epoch": 3, "state_dict": {"module.model.fc.bias": 0}})
         {'fc.bias': 0}
     """
-    found = {key: value for key, value in content.items() if _is_state(value) or (key in HOLDERS and _is_plain(value))}
+    found = {key: value for key, value in content.items() if _is_state(value)}
+    found = found or {key: content[key] for key in HOLDERS if _is_plain(content.get(key))}
     averages = [key for key in found if "ema" in str(key).lower().split("_") or str(key).lower().endswith("ema")]
     own = [key for key in found if key not in averages]
     chosen = next((key for key in HOLDERS if key in own), None)
