@@ -105,7 +105,7 @@ def open_model(given: argparse.Namespace, model: str, weights: str, classes: int
 def data_facts(loader: Loader) -> dict[str, Any]:
     """Say what the images are, for captions."""
     augmented = ", augmented" if loader.augment else ""
-    return {"dataset": f"{loader.dataset.name} ({loader.dataset.split}{augmented})"}
+    return {"dataset": f"{loader.dataset.name} ({loader.dataset.part}{augmented})"}
 
 
 def write_result(result: Result, figures: Mapping[str, Figure], base: Path, **look: Any) -> list[Path]:

@@ -181,7 +181,7 @@ def _facts(
     device: torch.device | None,
 ) -> dict[str, Any]:
     """Say what is compared; accuracies are measured in the first process, where weights are no random ones."""
-    facts: dict[str, Any] = {"dataset": f"{loaders[0].dataset.name} ({given.split})", "seed": given.seed}
+    facts: dict[str, Any] = {"dataset": f"{loaders[0].dataset.name} ({loaders[0].dataset.part})", "seed": given.seed}
     for k, name, model, loader in zip("12", names, models, loaders, strict=True):
         if k == "2" and model is models[0]:
             return {**{key.rstrip("1"): value for key, value in facts.items()}}

@@ -306,7 +306,13 @@ def _prepared(given: argparse.Namespace, name: str, weights: str) -> tuple[nn.Mo
         epoch, text = 0, f"untrained, seed {given.seed}"
     elif weights != "pretrained":
         epoch = len(read_checkpoint(Path(weights)).get("history") or []) or None
-    facts = {"model": name, "weights": text, "epoch": epoch, "dataset": f"{plain.name} (train)", "seed": given.seed}
+    facts = {
+        "model": name,
+        "weights": text,
+        "epoch": epoch,
+        "dataset": f"{plain.name} ({plain.part})",
+        "seed": given.seed,
+    }
     return model, loaders, facts
 
 

@@ -184,7 +184,11 @@ def _measure(given: argparse.Namespace, model: nn.Module, loader: Loader, base: 
     first = not given.part or given.part[0] == 0  # one of several processes reports
     seed = f"untrained, seed {given.model_seed}" if given.weights == "random" else Path(given.weights).name
     augmented = ", augmented" if given.augment else ""
-    facts = {"model": given.model, "weights": seed, "dataset": f"{loader.dataset.name} ({given.split}{augmented})"}
+    facts = {
+        "model": given.model,
+        "weights": seed,
+        "dataset": f"{loader.dataset.name} ({loader.dataset.part}{augmented})",
+    }
     return loss_landscape(
         model,
         loader,

@@ -286,7 +286,7 @@ class Study:
     def shared_facts(self, loader: Loader) -> dict[str, Any]:
         """Say what all results of this notebook share."""
         augmented = ", augmented" if loader.augment else ""
-        dataset = f"{loader.dataset.name} ({loader.dataset.split}{augmented})"
+        dataset = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
         return {"notebook": self.name, "dataset": dataset, "profile": self.profile, "seed": self.seed}
 
     def similarity(self, model: nn.Module, facts: Mapping[str, Any]) -> Similarity:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import random
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,9 @@ from utilities.inputs import check_model, explaining
 from utilities.memory import keeping_freed_memory
 from utilities.parts import check_loader
 from utilities.parts import split_batch as split_batch
+from utilities.writing import check_writable as check_writable
+from utilities.writing import write_json as write_json
+from utilities.writing import write_whole as write_whole
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -188,63 +188,3 @@ def versions() -> dict[str, str]:
         **{name: version(name) for name in ("torch", "torchvision", "timm", "numpy")},
         "machine": f"{platform.machine()} {platform.system()}",
     }
-
-
-def check_writable(path: str | Path) -> None:
-    """Make a file's folder and see that files can be made in it, before long work whose result goes there.
-
-    Raises:
-        OSError: Naming the folder.
-
-    Example:
-        >>> check_writable(Path(tempfile.mkdtemp()) / "deep" / "a.txt")
-    """
-    folder = Path(path).absolute().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"nothing can be written to {folder}: {error.strerror or error}") from error
-
-
-def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Write a file under a temporary name beside its place and rename it: it is there whole or not at all.
-
-    Args:
-        path: Where the file goes; its folder is made.
-        write: Called with the temporary path, which has the same suffix.
-
-    Returns:
-        The path.
-
-    Example:
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> write_whole(folder / "a.txt", lambda p: p.write_text("hello")).read_text()
-        'hello'
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def write_json(path: str | Path, content: Any) -> Path:
-    """Write JSON, whole or not at all, with the keys in the order given.
-
-    Example:
-        >>> path = write_json(Path(tempfile.mkdtemp()) / "a.json", {"n": 3})
-        >>> json.loads(path.read_text())
-        {'n': 3}
-    """
-    return write_whole(path, lambda p: p.write_text(json.dumps(content, indent=2) + "\n"))
