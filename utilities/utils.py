@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.labels import BatchCheck, hits
 from utilities.memory import keeping_freed_memory
+from utilities.weights import check_weights
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -163,34 +165,39 @@ def evaluate(
         model: Maps images (batch, channels, height, width) to logits (batch, classes).
         loader: Yields batches that `split_batch` understands, with labels.
         device: See `resolve_device`.
-        topk: Which accuracies to report; a k above the number of classes counts every image as right.
+        topk: Which accuracies to report; a k above the number of classes counts every image as right, and equal
+            logits count as `utilities.labels.hits` does.
 
     Returns:
         ``{"loss": nats, "top1": fraction, ..., "n": images}``.
 
     Raises:
-        ValueError: If the loader yields no image or no labels.
+        TypeError: If the model gives no tensor of logits.
+        ValueError: If the loader yields no image or no labels, labels are no classes of the model, weights or logits
+            are no numbers, or there is a single class.
 
     Example:
         >>> model = nn.Flatten()
         >>> evaluate(model, [(torch.eye(3), torch.tensor([0, 1, 0]))], device="cpu", topk=(1,))["top1"]
         0.6666666666666666
     """
-    loss, count, hits = 0.0, 0, dict.fromkeys(topk, 0)
+    check_weights(model)
+    loss, count, right, check = 0.0, 0, dict.fromkeys(topk, 0.0), BatchCheck(loader)
     with keeping_freed_memory(), evaluating(model, device) as target:
         for batch in loader:
             images, labels = split_batch(batch)
             if labels is None:
                 raise ValueError("evaluate needs labels: the loader should yield (images, labels)")
-            logits, labels = model(images.to(target)).float(), labels.to(target)
-            loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+            logits = model(images.to(target))
+            labels = check(logits, labels).to(target)
+            loss += nn.functional.cross_entropy(logits.float(), labels, reduction="sum").item()
             count += len(labels)
-            best = logits.topk(min(max(topk), logits.shape[1]), dim=1).indices
             for k in topk:
-                hits[k] += (best[:, :k] == labels[:, None]).any(dim=1).sum().item()
+                right[k] += hits(logits, labels, k).sum().item()
     if count == 0:
         raise ValueError("evaluate got no images: the loader is empty")
-    return {"loss": loss / count, **{f"top{k}": hits[k] / count for k in topk}, "n": count}
+    check.finish()
+    return {"loss": loss / count, **{f"top{k}": right[k] / count for k in topk}, "n": count}
 
 
 def versions() -> dict[str, str]:
