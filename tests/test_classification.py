@@ -1,6 +1,7 @@
 """Measures of classification and calibration: what theory says of them, torchmetrics, and twins by brute force."""
 
 import dataclasses
+import itertools
 import warnings
 
 import matplotlib as mpl
@@ -96,7 +97,7 @@ def test_ece_is_the_sum_over_the_bins_of_guo_et_al(bins):
     confidences[:200] = random.choice([1.0, 0.999], 200)
     correct = random.random(300) < 0.97
     edges, expected = np.linspace(0, 1, bins + 1), 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):  # (low, high], and nothing lies on an inner edge here
+    for low, high in itertools.pairwise(edges):  # (low, high], and nothing lies on an inner edge here
         inside = (confidences > low) & (confidences <= high)
         expected += abs((confidences - correct)[inside].sum()) / 300
     assert calibration_error(confidences, correct, bins) == pytest.approx(expected, abs=EXACT)

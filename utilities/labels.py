@@ -80,6 +80,26 @@ def _remedy(shape: tuple[int, ...], count: int | None, num_classes: int | None) 
     return "; take labels.long() if they are whole numbers" if shape == (count,) else ""
 
 
+def check_targets(targets: torch.Tensor, num_classes: int, count: int) -> torch.Tensor:
+    """Refuse what a cross-entropy cannot be taken of: targets are classes, or probabilities (batch, classes).
+
+    Raises:
+        ValueError: Naming the shape or the label.
+
+    Example:
+        >>> check_targets(torch.tensor([[0.5, 0.5]]), 2, 1)
+        tensor([[0.5000, 0.5000]])
+    """
+    if not targets.is_floating_point():
+        return check_labels(targets, num_classes, count)
+    if targets.shape != (count, num_classes) or not (targets >= 0).all():
+        raise ValueError(
+            f"targets that are no whole numbers should be probabilities of shape ({count}, {num_classes}), got shape "
+            f"{tuple(targets.shape)}; labels of classes are taken by labels.long()"
+        )
+    return targets
+
+
 def check_batch(logits: Any, labels: Any) -> torch.Tensor:
     """Refuse outputs that are no logits, and labels that are none of their classes; give the labels as int64.
 

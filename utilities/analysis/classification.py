@@ -25,7 +25,6 @@ from utilities.analysis.uncertainty import dropout_log_probabilities, sampling_d
 from utilities.labels import BatchCheck
 from utilities.results import Result
 from utilities.utils import evaluating, versions
-from utilities.weights import check_weights
 
 DRAWS = 200  # of the bootstrap: an error of a standard error of 5 %
 # Attribute of a result -> its name in tables and figures; what follows the dash there is the cutoff in percent.
@@ -289,7 +288,6 @@ def classify(
         raise ValueError(f"passes should be 1 or more, or None for one pass with dropout off; got {passes}")
     if passes is None and dropout is not None:
         raise ValueError(f"dropout={dropout} needs a number of passes")
-    check_weights(model)
     parts, check = [], BatchCheck(loader)
     options = {"device": device, "description": "predictions", "labelled": True, "progress": progress}
     sampling = nullcontext([]) if passes is None else sampling_dropout(model, dropout)

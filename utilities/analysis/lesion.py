@@ -20,9 +20,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.calibration import check_batch
 from utilities.analysis.stream import Moments, precise, readable_twice, stream
 from utilities.blocks import Block, Residual, blocks, check_sequence, run_blocks
+from utilities.labels import BatchCheck, hits
 from utilities.lambda_layer import LambdaLayer
 from utilities.results import Result
 from utilities.utils import versions
@@ -128,7 +128,7 @@ def lesions(
     run = {"device": device, "progress": progress}
     removed: list[Unit] = []
     replaced: dict[str, torch.Tensor] = {}
-    drops, intact = Moments(), Moments()
+    drops, intact, check = Moments(), Moments(), BatchCheck(loader)
     with stream(model, loader, description="lesions", labelled=True, **run) as batches:
         for images, labels in batches:
             if not removed:
@@ -136,7 +136,7 @@ def lesions(
                 removed = find_units(sequence, images[:1], whole=units == "block")
                 replaced = _means(model, sequence, removed, loader, run) if ablation == "mean" else {}
             features = [images, *(after for _, after in run_blocks(model, sequence, images))]
-            check_batch(features[-1], labels)
+            labels = check(features[-1], labels)
             right, loss = _scores(features[-1], labels)
             without = []
             for unit in removed:
@@ -149,6 +149,7 @@ def lesions(
             lost = (torch.stack(without) - torch.stack([right, loss])).permute(2, 0, 1)
             drops.add(lost * lost.new_tensor([-1.0, 1.0]))
             intact.add(right)
+    check.finish()
     last = max(1, len(sequence) - 2)
     facts = {"n": drops.n, "units": units, "ablation": ablation, "versions": versions()}
     return Lesions(
@@ -161,7 +162,7 @@ def lesions(
         loss=drops.mean[:, 1],
         loss_stderr=drops.stderr[:, 1],
         accuracy=float(intact.mean),
-        provenance=dict(provenance or {}) | facts,
+        provenance=dict(provenance or {}) | facts | {"num_classes": features[-1].shape[1]},
     )
 
 
@@ -279,4 +280,4 @@ def _means(
 def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Give for each image whether it is classified rightly, and its cross-entropy."""
     loss = nn.functional.cross_entropy(precise(logits), labels, reduction="none")
-    return (logits.argmax(1) == labels).to(loss.dtype), loss
+    return hits(logits, labels).to(loss.dtype), loss
