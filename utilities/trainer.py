@@ -14,6 +14,7 @@ from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
 from utilities.augmentation import Mix
+from utilities.copies import own_inputs
 from utilities.distillation import distillation_loss
 from utilities.labels import check_labels, check_logits, hits
 from utilities.loaders import Loader
@@ -72,7 +73,7 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
         tensor([2.])
     """
     target = resolve_device(device)
-    with keeping_freed_memory():
+    with keeping_freed_memory(), own_inputs(model):
         update_bn(loader, model.to(target), device=target)
     return model
 
@@ -190,9 +191,9 @@ class Trainer:
         if mix:
             images = mix.images(images)
         with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
-            logits = self.model(images)
+            logits = self.model(images.clone())  # it may write into what it is given
             with torch.no_grad():
-                taught = None if self.teacher is None else self.teacher(images).float()
+                taught = None if self.teacher is None else self.teacher(images.clone()).float()
         check_logits(logits)
         # Labels are checked where they are, on the CPU: a GPU does not have to wait.
         labels = check_labels(labels, logits.shape[1], len(logits)).to(self.device)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.copies import own_inputs
 from utilities.labels import BatchCheck, hits
 from utilities.memory import keeping_freed_memory
 from utilities.weights import check_weights
@@ -120,6 +121,8 @@ def split_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 def evaluating(model: nn.Module, device: str | torch.device | None = None) -> Iterator[torch.device]:
     """Put a model in eval mode on a device, and put every module's mode and place back on exit.
 
+    Inside, every call of the model works on its own copy of the tensors it is given, as it may write into them.
+
     Args:
         model: The model; each submodule's own ``training`` flag is restored.
         device: Where to run, see `resolve_device`; None leaves the model where it is.
@@ -135,7 +138,7 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
         >>> model[1].training
         True
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]  # or frozen
     tensor = next((t for group in (model.parameters(), model.buffers()) for t in group), None)
     home = tensor.device if tensor is not None else torch.device("cpu")
     target = home if device is None else resolve_device(device)
@@ -143,7 +146,8 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
         model.eval()
         if target != home:
             model.to(target)
-        yield target
+        with own_inputs(model):
+            yield target
     finally:
         if target != home:
             model.to(home)

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from utilities.analysis.calibration import check_batch
+from utilities.copies import own_inputs
 from utilities.loaders import seeded_generator
 from utilities.memory import keeping_freed_memory
 from utilities.precision import choose_precision
@@ -105,7 +106,7 @@ class Objective:
             return Hessian(twin, loss, chosen, data, check_deterministic=False, num_data=n)
 
         exact = choose_precision("exact", twin, target).running(target)
-        with keeping_freed_memory(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), exact:
+        with keeping_freed_memory(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), exact, own_inputs(twin):
             yield operator
 
     def _names(self, model: nn.Module) -> set[str]:
@@ -268,7 +269,9 @@ def mixed(
     images: torch.Tensor, targets: torch.Tensor, mix: Mix | None, seed: int, number: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mix the images and labels of a batch, which depends on the seed and the number of the batch alone."""
-    return (images, targets) if mix is None else mix(images, targets, seeded_generator(seed, number))
+    if mix is None:
+        return images, targets
+    return mix(images.clone(), targets.clone(), seeded_generator(seed, number))  # it may write into what it is given
 
 
 def said_of_images(loader: Iterable[Any], mix: Mix | None) -> dict[str, str | None]:

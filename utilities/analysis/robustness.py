@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from utilities.analysis.calibration import bin_index, score
 from utilities.analysis.pixels import normalisation, to_images, to_pixels
 from utilities.analysis.stream import Moments, stream
+from utilities.copies import own_inputs
 from utilities.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, choose_table, corrupt
 from utilities.labels import BatchCheck
 from utilities.results import Result
@@ -311,6 +312,14 @@ def score_logits(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray
     scores = score(logits, labels)
     bins = bin_index(scores["confidences"], BINS)
     return scores["hits"], scores["losses"], np.bincount(bins, scores["hits"] - scores["confidences"], BINS)
+
+
+def score_set(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Classify a batch, and score the answers, see `score_logits`."""
+    with own_inputs(model):
+        return score_logits(model(images), labels)
 
 
 def right_in_both(right: np.ndarray) -> np.ndarray:

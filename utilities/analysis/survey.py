@@ -72,7 +72,7 @@ def freeze(batches: Batches, n_images: int | None, mix: Mix | None, seed: int, m
                     f"{count + len(images)} images take {size / 2**30:.2g} GiB, more than memory={memory:g}; use fewer "
                     "with n_images, or allow more: all of them are kept, so that they are the same at every point"
                 )
-            images, labels = (images.clone(), labels) if mix is None else mix(images.clone(), labels)
+            images, labels = (images.clone(), labels) if mix is None else mix(images.clone(), labels.clone())
             frozen.append((images, labels))
             count += len(images)
             if count == n_images:

@@ -81,7 +81,7 @@ def gradient_maps_of(
         attention, kept = space.blocks[index].attn, []
 
         def at_qkv(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            kept.append(output.unflatten(2, (3, attention.num_heads, attention.head_dim))[:, :, 2])
+            kept.append(output.unflatten(2, (3, attention.num_heads, attention.head_dim))[:, :, 2].clone())
 
         def at_end(module: nn.Module, args: Any, output: torch.Tensor) -> None:
             space.grid(output)  # refuses images of another size than the grid's
@@ -107,8 +107,8 @@ def _slope(space: TransformerSpace, index: int, output: torch.Tensor, target: to
     """Differentiate the mean loss of some rows by the output of attention, and sum over the rows: (batch, width)."""
     branch = space.branch_outputs(index)[0]
     with torch.enable_grad():
-        output = output.detach().requires_grad_()
-        added = output if branch is space.blocks[index].attn else branch(output)
+        output = output.detach().clone().requires_grad_()
+        added = output if branch is space.blocks[index].attn else branch(output.clone())
         total = class_loss(space.project(added), target, loss).mean(1).sum()
         return torch.autograd.grad(total, output)[0].sum(1)
 

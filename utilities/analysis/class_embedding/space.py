@@ -127,7 +127,7 @@ class TransformerSpace(ClassSpace):
 
     def project(self, tokens: torch.Tensor, index: int | None = None, tuned: Tuned | None = None) -> torch.Tensor:
         """Read tokens with the final norm and the classifier."""
-        tuned = tuned or self.options.tuned
+        tokens, tuned = tokens.clone(), tuned or self.options.tuned
         if index is not None and tuned is not None:
             tokens = tuned(index, tokens)
         if self.options.norm:
@@ -140,10 +140,10 @@ class TransformerSpace(ClassSpace):
     def classify(self, tokens: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
         """Norm, pool and classify, averaging over kept tokens alone."""
         if keep is None or self.model.global_pool == "token":
-            return self.model.forward_head(self.model.norm(tokens))
+            return self.model.forward_head(self.model.norm(tokens.clone()))
         first = 0 if self.model.pool_include_prefix else self.prefix
         weight = keep[:, first:, None].to(tokens.dtype)
-        mean = (self.model.norm(tokens)[:, first:] * weight).sum(1) / weight.sum(1)
+        mean = (self.model.norm(tokens.clone())[:, first:] * weight).sum(1) / weight.sum(1)
         return self.model.head(self.model.fc_norm(mean))
 
     def tokens(self, output: torch.Tensor) -> torch.Tensor:
