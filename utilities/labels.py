@@ -80,14 +80,14 @@ def _remedy(shape: tuple[int, ...], count: int | None, num_classes: int | None) 
     return "; take labels.long() if they are whole numbers" if shape == (count,) else ""
 
 
-def check_targets(targets: torch.Tensor, num_classes: int, count: int) -> torch.Tensor:
+def check_loss_targets(targets: torch.Tensor, num_classes: int, count: int) -> torch.Tensor:
     """Refuse what a cross-entropy cannot be taken of: targets are classes, or probabilities (batch, classes).
 
     Raises:
         ValueError: Naming the shape or the label.
 
     Example:
-        >>> check_targets(torch.tensor([[0.5, 0.5]]), 2, 1)
+        >>> check_loss_targets(torch.tensor([[0.5, 0.5]]), 2, 1)
         tensor([[0.5000, 0.5000]])
     """
     if not targets.is_floating_point():

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from utilities.labels import as_labels
 from utilities.masks import split_masks
 from utilities.memory import keeping_freed_memory
 from utilities.utils import evaluating, split_batch
@@ -72,6 +73,7 @@ def _batches(
     count, found = 0, None
     for batch in tqdm(loader, desc=description, delay=2, leave=False, disable=not progress):
         images, labels = split_batch(batch)
+        labels = None if labels is None else as_labels(labels)
         if labels is None and labelled:
             raise ValueError(f"{description}: labels are needed; the loader should yield (images, labels)")
         masks = None if masked is None else split_masks(batch)

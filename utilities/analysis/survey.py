@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from utilities.analysis.directions import Moved
 from utilities.analysis.points import Points
 from utilities.analysis.stream import Batches
-from utilities.labels import check_logits, check_targets, hits
+from utilities.labels import check_logits, check_loss_targets, hits
 from utilities.loaders import Loader
 from utilities.utils import set_seed
 
@@ -129,7 +129,7 @@ class Survey:
         if self.loss is image_losses:
             check_logits(outputs)
             for own, labels in self.frozen:
-                check_targets(labels, outputs.shape[1], len(own))
+                check_loss_targets(labels, outputs.shape[1], len(own))
         shape = tuple(self.loss(outputs.cpu(), targets.cpu()).shape)
         if shape != (len(images),):
             raise ValueError(f"loss should give each image's loss, shape ({len(images)},), not {shape}")
