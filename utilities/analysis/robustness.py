@@ -259,7 +259,7 @@ def robustness(
 
     Raises:
         ValueError: If an option is out of range, weights or labels are none, or the normalisation is not known or not
-            the images' own.
+            the images' own, as far as can be told, see `utilities.analysis.pixels.check_scale`.
 
     Example:
         >>> from utilities.datasets import load_dataset, make_loader
