@@ -427,11 +427,7 @@ def test_bad_models_and_loaders_are_refused():
     with pytest.raises(ValueError, match="no parameter that requires gradients"):
         hessian_spectra(nn.Flatten(), [batch()], batch_size=4, n_batches=1, device="cpu")
     broken = mlp()
-    nn.init.constant_(broken[1].weight, float("nan"))
-    with pytest.raises(ValueError, match=r"parameter '1\.weight' of Sequential holds NaN"):
-        hessian_spectra(broken, [batch()], batch_size=4, n_batches=1, device="cpu")
-    nn.init.constant_(broken[-1].weight, 3e38)  # logits overflow
-    nn.init.constant_(broken[1].weight, 1.0)
+    nn.init.constant_(broken[1].weight, 3e38)  # finite, and the logits are not
     with pytest.raises(FloatingPointError, match="not finite"):
         hessian_spectra(broken, [batch()], batch_size=4, n_batches=1, device="cpu")
     with pytest.raises(TypeError, match="weight_decy"):

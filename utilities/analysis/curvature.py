@@ -24,7 +24,6 @@ from utilities.loaders import seeded_generator
 from utilities.memory import keeping_freed_memory
 from utilities.precision import choose_precision
 from utilities.utils import evaluating, resolve_device, split_batch
-from utilities.weights import check_weights
 
 MODES = ("eval", "train")
 DTYPES = ("float32", "float64")
@@ -94,7 +93,6 @@ class Objective:
             A function that makes the operator from (images, targets) pairs, which it reads anew for each product
             unless it is a list of one pair, and from the number of images.
         """
-        check_weights(model)
         parameters = self._names(model)
         target = resolve_device(device)
         twin = copy.deepcopy(model).to(target, self.type).eval().requires_grad_(False)
@@ -246,9 +244,8 @@ def check_targets(
 
     Raises:
         TypeError: If the model gives no tensor.
-        ValueError: Naming the label or the shape, or a weight that is no number.
+        ValueError: Naming the label or the shape.
     """
-    check_weights(model)
     parameter = next(model.parameters(), None)
     targets = [] if callable(goal.loss) else list(targets)
     if goal.loss == "mse":

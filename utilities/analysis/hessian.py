@@ -40,6 +40,7 @@ from utilities.analysis.eigenvalues import (
 )
 from utilities.results import Result
 from utilities.utils import versions
+from utilities.weights import check_weights
 
 BATCH_SIZE = N_BATCHES = 16  # of the paper, and a number that a CPU can do
 
@@ -236,6 +237,7 @@ def hessian_spectra(
     if not tolerance > 0 or restarts < 1 or trace_probes < 0:
         given = f"{tolerance}, {restarts} and {trace_probes}"
         raise ValueError(f"tolerance should be above 0, restarts 1 or more, trace_probes 0 or more; got {given}")
+    check_weights(model)
     batches = mini_batches(loader, batch_size, n_batches, mix=mix, seed=seed)
     check_targets(model, batches[0][0], [targets for _, targets in batches], goal, device)
     settings = {"tolerance": tolerance, "lanczos_vectors": lanczos_vectors, "restarts": restarts}
@@ -298,6 +300,8 @@ def over_training(
     """
     if not models:
         raise ValueError("there are no snapshots")
+    for model in models.values():
+        check_weights(model)
     facts = {epoch: {**(provenance or {}), "weights": f"after {epoch} epochs", "epoch": epoch} for epoch in models}
     images = _Kept(loader, options.get("batch_size", BATCH_SIZE), options.get("n_batches", N_BATCHES))
     return {

@@ -25,6 +25,7 @@ from utilities.analysis.eigenvalues import jackknife
 from utilities.loaders import seeded_generator
 from utilities.results import Result
 from utilities.utils import versions
+from utilities.weights import check_weights
 
 POINTS = 1024  # of the density's grid, at least
 PER_WIDTH = 4  # and so many for each standard deviation of the Gaussians
@@ -309,6 +310,7 @@ def spectral_density(
     goal = Objective(**objective)
     if n_vectors < 1 or steps < 1 or not (width is None or width > 0):
         raise ValueError(f"n_vectors={n_vectors} and steps={steps} should be 1 or more, width={width} above 0 or None")
+    check_weights(model)
     data = Passes(loader, goal.type, mix, seed, together=goal.mode == "train" and _has_batch_norm(model))
     check_targets(model, data.first, data.targets, goal, device)
     found = []

@@ -16,6 +16,7 @@ from utilities.analysis.class_embedding.passes import check_labels, check_target
 from utilities.analysis.class_embedding.record import eager_attention
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
 from utilities.utils import evaluating
+from utilities.weights import check_weights
 
 
 def relevance_maps(model: nn.Module, images: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
@@ -44,6 +45,7 @@ def relevance_maps(model: nn.Module, images: torch.Tensor, target: torch.Tensor 
     """
     space = transformer_space(model, what="relevance")
     target = as_targets(target, images, space.num_classes)
+    check_weights(model)
     with evaluating(model):
         return relevance_of(space, images, target)
 
