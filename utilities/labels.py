@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 IGNORED = -100  # torch's ignore_index, whose images cross-entropy leaves out without a word
 UNLIKELY = 1e-6  # that labels of all classes would have come out so low by chance
+FEW = 10  # times fewer classes seen than there are: far from the model's data set
 
 
 def as_labels(labels: Any) -> torch.Tensor:
@@ -61,7 +63,7 @@ def check_labels(labels: Any, num_classes: int | None, count: int | None = None)
     if low == IGNORED:
         raise ValueError(f"label {low}: an ignore_index is not supported; leave images without a class out of the set")
     if low < 0 or (num_classes is not None and high >= num_classes):
-        wrong = low if low < 0 else high
+        wrong = next(x for x in labels.tolist() if not 0 <= x < (num_classes or math.inf))
         known = "no class" if num_classes is None else f"none of the model's {num_classes} classes, 0 to "
         known += "" if num_classes is None else f"{num_classes - 1}"
         raise ValueError(
@@ -170,7 +172,7 @@ class BatchCheck:
             fewer, whose = self.classes < self.outputs, f"the data set has {self.classes}"
         else:
             chance = (seen / max(self.outputs, 1)) ** self.count
-            fewer, whose = 2 * seen <= self.outputs and chance < UNLIKELY, f"labels reach {self.highest} only"
+            fewer, whose = FEW * seen <= self.outputs and chance < UNLIKELY, f"labels reach {self.highest} only"
         if fewer:
             warnings.warn(
                 f"the model has {self.outputs:,} classes, and {whose}: label i is taken for the model's class i; give "
