@@ -128,7 +128,10 @@ def test_bad_targets_are_named_before_anything_runs(target):
         (torch.tensor([0, 1, 5, 2, 2, 9, 0]), "label 5 is none of the model's 5 classes"),
         (torch.tensor([0, -1, 1, 2, 2, 3, 0]), "label -1 is none of the model's 5 classes"),
         (LABELS.float(), r"labels should be integers of shape \(7,\), got float32 of shape \(7,\)"),
-        (torch.eye(7, 5).long(), r"got int64 of shape \(7, 5\); of one-hot or soft labels take the class by labels\.argmax\(1\)"),
+        (
+            torch.eye(7, 5).long(),
+            r"got int64 of shape \(7, 5\); of one-hot or soft labels take the class by labels\.argmax\(1\)",
+        ),
     ],
 )
 def test_bad_labels_are_named(labels, message):
