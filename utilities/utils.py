@@ -15,9 +15,11 @@ from torch import nn
 
 from utilities.copies import own_inputs
 from utilities.inputs import check_model, explaining
+from utilities.labels import BatchCheck, hits
 from utilities.memory import keeping_freed_memory
 from utilities.parts import check_loader
 from utilities.parts import split_batch as split_batch
+from utilities.weights import check_weights
 from utilities.writing import check_writable as check_writable
 from utilities.writing import write_json as write_json
 from utilities.writing import write_whole as write_whole
@@ -140,13 +142,16 @@ def evaluate(
         model: Maps images (batch, channels, height, width) to logits (batch, classes).
         loader: Yields batches that `split_batch` understands, with labels.
         device: See `resolve_device`.
-        topk: Which accuracies to report; a k above the number of classes counts every image as right.
+        topk: Which accuracies to report; a k above the number of classes counts every image as right, and equal
+            logits count as `utilities.labels.hits` does.
 
     Returns:
         ``{"loss": nats, "top1": fraction, ..., "n": images}``.
 
     Raises:
-        ValueError: If the loader yields no image or no labels.
+        TypeError: If the model gives no tensor of logits.
+        ValueError: If the loader yields no image or no labels, labels are no classes of the model, weights or logits
+            are no numbers, or there is a single class.
 
     Example:
         >>> model = nn.Flatten()
@@ -154,21 +159,23 @@ def evaluate(
         0.6666666666666666
     """
     check_loader(loader)
-    loss, count, hits = 0.0, 0, dict.fromkeys(topk, 0)
+    check_weights(model)
+    loss, count, right, check = 0.0, 0, dict.fromkeys(topk, 0.0), BatchCheck(loader)
     with keeping_freed_memory(), evaluating(model, device) as target:
         for batch in loader:
             images, labels = split_batch(batch)
             if labels is None:
                 raise ValueError("evaluate needs labels: the loader should yield (images, labels)")
-            logits, labels = model(images.to(target)).float(), labels.to(target)
-            loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+            logits = model(images.to(target))
+            labels = check(logits, labels).to(target)
+            loss += nn.functional.cross_entropy(logits.float(), labels, reduction="sum").item()
             count += len(labels)
-            best = logits.topk(min(max(topk), logits.shape[1]), dim=1).indices
             for k in topk:
-                hits[k] += (best[:, :k] == labels[:, None]).any(dim=1).sum().item()
+                right[k] += hits(logits, labels, k).sum().item()
     if count == 0:
         raise ValueError("evaluate got no images: the loader is empty")
-    return {"loss": loss / count, **{f"top{k}": hits[k] / count for k in topk}, "n": count}
+    check.finish()
+    return {"loss": loss / count, **{f"top{k}": right[k] / count for k in topk}, "n": count}
 
 
 def versions() -> dict[str, str]:
