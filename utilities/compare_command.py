@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     for k in "12":
         add(f"--weights{k}", default="random", help=f"of model{k}: random, pretrained, or a checkpoint's path")
         add(f"--seed{k}", type=int, default=0, help=f"of the random weights of model{k}")
-        add(f"--layers{k}", nargs="+", metavar="NAME", help="names or globs; default: those worth comparing")
+        add(f"--layers{k}", nargs="+", metavar="NAME", help="names or globs, !GLOB takes away; default: those worth comparing")
         add(f"--image-size{k}", type=int, help="pixels; default: what the model asks for, else the data set's own")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
     add("--split", choices=SPLITS, default="test", help="which part of it")
@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--estimator", choices=["debiased", "biased"], default="debiased", help="of CKA")
     add("--bandwidth", type=float, default=1.0, help="of the RBF kernel: sigma over the median distance")
     add("--view", default="flatten", help="flatten, gap, cls, spatial or token:i")
+    add("--forward", metavar="METHOD", help="how the models are run: forward_features, encode_image, ...")
+    add("--batch-axis", type=int, metavar="AXIS", help="dimension of outputs that counts images; default: found out")
     add("--precision", choices=PRECISIONS, default="auto", help="exact, or faster")
     add("--repeats", type=int, default=1, help="passes, each shuffled anew")
     add("--permutations", type=int, default=0, help="for a null distribution; 100 is usual")
@@ -151,7 +153,7 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
         provenance=_facts(given, names, models, loaders, device if rank == 0 else None),
         **{name: getattr(given, name) for name in (
             "measure", "kernel", "estimator", "bandwidth", "view", "precision", "repeats", "permutations",
-            "confounder", "remove_top_pc", "per_batch", "seed",
+            "confounder", "remove_top_pc", "per_batch", "seed", "forward", "batch_axis",
         )},
     )  # fmt: skip
     if rank == 0:

@@ -120,7 +120,7 @@ class _Features(Recorder):
         self._make = _gram_layer if options.measure == "cka" else _feature_layer
 
     def keep(self, value: torch.Tensor, module: nn.Module) -> _Layer:
-        return self._make(self._view(value), self._comparison.precisions[self._which])
+        return self._make(self._view(value, module), self._comparison.precisions[self._which])
 
 
 class Comparison:
