@@ -63,7 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     for k in "12":
         add(f"--weights{k}", default="random", help=f"of model{k}: random, pretrained, or a checkpoint's path")
         add(f"--seed{k}", type=int, default=0, help=f"of the random weights of model{k}")
-        add(f"--layers{k}", nargs="+", metavar="NAME", help="names or globs, !GLOB takes away; default: those worth comparing")
+        add(
+            f"--layers{k}",
+            nargs="+",
+            metavar="NAME",
+            help="names, globs, or !GLOB to leave out; default: the main ones",
+        )
         add(f"--image-size{k}", type=int, help="pixels; default: what the model asks for, else the data set's own")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
     add("--split", choices=SPLITS, default="test", help="which part of it")
