@@ -15,10 +15,10 @@ from utilities.hooks import BatchAxis, Forward, Layers, Recorder
 from utilities.measures import MEASURES, centered
 from utilities.metrics import MIN_IMAGES, Estimator, Kernel, center, check_choices, rbf_from_gram
 from utilities.nested import map_tensors, tensors_in
+from utilities.parts import images_in, split_batch
 from utilities.precision import PRECISIONS, Precision, choose_precision
 from utilities.stacks import first_component, half_vectors, permuted_products, without_top_components
 from utilities.streaming import Side, Sums
-from utilities.utils import split_batch
 from utilities.views import View, check_view, make_view
 
 CONFOUNDER = "(confounder)"
@@ -194,7 +194,7 @@ class Comparison:
         floats = [t for t in tensors_in(inputs) if t.is_floating_point() and t.device.type == "cpu"]
         if not all(t.isfinite().all() for t in floats):
             raise ValueError(f"the images of batch {index} hold NaN or infinite values")
-        n = len(next(tensors_in(batch1)))
+        n = images_in(batch1)
         self.batch_size = self.batch_size or n
         recorded = self._run(inputs)
         recorded = [self._chosen(recorded[0], 0), self._chosen(recorded[-1], 1)]

@@ -13,7 +13,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.nested import map_tensors, tensors_in
+from utilities.copies import copied
+from utilities.nested import tensors_in
+from utilities.parts import images_in
 from utilities.placement import Placement
 from utilities.selection import BatchAxis, Layers, axes_by_name, close_names, kind_of, only_excludes, select_layers
 from utilities.trial import ENOUGH, Trial, first_tensor, numbered
@@ -98,6 +100,7 @@ class Recorder:
         self._placements: dict[str, Placement] = {}
         self._settled: tuple[int, Any] = (0, None)  # images that have been looked at, and their shape
         self._passes = 0
+        self._late: dict[str, str] = {}  # what the first whole batch showed
         self._looking: Trial | None = None
         self._batch: int | None = None
         self._unseen = False  # whether layers ran outside a pass
@@ -138,7 +141,7 @@ class Recorder:
         if not callable(self.forward):
             return getattr(self.model, self.forward or "__call__")(batch)
         self._start(self.model, (batch,), {})
-        output = self._call(map_tensors(torch.clone, batch))
+        output = self._call(copied(batch))
         self._end()
         return output
 
@@ -155,7 +158,7 @@ class Recorder:
             if self._looking is not None or self._batch is not None:
                 return method(*args, **kwargs)
             self._start(self.model, args, kwargs)
-            output = method(*map_tensors(torch.clone, args), **map_tensors(torch.clone, kwargs))
+            output = method(*copied(args), **copied(kwargs))
             self._end()
             return output
 
@@ -192,15 +195,15 @@ class Recorder:
     def _start(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if self._looking is not None:
             return
-        images = next(tensors_in((args, kwargs)), None)
-        if images is None or images.ndim == 0:
+        images = next((tensor for tensor in tensors_in((args, kwargs)) if tensor.ndim), None)
+        if images is None:
             raise ValueError(f"{kind_of(module)} was called without a tensor, so the size of the batch is not known")
-        seen = min(len(images), ENOUGH), images.shape[1:]
+        n = images_in(args[0]) if callable(self.forward) else len(images)
+        seen = min(n, ENOUGH), images.shape[1:]
         if self._settled[0] < seen[0] or self._settled[1] != seen[1]:
-            self._settle(args, kwargs, len(images))
+            self._settle(args, kwargs, n)
             self._settled = seen
-        self.activations, self._calls, self._batch = {}, Counter(), len(images)
-        self._late: dict[str, str] = {}
+        self.activations, self._calls, self._late, self._batch = {}, Counter(), {}, n
 
     def _settle(self, args: tuple, kwargs: dict, n: int) -> None:
         """Find out which layers have a row for each image, and where."""
