@@ -31,6 +31,7 @@ from utilities.memory import keeping_freed_memory
 from utilities.own_models import is_own
 from utilities.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe, same_recipe
 from utilities.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm
+from utilities.user_errors import reporting
 from utilities.utils import evaluate, evaluating, resolve_device, set_seed, versions, write_whole
 from utilities.zoo import check_name, create_model
 
@@ -318,10 +319,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = vars(parser.parse_args(arguments))
     values = {field.name: given.pop(field.name) for field in fields(Recipe) if field.name in given}
     recipe = replace(RECIPES[given.pop("recipe")], **values)
-    try:
+    with reporting(parser):
         path = fit(given.pop("model"), recipe, given.pop("seed"), given.pop("dir"), **given)
-    except (ValueError, OSError, FloatingPointError) as error:
-        parser.exit(2, f"error: {error}\n")
     print(f"wrote {path}")
 
 

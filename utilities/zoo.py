@@ -30,7 +30,10 @@ from utilities.lambda_layer import LambdaLayer
 from utilities.libraries import build_timm, build_torchvision, torchvision_names, transformer_layers
 from utilities.local_attention import LocalAttention
 from utilities.local_vit import local_vit
+from utilities.old_checkpoints import map_keys, map_names
 from utilities.own_models import build_own, is_own, own_function
+from utilities.state_dicts import fitted, state_of
+from utilities.trained_on import TrainedOn
 
 # What commands say of the names that they take.
 NAMES = "a name of utilities.zoo.list_models, timm/NAME, torchvision/NAME, package.module:FUNCTION or FILE.py:FUNCTION"
@@ -62,6 +65,7 @@ _OWN |= {
     for reach in (3, 5, 8)
     for size in ("16", "32")
 }
+_UNLIKELY = 7919  # classes of a model that is made to see which entries have that size
 _COMPARED = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -136,16 +140,17 @@ def create_model(
         name: See `list_models`; or ``package.module:function`` or ``path/to/file.py:function``, a function that makes
             the model.
         num_classes: Number of logits. Where pretrained weights are for another number, or for none, the
-            classifier is newly initialised and a warning says so. None means the library's own number. A function of
-            one's own is given it where it takes ``num_classes``.
+            classifier is newly initialised and a warning says so. None means the checkpoint's number, else the
+            library's own. A function of one's own is given it where it takes ``num_classes``.
         weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use; or
-            the path of a checkpoint: a state dictionary, or a dictionary that holds one as ``"model"`` or
-            ``"state_dict"`` (torch.save or safetensors). It has to fit in full.
+            the path of a checkpoint (torch.save or safetensors): a state dictionary, or a dictionary that holds one,
+            with or without what wrappers put before the names, see `utilities.state_dicts`. It has to fit in full.
         seed: Of the initialisation. The global generators are left as they were.
         **kwargs: Passed on to the model's builder, e.g. ``in_channels=1``.
 
     Returns:
-        The model on the CPU, in train mode.
+        The model on the CPU, in train mode. One from a checkpoint has ``trained_on``: the file, and what it says of
+        its classes, see `utilities.trained_on`.
 
     Raises:
         ValueError: For an unknown name, weights that do not exist, or a checkpoint that does not fit.
@@ -161,6 +166,8 @@ def create_model(
     check_name(name)
     from_file = str(weights) not in ("random", "pretrained")
     content = read_checkpoint(Path(weights)) if from_file else {}
+    if from_file and num_classes is None:
+        num_classes = _classes_in(name, content, kwargs)
     with _seeded(seed):
         model = _build(name, num_classes, str(weights) == "pretrained", kwargs)
     if from_file:
@@ -168,6 +175,7 @@ def create_model(
         if is_own(name):  # whose file may have been moved, and whose function may choose the classes itself
             content, asked = {key: value for key, value in content.items() if key != "name"}, {"name": name}
         load_checkpoint(model, content, Path(weights), asked)
+        model.trained_on = TrainedOn.of(content, Path(weights), num_classes)
     model.zoo_name = name
     return model.train()
 
@@ -324,6 +332,26 @@ def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[st
             "checkpoint's path as weights, or take weights='random'"
         )
     return _OWN[name](**classes, **kwargs)
+
+
+def _classes_in(name: str, content: dict[str, Any], kwargs: dict[str, Any]) -> int | None:
+    """Read a checkpoint's number of classes off its classifier; None if that cannot be told."""
+    with _seeded(0):
+        try:
+            with torch.device("meta"):
+                probe = _build(name, _UNLIKELY, False, kwargs)
+        except (RuntimeError, NotImplementedError):  # some builders compute with what they make
+            probe = _build(name, _UNLIKELY, False, kwargs)
+    wanted = probe.state_dict()
+    try:
+        state, _ = fitted(map_keys(state_of(map_names(content)), name), wanted)
+    except ValueError:
+        return None  # loading says why
+    sizes = {key: tuple(value.shape).index(_UNLIKELY) for key, value in wanted.items() if _UNLIKELY in value.shape}
+    shapes = {key: getattr(state.get(key), "shape", ()) for key in sizes}
+    found = (shapes[key][axis] for key, axis in sizes.items() if len(shapes[key]) == wanted[key].ndim)
+    headless = 0 if name.startswith("timm/") and not any(key in state for key in sizes) else None
+    return next(found, headless)
 
 
 def _torchvision_preprocessing(bare: str) -> Preprocessing:

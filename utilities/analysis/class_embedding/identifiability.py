@@ -60,7 +60,8 @@ class Identifiability(Result):
         parts: What was read of each, see `utilities.analysis.class_embedding.space.PARTS`.
         groups: Of tokens: ``CLS``, where there is a class token, and ``image``; registers are in neither.
         score: 1 - rank / classes, mean over tokens, (parts, blocks, groups).
-        rate: Share of tokens where the class comes first, of the same shape.
+        rate: Share of tokens where the class comes first, of the same shape. Of classes with equal logits each counts
+            as often as an order at random would put it first; in scores, by its mean rank.
         any_token: Share of images of which an image token has the class first, (blocks,).
         change: Share of tokens whose logit of the class is above that after the block before, (blocks, groups).
         layer_change: Share of tokens where it is in what attention or MLP add, (layers, blocks, groups).

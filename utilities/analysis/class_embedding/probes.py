@@ -30,6 +30,7 @@ from utilities.analysis.class_embedding.statistics import bootstrap_interval
 from utilities.analysis.class_embedding.tuned import space_of
 from utilities.analysis.stream import readable_twice, stream
 from utilities.images import ImageDataset
+from utilities.labels import hits
 from utilities.utils import versions
 
 TOKENS = ("each", "shared")
@@ -235,12 +236,12 @@ class _Test:
             self.values.add("correct", torch.stack(shares, 2), axis=3)
         if "block" in scores:
             image = scores["block"][:, self.groups[-1]]
-            self.ranks.append(rank(image, batch.labels.to(image.device)).int())
+            self.ranks.append(rank(image, batch.labels.to(image.device)))
 
     def finish(self, batch: Batch) -> None:
         """Sum ranks over blocks, where they are of the same tokens."""
         same = len({ranks.shape[1] for ranks in self.ranks}) == 1
-        total = sum(self.ranks) if same else torch.zeros(len(batch.images), 0, dtype=torch.int32)
+        total = sum(self.ranks) if same else torch.zeros(len(batch.images), 0)
         self.values.end_batch(rank_sum=total, labels=batch.labels)
         self.ranks = []
 
@@ -276,10 +277,10 @@ class _Test:
 
 
 def _right(logits: torch.Tensor | None, labels: torch.Tensor, positions: int) -> torch.Tensor:
-    """Tell whether the first of the largest logits is the label's, float32 (batch, positions); NaN without logits."""
+    """Tell whether the label's logit is the largest, float32 (batch, positions); 1/m of m equal ones; NaN without."""
     if logits is None:
         return torch.full((len(labels), positions), torch.nan, device=labels.device)
-    return (logits.argmax(2) == labels.to(logits.device)[:, None]).to(labels.device).float()
+    return hits(logits, labels.to(logits.device)[:, None].expand(logits.shape[:2])).to(labels.device).float()
 
 
 def _chosen_parts(space: ClassSpace, parts: Sequence[str] | None) -> list[str]:

@@ -124,7 +124,7 @@ def as_targets(target: torch.Tensor | int, images: torch.Tensor, num_classes: in
         if isinstance(target, str):
             raise ValueError(f"target {target!r} is no class; pass the classes of the images as a tensor, or one index")
         return torch.full((len(images),), target, device=images.device)
-    check_labels(target, num_classes)
+    target = check_labels(target, num_classes)
     if len(target) != len(images):
         raise ValueError(f"there are {len(target)} targets for {len(images)} images; give one each, or one class")
     return target.to(images.device)

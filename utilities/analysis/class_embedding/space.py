@@ -243,6 +243,11 @@ def _checked(space: ClassSpace) -> ClassSpace:
             f"a tuned lens of {len(widths)} blocks was not fitted to these {len(space.blocks)} blocks of "
             f"{type(space.model).__name__}"
         )
+    if space.num_classes < 2:
+        raise ValueError(
+            f"{type(space.model).__name__} has a single class, which comes first in every token; pass num_classes of 2 "
+            "or more"
+        )
     if space.num_classes > MOST_CLASSES:
         raise ValueError(f"{space.num_classes} classes are too many: ranks are kept as int16, up to {MOST_CLASSES}")
     return space

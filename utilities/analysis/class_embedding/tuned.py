@@ -24,7 +24,7 @@ from utilities.analysis.class_embedding.passes import Batch, read
 from utilities.analysis.class_embedding.record import BlockTokens
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
 from utilities.analysis.stream import readable_twice
-from utilities.utils import write_whole
+from utilities.writing import write_torch
 
 IMAGES_PER_STEP = 32
 
@@ -105,7 +105,7 @@ class TunedLens(nn.Module):
     def save(self, path: str | Path) -> Path:
         """Write the maps and how they were fitted to a file, whole or not at all."""
         content = {"widths": self.widths, "facts": self.facts, "state": self.state_dict()}
-        return write_whole(path, lambda file: torch.save(content, file))
+        return write_torch(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> TunedLens:
