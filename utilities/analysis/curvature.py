@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from utilities.analysis.calibration import check_batch
 from utilities.copies import own_inputs
-from utilities.inputs import check_gradients, explaining
+from utilities.inputs import check_gradients, check_model, explaining
 from utilities.loaders import seeded_generator
 from utilities.memory import keeping_freed_memory
 from utilities.parts import check_loader
@@ -96,6 +96,7 @@ class Objective:
             unless it is a list of one pair, and from the number of images.
         """
         check_gradients("a Hessian")
+        check_model(model)
         parameters = self._names(model)
         target = resolve_device(device)
         twin = copy.deepcopy(model).to(target, self.type).eval().requires_grad_(False)

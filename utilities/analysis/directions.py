@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.inputs import check_model
 from utilities.loaders import seeded_generator
 from utilities.results import Result
 from utilities.utils import versions
@@ -128,6 +129,7 @@ def random_directions(
         >>> bool(torch.allclose(d.norm(dim=1), model.weight.norm(dim=1)))
         True
     """
+    check_model(model)
     parameters = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
     still = [name for name, parameter in parameters.items() if _is_untouched(name, parameter, untouched)]
     if len(still) == len(parameters):
