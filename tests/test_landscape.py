@@ -390,7 +390,7 @@ def test_bad_data_and_models():
     images, labels = batches()[0]
     with pytest.raises(ValueError, match="labels are needed"):
         loss_landscape(network(), [images], **QUIET)
-    with pytest.raises(ValueError, match="label 7 is beyond the model's 4 logits"):
+    with pytest.raises(ValueError, match="label 7 is none of the model's 4 classes"):
         loss_landscape(network(), [(images, labels + 7 - labels.max())], **QUIET)
 
     class Pair(nn.Linear):

@@ -1,11 +1,34 @@
 """Weights that are no numbers are found before any image is looked at, and named."""
 
+import re
+from collections.abc import Iterator
+
 import pytest
 import timm
 import torch
 from torch import nn
 
+from utilities.analysis.attention_maps import attention_diversity
+from utilities.analysis.class_embedding.agreement import class_value_agreement
+from utilities.analysis.class_embedding.gradient_map import gradient_maps
+from utilities.analysis.class_embedding.importance import importance
+from utilities.analysis.class_embedding.inspection import inspect_memories
+from utilities.analysis.class_embedding.lens import lens
+from utilities.analysis.class_embedding.relevance import relevance_maps
+from utilities.analysis.class_embedding.removal import removal_curves
+from utilities.analysis.class_embedding.tuned import fit_tuned_lens
+from utilities.analysis.classification import classify
+from utilities.analysis.directions import random_directions
+from utilities.analysis.fourier import fourier
+from utilities.analysis.hessian import hessian_spectra, over_training
+from utilities.analysis.landscape import loss_landscape
+from utilities.analysis.lesion import lesions
+from utilities.analysis.noise_frequency import noise_frequency
+from utilities.analysis.robustness import robustness
+from utilities.analysis.spectral_density import spectral_density
 from utilities.analysis.stream import stream
+from utilities.analysis.trajectory import trajectory
+from utilities.analysis.variance import feature_variance
 from utilities.weights import check_weights
 
 
@@ -68,13 +91,64 @@ def test_weights_without_values_are_refused() -> None:
         check_weights(nn.Linear(2, 2, device="meta"))
 
 
-def test_every_pass_over_images_begins_with_it() -> None:
-    model = _net()
-    model[3].weight.data[0, 0] = torch.nan
+class Unread:
+    """A loader that nobody should read."""
 
-    def loader():
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         raise AssertionError("no image should be read")
-        yield
 
-    with pytest.raises(ValueError, match=r"parameter '3\.weight'"), stream(model, loader(), device="cpu"):
-        pass
+
+def _vit() -> nn.Module:
+    return timm.models.VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=2, num_heads=2, num_classes=3)
+
+
+RUN = {"device": "cpu"}
+OF_CONVNETS = {
+    "evaluating a loader": lambda m: stream(m, Unread(), **RUN).__enter__(),
+    "fourier": lambda m: fourier(m, Unread(), layers={"0": "conv"}, **RUN),
+    "variance": lambda m: feature_variance(m, Unread(), layers={"0": "conv"}, **RUN),
+    "lesions": lambda m: lesions(m, Unread(), layers={"1": "conv"}, **RUN),
+    "landscape": lambda m: loss_landscape(m, Unread(), points=3, **RUN),
+    "directions": random_directions,
+    "hessian": lambda m: hessian_spectra(m, Unread(), **RUN),
+    "density": lambda m: spectral_density(m, Unread(), **RUN),
+    "snapshots": lambda m: over_training({0: m}, Unread(), **RUN),
+    "classify": lambda m: classify(m, Unread(), **RUN),
+    "robustness": lambda m: robustness(m, Unread(), mean=(0,) * 3, std=(1,) * 3, **RUN),
+    "noise": lambda m: noise_frequency(m, Unread(), **RUN),
+}
+OF_TRANSFORMERS = {
+    "values": class_value_agreement,
+    "values of a twin": lambda m: class_value_agreement(_vit(), random=m),
+    "memories": lambda m: inspect_memories(m, 0, part="mlp"),
+    "gradients": lambda m: gradient_maps(m, torch.zeros(1, 3, 8, 8), 0),
+    "relevance": lambda m: relevance_maps(m, torch.zeros(1, 3, 8, 8), 0),
+    "importance": lambda m: importance(m, Unread(), **RUN),
+    "removal": lambda m: removal_curves(m, Unread(), {}, random=1, **RUN),
+    "lens": lambda m: lens(m, Unread(), top=1, **RUN),
+    "tuned lens": lambda m: fit_tuned_lens(m, Unread(), **RUN),
+    "diversity": lambda m: attention_diversity(m, Unread(), **RUN),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "run"),
+    [(_net, "3.weight", run) for run in OF_CONVNETS.values()]
+    + [(_vit, "blocks.1.norm1.weight", run) for run in OF_TRANSFORMERS.values()],
+    ids=[*OF_CONVNETS, *OF_TRANSFORMERS],
+)
+def test_every_analysis_begins_with_it(make, name: str, run) -> None:
+    model = make()
+    model.state_dict()[name].view(-1)[0] = torch.nan
+    with pytest.raises(ValueError, match=f"parameter '{re.escape(name)}' of .* holds NaN"):
+        run(model)
+
+
+def test_snapshots_that_diverged_are_named() -> None:
+    states = {epoch: {"w": torch.tensor([float(epoch), 1.0])} for epoch in range(3)}
+    states[1]["w"][0] = torch.nan
+    with pytest.raises(ValueError, match="'w' holds NaN or infinity in epoch 1"):
+        trajectory(states)

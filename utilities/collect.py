@@ -69,7 +69,7 @@ def collect(
     if not sums.n:
         raise ValueError(f"the loader has no batch of {run.options.min_images} images or more")
     if saved is not None and rank == 0:
-        saved.save(sums)
+        saved.save_now_and_then(sums, now=True)
     return sums, saved
 
 

@@ -320,21 +320,28 @@ class CKA:
             "dataset2_name": self.datasets[1],
         }
 
-    def plot_results(self, save_path: str | Path | None = None, title: str | None = None) -> Any:
+    def plot_results(self, save_path: str | Path | None = None, title: str | None = None, **options: Any) -> Any:
         """Draw the heatmap, or the batches after `compare_minibatches`; save the figure to a path, and return it.
+
+        Args:
+            save_path: Ends in .png, .pdf, .svg or .eps.
+            title: Above the heatmap.
+            **options: ``width``, ``caption``, ``ticks`` and others of `utilities.plots.similarity.plot_similarity`.
 
         Raises:
             RuntimeError: Before `compare`.
         """
         result = self._done()
         if self.pair is None:
-            figure = result.plot(title=title)
+            figure = result.plot(title=title, **options)
         else:
             from utilities.plots.batches import plot_batches
 
-            figure = plot_batches(result, *self.pair, titles=None if title is None else [title])
+            figure = plot_batches(result, *self.pair, titles=None if title is None else [title], **options)
         if save_path is not None:
-            figure.savefig(save_path, dpi=300)
+            from utilities.plots.style import save_figure  # brings matplotlib
+
+            save_figure(figure, save_path)
         return figure
 
 

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.features import as_real, unit_scale
 from utilities.hooks import BatchAxis, Forward, Layers, Recorder
 from utilities.measures import MEASURES, centered
 from utilities.metrics import MIN_IMAGES, Estimator, Kernel, center, check_choices, rbf_from_gram
 from utilities.nested import map_tensors, tensors_in
+from utilities.parts import images_in, split_batch
 from utilities.precision import PRECISIONS, Precision, choose_precision
 from utilities.stacks import first_component, half_vectors, permuted_products, without_top_components
 from utilities.streaming import Side, Sums
-from utilities.utils import split_batch
 from utilities.views import View, check_view, make_view
 
 CONFOUNDER = "(confounder)"
@@ -101,6 +102,7 @@ class _Layer:
     """One layer's batch: the centred Gram matrix, or for other measures than CKA the centred features in float64."""
 
     value: torch.Tensor
+    exponent: torch.Tensor  # of the scale that was taken off the features, see `utilities.features.exponent`
     width: int
 
 
@@ -118,7 +120,7 @@ class _Features(Recorder):
         self._make = _gram_layer if options.measure == "cka" else _feature_layer
 
     def keep(self, value: torch.Tensor, module: nn.Module) -> _Layer:
-        return self._make(self._view(value), self._comparison.precisions[self._which])
+        return self._make(self._view(value, module), self._comparison.precisions[self._which])
 
 
 class Comparison:
@@ -192,7 +194,7 @@ class Comparison:
         floats = [t for t in tensors_in(inputs) if t.is_floating_point() and t.device.type == "cpu"]
         if not all(t.isfinite().all() for t in floats):
             raise ValueError(f"the images of batch {index} hold NaN or infinite values")
-        n = len(next(tensors_in(batch1)))
+        n = images_in(batch1)
         self.batch_size = self.batch_size or n
         recorded = self._run(inputs)
         recorded = [self._chosen(recorded[0], 0), self._chosen(recorded[-1], 1)]
@@ -239,30 +241,32 @@ class Comparison:
         shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         if not isinstance(features, torch.Tensor) or features.shape[:1] != images.shape[:1]:
             raise ValueError(f"the confounder should give a row for each of {len(images)} images, not {shape}")
-        features = features.to(self.devices[0]).reshape(len(images), -1)
-        return _gram_layer(features if features.dtype == torch.float64 else features.float(), self.precisions[0])
+        return _gram_layer(features.to(self.devices[0]).reshape(len(images), -1), self.precisions[0])
 
     def _add_grams(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
         names, stacks = self._stacks(recorded)
+        powers = [_exponents(layers, stack.device) for layers, stack in zip(recorded, stacks, strict=True)]
         self._note(index, n, recorded, stacks)
         if self.options.remove_top_pc:
             stacks = _apply(stacks, lambda s: without_top_components(s, self.options.remove_top_pc))
         if self.options.kernel == "rbf":
-            width = {"bandwidth": self.options.bandwidth, "sigma": self.options.sigma}
-            stacks = _apply(stacks, lambda s: torch.stack([rbf_from_gram(gram, **width) for gram in s]))
+            stacks = _apply(stacks, self._rbf, powers)
+            powers = [torch.zeros_like(power) for power in powers]  # the kernel has no scale
         rows, columns = _apply(stacks, lambda s: half_vectors(center(s, self.options.estimator)))
         cross = (rows @ columns.to(rows.device).T).double()
         if columns is rows:  # the diagonal of a self-comparison is 1 to the last digit
             own = cross.diagonal(), cross.diagonal()
         else:
             own = tuple(side.square().sum(1).to(rows.device).double() for side in (rows, columns))
-        terms = [cross, *own]
+        rise = [torch.exp2(2 * power).to(rows.device) for power in powers]
+        both = rise[0][:, None] * rise[1]
+        terms = [cross * both, *(side * scale.square() for side, scale in zip(own, rise, strict=True))]
         if rows.device.type == "cpu" or index % 50 == 0:  # elsewhere looking means waiting for the device
             refuse_non_finite(names, terms[1:])
         null, count = None, self.options.permutations
         if count:  # orders that depend on the batch alone, whichever process it falls to
             generator = np.random.default_rng([self.options.seed, index])
-            null = permuted_products(rows, columns.to(rows.device), n, count, generator)
+            null = permuted_products(rows, columns.to(rows.device), n, count, generator) * both
         self.sums.add(index, n, terms, null)
 
     def _stacks(self, recorded: list[dict[str, _Layer]]) -> tuple[list[list[str]], list[torch.Tensor]]:
@@ -278,6 +282,12 @@ class Comparison:
 
         first = stack(recorded[0])
         return names, [first, first if self.one_pass and names[0] == names[1] else stack(recorded[1])]
+
+    def _rbf(self, stack: torch.Tensor, powers: torch.Tensor) -> torch.Tensor:
+        sigma = self.options.sigma
+        widths = [None if sigma is None else sigma * torch.exp2(-power) for power in powers]
+        pairs = zip(stack, widths, strict=True)
+        return torch.stack([rbf_from_gram(g, bandwidth=self.options.bandwidth, sigma=w) for g, w in pairs])
 
     def _add_measures(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
         measure = MEASURES[self.options.measure]
@@ -320,21 +330,29 @@ def _float_type(model: nn.Module) -> torch.dtype | None:
 
 
 def _gram_layer(features: torch.Tensor, precision: Precision) -> _Layer:
-    return _Layer(precision.gram_of(features), features.shape[1])
+    return _Layer(*precision.gram_of(features), features.shape[1])
 
 
 def _feature_layer(features: torch.Tensor, precision: Precision) -> _Layer:
-    return _Layer(centered(features.detach().cpu().double()), features.shape[1])
+    scaled, power = unit_scale(as_real(features.detach().cpu()).double())
+    return _Layer(centered(scaled), power, scaled.shape[1])
+
+
+def _exponents(layers: dict[str, _Layer], device: torch.device) -> torch.Tensor:
+    return torch.stack([layer.exponent for layer in layers.values()]).to(device).double()
 
 
 def _self_products(layers: dict[str, _Layer]) -> torch.Tensor:
     return torch.stack([layer.value @ layer.value.T for layer in layers.values()])
 
 
-def _apply(stacks: list[torch.Tensor], function: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
-    """Apply to both sides, once if they are one."""
-    first = function(stacks[0])
-    return [first, first if stacks[1] is stacks[0] else function(stacks[1])]
+def _apply(
+    stacks: list[torch.Tensor], function: Callable[..., torch.Tensor], *others: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Apply to both sides, with what belongs to each; once if they are one."""
+    first, second = zip(stacks, *others, strict=True)
+    result = function(*first)
+    return [result, result if stacks[1] is stacks[0] else function(*second)]
 
 
 def refuse_non_finite(names: Sequence[list[str]], own: Sequence[torch.Tensor | np.ndarray]) -> None:
@@ -351,14 +369,14 @@ def refuse_non_finite(names: Sequence[list[str]], own: Sequence[torch.Tensor | n
         >>> refuse_non_finite([["fc"]], [np.array([1.0])])
     """
     for layers, squares in zip(names, own, strict=True):
-        bad = [
-            name
-            for name, finite in zip(layers, torch.as_tensor(squares).isfinite().tolist(), strict=False)
-            if not finite
-        ]
-        if bad:
-            more = f", as do {len(bad) - 1} more" if len(bad) > 1 else ""
-            raise ValueError(
-                f"layer {bad[0]!r} gives NaN or infinite features{more}; an untrained model with fresh batch-norm "
-                "statistics overflows: first call utilities.trainer.estimate_batch_norm"
-            )
+        values = torch.as_tensor(squares)[: len(layers)]
+        # Features that are not finite make NaN; what is infinite has been too large to add up.
+        wrong = {"NaN or infinite features": values.isnan(), "features too large to add up": values.isinf()}
+        for what, places in wrong.items():
+            bad = [layer for layer, there in zip(layers, places.tolist(), strict=True) if there]
+            if bad:
+                raise ValueError(
+                    f"layer {bad[0]!r} gives {what}{f', as do {len(bad) - 1} more' if len(bad) > 1 else ''}; an "
+                    "untrained model with fresh batch-norm statistics overflows: first call "
+                    "utilities.trainer.estimate_batch_norm"
+                )

@@ -13,7 +13,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.nested import map_tensors, tensors_in
+from utilities.copies import copied
+from utilities.nested import tensors_in
+from utilities.parts import images_in
 from utilities.placement import Placement
 from utilities.selection import BatchAxis, Layers, axes_by_name, close_names, kind_of, only_excludes, select_layers
 from utilities.trial import ENOUGH, Trial, first_tensor, numbered
@@ -85,15 +87,20 @@ class Recorder:
         check_forward(model, forward)
         self.model, self.forward = model, forward
         self.layers = select_layers(model, "*" if layers is None else layers)
+        self._wanted = set(self.layers)
         self.transform = transform or torch.clone
         self.default = layers is None or only_excludes(layers)
+        if self.default and innermost:
+            self.layers = select_layers(model)  # what is taken away still lies inside another layer
         self.strict = not self.default if strict is None else strict
         self.batch_axis = axes_by_name(batch_axis, self.layers)
         self.activations: dict[str, Any] = {}
         self.left_out: dict[str, str] = {}
         self._innermost = innermost and self.default
         self._placements: dict[str, Placement] = {}
-        self._settled = 0  # images that have been looked at
+        self._settled: tuple[int, Any] = (0, None)  # images that have been looked at, and their shape
+        self._passes = 0
+        self._late: dict[str, str] = {}  # what the first whole batch showed
         self._looking: Trial | None = None
         self._batch: int | None = None
         self._unseen = False  # whether layers ran outside a pass
@@ -119,7 +126,7 @@ class Recorder:
     def __exit__(self, kind: type | None, *error: object) -> None:
         self._batch = self._looking = None
         self._exit.close()
-        if kind is None and self._unseen and not self._settled:
+        if kind is None and self._unseen and not self._passes:
             raise ValueError(
                 f"layers of {kind_of(self.model)} ran, but in no pass that the recorder saw; say how the model is run: "
                 "forward='forward_features' or another method's name, or forward=FUNCTION and recorder.run(batch)"
@@ -134,7 +141,7 @@ class Recorder:
         if not callable(self.forward):
             return getattr(self.model, self.forward or "__call__")(batch)
         self._start(self.model, (batch,), {})
-        output = self._call(map_tensors(torch.clone, batch))
+        output = self._call(copied(batch))
         self._end()
         return output
 
@@ -151,7 +158,7 @@ class Recorder:
             if self._looking is not None or self._batch is not None:
                 return method(*args, **kwargs)
             self._start(self.model, args, kwargs)
-            output = method(*map_tensors(torch.clone, args), **map_tensors(torch.clone, kwargs))
+            output = method(*copied(args), **copied(kwargs))
             self._end()
             return output
 
@@ -172,14 +179,14 @@ class Recorder:
 
     def _record(self, key: str, module: nn.Module, output: Any) -> None:
         placement = self._placements.get(key)
-        if placement is None:
-            if not self.strict:
-                return
-            raise ValueError(f"layer {key!r} runs more often on some batches than on others; leave it out")
         try:
+            if placement is None:
+                raise ValueError("it runs more often on some batches than on others; leave it out")
             self.activations[key] = self.keep(placement.arrange(first_tensor(output), self._batch), module)
         except ValueError as error:
-            raise ValueError(f"layer {key!r}: {error}") from error
+            if self.strict or self._passes:
+                raise ValueError(f"layer {key!r}: {error}") from error
+            self._late[key] = f": {error}"  # what three images showed does not hold for more
 
     def keep(self, value: torch.Tensor, module: nn.Module) -> Any:
         """Make what is kept of a layer's output, (batch, ...)."""
@@ -188,12 +195,15 @@ class Recorder:
     def _start(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if self._looking is not None:
             return
-        images = next(tensors_in((args, kwargs)), None)
-        if images is None or images.ndim == 0:
+        images = next((tensor for tensor in tensors_in((args, kwargs)) if tensor.ndim), None)
+        if images is None:
             raise ValueError(f"{kind_of(module)} was called without a tensor, so the size of the batch is not known")
-        if self._settled < min(len(images), ENOUGH):
-            self._settle(args, kwargs, len(images))
-        self.activations, self._calls, self._batch = {}, Counter(), len(images)
+        n = images_in(args[0]) if callable(self.forward) else len(images)
+        seen = min(n, ENOUGH), images.shape[1:]
+        if self._settled[0] < seen[0] or self._settled[1] != seen[1]:
+            self._settle(args, kwargs, n)
+            self._settled = seen
+        self.activations, self._calls, self._late, self._batch = {}, Counter(), {}, n
 
     def _settle(self, args: tuple, kwargs: dict, n: int) -> None:
         """Find out which layers have a row for each image, and where."""
@@ -206,7 +216,6 @@ class Recorder:
             look.run(self._call, args, kwargs, n)
         finally:
             self._looking = None
-        self._settled = min(n, ENOUGH)
         self._placements, self.left_out = look.placements, look.left_out
         if self.strict:
             _refuse(self.left_out)
@@ -224,7 +233,8 @@ class Recorder:
     def _keep_what_can_be_compared(self, look: Trial) -> None:
         """Record no more than what has a row for each image; of nested layers the inner ones, if asked for."""
         keep = look.innermost() if self._innermost else [name for name in self.layers if name in look.placements]
-        gone = look.missing(keep)
+        gone = {key: why for key, why in look.missing(keep).items() if key.partition("#")[0] in self._wanted}
+        keep = [name for name in keep if name in self._wanted]
         if look.ran and not keep and not self._quiet:
             _refuse(gone)
         for name in set(self.layers) - set(keep):
@@ -236,7 +246,10 @@ class Recorder:
     def _end(self, *_: Any) -> None:
         if self._looking is not None:
             return
-        self._batch = None
+        self._batch, self._passes = None, self._passes + 1
+        self.left_out |= self._late
+        if self._late and not self._quiet:
+            _warn_of_left_out(self.model, self._late)
         if self.strict:
             recorded = {key.partition("#")[0] for key in self.activations}
             _refuse_silent(self.model, [name for name in self.layers if name not in recorded])

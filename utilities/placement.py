@@ -47,18 +47,15 @@ class Placement:
             torch.Size([3, 5, 8])
         """
         size = tensor.shape[self.axis] if -tensor.ndim <= self.axis < tensor.ndim else 0
-        factor, outer, inner = size // n, self.outer, self.inner
-        if factor != outer * inner:  # images of another size: more windows, more tokens
-            outer, inner = (outer, factor) if outer == 1 else (factor, inner)
-        if size == 0 or outer * n * inner != size:
+        if size == 0 or self.outer * n * self.inner != size:
             raise ValueError(
                 f"dimension {self.axis} of its output {tuple(tensor.shape)} does not hold a batch of {n} images"
             )
         axis = self.axis % tensor.ndim
-        if outer == inner == 1:
+        if self.outer == self.inner == 1:
             return tensor if axis == 0 else tensor.movedim(axis, 0)
-        split = tensor.unflatten(axis, (outer, n, inner)).movedim(axis + 1, 0)
-        return split.squeeze(axis + 2) if inner == 1 else split.squeeze(axis + 1)
+        split = tensor.unflatten(axis, (self.outer, n, self.inner)).movedim(axis + 1, 0)
+        return split.squeeze(axis + 2) if self.inner == 1 else split.squeeze(axis + 1)
 
 
 @dataclass

@@ -100,7 +100,7 @@ class Trial:
             kwargs: The same.
             n: Number of images in it.
         """
-        chosen = _differing(next(tensors_in((args, kwargs))))
+        chosen = _differing(next(t for t in tensors_in((args, kwargs)) if t.ndim and len(t) == n))
 
         def show(step: Callable[..., None], images: list[int]) -> None:
             def cut(tensor: torch.Tensor) -> torch.Tensor:

@@ -19,10 +19,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.calibration import check_batch
 from utilities.analysis.stream import Moments, precise, readable_twice, stream
 from utilities.analysis.units import Unit, find_units, mean_outputs, named_units, removed
 from utilities.blocks import Block, blocks, check_sequence, run_blocks
+from utilities.labels import BatchCheck, hits
 from utilities.results import Result
 from utilities.utils import versions
 
@@ -119,7 +119,7 @@ def lesions(
     run = {"device": device, "progress": progress}
     found: list[Unit] = []
     replaced: dict[str, torch.Tensor] = {}
-    drops, intact = Moments(), Moments()
+    drops, intact, check = Moments(), Moments(), BatchCheck(loader)
     with stream(model, loader, description="lesions", labelled=True, **run) as batches:
         for images, labels in batches:
             if not found:
@@ -130,7 +130,7 @@ def lesions(
                     found = named_units(model, named, images[:1])
                 replaced = mean_outputs(model, sequence, found, loader, run) if ablation == "mean" else {}
             features = [images, *(after for _, after in run_blocks(model, sequence, images))]
-            check_batch(features[-1], labels)
+            labels = check(features[-1], labels)
             right, loss = _scores(features[-1], labels)
             without = []
             for unit in found:
@@ -143,6 +143,7 @@ def lesions(
             lost = (torch.stack(without) - torch.stack([right, loss])).permute(2, 0, 1)
             drops.add(lost * lost.new_tensor([-1.0, 1.0]))
             intact.add(right)
+    check.finish()
     facts = {"n": drops.n, "units": units if layers is None else "named", "ablation": ablation, "versions": versions()}
     return Lesions(
         names=[unit.name for unit in found],
@@ -154,11 +155,11 @@ def lesions(
         loss=drops.mean[:, 1],
         loss_stderr=drops.stderr[:, 1],
         accuracy=float(intact.mean),
-        provenance=dict(provenance or {}) | facts,
+        provenance=dict(provenance or {}) | facts | {"num_classes": features[-1].shape[1]},
     )
 
 
 def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Give for each image whether it is classified rightly, and its cross-entropy."""
     loss = nn.functional.cross_entropy(precise(logits), labels, reduction="none")
-    return (logits.argmax(1) == labels).to(loss.dtype), loss
+    return hits(logits, labels).to(loss.dtype), loss

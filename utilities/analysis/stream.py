@@ -12,6 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from utilities.inputs import check_gradients
+from utilities.labels import as_labels
 from utilities.masks import split_masks
 from utilities.memory import keeping_freed_memory
 from utilities.parts import check_loader
@@ -77,6 +78,7 @@ def _batches(
     count, found = 0, None
     for batch in tqdm(loader, desc=description, delay=2, leave=False, disable=not progress):
         images, labels = split_batch(batch)
+        labels = None if labels is None else as_labels(labels)
         if labels is None and labelled:
             raise ValueError(f"{description}: labels are needed; the loader should yield (images, labels)")
         masks = None if masked is None else split_masks(batch)

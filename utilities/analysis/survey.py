@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from utilities.analysis.directions import Moved
 from utilities.analysis.points import Points
 from utilities.analysis.stream import Batches
+from utilities.labels import check_logits, check_loss_targets, hits
 from utilities.loaders import Loader
 from utilities.utils import set_seed
 
@@ -125,10 +126,10 @@ class Survey:
         outputs = self.model(images)
         if not isinstance(outputs, torch.Tensor):
             raise TypeError(f"the model gives a {type(outputs).__name__}; wrap it so that it gives a tensor of logits")
-        if self.loss is image_losses and not targets.is_floating_point():
-            largest = max(int(labels.max()) for _, labels in self.frozen)
-            if largest >= outputs.shape[1]:
-                raise ValueError(f"label {largest} is beyond the model's {outputs.shape[1]} logits: not its labels?")
+        if self.loss is image_losses:
+            check_logits(outputs)
+            for own, labels in self.frozen:
+                check_loss_targets(labels, outputs.shape[1], len(own))
         shape = tuple(self.loss(outputs.cpu(), targets.cpu()).shape)
         if shape != (len(images),):
             raise ValueError(f"loss should give each image's loss, shape ({len(images)},), not {shape}")
@@ -230,7 +231,7 @@ def _right(outputs: torch.Tensor, targets: torch.Tensor, probabilities: bool) ->
         if not probabilities:
             return torch.full((len(outputs),), torch.nan)
         targets = targets.argmax(1)
-    return (outputs.argmax(1) == targets).double()
+    return hits(outputs, targets)
 
 
 def _stderr(values: np.ndarray) -> float:

@@ -18,6 +18,7 @@ from utilities.analysis.class_embedding.ranks import target_logit
 from utilities.analysis.class_embedding.relevance import as_targets, read_rows
 from utilities.analysis.class_embedding.space import LensOptions, TransformerSpace, transformer_space
 from utilities.utils import evaluating
+from utilities.weights import check_weights
 
 LOSSES = ("ce", "ce_double_softmax", "logit")
 
@@ -67,6 +68,7 @@ def gradient_maps(
     """
     space = gradient_space(model, loss, lens)
     target = as_targets(target, images, space.num_classes)
+    check_weights(model)
     with evaluating(model), torch.no_grad():
         return gradient_maps_of(space, images, target, loss, per_head)
 
