@@ -39,6 +39,7 @@ from utilities.plots.lesion import plot_lesions
 from utilities.plots.perturbation import plot_perturbation
 from utilities.plots.reliability import plot_measures, plot_reliability
 from utilities.plots.variance import plot_variance
+from utilities.trained_on import refuse_other_classes
 from utilities.utils import write_whole
 from utilities.zoo import check_name
 
@@ -60,6 +61,8 @@ ANALYSES: dict[str, tuple[Callable[..., Any], dict[str, Callable[..., Any]], Cal
     ),
     "perturb": (perturb, {"": plot_perturbation}, claims_of_perturbation),
 }
+
+LABELLED = ("lesions", "classify", "identifiability", "key_value", "perturb")  # that ask what class an image is of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,6 +116,8 @@ def run(given: argparse.Namespace) -> list[Path]:
     for name, which in zip(given.models, weights, strict=True):
         loader = open_loader(given, name)
         model, facts = open_model(given, name, which, loader.dataset.num_classes)
+        if given.analysis in LABELLED:
+            refuse_other_classes(model, loader.dataset)
         known = {"device": given.device, "provenance": facts | data_facts(loader)}
         results[name] = analysis(model, loader, **known, **options)
         own = base.with_name(f"{base.name}_{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}")
