@@ -19,8 +19,8 @@ from utilities.images import ImageDataset
 from utilities.layer_matching import INDEXES, VIEWS, LayerMatching, layer_matching
 from utilities.loaders import Loader, make_loader
 from utilities.plain_cnn import WIDTHS, PlainCNN
-from utilities.resumption import data_facts, data_now, finished, locked, refuse_other_data
-from utilities.train import checkpoint_path, load_sets, make_loaders, refuse_diverged
+from utilities.resumption import data_facts, data_now, finished, locked, refuse_diverged, refuse_other_data
+from utilities.train import checkpoint_path, load_sets, make_loaders
 from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer
 from utilities.utils import PROJECT_ROOT, evaluate, set_seed, versions
 from utilities.views import check_view

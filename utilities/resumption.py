@@ -19,6 +19,8 @@ from utilities.images import ImageDataset
 from utilities.recipes import Recipe, same_recipe
 from utilities.state_dicts import state_of
 from utilities.trained_on import difference
+from utilities.trainer import DIVERGENCE_REMEDY, Trainer
+from utilities.writing import write_torch
 
 PARTS = ("train", "validation", "test")
 REMEDY = "train into another folder, or anew without resuming, which replaces it"
@@ -132,6 +134,72 @@ def diverged(state: Mapping[str, Any], test: Mapping[str, float] | None = None, 
     if trained and test is not None and not math.isfinite(test["loss"]):
         return f"the loss on test images is {test['loss']}"
     return ""
+
+
+def refuse_diverged(trainer: Trainer, test: dict[str, float]) -> None:
+    """Refuse to call a model trained whose weights, statistics or loss on test images are not finite.
+
+    Raises:
+        FloatingPointError: Naming what is not, the last epoch, and the remedy.
+    """
+    fault = diverged(trainer.model.state_dict(), test, trained=bool(trainer.history))
+    if fault:
+        raise FloatingPointError(
+            f"training diverged: {fault} after epoch {len(trainer.history)}; nothing is saved as finished; "
+            f"{DIVERGENCE_REMEDY}"
+        )
+
+
+def take_up(
+    trainer: Trainer, recipe: Recipe, interrupted: Path, facts: dict[str, Any], report: Callable[[str], None]
+) -> None:
+    """Go on from a file to resume from, if it is of the same recipe and did not diverge.
+
+    Args:
+        trainer: Takes the state over.
+        recipe: Resolved.
+        interrupted: The file.
+        facts: What the checkpoint will say of data and teacher.
+        report: Is told where it goes on, or why not.
+
+    Raises:
+        ValueError: If the file is damaged, or of other data.
+    """
+    state = read_checkpoint(interrupted, "delete it to train from the start")
+    if not (same_recipe(state.get("recipe"), recipe) and state.get("teacher") == facts.get("teacher")):
+        report(f"{interrupted} is of another recipe; starting anew")
+        return
+    fault = diverged(state["model"])
+    if fault:
+        report(f"{interrupted} is of a training that diverged: {fault}; starting anew")
+        return
+    refuse_other_data(state, facts, interrupted, recipe.dataset)
+    trainer.load_state(state)
+    report(f"going on after epoch {len(trainer.history)} of {recipe.total_epochs}")
+    before = trainer.precision_facts()["precision"]
+    if before != trainer.precision:
+        report(f"so far in {before}, from here on in {trainer.precision}")
+
+
+def finish(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint, and remove the file to resume from; where there is no room, say that it is there.
+
+    Raises:
+        OSError: Naming what is needed and what is free.
+    """
+    interrupted = resume_file(path)
+    try:
+        write_torch(path, content)
+    except OSError as error:
+        if interrupted.exists():
+            raise OSError(f"{error}; --resume then goes on from {interrupted}") from error
+        raise
+    interrupted.unlink(missing_ok=True)
+
+
+def resume_file(path: Path) -> Path:
+    """Name the file that an interrupted run of a checkpoint goes on from."""
+    return path.with_suffix(".resume.pth")
 
 
 @contextmanager

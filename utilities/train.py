@@ -27,9 +27,19 @@ from utilities.datasets import load_dataset
 from utilities.images import ImageDataset
 from utilities.loaders import Loader, make_loader
 from utilities.memory import keeping_freed_memory
-from utilities.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe, same_recipe
-from utilities.resumption import data_facts, data_now, diverged, finished, locked, refuse_other_data
-from utilities.trainer import DIVERGENCE_REMEDY, PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm
+from utilities.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe
+from utilities.resumption import (
+    data_facts,
+    data_now,
+    finish,
+    finished,
+    locked,
+    refuse_diverged,
+    refuse_other_data,
+    resume_file,
+    take_up,
+)
+from utilities.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm
 from utilities.utils import evaluate, evaluating, resolve_device, set_seed, versions
 from utilities.writing import check_writable, clear_killed, tensor_bytes, warning_of_failure, write_torch
 from utilities.zoo import check_name, create_model
@@ -128,7 +138,7 @@ def fit(
             report(f"{path} is there already, trained with this recipe")
             return path
         clear_killed(path)
-        clear_killed(_resume_file(path))
+        clear_killed(resume_file(path))
         sets = load_sets(recipe, seed, classes)
         (train, validation, test), num_classes = make_loaders(sets, recipe, seed, workers), sets[0].num_classes
         set_seed(seed)
@@ -151,20 +161,8 @@ def fit(
         report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
         refuse_diverged(trainer, result)
         facts |= trainer.precision_facts() | {"history": trainer.history, "test": result}
-        _finish(path, facts | {"model": trainer.model.state_dict()})
+        finish(path, facts | {"model": trainer.model.state_dict()})
     return path
-
-
-def _finish(path: Path, content: dict[str, Any]) -> None:
-    """Write the checkpoint, and remove the file to resume from, or say that it is there."""
-    interrupted = _resume_file(path)
-    try:
-        write_torch(path, content)
-    except OSError as error:
-        if interrupted.exists():
-            raise OSError(f"{error}; --resume then goes on from {interrupted}") from error
-        raise
-    interrupted.unlink(missing_ok=True)
 
 
 def _teacher(
@@ -197,20 +195,6 @@ def _create(model_name: str, num_classes: int, seed: int, drop_path: float) -> t
         if not library or any(rates):
             return model
     raise ValueError(f"{model_name} cannot be given drop_path={drop_path} ({reason}); --drop-path 0 leaves it as it is")
-
-
-def refuse_diverged(trainer: Trainer, test: dict[str, float]) -> None:
-    """Refuse to call a model trained whose weights, statistics or loss on test images are not finite.
-
-    Raises:
-        FloatingPointError: Naming what is not, the last epoch, and the remedy.
-    """
-    fault = diverged(trainer.model.state_dict(), test, trained=bool(trainer.history))
-    if fault:
-        raise FloatingPointError(
-            f"training diverged: {fault} after epoch {len(trainer.history)}; nothing is saved as finished; "
-            f"{DIVERGENCE_REMEDY}"
-        )
 
 
 def load_sets(recipe: Recipe, seed: int = 0, classes: Sequence[str] | str | Path | None = None) -> list[ImageDataset]:
@@ -267,9 +251,9 @@ def _run(
     report: Callable[[str], None],
 ) -> None:
     """Run the epochs that are left, printing the table, with snapshots and a file to resume from."""
-    interrupted = _resume_file(path)
+    interrupted = resume_file(path)
     if resume and interrupted.exists():
-        _take_up(trainer, recipe, interrupted, facts, report)
+        take_up(trainer, recipe, interrupted, facts, report)
 
     def snapshot(epoch: int) -> None:
         if save_every and (epoch % save_every == 0 or epoch == math.ceil(recipe.warmup)):
@@ -292,30 +276,6 @@ def _run(
             with warning_of_failure(report):  # at the worst an interruption costs more
                 write_torch(interrupted, facts | trainer.state())
             saved = time.monotonic()
-
-
-def _take_up(
-    trainer: Trainer, recipe: Recipe, interrupted: Path, facts: dict[str, Any], report: Callable[[str], None]
-) -> None:
-    """Go on from a file to resume from, if it is of the same recipe and did not diverge."""
-    state = read_checkpoint(interrupted, "delete it to train from the start")
-    if not (same_recipe(state.get("recipe"), recipe) and state.get("teacher") == facts.get("teacher")):
-        report(f"{interrupted} is of another recipe; starting anew")
-        return
-    fault = diverged(state["model"])
-    if fault:
-        report(f"{interrupted} is of a training that diverged: {fault}; starting anew")
-        return
-    refuse_other_data(state, facts, interrupted, recipe.dataset)
-    trainer.load_state(state)
-    report(f"going on after epoch {len(trainer.history)} of {recipe.total_epochs}")
-    before = trainer.precision_facts()["precision"]
-    if before != trainer.precision:
-        report(f"so far in {before}, from here on in {trainer.precision}")
-
-
-def _resume_file(path: Path) -> Path:
-    return path.with_suffix(".resume.pth")
 
 
 def _parser() -> argparse.ArgumentParser:
