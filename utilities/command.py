@@ -74,7 +74,8 @@ def open_model(given: argparse.Namespace, model: str, weights: str, classes: int
 def data_facts(loader: Loader) -> dict[str, Any]:
     """Say what the images are, for captions."""
     augmented = ", augmented" if loader.augment else ""
-    return {"dataset": f"{loader.dataset.name} ({loader.dataset.split}{augmented})"}
+    name = f"{loader.dataset.name} ({loader.dataset.split}{augmented})"
+    return {"dataset": name, "num_classes": loader.dataset.num_classes}
 
 
 def write_result(result: Result, figures: Mapping[str, Figure], base: Path) -> list[Path]:
