@@ -206,5 +206,5 @@ def _with_layout(model: nn.Module, block: Block, features: torch.Tensor) -> Bloc
     """Find out where the maps of a block that was named have their channels."""
     if block.layout != "auto" or features.ndim != 4:
         return block
-    last = channels_last(model, features.shape)
+    last = channels_last(model, features.shape, block.module)
     return replace(block, layout="unknown" if last is None else "NHWC" if last else "NCHW")

@@ -23,6 +23,7 @@ from utilities.plain_cnn import WIDTHS, PlainCNN
 from utilities.recipes import same_recipe
 from utilities.train import checkpoint_path, load_sets, make_loaders
 from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer
+from utilities.user_errors import reporting
 from utilities.utils import PROJECT_ROOT, evaluate, set_seed, versions, write_whole
 from utilities.views import check_view
 
@@ -154,10 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
+    with reporting(parser):
         result = run(given)
-    except (ValueError, OSError, FloatingPointError) as error:
-        parser.exit(2, f"error: {error}\n")
     accuracies = ", ".join(f"{100 * network['test']:.1f}" for network in result.provenance["trained"])
     print(
         f"\n{result.provenance['networks']} networks on {result.provenance['dataset']}, test accuracies {accuracies} %"

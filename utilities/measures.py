@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from numpy.typing import ArrayLike
 
+from utilities.features import unit_scale
 from utilities.metrics import _as_matrix
 
 Statistic = Literal["mean_squared", "mean"]
@@ -93,7 +94,7 @@ def _compare(measure: Measure, x: ArrayLike | torch.Tensor, y: ArrayLike | torch
             raise ValueError(f"{name}: {reason}")
         prepare = measure.prepare_row if side == "row" else measure.prepare_column
         try:
-            prepared.append([prepare(centered(layer))])
+            prepared.append([prepare(centered(unit_scale(layer)[0]))])
         except ValueError as reason:
             raise ValueError(f"{name}: {reason}") from None
     value = measure.pairs(*prepared).item()

@@ -20,10 +20,11 @@ from utilities.claims.claim import family
 from utilities.compare import Similarity, average, compare
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
+from utilities.plots.style import save_figure
 from utilities.recipes import RECIPES
 from utilities.train import fit
 from utilities.trainer import Recipe, estimate_batch_norm
-from utilities.utils import PROJECT_ROOT, evaluate, write_whole
+from utilities.utils import PROJECT_ROOT, evaluate
 from utilities.zoo import comparison_layers, create_model, input_options
 
 
@@ -285,7 +286,7 @@ class Study:
     def shared_facts(self, loader: Loader) -> dict[str, Any]:
         """Say what all results of this notebook share."""
         augmented = ", augmented" if loader.augment else ""
-        dataset = f"{loader.dataset.name} ({loader.dataset.split}{augmented})"
+        dataset = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
         facts = {"notebook": self.name, "dataset": dataset, "profile": self.profile, "seed": self.seed}
         return facts | {"num_classes": loader.dataset.num_classes}
 
@@ -298,7 +299,7 @@ class Study:
         """
         loader = self.loader(n_images=self.n_images)
         provenance = self.shared_facts(loader) | dict(facts)
-        return compare(model, model, loader, layers1=comparison_layers(model), provenance=provenance)
+        return compare(model, model, loader, layers1=comparison_layers(model), strict=False, provenance=provenance)
 
     def trained_similarity(self) -> Similarity:
         """Train or load the model, measure its accuracy, compare its layers."""
@@ -328,9 +329,7 @@ class Study:
     def save_figure(self, figure: Figure, part: str = "") -> Path:
         """Write NAME.png and NAME.pdf, or NAME_PART, to the output folder, and return the path of the picture."""
         base = self.path(part)
-        for suffix in (".pdf", ".png"):
-            write_whole(base.with_name(base.name + suffix), lambda path: figure.savefig(path, dpi=200))
-        return base.with_name(base.name + ".png")
+        return [save_figure(figure, base.with_name(base.name + suffix)) for suffix in (".pdf", ".png")][-1]
 
     def path(self, part: str = "") -> Path:
         """Give the path of this notebook's files, less their ending."""

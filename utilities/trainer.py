@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from utilities.augmentation import Mix
 from utilities.copies import own_inputs
 from utilities.distillation import distillation_loss
+from utilities.inputs import check_gradients, explaining
 from utilities.labels import check_labels, check_logits, hits
 from utilities.loaders import Loader
 from utilities.memory import keeping_freed_memory
@@ -146,6 +147,7 @@ class Trainer:
             FloatingPointError: If the loss is no longer finite.
             ValueError: If there are no labels, or they are no classes of the model.
         """
+        check_gradients("training")
         start, epoch = time.perf_counter(), len(self.history)
         self.train.epoch = epoch + 1  # orders are numbered like the rows of the table
         self.model.train()
@@ -186,7 +188,7 @@ class Trainer:
         """Take one step; give the summed loss and the numbers of right answers, first and among the first five."""
         if mix:
             images = mix.images(images)
-        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
+        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext(), explaining():
             logits = self.model(images.clone())  # it may write into what it is given
             with torch.no_grad():
                 taught = None if self.teacher is None else self.teacher(images.clone()).float()

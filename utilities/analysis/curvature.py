@@ -19,9 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from utilities.copies import own_inputs
+from utilities.inputs import check_gradients, explaining
 from utilities.labels import as_labels, check_logits, check_loss_targets
 from utilities.loaders import seeded_generator
 from utilities.memory import keeping_freed_memory
+from utilities.parts import check_loader
 from utilities.precision import choose_precision
 from utilities.utils import evaluating, resolve_device, split_batch
 
@@ -93,6 +95,7 @@ class Objective:
             A function that makes the operator from (images, targets) pairs, which it reads anew for each product
             unless it is a list of one pair, and from the number of images.
         """
+        check_gradients("a Hessian")
         parameters = self._names(model)
         target = resolve_device(device)
         twin = copy.deepcopy(model).to(target, self.type).eval().requires_grad_(False)
@@ -106,7 +109,8 @@ class Objective:
             return Hessian(twin, loss, chosen, data, check_deterministic=False, num_data=n)
 
         exact = choose_precision("exact", twin, target).running(target)
-        with keeping_freed_memory(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), exact, own_inputs(twin):
+        plain = sdpa_kernel(SDPBackend.MATH)
+        with keeping_freed_memory(), torch.enable_grad(), plain, exact, own_inputs(twin), explaining():
             yield operator
 
     def _names(self, model: nn.Module) -> set[str]:
@@ -265,6 +269,7 @@ def reading(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]
     Raises:
         ValueError: If there are no labels.
     """
+    check_loader(loader)
     epoch = getattr(loader, "epoch", None)
     try:
         for batch in loader:

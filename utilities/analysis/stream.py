@@ -11,9 +11,11 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from utilities.inputs import check_gradients
 from utilities.labels import as_labels
 from utilities.masks import split_masks
 from utilities.memory import keeping_freed_memory
+from utilities.parts import check_loader
 from utilities.utils import evaluating, split_batch
 from utilities.weights import check_weights
 
@@ -57,7 +59,10 @@ def stream(
         ...     [(images.shape, labels) for images, labels in batches]
         [(torch.Size([2, 3, 4, 4]), None)]
     """
+    check_loader(loader)
     check_weights(model)
+    if gradients:
+        check_gradients(description)
     with keeping_freed_memory(), evaluating(model, device) as target, torch.set_grad_enabled(gradients):
         yield _batches(loader, target, description, labelled, masked, progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -107,7 +108,7 @@ def family(model: str) -> str:
         >>> [family(name) for name in ("resnet18", "alternet18", "timm/vit_tiny_patch16_224", "pit_tiny")]
         ['cnn', 'hybrid', 'vit', 'vit']
     """
-    bare = model.rpartition("/")[2]
+    bare = re.split("[/:]", model)[-1]  # of a function of one's own, its name
     if bare.startswith(("alternet", "lambda")):
         return "hybrid"
     return "vit" if bare.startswith(("vit", "deit", "pit", "swin", "mixer")) else "cnn"

@@ -184,6 +184,7 @@ def identifiability(
     loader: Iterable[Any],
     *,
     lens: LensOptions | None = None,
+    names: Mapping[str, Any] | None = None,
     target: Target = "label",
     threshold: float = 0.5,
     reference: str = "input",
@@ -200,6 +201,7 @@ def identifiability(
         model: See `utilities.analysis.class_embedding.space.class_space`; it runs in eval mode.
         loader: Yields (images, labels) or (images, labels, masks), or images where the target is not the label.
         lens: How tokens are read; None is the paper's way.
+        names: Of a model that is not known, see `utilities.analysis.class_embedding.space.class_space`.
         target: The class that is looked at: ``"label"``, ``"prediction"`` or an index.
         threshold: Fraction of a patch that the object covers from which on its token is class-labelled.
         reference: What the MLP's logit is compared with: ``"input"`` of the block, as published, or ``"own"``, its own
@@ -227,7 +229,7 @@ def identifiability(
         >>> bool(np.allclose(result.composition[1].sum(1), 1))
         True
     """
-    space = class_space(model, lens)
+    space = class_space(model, lens, names)
     check_target(target, space.num_classes)
     _check(space, reference, threshold)
     draws = {"resamples": resamples, "seed": seed}
@@ -278,7 +280,8 @@ def _collect(
 def _class_token_decides(space: ClassSpace) -> bool:
     """Tell whether a model's logits are what the lens makes of its class token after the last block."""
     plain = space.options.norm and space.options.bias and space.options.tuned is None
-    alone = getattr(space, "head_dist", None) is None and getattr(space.model, "global_pool", None) == "token"
+    pool = getattr(space, "pool", None) or getattr(space.model, "global_pool", None)
+    alone = getattr(space, "head_dist", None) is None and pool == "token"
     return bool(plain and alone and space.class_token)
 
 

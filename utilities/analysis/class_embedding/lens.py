@@ -119,6 +119,7 @@ def lens(
     top: int = 5,
     logits: bool = False,
     lens: LensOptions | None = None,
+    names: Mapping[str, Any] | None = None,
     target: Target = "label",
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -132,6 +133,7 @@ def lens(
         top: How many classes to name for each token.
         logits: Whether to keep the logits of all classes too: 4 bytes a class, 28 MB an image of ViT-B/16.
         lens: How tokens are read; None is the paper's way.
+        names: Of a model that is not known, see `utilities.analysis.class_embedding.space.class_space`.
         target: The class whose rank and logit are kept: ``"label"``, ``"prediction"`` or an index.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
@@ -152,7 +154,7 @@ def lens(
         >>> result.rank.shape, result.top.shape, result.image_map(result.score).shape
         ((2, 3, 2, 65), (2, 3, 2, 65, 2), (2, 3, 2, 8, 8))
     """
-    space = class_space(model, lens)
+    space = class_space(model, lens, names)
     _check(space, top)
     check_target(target, space.num_classes)
     reader = TokenReader(top, logits)

@@ -201,6 +201,11 @@ def check_readout(ours: torch.Tensor, logits: torch.Tensor) -> None:
         Traceback (most recent call last):
         ValueError: the model's logits are not its classifier's on its last block's tokens (they differ by 1); ...
     """
+    if ours.shape != logits.shape:
+        raise ValueError(
+            f"the model gives {tuple(logits.shape)}, its classifier {tuple(ours.shape)} of its last block's tokens; "
+            "they cannot be read in class-embedding space"
+        )
     gap = float((ours - logits).abs().max())
     if not gap <= 1e-3 * float(logits.abs().max()):
         raise ValueError(
@@ -214,5 +219,5 @@ def targets_of(space: ClassSpace, images: torch.Tensor, labels: torch.Tensor | N
     if target == "label":
         return labels
     if target == "prediction":
-        return space.model(images).argmax(1)
+        return space.logits(images).argmax(1)
     return torch.full((len(images),), target, device=images.device)

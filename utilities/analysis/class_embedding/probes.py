@@ -47,6 +47,7 @@ def linear_probes(
     alpha: float = 1.0,
     blocks: Sequence[int] | None = None,
     lens: LensOptions | None = None,
+    names: Mapping[str, Any] | None = None,
     memory_limit: float = 4e9,
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -71,6 +72,7 @@ def linear_probes(
         alpha: Strength of the ridge penalty.
         blocks: Indices of blocks, from 0; None is all.
         lens: How the lens reads; with ``tuned``, that lens is read beside the raw one.
+        names: Of a model that is not known, see `utilities.analysis.class_embedding.space.class_space`.
         memory_limit: Of the sums, in bytes, on the device that the model runs on.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show bars.
@@ -95,7 +97,7 @@ def linear_probes(
         >>> result.accuracy.shape, result.probe_importance.shape
         ((2, 3, 2, 65), (10, 64))
     """
-    space = space_of(model, lens)
+    space = space_of(model, lens, names)
     layers = _Layers(space, chosen_blocks(space, blocks), _chosen_parts(space, parts), tokens == "shared")
     _check_options(tokens, alpha, memory_limit)
     intervals = {"confidence": confidence, "resamples": resamples, "seed": seed}

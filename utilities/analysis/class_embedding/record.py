@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.class_embedding.space import ClassSpace, TransformerSpace
+from utilities.copies import copied
 
 
 @dataclass
@@ -87,7 +88,7 @@ def read_blocks(space: ClassSpace, images: torch.Tensor, visit: Visit, **forward
         visit(tokens)
 
     with _hooks(space, seen, tuple(images.shape[-2:])):
-        logits = space.model(images, **forward)
+        logits = space.logits(images, **forward)
     if visited != list(range(len(space.blocks))):
         raise RuntimeError(f"blocks ran in the order {visited}, not each once; a compiled or checkpointed model?")
     return logits
@@ -131,7 +132,7 @@ def _at_end(
     """Make the hook that gathers a block's tokens, has them visited and lets go of them."""
 
     def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        visit(BlockTokens(space, index, space.tokens(output.clone()), space.grid(output, size), **kept))
+        visit(BlockTokens(space, index, space.tokens(copied(output)), space.grid(output, size), **kept))
         kept.clear()
 
     return hook
