@@ -108,7 +108,8 @@ def open_model(given: argparse.Namespace, model: str, weights: str, classes: int
 def data_facts(loader: Loader) -> dict[str, Any]:
     """Say what the images are, for captions."""
     augmented = ", augmented" if loader.augment else ""
-    return {"dataset": f"{loader.dataset.name} ({loader.dataset.part}{augmented})"}
+    name = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
+    return {"dataset": name, "num_classes": loader.dataset.num_classes}
 
 
 def write_result(result: Result, figures: Mapping[str, Figure], base: Path, **look: Any) -> list[Path]:

@@ -294,7 +294,8 @@ class Study:
         """Say what all results of this notebook share."""
         augmented = ", augmented" if loader.augment else ""
         dataset = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
-        return {"notebook": self.name, "dataset": dataset, "profile": self.profile, "seed": self.seed}
+        facts = {"notebook": self.name, "dataset": dataset, "profile": self.profile, "seed": self.seed}
+        return facts | {"num_classes": loader.dataset.num_classes}
 
     def similarity(self, model: nn.Module, facts: Mapping[str, Any]) -> Similarity:
         """Compare all layers of a model with themselves over the test images.

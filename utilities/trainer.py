@@ -153,7 +153,7 @@ class Trainer:
         start, epoch = time.perf_counter(), len(self.history)
         self.train.epoch = epoch + 1  # orders are numbered like the rows of the table
         self.model.train()
-        total, count = torch.zeros(3, device=self.device, dtype=self._exact), 0
+        total, count = torch.zeros(3, device=self.device), 0
         rate = self.optimizer.param_groups[0]["lr"]
         options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False, "disable": not progress}
         # Not a bar around the loader: tqdm would begin an iteration that nobody finishes, workers included.
@@ -204,10 +204,6 @@ class Trainer:
             return None
         return Mix.draw(mixup, cutmix, images.shape[-2:], np.random.default_rng([self.train.seed, 3, epoch, step]))
 
-    @property
-    def _exact(self) -> torch.dtype:
-        return torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-
     def _step(self, images: torch.Tensor, labels: torch.Tensor, mix: Mix | None) -> torch.Tensor:
         """Take one step; give the summed loss and the numbers of right answers, first and among the first five."""
         if mix:
@@ -235,8 +231,8 @@ class Trainer:
         self.scaler.update()
         self.scheduler.step()
         with torch.no_grad():
-            right = [hits(logits, labels, k).sum() for k in (1, 5)]
-            return torch.stack([(loss * len(labels)).to(self._exact), *right])
+            right = [hits(logits, labels, k).sum().to(loss) for k in (1, 5)]
+            return torch.stack([loss * len(labels), *right])
 
     def _refuse_divergence(self, loss: float, epoch: int, step: int, rate: float) -> None:
         if not math.isfinite(loss):
