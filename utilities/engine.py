@@ -13,9 +13,10 @@ from torch import nn
 
 from utilities.features import as_real, unit_scale
 from utilities.hooks import Layers, Recorder, select_layers
+from utilities.input_type import input_type
 from utilities.measures import MEASURES, centered
 from utilities.metrics import MIN_IMAGES, Estimator, Kernel, center, check_choices, rbf_from_gram
-from utilities.precision import PRECISIONS, Precision, choose_precision
+from utilities.precision import PRECISIONS, Precision, choose_precision, without_autocast
 from utilities.stacks import first_component, half_vectors, permuted_products, without_top_components
 from utilities.streaming import Side, Sums
 from utilities.views import View, check_view, make_view
@@ -181,7 +182,8 @@ class Comparison:
             extra = self._confounder(images1)
             recorded = [{**layers, CONFOUNDER: extra} for layers in recorded]
         step = self._add_grams if self.options.measure == "cka" else self._add_measures
-        step(index, len(images1), recorded)
+        with without_autocast():
+            step(index, len(images1), recorded)
 
     def _probe(self, inputs: list[torch.Tensor]) -> None:
         """Run a few images, so that errors come early; a model that reshapes by ``view`` needs the default layout.
@@ -201,7 +203,7 @@ class Comparison:
             self.recorders, self.precisions, self.devices, inputs, strict=False
         ):
             with precision.running(device), recorder:
-                recorder.model(precision.prepare(images, device, _float_type(recorder.model)))
+                recorder.model(precision.prepare(images, device, input_type(recorder.model)))
             if not recorder.activations:
                 raise ValueError(
                     f"no layer of {type(recorder.model).__name__} ran: a traced model, or one whose forward does not "
@@ -300,11 +302,6 @@ class Comparison:
         else:
             for mine, new in zip(self.sums.sides, sides, strict=True):
                 mine.merge(new)
-
-
-def _float_type(model: nn.Module) -> torch.dtype | None:
-    """Give the type that images are cast to: that of the first parameter."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
 def _gram_layer(features: torch.Tensor, precision: Precision) -> _Layer:

@@ -12,6 +12,7 @@ from torch import nn
 
 from utilities.compare import compare
 from utilities.hooks import select_layers
+from utilities.input_type import as_input
 from utilities.similarity import TABLES, Similarity
 from utilities.zoo import comparison_layers
 
@@ -24,10 +25,12 @@ class SideBySide(nn.ModuleList):
         torch.Size([5, 4])
     """
 
+    takes_any_type = True  # each member its own
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Run all of them."""
         for model in self:
-            answer = model(images)
+            answer = model(as_input(images, model))
         return answer
 
 

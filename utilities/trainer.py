@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from utilities.augmentation import Mix
 from utilities.distillation import distillation_loss
+from utilities.input_type import as_input
 from utilities.loaders import Loader
 from utilities.memory import keeping_freed_memory
 from utilities.recipes import OPTIMIZERS, Recipe, schedule
@@ -71,7 +72,8 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
     """
     target = resolve_device(device)
     with keeping_freed_memory():
-        update_bn(loader, model.to(target), device=target)
+        model.to(target)
+        update_bn((as_input(split_batch(batch)[0], model, target) for batch in loader), model)
     return model
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.input_type import casting_inputs
 from utilities.memory import keeping_freed_memory
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -118,6 +119,8 @@ def split_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 def evaluating(model: nn.Module, device: str | torch.device | None = None) -> Iterator[torch.device]:
     """Put a model in eval mode on a device, and put every module's mode and place back on exit.
 
+    Inside, every call of the model brings its images to the type that it takes.
+
     Args:
         model: The model; each submodule's own ``training`` flag is restored.
         device: Where to run, see `resolve_device`; None leaves the model where it is.
@@ -141,7 +144,8 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
         model.eval()
         if target != home:
             model.to(target)
-        yield target
+        with casting_inputs(model):
+            yield target
     finally:
         if target != home:
             model.to(home)

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from utilities.analysis.calibration import check_batch
 from utilities.loaders import seeded_generator
 from utilities.memory import keeping_freed_memory
-from utilities.precision import choose_precision
+from utilities.precision import choose_precision, without_autocast
 from utilities.utils import evaluating, resolve_device, split_batch
 
 MODES = ("eval", "train")
@@ -105,7 +105,7 @@ class Objective:
             return Hessian(twin, loss, chosen, data, check_deterministic=False, num_data=n)
 
         exact = choose_precision("exact", twin, target).running(target)
-        with keeping_freed_memory(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), exact:
+        with keeping_freed_memory(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), without_autocast(), exact:
             yield operator
 
     def _names(self, model: nn.Module) -> set[str]:

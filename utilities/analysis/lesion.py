@@ -23,6 +23,7 @@ from torch import nn
 from utilities.analysis.calibration import check_batch
 from utilities.analysis.stream import Moments, precise, readable_twice, stream
 from utilities.blocks import Block, Residual, blocks, check_sequence, run_blocks
+from utilities.input_type import as_input
 from utilities.lambda_layer import LambdaLayer
 from utilities.results import Result
 from utilities.utils import versions
@@ -131,6 +132,7 @@ def lesions(
     drops, intact = Moments(), Moments()
     with stream(model, loader, description="lesions", labelled=True, **run) as batches:
         for images, labels in batches:
+            images = as_input(images, model)
             if not removed:
                 check_sequence(model, sequence, images[:2])
                 removed = find_units(sequence, images[:1], whole=units == "block")
@@ -265,7 +267,7 @@ def _means(
     try:
         with stream(model, loader, description="means", **run) as batches:
             for images, _ in batches:
-                before = images
+                before = as_input(images, model)
                 for place, (block, x) in enumerate(run_blocks(model, sequence, images)):
                     if place in whole:
                         sums[whole[place]].add(x - before if isinstance(block.module, Residual) else x)
@@ -273,7 +275,8 @@ def _means(
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: torch.from_numpy(moments.mean).float().to(before.device) for name, moments in sums.items()}
+    means = {name: torch.from_numpy(moments.mean).to(before.dtype) for name, moments in sums.items()}
+    return {name: mean.to(before.device) for name, mean in means.items()}
 
 
 def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
