@@ -15,6 +15,7 @@ from utilities.analysis.stream import Moments, stream
 from utilities.blocks import Block, Residual, run_blocks
 from utilities.copies import copied
 from utilities.hooks import first_tensor
+from utilities.input_type import as_input
 from utilities.lambda_layer import LambdaLayer
 from utilities.nested import map_tensors, tensors_in
 
@@ -223,9 +224,10 @@ def mean_outputs(
                 stack.callback(unit.part.register_forward_hook(look).remove)
         with stream(model, loader, description="means", **run) as batches:
             for images, _ in batches:
-                before = images
+                before = as_input(images, model)
                 for place, (block, x) in enumerate(run_blocks(model, sequence, images)):
                     if place in whole:
                         sums[whole[place]].add(x - before if isinstance(block.module, Residual) else x)
                     before = x
-    return {name: torch.from_numpy(moments.mean).float().to(before.device) for name, moments in sums.items()}
+    means = {name: torch.from_numpy(moments.mean).to(before.dtype) for name, moments in sums.items()}
+    return {name: mean.to(before.device) for name, mean in means.items()}
