@@ -125,6 +125,7 @@ def test_weights_of_a_checkpoint_and_of_the_function(nets: str, tmp_path: Path) 
     torch.save({"model": model.state_dict(), "name": "moved.py:make", "num_classes": 5}, tmp_path / "own.pth")
     loaded = create_model(f"{nets}:make", 5, weights=tmp_path / "own.pth")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+    assert create_model(f"{nets}:make", None, weights=tmp_path / "own.pth")[-1].out_features == 5
     with pytest.raises(ValueError, match="does not fit"):
         create_model(f"{nets}:make", 6, weights=tmp_path / "own.pth")
     with pytest.raises(ValueError, match="has no argument 'pretrained'"):

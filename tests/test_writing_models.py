@@ -228,8 +228,8 @@ OF_CONVNETS = {
     "robustness": (lambda m, x: robustness(m, x, kinds=["contrast"], severities=[1], **SCALE, **OPTIONS), True),
     "noise": (lambda m, x: noise_frequency(m, x, bands=2, **OPTIONS), True),
     "statistics": (statistics, True),
-    "compare": (lambda m, x: compare(m, m, x, layers1=["conv1", "fc"], **OPTIONS), True),
-    "two models": (lambda m, x: compare(m, convnet(m.scale.writes, True), x, layers1=["conv1"], **OPTIONS), True),
+    "compare": (lambda m, x: compare(m, m, x, **OPTIONS), True),
+    "two models": (lambda m, x: compare(m, convnet(m.scale.writes, True), x, **OPTIONS), True),
     "pairs": (lambda m, x: compare_all({"a": m, "b": convnet(m.scale.writes, True)}, x, **OPTIONS), True),
     "matching": (
         lambda m, x: layer_matching(
