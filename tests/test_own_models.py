@@ -139,6 +139,8 @@ def test_what_else_takes_names_takes_these(nets: str) -> None:
     assert input_options(f"{nets}:make") == {}
     assert comparison_layers(create_model(f"{nets}:make")) == ["1", "2", "4"]
     assert family("own.models:vit_small") == "vit"
+    recipe = Recipe("digits")
+    assert [recipe.resolved(f"vita/{name}").optimizer for name in ("a.py:make", "a.py:vit")] == ["sgd", "adamw"]
     with pytest.raises(ValueError, match="no preprocessing of its own"):
         preprocessing(f"{nets}:make")
     with pytest.raises(ValueError, match=r"package\.module:function or"):

@@ -15,6 +15,7 @@ from torch import nn
 
 from utilities.block import KINDS, Block, Residual, Step
 from utilities.block_lists import BUILDERS, stages_of_resnet
+from utilities.copies import own_inputs
 from utilities.hooks import Recorder, select_layers
 from utilities.views import channels_last, prefix_tokens
 
@@ -113,7 +114,7 @@ def check_sequence(model: nn.Module, sequence: list[Block], images: torch.Tensor
         raise ValueError(f"images should be (batch, channels, height, width), got {tuple(images.shape)}")
     if not all(block.in_sequence for block in sequence):
         return
-    with torch.no_grad():
+    with torch.no_grad(), own_inputs(model):
         *_, (_, composed) = run_blocks(model, sequence, images)
         logits = model(images)
     remedy = "name its layers with their kinds: layers={'NAME': 'conv'}"
