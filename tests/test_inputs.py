@@ -45,7 +45,7 @@ def pooled():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 3))
 
 
-GREY, LAST, BYTES = images(1, 16, 16), images(16, 16, 3), torch.zeros(6, 3, 16, 16, dtype=torch.uint8)
+GREY, LAST, BYTES = images(1, 16, 16), images(16, 16, 3), torch.randint(0, 256, (6, 3, 16, 16)).byte()
 CASES = [
     (cnn, GREY, r"have 1 channel, .*1x16x16, and Sequential's '0' takes 3: repeat grey images, images.expand"),
     (vit, GREY, r"have 1 channel, .* and VisionTransformer's 'patch_embed.proj' takes 3: repeat"),
@@ -127,8 +127,10 @@ def test_gradients_are_not_asked_for_in_inference_mode():
             stream(cnn(), [batch], description="importance", gradients=True),
         ):
             pass
+        with pytest.raises(ValueError, match="gradients are needed, which torch"), explaining():
+            cnn()(batch[0]).sum().backward()
         made_inside = cnn()
-    with pytest.raises(ValueError, match=r"made under torch.inference_mode"), explaining():
+    with pytest.raises(ValueError, match=r"what was made under torch.inference_mode"), explaining():
         made_inside(batch[0]).sum().backward()
 
 

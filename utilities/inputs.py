@@ -105,10 +105,12 @@ def explain(error: Exception) -> str | None:
         error: As it was caught: its traceback tells which layer of which model got what.
     """
     text = str(error)
+    if "does not require grad" in text and torch.is_inference_mode_enabled():
+        return "gradients are needed, which torch.inference_mode switches off: call this outside"
     if "nference tensor" in text:
         return (
-            "gradients are needed of a tensor that was made under torch.inference_mode: call this outside, and make "
-            "model and images outside too"
+            "what was made under torch.inference_mode can be neither changed nor differentiated: make model and "
+            "images outside of it, or clone them"
         )
     call = _call_in(error.__traceback__)
     if call is None:

@@ -27,6 +27,7 @@ from utilities.weights import check_weights
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "estimate_batch_norm"]
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+DIVERGENCE_REMEDY = "use a smaller --learning-rate, a --warmup of a few epochs, or --precision float32"
 CHECK_EVERY = 20  # steps between looks at the loss, each of which makes a GPU wait
 
 
@@ -135,6 +136,7 @@ class Trainer:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule(recipe, len(train)))
         self.scaler = torch.amp.GradScaler(enabled=self.dtype == torch.float16)
         self.history: list[dict[str, float]] = []
+        self.precisions: list[list[Any]] = []  # epochs and their precision, in order
 
     def run_epoch(self, progress: bool = True) -> dict[str, float]:
         """Train for one epoch, then validate.
@@ -151,7 +153,7 @@ class Trainer:
         start, epoch = time.perf_counter(), len(self.history)
         self.train.epoch = epoch + 1  # orders are numbered like the rows of the table
         self.model.train()
-        total, count = torch.zeros(3, device=self.device, dtype=self._exact), 0
+        total, count = torch.zeros(3, device=self.device), 0
         rate = self.optimizer.param_groups[0]["lr"]
         options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False, "disable": not progress}
         # Not a bar around the loader: tqdm would begin an iteration that nobody finishes, workers included.
@@ -165,6 +167,7 @@ class Trainer:
                 if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
                     self._refuse_divergence(total[0].item(), epoch, step, rate)
                 bar.update()
+        self._refuse_broken_weights(epoch, rate)
         row = {
             "epoch": epoch + 1,
             "learning_rate": rate,
@@ -175,7 +178,24 @@ class Trainer:
             "seconds": round(time.perf_counter() - start, 3),
         }
         self.history.append(row)
+        if not self.precisions or self.precisions[-1][1] != self.precision:
+            self.precisions.append([0, self.precision])
+        self.precisions[-1][0] += 1
         return row
+
+    @property
+    def precision(self) -> str:
+        """The name of the precision it trains in."""
+        return str(self.dtype or torch.float32).removeprefix("torch.")
+
+    def precision_facts(self) -> dict[str, Any]:
+        """Say in what precision the model was trained: in words, and as pairs of a number of epochs and its precision.
+
+        A run that was interrupted may have gone on in another one.
+        """
+        parts = [f"{name} for {epochs} {'epoch' if epochs == 1 else 'epochs'}" for epochs, name in self.precisions]
+        single = self.precisions[0][1] if self.precisions else self.precision
+        return {"precision": ", then ".join(parts) if len(parts) > 1 else single, "precisions": self.precisions}
 
     def _mix(self, images: torch.Tensor, epoch: int, step: int) -> Mix | None:
         """Draw how to mix the images of a step, a function of (seed, epoch, step), if the recipe mixes at all."""
@@ -183,10 +203,6 @@ class Trainer:
         if not (mixup or cutmix):
             return None
         return Mix.draw(mixup, cutmix, images.shape[-2:], np.random.default_rng([self.train.seed, 3, epoch, step]))
-
-    @property
-    def _exact(self) -> torch.dtype:
-        return torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, mix: Mix | None) -> torch.Tensor:
         """Take one step; give the summed loss and the numbers of right answers, first and among the first five."""
@@ -215,14 +231,24 @@ class Trainer:
         self.scaler.update()
         self.scheduler.step()
         with torch.no_grad():
-            right = [hits(logits, labels, k).sum() for k in (1, 5)]
-            return torch.stack([(loss * len(labels)).to(self._exact), *right])
+            right = [hits(logits, labels, k).sum().to(loss) for k in (1, 5)]
+            return torch.stack([loss * len(labels), *right])
 
     def _refuse_divergence(self, loss: float, epoch: int, step: int, rate: float) -> None:
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"training diverged: the loss is {loss} in epoch {epoch + 1}, step {step + 1}, learning rate {rate:g}; "
-                "use a smaller --learning-rate, a --warmup of a few epochs, or --precision float32"
+                f"{DIVERGENCE_REMEDY}"
+            )
+
+    def _refuse_broken_weights(self, epoch: int, rate: float) -> None:
+        """Refuse what the last step did: no loss after it would tell."""
+        finite = {name: value.isfinite().all() for name, value in self.model.named_parameters()}
+        if finite and not torch.stack(list(finite.values())).all():  # one look, for which a GPU waits
+            name = next(name for name, fine in finite.items() if not fine)
+            raise FloatingPointError(
+                f"training diverged: {name} is not finite after epoch {epoch + 1}, learning rate {rate:g}; "
+                f"{DIVERGENCE_REMEDY}"
             )
 
     def state(self) -> dict[str, Any]:
@@ -233,14 +259,19 @@ class Trainer:
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
         return {name: part.state_dict() for name, part in parts.items()} | {
             "history": self.history,
+            "precisions": self.precisions,
             "generators": generators,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        for name in ("model", "optimizer", "scheduler", "scaler"):
+        for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
+        if state["scaler"]:  # empty where the epochs before were not in float16
+            self.scaler.load_state_dict(state["scaler"])
         self.history = list(state["history"])
+        unknown = [[len(self.history), "unknown"]] if self.history else []  # an earlier version did not say
+        self.precisions = [list(part) for part in state.get("precisions", unknown)]
         torch.set_rng_state(state["generators"]["cpu"])
         if "cuda" in state["generators"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
