@@ -15,6 +15,7 @@ from torch import nn
 
 from utilities.block import KINDS, Block, Residual, Step
 from utilities.block_lists import BUILDERS, stages_of_resnet
+from utilities.copies import own_inputs
 from utilities.hooks import Recorder, select_layers
 from utilities.input_type import as_input
 from utilities.views import channels_last, prefix_tokens
@@ -114,7 +115,7 @@ def check_sequence(model: nn.Module, sequence: list[Block], images: torch.Tensor
         raise ValueError(f"images should be (batch, channels, height, width), got {tuple(images.shape)}")
     if not all(block.in_sequence for block in sequence):
         return
-    with torch.no_grad():
+    with torch.no_grad(), own_inputs(model):
         *_, (_, composed) = run_blocks(model, sequence, images)
         logits = model(as_input(images, model))
     remedy = "name its layers with their kinds: layers={'NAME': 'conv'}"

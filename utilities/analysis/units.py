@@ -188,9 +188,11 @@ def _replacing(part: nn.Module, ablation: str, mean: torch.Tensor | None) -> Ite
 
 
 def _input_like(output: Any, given: Any) -> torch.Tensor | None:
-    """Find what was given that has the shape of the output, None if nothing has."""
+    """Find what was given that has the shape of the output; None if nothing has, or the output cannot be replaced."""
     found = first_tensor(output)
-    return None if found is None else next((x for x in tensors_in(given) if x.shape == found.shape), None)
+    if not any(tensor is found for tensor in tensors_in(output)):
+        return None  # of a quantised layer it is a copy
+    return next((x for x in tensors_in(given) if x.shape == found.shape), None)
 
 
 def _instead(x: torch.Tensor, ablation: str, mean: torch.Tensor | None, branch: bool) -> torch.Tensor:
