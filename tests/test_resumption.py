@@ -319,3 +319,24 @@ def test_a_loader_that_learns_in_float32_says_so():
     data = make_loader(load_dataset("digits", "train", n_images=40), 20, shuffle="every_epoch")
     trainer = Trainer(nn.Sequential(nn.Flatten(), nn.Linear(768, 10)), DIGITS.resolved("linear"), data, data, **OPTIONS)
     assert trainer.precision_facts() == {"precision": "float32", "precisions": []}
+
+
+def test_an_interrupted_run_that_another_teacher_taught_starts_anew(tmp_path, monkeypatch):
+    """Two teachers of one file's name: a run goes on with the one that it began with."""
+    recipe = replace(DIGITS, epochs=0)
+    teachers = [tmp_path / name / "teacher.pth" for name in "ab"]
+    for seed, teacher in enumerate(teachers):
+        path = fit("plain_cnn8", recipe, seed, tmp_path, report=lambda line: None, **OPTIONS)
+        teacher.parent.mkdir()
+        path.rename(teacher)
+    lines = []
+    one, two = (
+        lambda teacher=teacher: fit(
+            "plain_cnn8", DIGITS, 0, tmp_path, teacher=teacher, resume=True, report=lines.append, **OPTIONS
+        )
+        for teacher in teachers
+    )
+    interrupted(one, monkeypatch)
+    lines.clear()
+    two()
+    assert "is of another recipe; starting anew" in lines[0]
