@@ -14,10 +14,11 @@ OF_TRANSFORMERS = ("key_value", "perturb")
 @pytest.mark.parametrize("analysis", ANALYSES)
 def test_writes_results_figures_and_claims(analysis, tmp_path, capsys):
     models = MODELS[:1] + MODELS[2:] if analysis in OF_TRANSFORMERS else MODELS
-    main([analysis, *models, *ON, "--out", str(tmp_path / "a")])
+    suffix = ".pdf" if analysis == "variance" else ".png"
+    main([analysis, *models, *ON, "--out", str(tmp_path / ("a.pdf" if suffix == ".pdf" else "a"))])
     printed = capsys.readouterr().out
     assert "Paper:" in printed
-    for name in ("a.png", "a_claims.csv", *(f"a_{model}.npz" for model in models[1:]), "a_vit_tiny_patch2_16.csv"):
+    for name in (f"a{suffix}", "a_claims.csv", *(f"a_{model}.npz" for model in models[1:]), "a_vit_tiny_patch2_16.csv"):
         assert (tmp_path / name).stat().st_size > 0
     assert len(pd.read_csv(tmp_path / "a_vit_tiny_patch2_16.csv")) > 0
 

@@ -32,7 +32,9 @@ def _close_figures():
 def spectra_of(values, end="magnitude", **facts):
     """Spectra of (batches, k) eigenvalues."""
     values = np.asarray(values, np.float64)[:, None]
-    return HessianSpectra(values, np.zeros_like(values), [end], np.zeros((len(values), 0)), 100, facts)
+    return HessianSpectra(
+        values, np.zeros_like(values), [end], np.zeros((len(values), 0)), 100, {"weights": "trained"} | facts
+    )
 
 
 def around(mean, spread=0.1, negative=0, batches=8, **facts):
@@ -75,7 +77,7 @@ def test_the_command_writes_tables_figure_and_results(tmp_path, capsys):
     out = tmp_path / "deep" / "hessian"
     models = ["--model1", "plain_cnn8", "--model2", "vit_tiny_patch2_16"]
     options = ["--mixup", "0.5", "--both-ends", "--tolerance", "0.3", "--lanczos-vectors", "6"]
-    main([*models, "--dataset", "digits", *SMALL, *options, "--out", f"{out}"])
+    main([*models, "--dataset", "digits", *SMALL, *options, "--out", f"{out}.pdf"])
     printed = capsys.readouterr().out
     assert "vit_tiny_patch2_16" in printed
     assert "Chen et al. 2022" in printed
@@ -89,7 +91,8 @@ def test_the_command_writes_tables_figure_and_results(tmp_path, capsys):
     spectra = HessianSpectra.load(f"{out}_vit_tiny_patch2_16_mini-batch")
     smallest = values[(values.model == "vit_tiny_patch2_16") & (values.end == "smallest")]
     assert spectra.of("smallest")[0, 0] == smallest.eigenvalue.iloc[0]
-    assert out.with_name("hessian.png").stat().st_size > 0
+    assert out.with_name("hessian.pdf").stat().st_size > 0
+    assert not list(out.parent.glob("*.png"))
     assert len(pd.read_csv(f"{out}_claims.csv")) == 2
 
 

@@ -95,11 +95,11 @@ def test_a_killed_run_goes_on_or_starts_again_as_asked(single, tmp_path, monkeyp
 
 def test_mixing_and_lines(tmp_path):
     mixed = ["--mixup", "0.8", "--cutmix", "1.0", "--smoothing", "0.1", "--one-dimensional", "--no-augment"]
-    main([*COMMON, *mixed, "--no-directions", "--out", str(tmp_path / "run")])
+    main([*COMMON, *mixed, "--no-directions", "--out", str(tmp_path / "run.pdf")])
     result = Landscape.load(tmp_path / "run")
     assert result.nll.shape == (1, 3)
     assert (result.provenance["mix"], result.provenance["dataset"]) == ("Mixup", "digits (train)")
-    assert {p.name for p in tmp_path.iterdir()} == {"run.npz", "run.json", "run.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {"run.npz", "run.json", "run.pdf"}
 
 
 @pytest.mark.parametrize(

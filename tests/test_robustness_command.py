@@ -38,8 +38,8 @@ def test_numbers_are_printed_and_mce_against_a_reference(tmp_path, capsys):
 
 
 def test_noise_frequency(tmp_path):
-    main([*NOISE, "--unequal-energy", "--noise", "gaussian", "--out", str(tmp_path / "deep" / "result")])
-    assert files(tmp_path / "deep") == {"result.npz", "result.json", "result.csv", "result.png"}
+    main([*NOISE, "--unequal-energy", "--noise", "gaussian", "--out", str(tmp_path / "deep" / "result.svg")])
+    assert files(tmp_path / "deep") == {"result.npz", "result.json", "result.csv", "result.svg"}
     result = NoiseFrequency.load(tmp_path / "deep" / "result")
     facts = result.provenance
     assert (facts["eps"], facts["noise"], facts["equal_energy"]) == (0.5, "gaussian", False)

@@ -31,17 +31,26 @@ from utilities.claims.identifiability import claims_of_identifiability
 from utilities.claims.key_value import claims_of_key_value
 from utilities.claims.of_blocks import claims_of_fourier, claims_of_lesions, claims_of_variance
 from utilities.claims.perturbation import claims_of_perturbation
-from utilities.command import add_options, base_of, data_facts, open_loader, open_model, run_command, write_result
+from utilities.command import (
+    add_options,
+    base_of,
+    data_facts,
+    figure_options,
+    open_loader,
+    open_model,
+    run_command,
+    write_result,
+)
 from utilities.plots.fourier import plot_gain, plot_high_frequency, plot_spectra
 from utilities.plots.identifiability import plot_changes, plot_context, plot_evolution
 from utilities.plots.key_value import plot_compositionality, plot_key_value_agreement
 from utilities.plots.lesion import plot_lesions
 from utilities.plots.perturbation import plot_perturbation
 from utilities.plots.reliability import plot_measures, plot_reliability
+from utilities.plots.style import save_figures
 from utilities.plots.variance import plot_variance
 from utilities.trained_on import refuse_other_classes
-from utilities.utils import write_whole
-from utilities.zoo import check_name
+from utilities.zoo import NAMES, check_name
 
 # Name -> the analysis, its figures by the endings of their files, and the claims it bears on.
 ANALYSES: dict[str, tuple[Callable[..., Any], dict[str, Callable[..., Any]], Callable[..., Any]]] = {
@@ -78,7 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("analysis", choices=list(ANALYSES))
-    parser.add_argument("--models", nargs="+", required=True, help="names of utilities.zoo.list_models, timm/NAME, ...")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        help=f"each {NAMES}",
+    )
     parser.add_argument(
         "--weights", nargs="+", default=["random"], help="random, pretrained or a path: one for all, or one each"
     )
@@ -122,10 +136,8 @@ def run(given: argparse.Namespace) -> list[Path]:
         results[name] = analysis(model, loader, **known, **options)
         own = base.with_name(f"{base.name}_{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}")
         paths += write_result(results[name], {}, own)
-    for ending, plot in figures.items():
-        figure = plot(results)
-        path = base.with_name(f"{base.name}{ending}.png")
-        paths.append(write_whole(path, lambda p, figure=figure: figure.savefig(p, dpi=200)))
+    drawn = {ending: plot(results) for ending, plot in figures.items()}
+    paths += save_figures(drawn, base, **figure_options(given))
     print(state_claims(claims(results), base.with_name(f"{base.name}_claims")))
     return paths
 

@@ -13,9 +13,13 @@ from torch import nn
 from utilities.class_order import HELP, from_options
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
+from utilities.plots.style import inches, save_figures, split_picture
 from utilities.results import Result
+from utilities.user_errors import reporting
 from utilities.utils import check_writable, resolve_device, write_whole
-from utilities.zoo import create_model, input_options
+from utilities.zoo import NAMES, create_model, input_options
+
+PICTURES = "with the ending .pdf, .svg or .eps pictures have it, too"
 
 
 def add_options(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
@@ -27,7 +31,11 @@ def add_options(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
     """
     add = parser.add_argument
     if model:
-        add("--model", required=True, help="a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
+        add(
+            "--model",
+            required=True,
+            help=NAMES,
+        )
         add("--weights", default="random", help="random, pretrained, or a checkpoint's path")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
     add("--classes", nargs="+", metavar="NAME", help=HELP)
@@ -38,7 +46,30 @@ def add_options(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
     add("--seed", type=int, default=0, help="of random weights, of the choice of images, and of what is drawn")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--workers", type=int, default=0, help="processes that load images")
-    add("--out", required=True, type=Path, help="OUT.npz, OUT.json, OUT.csv and pictures OUT*.png are written")
+    add("--out", required=True, type=Path, help=f"OUT.npz, OUT.json, OUT.csv and pictures OUT*.png; {PICTURES}")
+    add_figure_options(parser)
+
+
+def add_figure_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how the figures of a command look.
+
+    Args:
+        parser: Gets ``--width`` and ``--no-caption``.
+    """
+    parser.add_argument("--width", type=_width, help="of figures: column, page or inches; default: what they need")
+    parser.add_argument("--no-caption", dest="caption", action="store_false", help="nothing is written below figures")
+
+
+def _width(text: str) -> float:
+    try:
+        return inches(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def figure_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Give what the command line says of figures, as `utilities.plots.style.save_figures` takes it."""
+    return {"suffix": split_picture(given.out)[1], "width": given.width, "caption": given.caption}
 
 
 def base_of(given: argparse.Namespace) -> Path:
@@ -46,9 +77,9 @@ def base_of(given: argparse.Namespace) -> Path:
 
     Raises:
         OSError: If nothing can be written there.
-        ValueError: If the device is not known or not here.
+        ValueError: If the device is not known or not here, or pictures are not written in the format.
     """
-    base = given.out.with_suffix("") if given.out.suffix == ".npz" else given.out
+    base, _ = split_picture(given.out)
     check_writable(base)
     resolve_device(given.device)
     return base
@@ -77,24 +108,30 @@ def open_model(given: argparse.Namespace, model: str, weights: str, classes: int
 def data_facts(loader: Loader) -> dict[str, Any]:
     """Say what the images are, for captions."""
     augmented = ", augmented" if loader.augment else ""
-    return {"dataset": f"{loader.dataset.name} ({loader.dataset.part}{augmented})"}
+    name = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
+    return {"dataset": name, "num_classes": loader.dataset.num_classes}
 
 
-def write_result(result: Result, figures: Mapping[str, Figure], base: Path) -> list[Path]:
-    """Write a result, its table as CSV, and figures under the base's name and their own endings; give the paths."""
+def write_result(result: Result, figures: Mapping[str, Figure], base: Path, **look: Any) -> list[Path]:
+    """Write a result, its table as CSV, and figures under the base's name and their own endings.
+
+    Args:
+        result: Has ``to_frame``.
+        figures: Ending of the name -> figure.
+        base: Path of all files, less their endings.
+        **look: Of figures, see `figure_options`.
+
+    Returns:
+        The paths.
+    """
     paths = [result.save(base), base.with_name(f"{base.name}.json")]
     table = result.to_frame()
     paths.append(write_whole(base.with_name(f"{base.name}.csv"), lambda path: table.to_csv(path, index=False)))
-    for part, figure in figures.items():
-        path = base.with_name(f"{base.name}{part}.png")
-        paths.append(write_whole(path, lambda p, figure=figure: figure.savefig(p, dpi=200)))
-    return paths
+    return paths + save_figures(figures, base, **look)
 
 
 def run_command(parser: argparse.ArgumentParser, run: Callable[[], list[Path]]) -> None:
     """Run a command and name the files it wrote; errors of the user's become one line and status 2."""
-    try:
+    with reporting(parser):
         files = run()
-    except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
     print(f"wrote {', '.join(map(str, files))}")

@@ -20,14 +20,19 @@ import torch
 from torch import distributed, nn
 
 from utilities.class_order import HELP, from_options
+from utilities.command import PICTURES, add_figure_options, figure_options
 from utilities.compare import compare
 from utilities.datasets import SPLITS, load_dataset
+from utilities.hooks import select_layers
 from utilities.loaders import Loader, make_loader, same_input
 from utilities.measures import MEASURES
+from utilities.plots.style import save_figures, split_picture
+from utilities.plots.ticks import chosen
 from utilities.precision import PRECISIONS
 from utilities.trained_on import other_classes
-from utilities.utils import check_writable, evaluate, resolve_device, write_whole
-from utilities.zoo import comparison_layers, create_model, input_options
+from utilities.user_errors import reporting
+from utilities.utils import check_writable, evaluate, resolve_device
+from utilities.zoo import NAMES, comparison_layers, create_model, input_options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,13 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
-        with process_group(given.device) as (rank, device):
-            path = run(given, rank, device)
-            if rank == 0:
-                print(f"wrote {path}, {path.with_suffix('.json').name} and {path.with_suffix('.png').name}")
-    except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    with reporting(parser), process_group(given.device) as (rank, device):
+        path = run(given, rank, device)
+        if rank == 0:
+            print(f"wrote {path}, {path.with_suffix('.json').name} and {path.stem}{split_picture(given.out)[1]}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,12 +57,21 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--model1", required=True, help="rows: a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
+    add(
+        "--model1",
+        required=True,
+        help=f"rows: {NAMES}",
+    )
     add("--model2", help="columns; model1 itself if left out")
     for k in "12":
         add(f"--weights{k}", default="random", help=f"of model{k}: random, pretrained, or a checkpoint's path")
         add(f"--seed{k}", type=int, default=0, help=f"of the random weights of model{k}")
-        add(f"--layers{k}", nargs="+", metavar="NAME", help="names or globs; default: those worth comparing")
+        add(
+            f"--layers{k}",
+            nargs="+",
+            metavar="NAME",
+            help="names, globs, or !GLOB to leave out; default: the main ones",
+        )
         add(f"--image-size{k}", type=int, help="pixels; default: what the model asks for, else the data set's own")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
     add("--classes", nargs="+", metavar="NAME", help=HELP)
@@ -72,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--estimator", choices=["debiased", "biased"], default="debiased", help="of CKA")
     add("--bandwidth", type=float, default=1.0, help="of the RBF kernel: sigma over the median distance")
     add("--view", default="flatten", help="flatten, gap, cls, spatial or token:i")
+    add("--forward", metavar="METHOD", help="how the models are run: forward_features, encode_image, ...")
+    add("--batch-axis", type=int, metavar="AXIS", help="dimension of outputs that counts images; default: found out")
     add("--precision", choices=PRECISIONS, default="auto", help="exact, or faster")
     add("--repeats", type=int, default=1, help="passes, each shuffled anew")
     add("--permutations", type=int, default=0, help="for a null distribution; 100 is usual")
@@ -81,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the order of the images and of permutations")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--workers", type=int, default=0, help="processes that load images, for each process")
-    add("--out", required=True, type=Path, help="RESULT.npz; RESULT.json and the heatmap RESULT.png lie beside it")
+    add("--out", required=True, type=Path, help=f"RESULT.npz; RESULT.json and the heatmap RESULT.png; {PICTURES}")
+    add("--ticks", nargs="+", metavar="LAYER", help="names or globs of layers to label; default: as many as fit")
+    add_figure_options(parser)
     return parser
 
 
@@ -120,7 +135,8 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
     Returns:
         The path of the npz file.
     """
-    path = given.out if given.out.suffix == ".npz" else given.out.with_name(given.out.name + ".npz")
+    base, _ = split_picture(given.out)
+    path = base.with_name(f"{base.name}.npz")
     check_writable(path)
     names = [given.model1, given.model2 or given.model1]
     same = given.model2 is None
@@ -131,25 +147,27 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
     if same:
         models[1] = models[0]
     layers = [getattr(given, f"layers{k}") or comparison_layers(model) for k, model in zip(sides, models, strict=True)]
+    # A repeated call's name, such as relu#2, is known only once the model has run.
+    chosen(given.ticks and [tick.partition("#")[0] for tick in given.ticks], *map(select_layers, models, layers))
     result = compare(
         *models,
         loaders[0],
         None if same_input(*loaders) else loaders[1],
         layers1=layers[0],
         layers2=layers[1],
+        strict=None if given.layers1 or given.layers2 else False,
         device=device,
         sharded=distributed.is_initialized(),
         resume=path.with_suffix(""),
         provenance=_facts(given, names, models, loaders, device if rank == 0 else None),
         **{name: getattr(given, name) for name in (
             "measure", "kernel", "estimator", "bandwidth", "view", "precision", "repeats", "permutations",
-            "confounder", "remove_top_pc", "per_batch", "seed",
+            "confounder", "remove_top_pc", "per_batch", "seed", "forward", "batch_axis",
         )},
     )  # fmt: skip
     if rank == 0:
         result.save(path)
-        figure = result.plot()
-        write_whole(path.with_suffix(".png"), lambda p: figure.savefig(p, dpi=200))
+        save_figures({"": result.plot(ticks=given.ticks)}, base, **figure_options(given))
     return path
 
 

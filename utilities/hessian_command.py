@@ -13,6 +13,7 @@ augmentation. These are other matrices. Both are computed here, and the table sa
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,18 @@ from utilities.checkpoints import read_checkpoint
 from utilities.claims.claim import state_claims
 from utilities.claims.hessian import claims_of_readings
 from utilities.class_order import HELP, from_options
+from utilities.command import PICTURES, add_figure_options, figure_options
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.plots.hessian import plot_spectra
+from utilities.plots.style import save_figures, split_picture
 from utilities.recipes import CROPS, Recipe
 from utilities.study import Study
 from utilities.trained_on import refuse_other_classes
 from utilities.trainer import estimate_batch_norm
+from utilities.user_errors import reporting
 from utilities.utils import check_writable, write_whole
-from utilities.zoo import create_model, input_options
+from utilities.zoo import NAMES, create_model, input_options
 
 READINGS = ("mini-batch", "full")
 STATED = ("weights", "epoch", "reading", "mode", "augmentation", "mix", "weight_decay", "batch_size", "n_batches")
@@ -197,17 +201,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
+    with reporting(parser):
         results = run(given)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        parser.exit(2, f"error: {error}\n")
     table = readings_table(results)
     with pd.option_context("display.width", 120, "display.max_rows", None):
         print(table.T.to_string(header=False, float_format=lambda value: f"{value:.4g}"))
-    print(f"\n{state_claims(claims_of_readings(results), _beside(given.out, '_claims'))}\n")
-    print(
-        f"wrote {given.out}.csv, _table.csv, _claims.csv, .png, and an npz and a json file for each model and reading"
-    )
+    out, suffix = split_picture(given.out)
+    print(f"\n{state_claims(claims_of_readings(results), _beside(out, '_claims'))}\n")
+    print(f"wrote {out}.csv, _table.csv, _claims.csv, {suffix}, and an npz and a json file for each model and reading")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -219,7 +220,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     for i in "123":
-        add(f"--model{i}", required=i == "1", help="a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
+        add(
+            f"--model{i}",
+            required=i == "1",
+            help=NAMES,
+        )
         add(f"--weights{i}", default="random", help=f"of model{i}: random, pretrained, or a checkpoint's path")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset; its training images are used")
     add("--classes", nargs="+", metavar="NAME", help=HELP)
@@ -246,13 +251,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=DTYPES, default="float32", help="of parameters and vectors")
     add("--seed", type=int, default=0, help="of order, augmentation, mixing, starting vectors and random weights")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--out", required=True, type=Path, help="beginning of the files' names: OUT.csv, OUT.png, OUT_table.csv, ...")
+    add("--out", required=True, type=Path, help=f"of the files: OUT.csv, OUT.png, OUT_table.csv, ...; {PICTURES}")
+    add_figure_options(parser)
     return parser
 
 
 def run(given: argparse.Namespace) -> dict[str, dict[str, HessianSpectra]]:
     """Compute as the command line says, and write results, tables and figure."""
-    check_writable(given.out)
+    out, _ = split_picture(given.out)
+    check_writable(out)
     pairs = [(getattr(given, f"model{i}"), getattr(given, f"weights{i}")) for i in "123" if getattr(given, f"model{i}")]
     prepared = dict(zip(_labels(pairs), [_prepared(given, *pair) for pair in pairs], strict=True))
     results = {}
@@ -266,8 +273,8 @@ def run(given: argparse.Namespace) -> dict[str, dict[str, HessianSpectra]]:
         ends = ("magnitude", "largest", "smallest") if given.both_ends else ("magnitude",)
         results[label] = both_readings(model, *loaders, ends=ends, mix=mixing, provenance=facts, **options)
         for reading, spectra in results[label].items():
-            spectra.save(_beside(given.out, f"_{label}_{reading}".replace("/", "-")))
-    _write(results, given.out)
+            spectra.save(_beside(out, re.sub(r"[/\\:]", "-", f"_{label}_{reading}")))
+    _write(results, out, given)
     return results
 
 
@@ -314,7 +321,7 @@ def _prepared(given: argparse.Namespace, name: str, weights: str) -> tuple[nn.Mo
     return model, loaders, facts
 
 
-def _write(results: Mapping[str, Mapping[str, HessianSpectra]], out: Path) -> None:
+def _write(results: Mapping[str, Mapping[str, HessianSpectra]], out: Path, given: argparse.Namespace) -> None:
     tables = [
         spectra.to_frame().assign(model=model, reading=reading)
         for model, readings in results.items()
@@ -325,7 +332,7 @@ def _write(results: Mapping[str, Mapping[str, HessianSpectra]], out: Path) -> No
     write_whole(_beside(out, ".csv"), lambda path: whole.to_csv(path, index=False))
     write_whole(_beside(out, "_table.csv"), lambda path: readings_table(results).to_csv(path, index=False))
     figure = plot_spectra({model: readings["mini-batch"] for model, readings in results.items()})
-    write_whole(_beside(out, ".png"), lambda path: figure.savefig(path, dpi=200))
+    save_figures({"": figure}, out, **figure_options(given))
 
 
 def _beside(out: Path, ending: str) -> Path:

@@ -27,12 +27,15 @@ from utilities.analysis.landscape import Landscape, loss_landscape
 from utilities.analysis.points import unfinished
 from utilities.analysis.survey import BATCH_NORMS
 from utilities.class_order import HELP, from_options
+from utilities.command import PICTURES, add_figure_options, figure_options
 from utilities.datasets import SPLITS, load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.plots.landscape import plot_contours, plot_cuts, plot_surfaces
+from utilities.plots.style import save_figures, split_picture
 from utilities.trained_on import refuse_other_classes
-from utilities.utils import PROJECT_ROOT, check_writable, write_whole
-from utilities.zoo import create_model, input_options
+from utilities.user_errors import reporting
+from utilities.utils import PROJECT_ROOT, check_writable
+from utilities.zoo import NAMES, create_model, input_options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,10 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
+    with reporting(parser):
         run(given, arguments)
-    except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
-    add("--model", required=True, help="a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
+    add(
+        "--model",
+        required=True,
+        help=NAMES,
+    )
     add("--weights", default="random", help="random, pretrained, or a checkpoint's path")
     add("--model-seed", type=int, default=0, help="of random weights")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
@@ -87,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action=switch, default=True, help="go on with the points that a killed run left")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--workers", type=int, default=0, help="processes that load images, for each process")
-    add("--out", required=True, type=Path, help="RESULT.npz; RESULT.json, _directions.npz and pictures lie beside it")
+    add("--out", required=True, type=Path, help=f"RESULT.npz; pictures and all else lie beside it; {PICTURES}")
+    add_figure_options(parser)
     return parser
 
 
@@ -95,7 +101,7 @@ def run(given: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Measure as the command line says; write the result, its directions and its pictures, unless it is a part."""
     if given.jobs < 1 or (given.part and given.jobs > 1):
         raise ValueError(f"--jobs {given.jobs} should be 1 or more, and 1 beside --part")
-    base = given.out.with_suffix("") if given.out.suffix == ".npz" else given.out
+    base, _ = split_picture(given.out)
     check_writable(base)
     loader = _loader(given)
     classes = loader.dataset.num_classes if given.weights == "random" else None  # else that of the weights
@@ -111,7 +117,7 @@ def run(given: argparse.Namespace, arguments: Sequence[str]) -> None:
         print(f"part {given.part[0]} of {given.part[1]} is done; call the command without --part once all are")
         return
     result.save(base)
-    written = [f"{base.name}.npz", f"{base.name}.json", *_draw(result, base)]
+    written = [f"{base.name}.npz", f"{base.name}.json", *_draw(result, base, given)]
     if given.directions:
         path = random_directions(model, given.seed, orthogonal=given.orthogonal).save(_beside(base, "_directions"))
         written.append(path.name)
@@ -204,15 +210,13 @@ def _measure(given: argparse.Namespace, model: nn.Module, loader: Loader, base: 
     )  # fmt: skip
 
 
-def _draw(result: Landscape, base: Path) -> list[str]:
+def _draw(result: Landscape, base: Path, given: argparse.Namespace) -> list[str]:
     """Draw contours and surface, or a line, and name the pictures."""
     if len(result.y) == 1:
         figures = {"": plot_cuts(result)}
     else:
         figures = {"": plot_contours(result), "_surface": plot_surfaces(result), "_cut": plot_cuts(result)}
-    for part, figure in figures.items():
-        write_whole(_beside(base, f"{part}.png"), lambda path, figure=figure: figure.savefig(path, dpi=200))
-    return [f"{base.name}{part}.png" for part in figures]
+    return [path.name for path in save_figures(figures, base, **figure_options(given))]
 
 
 def _beside(base: Path, ending: str) -> Path:

@@ -22,6 +22,7 @@ from utilities.plain_cnn import WIDTHS, PlainCNN
 from utilities.resumption import data_facts, data_now, finished, locked, refuse_diverged, refuse_other_data
 from utilities.train import checkpoint_path, load_sets, make_loaders
 from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer
+from utilities.user_errors import reporting
 from utilities.utils import PROJECT_ROOT, evaluate, set_seed, versions
 from utilities.views import check_view
 from utilities.writing import write_torch
@@ -158,10 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
+    with reporting(parser):
         result = run(given)
-    except (ValueError, OSError, FloatingPointError) as error:
-        parser.exit(2, f"error: {error}\n")
     accuracies = ", ".join(f"{100 * network['test']:.1f}" for network in result.provenance["trained"])
     print(
         f"\n{result.provenance['networks']} networks on {result.provenance['dataset']}, test accuracies {accuracies} %"

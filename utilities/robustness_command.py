@@ -22,6 +22,7 @@ from utilities.command import (
     base_of,
     data_facts,
     data_options,
+    figure_options,
     open_loader,
     open_model,
     run_command,
@@ -85,7 +86,7 @@ def run(given: argparse.Namespace) -> list[Path]:
     else:
         result = _noise_frequency(given)
         figures = {"": plot_noise_frequency(result)}
-    return write_result(result, figures, base)
+    return write_result(result, figures, base, **figure_options(given))
 
 
 def _summary(result: Robustness, reference: Robustness | None) -> str:

@@ -20,11 +20,12 @@ from utilities.claims.claim import family
 from utilities.compare import Similarity, average, compare
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
+from utilities.plots.style import save_figure
 from utilities.recipes import RECIPES
 from utilities.train import fit
 from utilities.trained_on import refuse_other_classes
 from utilities.trainer import Recipe, estimate_batch_norm
-from utilities.utils import PROJECT_ROOT, evaluate, write_whole
+from utilities.utils import PROJECT_ROOT, evaluate
 from utilities.zoo import comparison_layers, create_model, input_options
 
 
@@ -293,7 +294,8 @@ class Study:
         """Say what all results of this notebook share."""
         augmented = ", augmented" if loader.augment else ""
         dataset = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
-        return {"notebook": self.name, "dataset": dataset, "profile": self.profile, "seed": self.seed}
+        facts = {"notebook": self.name, "dataset": dataset, "profile": self.profile, "seed": self.seed}
+        return facts | {"num_classes": loader.dataset.num_classes}
 
     def similarity(self, model: nn.Module, facts: Mapping[str, Any]) -> Similarity:
         """Compare all layers of a model with themselves over the test images.
@@ -304,7 +306,7 @@ class Study:
         """
         loader = self.loader(n_images=self.n_images)
         provenance = self.shared_facts(loader) | dict(facts)
-        return compare(model, model, loader, layers1=comparison_layers(model), provenance=provenance)
+        return compare(model, model, loader, layers1=comparison_layers(model), strict=False, provenance=provenance)
 
     def trained_similarity(self) -> Similarity:
         """Train or load the model, measure its accuracy, compare its layers."""
@@ -334,9 +336,7 @@ class Study:
     def save_figure(self, figure: Figure, part: str = "") -> Path:
         """Write NAME.png and NAME.pdf, or NAME_PART, to the output folder, and return the path of the picture."""
         base = self.path(part)
-        for suffix in (".pdf", ".png"):
-            write_whole(base.with_name(base.name + suffix), lambda path: figure.savefig(path, dpi=200))
-        return base.with_name(base.name + ".png")
+        return [save_figure(figure, base.with_name(base.name + suffix)) for suffix in (".pdf", ".png")][-1]
 
     def path(self, part: str = "") -> Path:
         """Give the path of this notebook's files, less their ending."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
@@ -27,6 +28,7 @@ from utilities.datasets import load_dataset
 from utilities.images import ImageDataset
 from utilities.loaders import Loader, make_loader
 from utilities.memory import keeping_freed_memory
+from utilities.own_models import is_own
 from utilities.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe
 from utilities.resumption import (
     data_facts,
@@ -40,6 +42,7 @@ from utilities.resumption import (
     take_up,
 )
 from utilities.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm
+from utilities.user_errors import reporting
 from utilities.utils import evaluate, evaluating, resolve_device, set_seed, versions
 from utilities.writing import check_writable, clear_killed, tensor_bytes, warning_of_failure, write_torch
 from utilities.zoo import check_name, create_model
@@ -56,7 +59,7 @@ DROP_PATH = {
 def checkpoint_path(
     folder: str | Path, model_name: str, seed: int, epochs: int, teacher: str | Path | None = None
 ) -> Path:
-    """Name a checkpoint: ``FOLDER/MODEL_seed_SEED_epochs_EPOCHS.pth``; a slash in a model's name becomes a dash.
+    """Name a checkpoint: ``FOLDER/MODEL_seed_SEED_epochs_EPOCHS.pth``; a slash or colon in a name becomes a dash.
 
     Of a model that has a teacher, ``_taught_by_`` and the name of the teacher's checkpoint follow.
 
@@ -65,7 +68,8 @@ def checkpoint_path(
         'runs/resnet18_seed_0_epochs_200.pth'
     """
     taught = f"_taught_by_{Path(teacher).stem}" if teacher else ""
-    return Path(folder) / f"{model_name.replace('/', '-')}_seed_{seed}_epochs_{epochs}{taught}.pth"
+    model_name = re.sub(r"[/\\:]", "-", model_name).lstrip(".-")
+    return Path(folder) / f"{model_name}_seed_{seed}_epochs_{epochs}{taught}.pth"
 
 
 def fit(
@@ -183,7 +187,8 @@ def _create(model_name: str, num_classes: int, seed: int, drop_path: float) -> t
     """Make the model to train, with stochastic depth of some rate under the name that the model has for it."""
     if not drop_path:
         return create_model(model_name, num_classes, seed=seed)
-    library, reason = model_name.rpartition("/")[0], "nothing in it is dropped"
+    own, reason = is_own(model_name), "nothing in it is dropped"
+    library = "" if own else model_name.rpartition("/")[0]
     for keyword in DROP_PATH[library]:
         try:
             model = create_model(model_name, num_classes, seed=seed, **{keyword: drop_path})
@@ -192,7 +197,7 @@ def _create(model_name: str, num_classes: int, seed: int, drop_path: float) -> t
             continue
         # Some builders of the libraries take any keyword and forget it.
         rates = (m.p if isinstance(m, StochasticDepth) else getattr(m, "drop_prob", 0) for m in model.modules())
-        if not library or any(rates):
+        if not (library or own) or any(rates):
             return model
     raise ValueError(f"{model_name} cannot be given drop_path={drop_path} ({reason}); --drop-path 0 leaves it as it is")
 
@@ -287,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", help="a name that utilities.zoo.create_model knows, such as resnet18")
+    add("model", help="such as resnet18, see utilities.zoo.create_model; your own: package.module:function")
     add("epochs", type=int, help="of the recipe; a warm-up that the recipe counts apart comes on top")
     add("seed", type=int)
     add("dir", help="folder of the checkpoint MODEL_seed_SEED_epochs_EPOCHS.pth")
@@ -332,10 +337,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "classes" in given:
         given["classes"] = from_options(given["classes"])
     recipe = replace(RECIPES[given.pop("recipe")], **values)
-    try:
+    with reporting(parser):
         path = fit(given.pop("model"), recipe, given.pop("seed"), given.pop("dir"), **given)
-    except (ValueError, OSError, FloatingPointError) as error:
-        parser.exit(2, f"error: {error}\n")
     print(f"wrote {path}")
 
 

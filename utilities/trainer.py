@@ -14,11 +14,15 @@ from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
 from utilities.augmentation import Mix
+from utilities.copies import own_inputs
 from utilities.distillation import distillation_loss
+from utilities.inputs import check_gradients, explaining
+from utilities.labels import check_labels, check_logits, hits
 from utilities.loaders import Loader
 from utilities.memory import keeping_freed_memory
 from utilities.recipes import OPTIMIZERS, Recipe, schedule
 from utilities.utils import evaluate, has_fast_bfloat16, resolve_device, split_batch
+from utilities.weights import check_weights
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "estimate_batch_norm"]
 
@@ -71,7 +75,7 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
         tensor([2.])
     """
     target = resolve_device(device)
-    with keeping_freed_memory():
+    with keeping_freed_memory(), own_inputs(model):
         update_bn(loader, model.to(target), device=target)
     return model
 
@@ -97,6 +101,9 @@ class Trainer:
         precision: See `autocast_dtype`.
         teacher: A trained model whose answers are learnt beside the labels, see `utilities.distillation`.
 
+    Raises:
+        ValueError: If weights of model or teacher are no numbers.
+
     Example:
         >>> from utilities.datasets import load_dataset, make_loader
         >>> data = make_loader(load_dataset("digits", "train", n_images=40), 20, shuffle="every_epoch")
@@ -117,6 +124,9 @@ class Trainer:
         precision: str = "auto",
         teacher: nn.Module | None = None,
     ) -> None:
+        for one in (model, teacher):
+            if one is not None:
+                check_weights(one)
         self.device = resolve_device(device)
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
         self.dtype = autocast_dtype(precision, self.device)
@@ -132,28 +142,32 @@ class Trainer:
         """Train for one epoch, then validate.
 
         Returns:
-            The epoch's row of the table; ``learning_rate`` is that of its first step, and ``loss``, ``top1`` and
-            ``top5`` are those of the validation images.
+            The epoch's row of the table; ``learning_rate`` is that of its first step, ``train_...`` are means over the
+            images that it took steps with, and ``loss``, ``top1`` and ``top5`` are those of the validation images.
 
         Raises:
             FloatingPointError: If the loss is no longer finite.
+            ValueError: If there are no labels, or they are no classes of the model.
         """
+        check_gradients("training")
         start, epoch = time.perf_counter(), len(self.history)
         self.train.epoch = epoch + 1  # orders are numbered like the rows of the table
         self.model.train()
-        total = torch.zeros(3, device=self.device)
+        total, count = torch.zeros(3, device=self.device), 0
         rate = self.optimizer.param_groups[0]["lr"]
         options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False, "disable": not progress}
         # Not a bar around the loader: tqdm would begin an iteration that nobody finishes, workers included.
         with tqdm(total=len(self.train), **options) as bar:
             for step, batch in enumerate(self.train):
                 images, labels = split_batch(batch)
-                total += self._step(images.to(self.device), labels.to(self.device), self._mix(images, epoch, step))
+                if labels is None:
+                    raise ValueError("training needs labels: the loader should yield (images, labels)")
+                total += self._step(images.to(self.device), labels, self._mix(images, epoch, step))
+                count += len(images)  # not of the data set: a loader may leave a last batch out
                 if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
                     self._refuse_divergence(total[0].item(), epoch, step, rate)
                 bar.update()
         self._refuse_broken_weights(epoch, rate)
-        count = len(self.train.dataset)
         row = {
             "epoch": epoch + 1,
             "learning_rate": rate,
@@ -194,10 +208,13 @@ class Trainer:
         """Take one step; give the summed loss and the numbers of right answers, first and among the first five."""
         if mix:
             images = mix.images(images)
-        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
-            logits = self.model(images)
+        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext(), explaining():
+            logits = self.model(images.clone())  # it may write into what it is given
             with torch.no_grad():
-                taught = None if self.teacher is None else self.teacher(images).float()
+                taught = None if self.teacher is None else self.teacher(images.clone()).float()
+        check_logits(logits)
+        # Labels are checked where they are, on the CPU: a GPU does not have to wait.
+        labels = check_labels(labels, logits.shape[1], len(logits)).to(self.device)
         logits, targets = logits.float(), labels
         if mix or self.recipe.label_smoothing:
             targets = (mix or Mix()).targets(labels, logits.shape[1], self.recipe.label_smoothing)
@@ -214,8 +231,8 @@ class Trainer:
         self.scaler.update()
         self.scheduler.step()
         with torch.no_grad():
-            hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            return torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum()])
+            right = [hits(logits, labels, k).sum().to(loss) for k in (1, 5)]
+            return torch.stack([loss * len(labels), *right])
 
     def _refuse_divergence(self, loss: float, epoch: int, step: int, rate: float) -> None:
         if not math.isfinite(loss):

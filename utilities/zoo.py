@@ -1,7 +1,8 @@
 """One name -> a model, its weights, its preprocessing, and the layers of it that are worth comparing.
 
 Names are those of this package (``resnet18``, ``lambda_resnet26``, ``vit_tiny_patch2_16``, ...), and any
-classifier of the two libraries as ``timm/NAME`` and ``torchvision/NAME``.
+classifier of the two libraries as ``timm/NAME`` and ``torchvision/NAME``. A model of one's own is named by the
+function that makes it, ``package.module:function`` or ``path/to/file.py:function``: see `utilities.own_models`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ from utilities.libraries import build_timm, build_torchvision, torchvision_names
 from utilities.local_attention import LocalAttention
 from utilities.local_vit import local_vit
 from utilities.old_checkpoints import map_keys, map_names
+from utilities.own_models import build_own, is_own, own_function
 from utilities.state_dicts import fitted, state_of
 from utilities.trained_on import TrainedOn
+
+# What commands say of the names that they take.
+NAMES = "a name of utilities.zoo.list_models, timm/NAME, torchvision/NAME, package.module:FUNCTION or FILE.py:FUNCTION"
 
 _BUILDERS = {
     resnet: "resnet18 resnet34 resnet50 resnet101 wide_resnet50",
@@ -132,10 +137,11 @@ def create_model(
     """Build a model by name, with random, pretrained or saved weights.
 
     Args:
-        name: See `list_models`.
+        name: See `list_models`; or ``package.module:function`` or ``path/to/file.py:function``, a function that makes
+            the model.
         num_classes: Number of logits. Where pretrained weights are for another number, or for none, the
             classifier is newly initialised and a warning says so. None means the checkpoint's number, else the
-            library's own.
+            library's own. A function of one's own is given it where it takes ``num_classes``.
         weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use; or
             the path of a checkpoint (torch.save or safetensors): a state dictionary, or a dictionary that holds one,
             with or without what wrappers put before the names, see `utilities.state_dicts`. It has to fit in full.
@@ -148,7 +154,8 @@ def create_model(
 
     Raises:
         ValueError: For an unknown name, weights that do not exist, or a checkpoint that does not fit.
-        FileNotFoundError: If the checkpoint is missing.
+        FileNotFoundError: If the checkpoint, or the file of a function, is missing.
+        TypeError: If a function gives no module.
         ConnectionError: If pretrained weights cannot be fetched.
 
     Example:
@@ -164,7 +171,10 @@ def create_model(
     with _seeded(seed):
         model = _build(name, num_classes, str(weights) == "pretrained", kwargs)
     if from_file:
-        load_checkpoint(model, content, Path(weights), {"name": name, "num_classes": num_classes})
+        asked = {"name": name, "num_classes": num_classes}
+        if is_own(name):  # whose file may have been moved, and whose function may choose the classes itself
+            content, asked = {key: value for key, value in content.items() if key != "name"}, {"name": name}
+        load_checkpoint(model, content, Path(weights), asked)
         model.trained_on = TrainedOn.of(content, Path(weights), num_classes)
     model.zoo_name = name
     return model.train()
@@ -255,12 +265,14 @@ def input_options(name: str) -> dict[str, Any]:
 
     Returns:
         Size, mean and standard deviation for the libraries' models and ViT-L/32, the size alone for the small
-        transformers, whose names end with it; nothing for models that take any size.
+        transformers, whose names end with it; nothing for models that take any size, and for those of one's own.
 
     Example:
         >>> input_options("vit_tiny_patch2_16"), input_options("resnet18"), input_options("torchvision/resnet18")
         ({'image_size': 16}, {}, {'image_size': 224, 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})
     """
+    if is_own(name):
+        return {}
     if name.startswith(("vit_ti", "swin_ti", "pit_ti", "mixer_ti")):
         return {"image_size": int(name.rpartition("_")[2])}
     if name.startswith(("timm/", "torchvision/")) or name == "vit_large_patch32_224":
@@ -277,6 +289,9 @@ def check_name(name: str) -> None:
         Traceback (most recent call last):
         ValueError: unknown model 'resnet81'; close: resnet18...; known: resnet18, resnet34, ...
     """
+    if is_own(name):
+        own_function(name)
+        return
     library, _, bare = name.rpartition("/")
     candidates = list_models(f"{library}/*" if library in ("timm", "torchvision") else "*")
     known = name in candidates or (library == "timm" and bare in timm.list_pretrained(bare))  # with a tag
@@ -285,7 +300,8 @@ def check_name(name: str) -> None:
         close += [f"{prefix}/{name}" for prefix in ("timm", "torchvision") if list_models(f"{prefix}/{name}")]
         raise ValueError(
             f"unknown model {name!r}; close: {', '.join(close) or 'none'}; known: {', '.join(_OWN)}, and all that "
-            "list_models('timm/*') and list_models('torchvision/*') of utilities.zoo give"
+            "list_models('timm/*') and list_models('torchvision/*') of utilities.zoo give; a model of your own: "
+            "package.module:function or path/to/file.py:function"
         )
 
 
@@ -302,6 +318,8 @@ def _seeded(seed: int | None) -> Iterator[None]:
 
 def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     """Build a model with random or pretrained weights."""
+    if is_own(name):
+        return build_own(name, num_classes, pretrained, kwargs)
     library, _, bare = name.rpartition("/")
     if library == "torchvision":
         return build_torchvision(bare, num_classes, pretrained, kwargs)

@@ -6,14 +6,14 @@ import difflib
 import math
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from utilities.plots.captions import basis, colour_bar, extremes, measure_of, titles_of, wrap, write_caption
-from utilities.plots.similarity import MISSING
+from utilities.plots.captions import basis, extremes, measure_of, titles_of, write_caption
+from utilities.plots.similarity import MISSING, colour_bar
+from utilities.plots.style import PaperFigure, paper_figure
+from utilities.plots.text import wrap
 from utilities.similarity import Similarity
 
 SIDE = 2.6  # inches of a square
@@ -48,7 +48,7 @@ def plot_batches(
     vmin: float = 0.0,
     vmax: float = 1.0,
     cmap: str = "rocket",
-) -> Figure:
+) -> PaperFigure:
     """Draw the similarity of two layers in each batch: sorted in a square, and as points on one axis.
 
     Args:
@@ -67,6 +67,7 @@ def plot_batches(
         ValueError: If a result has no values of single batches, or there is no such layer.
 
     Example:
+        >>> import matplotlib.pyplot as plt
         >>> result = Similarity(np.eye(1), ["a"], ["b"], 30, per_batch=np.array([[[0.5]], [[0.25]], [[0.75]]]))
         >>> plot_batches(result, "a", "b").axes[0].images[0].get_array().tolist()
         [[0.25, 0.5], [0.75, None]]
@@ -83,7 +84,7 @@ def plot_batches(
     ]
     widths = [SIDE] * len(results) + [0.6 + 0.7 * len(results)]
     height = SIDE + 0.2 + 0.13 * max(len(title.splitlines()) for title in titles)
-    figure = plt.figure(figsize=(sum(widths) + 1.2, height), layout="constrained")
+    figure = paper_figure(sum(widths) + 1.2, height, layout="constrained")
     axes = figure.subplots(1, len(widths), width_ratios=widths)
     colours = sns.color_palette(cmap, as_cmap=True).with_extremes(bad=MISSING)
     for ax, title, numbers in zip(axes, titles, values, strict=False):
@@ -93,7 +94,8 @@ def plot_batches(
             ax.axvline(edge, color="white", linewidth=0.5)
         ax.set(xticks=[], yticks=[], anchor="N")
         ax.set_title(title, fontsize=7)
-    colour_bar(figure, axes[:-1], values, measure_of(results))
+    place = axes[-2].inset_axes([1.04, 0, 0.05, 1])
+    colour_bar(axes[0].images[0], np.concatenate(values), measure_of(results), place)
     _strip(axes[-1], values, medians, names)
     axes[-1].set_ylabel(f"{measure_of(results)} of each batch", fontsize=7)
     text = f"{layer1} (rows' model) against {layer2} (columns' model). {models}{basis(results)} "

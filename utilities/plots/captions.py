@@ -1,17 +1,15 @@
-"""What figures of several results say in words: titles, captions, names of layers, colour bars."""
+"""What figures of several results say in words: titles and captions."""
 
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from utilities.plots.similarity import caption
+from utilities.plots.text import write_wrapped
 from utilities.similarity import Similarity
 
 
@@ -88,16 +86,15 @@ def titles_of(results: Sequence[Similarity], titles: Sequence[str] | None) -> tu
 
 def write_caption(figure: Figure, text: str) -> None:
     """Write a caption below a figure, in lines as long as the figure is wide; the figure grows to hold it."""
-    text = wrap(text, 0.97 * figure.get_figwidth())
-    figure.supxlabel(text, fontsize=7, x=0.02, ha="left")
-    figure.set_figheight(figure.get_figheight() + 0.1 + 0.12 * len(text.splitlines()))
+    artist = figure.supxlabel(text, fontsize=7, x=0.02, ha="left")
+    lines = write_wrapped(artist, text, 0.96 * figure.get_figwidth()).splitlines()
+    figure.caption = text  # for another width
+    figure.set_figheight(figure.get_figheight() + caption_height(len(lines)))
 
 
-def name_layers(axis: Axis, layers: Sequence[str], inches: float, places: Sequence[float] | None = None) -> None:
-    """Name as many layers along an axis as there is room for, counted back from the last one."""
-    step = -(-len(layers) // max(2, int(inches * 72 / 8)))
-    ticks = range(len(layers) - 1, -1, -step)[::-1]
-    axis.set_ticks([i if places is None else places[i] for i in ticks], [layers[i] for i in ticks], fontsize=6)
+def caption_height(lines: int) -> float:
+    """Give the inches that so many lines of a caption take."""
+    return 0.1 + 0.12 * lines if lines else 0.0
 
 
 def measure_of(results: Sequence[Similarity]) -> str:
@@ -110,19 +107,3 @@ def extremes(matrices: Sequence[np.ndarray]) -> tuple[float, float]:
     """Give the least and the largest finite value, NaN where there is none."""
     values = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices])
     return (float(values.min()), float(values.max())) if values.size else (np.nan, np.nan)
-
-
-def colour_bar(figure: Figure, axes: Sequence[Axes], matrices: Sequence[np.ndarray], label: str) -> None:
-    """Draw one colour bar for all axes, with a pointed end where values lie outside its scale."""
-    image = axes[0].images[0]
-    (low, high), (least, most) = image.get_clim(), extremes(matrices)
-    kinds = {(True, True): "both", (True, False): "min", (False, True): "max"}
-    extend = kinds.get((least < low - 0.005, most > high + 0.005), "neither")
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, extend=extend, aspect=25, pad=0.02, panchor=False)
-    bar.set_label(label, fontsize=7)
-    bar.ax.tick_params(labelsize=6)
-
-
-def wrap(title: str, inches: float, points: float = 7) -> str:
-    """Break the lines of a title where they would be wider than there is room for."""
-    return "\n".join(textwrap.fill(line, int(120 * inches / points)) for line in title.split("\n"))

@@ -4,47 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy import stats
 
-from utilities.plots.captions import (
-    basis,
-    colour_bar,
-    extremes,
-    heading,
-    measure_of,
-    model_names,
-    name_layers,
-    titles_of,
-    wrap,
-    write_caption,
-)
-from utilities.plots.similarity import caption, draw_heatmap
+from utilities.plots.captions import basis, extremes, heading, measure_of, model_names, titles_of
+from utilities.plots.heatmaps import HeatmapLayout, Panel, bar_axes, heatmap_axes
+from utilities.plots.similarity import SIDE, colour_bar, describe, draw_heatmap
+from utilities.plots.style import PaperFigure
+from utilities.plots.ticks import chosen
 from utilities.similarity import Similarity
 
-SIDE = 2.9  # inches of the longer side of a heatmap
+SIDES = 2.7  # inches of the longer side of one of several heatmaps
 SIGNIFICANT = 0.05
 
 
-def _slot(results: Sequence[Similarity], side: float) -> tuple[float, float]:
-    """Give the inches that a heatmap and the names along it need, without a title, the largest of several."""
-    names = 0.35 + 0.05 * max(len(name) for r in results for name in (*r.layers1, *r.layers2))
-    return side + names, 0.2 + names + max(side * len(r.layers1) / max(r.matrix.shape) for r in results)
-
-
-def _heatmap(ax: Axes, matrix: np.ndarray, result: Similarity, side: float, **scale: object) -> None:
+def _heatmap(ax: Axes, matrix: np.ndarray, result: Similarity, title: str, **scale: object) -> Panel:
     draw_heatmap(ax, matrix, result, labels=False, **scale)
-    ax.set_anchor("N")
-    height, width = (side * size / max(matrix.shape) for size in matrix.shape)
-    name_layers(ax.yaxis, result.layers1, height)
-    name_layers(ax.xaxis, result.layers2, width)
-    rows, columns = model_names(result)
-    ax.set_ylabel(rows, fontsize=7)
-    ax.set_xlabel(columns, fontsize=7)
+    ax.set_title(title, fontsize=7)
+    ax.yaxis.label.set_size(7)
+    ax.xaxis.label.set_size(7)
+    return Panel(ax, (result.layers1, result.layers2), title, model_names(result))
 
 
 def plot_results(
@@ -55,7 +37,10 @@ def plot_results(
     vmin: float = 0.0,
     vmax: float = 1.0,
     cmap: str = "rocket",
-) -> Figure:
+    width: float | str | None = None,
+    caption: bool = True,
+    ticks: Sequence[str] | str | None = None,
+) -> PaperFigure:
     """Draw heatmaps side by side, all on one colour scale.
 
     Args:
@@ -65,14 +50,18 @@ def plot_results(
         vmin: Lower end of the colour scale.
         vmax: Upper end of the colour scale. Values outside are marked by a pointed end of the colour bar.
         cmap: A seaborn or matplotlib colour map.
+        width: Of the figure: ``"column"``, ``"page"`` or inches; None leaves it to the matrices.
+        caption: Whether it is written below.
+        ticks: Names or globs of the layers to label; None labels as many as fit.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: If there is no result, or another number of titles.
+        ValueError: If there is no result, another number of titles, or no such layer.
 
     Example:
+        >>> import matplotlib.pyplot as plt
         >>> one = Similarity(np.eye(2), ["a", "b"], ["a", "b"], 10)
         >>> figure = plot_results([one, one], ["trained", "untrained"])
         >>> [ax.get_title() for ax in figure.axes[:2]], len(figure.axes)
@@ -80,36 +69,30 @@ def plot_results(
         >>> plt.close(figure)
     """
     titles, models = titles_of(results, titles)
-    across = min(len(results), columns or 3)
-    width = _slot(results, SIDE)[0]
-    titles = [wrap(title, width) for title in titles]
-    heights = []
-    for i in range(0, len(results), across):
-        lines = max(len(title.splitlines()) for title in titles[i : i + across])
-        heights.append(_slot(results[i : i + across], SIDE)[1] + 0.13 * lines)
-    figure = plt.figure(figsize=(0.8 + across * width, sum(heights)), layout="constrained")
-    grid = list(figure.subplots(len(heights), across, squeeze=False, height_ratios=heights).flat)
-    for ax in grid[len(results) :]:
-        ax.remove()
-    axes = grid[: len(results)]
-    for ax, result, title in zip(axes, results, titles, strict=True):
-        _heatmap(ax, result.matrix, result, SIDE, vmin=vmin, vmax=vmax, cmap=cmap)
-        ax.set_title(title, fontsize=7)
+    indices = chosen(ticks, *(side for result in results for side in (result.layers1, result.layers2)))
+    figure, axes = heatmap_axes(len(results))
+    panels = []
+    for i, (ax, result, title) in enumerate(zip(axes, results, titles, strict=True)):
+        panels.append(_heatmap(ax, result.matrix, result, title, vmin=vmin, vmax=vmax, cmap=cmap))
+        panels[-1].ticks = indices[2 * i : 2 * i + 2]
     matrices = [result.matrix for result in results]
-    colour_bar(figure, axes, matrices, measure_of(results))
-    missing = " Grey: no variance." if any(np.isnan(m).any() for m in matrices) else ""
+    values = np.concatenate([matrix.ravel() for matrix in matrices])
+    bar = colour_bar(axes[0].images[0], values, measure_of(results), bar_axes(figure))
+    missing = " Grey: no variance." if np.isnan(values).any() else ""
     low, high = extremes(matrices)
-    write_caption(figure, f"{models}{basis(results)} Values from {low:.2f} to {high:.2f} over all panels.{missing}")
+    figure.caption = f"{models}{basis(results)} Values from {low:.2f} to {high:.2f} over all panels.{missing}"
+    HeatmapLayout(panels, min(len(results), columns or 3), SIDES, bar).arrange(figure, width, caption)
     return figure
 
 
-def plot_difference(first: Similarity, second: Similarity, *, title: str | None = None) -> Figure:
+def plot_difference(first: Similarity, second: Similarity, *, title: str | None = None, **options: Any) -> PaperFigure:
     """Draw the first result minus the second, on a diverging scale that is symmetric around 0.
 
     Args:
         first: What is subtracted from.
         second: What is subtracted; of the same layers.
         title: Above the heatmap; None names the models of both.
+        **options: ``width``, ``caption`` and ``ticks`` as `plot_results` takes them.
 
     Returns:
         The figure. Where both have standard errors, dots mark differences that a 95% interval around 0 holds, by
@@ -119,6 +102,7 @@ def plot_difference(first: Similarity, second: Similarity, *, title: str | None 
         ValueError: If the layers differ.
 
     Example:
+        >>> import matplotlib.pyplot as plt
         >>> one, two = (Similarity(np.array([[value]]), ["a"], ["a"], 10) for value in (0.75, 0.5))
         >>> plot_difference(one, two).axes[0].images[0].get_clim()
         (-0.25, 0.25)
@@ -140,7 +124,8 @@ def plot_difference(first: Similarity, second: Similarity, *, title: str | None 
     text += _share(marked, difference, f"Dots: below {factor:.1f} standard errors (95%), √(se₁² + se₂²),")
     label = f"difference of {measure_of([first, second])}"
     scale = {"vmin": -top, "vmax": top, "cmap": "vlag"}
-    return _plot_marked(first, difference, marked, title or _difference_of(one, two), text, label, scale)
+    title = _difference_of(one, two) if title is None else title
+    return _plot_marked(first, difference, marked, title, text, label, scale, **options)
 
 
 def _errors_in_doubt(*results: Similarity) -> float:
@@ -149,11 +134,12 @@ def _errors_in_doubt(*results: Similarity) -> float:
     return float(stats.t.ppf(0.975, min(samples) - 1)) if min(samples) > 1 else 2.0
 
 
-def plot_significance(result: Similarity) -> Figure:
+def plot_significance(result: Similarity, **options: Any) -> PaperFigure:
     """Draw a heatmap with dots on the pairs of layers that are no more similar than chance makes them.
 
     Args:
         result: With ``p_value``; a pair is marked where that is above 0.05.
+        **options: ``width``, ``caption`` and ``ticks`` as `plot_results` takes them.
 
     Returns:
         The figure.
@@ -162,6 +148,7 @@ def plot_significance(result: Similarity) -> Figure:
         ValueError: If the result has no p-values.
 
     Example:
+        >>> import matplotlib.pyplot as plt
         >>> result = Similarity(np.array([[0.9, 0.1]]), ["a"], ["x", "y"], 10, p_value=np.array([[0.01, 0.4]]))
         >>> plot_significance(result).axes[0].collections[0].get_offsets().tolist()
         [[1.0, 0.0]]
@@ -170,9 +157,9 @@ def plot_significance(result: Similarity) -> Figure:
     if result.p_value is None:
         raise ValueError("this result has no p-values; make it with `compare(..., permutations=100)`")
     marked = result.p_value > SIGNIFICANT
-    text = caption(result) + _share(marked, result.p_value, f"Dots: p > {SIGNIFICANT}, each pair tested by itself,")
+    text = describe(result) + _share(marked, result.p_value, f"Dots: p > {SIGNIFICANT}, each pair tested by itself,")
     scale = {"vmin": 0.0, "vmax": 1.0, "cmap": "rocket"}
-    return _plot_marked(result, result.matrix, marked, heading(result), text, measure_of([result]), scale)
+    return _plot_marked(result, result.matrix, marked, heading(result), text, measure_of([result]), scale, **options)
 
 
 def _difference_of(one: str, two: str) -> str:
@@ -194,22 +181,29 @@ def _share(marked: np.ndarray | None, values: np.ndarray, meaning: str) -> str:
 
 
 def _plot_marked(
-    result: Similarity, matrix: np.ndarray, marked: np.ndarray | None, title: str, text: str, label: str, scale: dict
-) -> Figure:
-    side = 1.5 * SIDE
-    width, height = _slot([result], side)
-    title = wrap(title, width)
-    size = (0.8 + width, height + 0.13 * len(title.splitlines()))
-    figure = plt.figure(figsize=size, layout="constrained")
-    ax = figure.subplots()
-    _heatmap(ax, matrix, result, side, **scale)
-    ax.set_title(title, fontsize=7)
+    result: Similarity,
+    matrix: np.ndarray,
+    marked: np.ndarray | None,
+    title: str,
+    text: str,
+    label: str,
+    scale: dict,
+    *,
+    width: float | str | None = None,
+    caption: bool = True,
+    ticks: Sequence[str] | str | None = None,
+) -> PaperFigure:
+    figure, (ax,) = heatmap_axes(1)
+    panel = _heatmap(ax, matrix, result, title, **scale)
+    panel.ticks = chosen(ticks, result.layers1, result.layers2)
+    panel.bar = colour_bar(ax.images[0], matrix, label, bar_axes(figure))
+    figure.caption = text + (" Grey: no variance." if np.isnan(matrix).any() else "")
+    HeatmapLayout([panel], 1, SIDE).arrange(figure, width, caption)
     if marked is not None:
         rows, columns = np.nonzero(marked)
         light = ax.images[0].norm(matrix[rows, columns]) < 0.5 if scale["cmap"] == "rocket" else np.zeros(rows.size)
-        size = min(9.0, (0.35 * 72 * side / max(matrix.shape)) ** 2)
+        cell = (panel.size / matrix.shape).min()
         colours = np.where(np.ma.filled(light, False), "0.9", "0.15")
+        size = min(9.0, (0.35 * 72 * cell) ** 2)
         ax.scatter(columns, rows, s=size, c=colours, linewidths=0, rasterized=rows.size > 5000)
-    colour_bar(figure, [ax], [matrix], label)
-    write_caption(figure, text + (" Grey: no variance." if np.isnan(matrix).any() else ""))
     return figure

@@ -19,12 +19,13 @@ from utilities.plots.captions import (
     heading,
     measure_of,
     model_names,
-    name_layers,
     titles_of,
-    wrap,
     write_caption,
 )
 from utilities.plots.similarity import stage_boundaries
+from utilities.plots.style import paper_figure
+from utilities.plots.text import wrap
+from utilities.plots.ticks import fit_layers, name_layers
 from utilities.similarity import Similarity
 
 MARKERS = "osD^"
@@ -56,7 +57,7 @@ def plot_diagonal(results: Sequence[Similarity] | Similarity, labels: Sequence[s
     curves = [_diagonal(result) for result in results]
     nulls = [None if result.null_mean is None else _diagonal(result, "null_mean") for result in results]
     named = all(result.layers1 == results[0].layers1 for result in results)
-    figure = plt.figure(figsize=(6.5, 3.4), layout="constrained")
+    figure = paper_figure(6.5, 3.4, layout="constrained")
     ax = figure.subplots()
     colours = sns.color_palette("colorblind", len(results))
     for result, title, curve, null, colour in zip(results, titles, curves, nulls, colours, strict=True):
@@ -82,6 +83,8 @@ def plot_diagonal(results: Sequence[Similarity] | Similarity, labels: Sequence[s
     _legend(figure, handles)
     note = " Dashed: mean over permutations of the images." if chance else ""
     write_caption(figure, f"{models}{basis(results)}{_values(curves)}{_band_note(results)}{note}")
+    if named:
+        fit_layers(ax.xaxis, results[0].layers1)
     return figure
 
 
@@ -114,7 +117,7 @@ def plot_best_match(
     titles, models = titles_of(results, labels)
     tables = [result.best_match(axis) for result in results]
     single = len(results) == 1
-    figure = plt.figure(figsize=(5.4, 5.6 if single else 4.6), layout="constrained")
+    figure = paper_figure(5.4, 5.6 if single else 4.6, layout="constrained")
     axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1]) if single else [figure.subplots()]
     axes[0].plot([0, 1], [0, 1], color="0.6", linewidth=0.6, zorder=0)
     colours = sns.color_palette("colorblind", len(results))
@@ -138,6 +141,9 @@ def plot_best_match(
     values = _values([table["similarity"].to_numpy() for table in tables])
     marks = "Colours as below" if single else "Larger markers are more similar"
     write_caption(figure, f"{models}{basis(results)}{values} {marks}. Thin line: the same relative depth.")
+    if single:
+        for drawn, layers in zip((axes[-1].xaxis, axes[0].yaxis), _sides(results[0], axis), strict=True):
+            fit_layers(drawn, layers, np.linspace(0, 1, len(layers)))
     return figure
 
 
@@ -179,7 +185,7 @@ def plot_trend(
     curves = np.stack([_diagonal(result) for result in results])
     evenly = np.linspace(0, len(first.layers1) - 1, min(SHOWN, len(first.layers1))).round().astype(int)
     chosen = evenly if layers is None else [layer_index(first.layers1, name) for name in layers]
-    figure = plt.figure(figsize=(5.6, 3.2), layout="constrained")
+    figure = paper_figure(5.6, 3.2, layout="constrained")
     ax = figure.subplots()
     errors = [_stderr(result) for result in results]
     for i in chosen:
@@ -241,6 +247,11 @@ def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
     figure.set_figheight(figure.get_figheight() + 0.12 * lines)
 
 
+def _sides(result: Similarity, axis: int) -> tuple[list[str], list[str]]:
+    """Give the layers that are matched, and those that they are matched with."""
+    return (result.layers1, result.layers2) if axis == 1 else (result.layers2, result.layers1)
+
+
 def _size(similarity: float) -> float:
     return 5 + 35 * np.clip(similarity, 0, 1)
 
@@ -255,7 +266,7 @@ def _match_axes(axes: Sequence[Axes], results: Sequence[Similarity], axis: int) 
     axes[0].tick_params(labelsize=6)
     axes[0].set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     if len(results) == 1:
-        along, up = (results[0].layers1, results[0].layers2)[:: 1 if axis == 1 else -1]
+        along, up = _sides(results[0], axis)
         name_layers(axes[-1].xaxis, along, 4, np.linspace(0, 1, len(along)))
         name_layers(axes[0].yaxis, up, 3, np.linspace(0, 1, len(up)))
         axes[-1].tick_params(axis="x", labelrotation=90)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utilities.claims.claim import family
-from utilities.plots.captions import wrap, write_caption
+from utilities.plots.captions import write_caption
+from utilities.plots.style import SMALLEST, paper_figure
+from utilities.plots.text import wrap
 
 OF_A_MODEL = ("model", "weights", "accuracy")
 WIDTH = 6.5  # inches, of a column of text
@@ -122,7 +123,7 @@ def tidy(axes: Iterable[Axes]) -> None:
     """Give axes small tick labels and no upper and right frame."""
     for ax in axes:
         ax.tick_params(which="major", labelsize=6)
-        ax.tick_params(which="minor", labelsize=5)  # of logarithmic axes over a decade or less
+        ax.tick_params(which="minor", labelsize=SMALLEST)  # of logarithmic axes over a decade or less
         ax.xaxis.label.set_size(7)
         ax.yaxis.label.set_size(7)
         ax.title.set_size(7)
@@ -146,5 +147,5 @@ def finish(figure: Figure, results: Mapping[str, HasProvenance], note: str = "",
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
     """Make a figure with constrained layout and its axes, one or an array (rows, columns)."""
-    figure = plt.figure(figsize=(width, height), layout="constrained")
+    figure = paper_figure(width, height, layout="constrained")
     return figure, figure.subplots(rows, columns, **options)

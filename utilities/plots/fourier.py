@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from utilities.analysis.fourier import Fourier
-from utilities.plots.captions import wrap
 from utilities.plots.facts import finish, named, new_figure
 from utilities.plots.over_depth import colour_of, depth_colours, facts_of, plot_over_depth
+from utilities.plots.text import wrap
 
 DEFINITION = "Delta log amplitude: ln|F(f)| less ln|F(0)| of the same block, mean over channels and images."
 AXES = {

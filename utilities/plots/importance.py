@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from utilities.plots.captions import wrap
 from utilities.plots.facts import finish, named, new_figure
+from utilities.plots.text import wrap
 
 GREY = (0.299, 0.587, 0.114)  # the luma of red, green and blue (ITU-R BT.601)
 HEAT = {"cmap": "magma", "vmin": 0, "vmax": 1, "alpha": 0.65}

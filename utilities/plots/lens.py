@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from utilities.analysis.class_embedding.lens import NO_LABEL, Lens
 from utilities.analysis.class_embedding.ranks import chance_score
-from utilities.plots.captions import wrap
 from utilities.plots.facts import WIDTH, finish, named, new_figure
+from utilities.plots.text import wrap
 
 COLUMNS = 5  # maps in a row
 PARTS = {"block": "after the block", "attn": "of what attention adds", "mlp": "of what the MLP adds"}

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from utilities.analysis.class_embedding.lens_kl import READINGS, LensKL
-from utilities.plots.captions import wrap
 from utilities.plots.facts import WIDTH, colours, finish, named, new_figure
+from utilities.plots.text import wrap
 
 TITLES = {"raw": "raw lens", "tuned": "tuned lens"}
 TOKENS = {"CLS": "[CLS]", "image": "image tokens or positions"}

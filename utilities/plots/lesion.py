@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from utilities.analysis.lesion import Lesions
-from utilities.plots.captions import wrap
 from utilities.plots.facts import finish, named, new_figure
 from utilities.plots.over_depth import facts_of
+from utilities.plots.text import wrap
 
 FILLS = {"conv": "white", "mlp": "white", "msa": "0.45"}
 WAYS = {"identity": "removed (its input is passed on)", "zero": "replaced by zero", "mean": "replaced by its mean"}

@@ -12,8 +12,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
-from utilities.plots.captions import wrap
 from utilities.plots.facts import HasProvenance, finish, marker, named, new_figure
+from utilities.plots.text import wrap
 
 SHADES = {"msa": ("0.88", "attention (MSA)"), "pool": ("#cfe3f5", "lower resolution")}
 SHADING_NOTE = "Grey: attention; blue: the resolution is lowered."

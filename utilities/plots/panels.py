@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
+import numpy as np
 
 from utilities.compare import Similarity
-from utilities.plots.similarity import draw_heatmap
-from utilities.utils import PROJECT_ROOT, write_whole
+from utilities.plots.heatmaps import HeatmapLayout, Panel, bar_axes, heatmap_axes
+from utilities.plots.similarity import colour_bar, draw_heatmap
+from utilities.plots.style import PaperFigure, save_figure
+from utilities.utils import PROJECT_ROOT
+
+SCREEN = 130  # dots an inch of pictures that a README shows; they are not for print
 
 # Picture -> columns of (untrained, trained) notebooks.
 PANELS = {
@@ -21,11 +25,12 @@ PANELS = {
 }
 
 
-def plot_panels(columns: Sequence[Sequence[Similarity]]) -> Figure:
+def plot_panels(columns: Sequence[Sequence[Similarity]], width: float | str | None = None) -> PaperFigure:
     """Draw results in columns, the first of each on top, all with one colour scale from 0 to 1.
 
     Args:
-        columns: For each column its results from top to bottom.
+        columns: For each column its results from top to bottom, as many in each.
+        width: Of the figure: ``"column"``, ``"page"`` or inches; None leaves it to the matrices.
 
     Returns:
         The figure.
@@ -38,23 +43,25 @@ def plot_panels(columns: Sequence[Sequence[Similarity]]) -> Figure:
         7
         >>> plt.close(figure)
     """
-    rows = max(map(len, columns))
-    figure = plt.figure(figsize=(0.9 + 2.9 * len(columns), 3.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, len(columns), squeeze=False)
-    for across, results in enumerate(columns):
-        for down, result in enumerate(results):
-            ax, facts = axes[down, across], result.provenance
-            image = draw_heatmap(ax, result.matrix, result, vmin=0, vmax=1, cmap="rocket", labels=False)
-            accuracy = facts.get("accuracy")
-            note = f", accuracy {100 * accuracy:.1f}%" if accuracy is not None else ""
-            data = f"{facts['dataset']}," if facts.get("dataset") else ""
-            weights = f"\n{facts['weights']}" if facts.get("weights") else ""
-            ax.set_title(f"{facts.get('model', '')}{weights}\n{data} n = {result.n}{note}", fontsize=6.5)
-            ax.set_xlabel("layer, first to last", fontsize=7)
-            ax.set_ylabel("layer, first to last", fontsize=7)
-    bar = figure.colorbar(image, ax=axes, shrink=0.5)
-    bar.set_label(f"{facts.get('measure', 'similarity')} ({facts.get('estimator', '')})", fontsize=7)
-    bar.ax.tick_params(labelsize=6)
+    results = [result for row in zip(*columns, strict=True) for result in row]
+    figure, axes = heatmap_axes(len(results))
+    panels = []
+    for ax, result in zip(axes, results, strict=True):
+        facts = result.provenance
+        draw_heatmap(ax, result.matrix, result, vmin=0, vmax=1, cmap="rocket", labels=False)
+        accuracy = facts.get("accuracy")
+        note = f", accuracy {100 * accuracy:.1f}%" if accuracy is not None else ""
+        data = f"{facts['dataset']}," if facts.get("dataset") else ""
+        weights = f"\n{facts['weights']}" if facts.get("weights") else ""
+        title = f"{facts.get('model', '')}{weights}\n{data} n = {result.n}{note}"
+        ax.set_title(title, fontsize=6.5)
+        ax.yaxis.label.set_size(7)
+        ax.xaxis.label.set_size(7)
+        panels.append(Panel(ax, (result.layers1, result.layers2), title, ("layer, first to last",) * 2, ([], [])))
+    values = np.concatenate([result.matrix.ravel() for result in results])
+    unit = f"{facts.get('measure', 'similarity')} ({facts.get('estimator', '')})"
+    bar = colour_bar(axes[0].images[0], values, unit, bar_axes(figure))
+    HeatmapLayout(panels, len(columns), 2.6, bar).arrange(figure, width)
     return figure
 
 
@@ -75,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(2, f"error: {error}; run the notebooks first, with: make figures\n")
     for name, results in columns.items():
         figure = plot_panels(results)
-        print(write_whole(given.out / f"{name}.png", lambda path, figure=figure: figure.savefig(path, dpi=130)))
+        print(save_figure(figure, given.out / f"{name}.png", dpi=SCREEN))
         plt.close(figure)
 
 

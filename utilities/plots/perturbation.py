@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from utilities.analysis.class_embedding.perturbation_result import MEASURES, SIDES, Perturbation
 from utilities.analysis.class_embedding.ranks import chance_score
-from utilities.plots.captions import wrap
 from utilities.plots.facts import WIDTH, colours, finish, named, new_figure
 from utilities.plots.over_depth import facts_of
+from utilities.plots.text import wrap
 
 LABELS = {
     "self_only": "image tokens see\nthemselves alone",

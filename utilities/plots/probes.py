@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from utilities.analysis.class_embedding.probe_result import LinearProbes
 from utilities.analysis.class_embedding.statistics import mean_and_stderr
-from utilities.plots.captions import wrap
 from utilities.plots.facts import LAYERS, WIDTH, colours, finish, named, new_figure
+from utilities.plots.text import wrap
 
 TITLES = {"probe": "linear probe", "lens": "lens", "tuned": "tuned lens"}
 PARTS = {"block": "block output", **LAYERS}

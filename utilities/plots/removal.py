@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utilities.analysis.class_embedding.removal_result import DIRECTIONS, RemovalCurves
-from utilities.plots.captions import wrap
 from utilities.plots.facts import WIDTH, colours, draw_with_band, finish, named, new_figure
+from utilities.plots.text import wrap
 
 HEADINGS = {"negative": "least important first", "positive": "most important first"}
 STYLES = ("-", "--", "-.", ":")  # beside colours, for prints in grey

@@ -14,8 +14,9 @@ from utilities.analysis.pixels import normalisation, to_pixels
 from utilities.analysis.robustness import ALEXNET_ERRORS, FAMILIES, Robustness
 from utilities.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
 from utilities.loaders import Loader
-from utilities.plots.captions import wrap, write_caption
+from utilities.plots.captions import write_caption
 from utilities.plots.facts import colours, finish, marker, named, new_figure
+from utilities.plots.text import wrap
 
 MEASURES = {"accuracy": "accuracy (%)", "nll": "negative log-likelihood (nats)", "ece": "calibration error (%)"}
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-import textwrap
+from collections.abc import Sequence
 from itertools import pairwise
 
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from utilities.plots.heatmaps import HeatmapLayout, Panel, bar_axes, heatmap_axes
+from utilities.plots.style import PaperFigure
+from utilities.plots.ticks import MAX_LABELS, chosen, name_layers
 from utilities.similarity import Similarity
 
+__all__ = ["MAX_LABELS", "MISSING", "caption", "draw_heatmap", "plot_similarity", "stage_boundaries", "stage_of"]
 MISSING = "0.75"  # the grey of a layer without variance
-MAX_LABELS = 24
+SIDE = 4.0  # inches of the longer side of a single heatmap
 # Options of a comparison that change its values, and what a caption calls them.
 CHANGES = {
     "bandwidth": "bandwidth",
@@ -122,6 +124,7 @@ def draw_heatmap(
         The image, for a colour bar.
 
     Example:
+        >>> import matplotlib.pyplot as plt
         >>> result = Similarity(np.eye(2), ["a", "b"], ["a", "b"], 10)
         >>> draw_heatmap(plt.figure().gca(), result.matrix, result, vmin=0, vmax=1, cmap="rocket").get_clim()
         (0.0, 1.0)
@@ -130,19 +133,46 @@ def draw_heatmap(
     colours = sns.color_palette(cmap, as_cmap=True).with_extremes(bad=MISSING)
     scale = {"cmap": colours, "vmin": vmin, "vmax": vmax}
     image = ax.imshow(matrix, origin="lower", aspect="equal", interpolation="nearest", **scale)
-    for layers, line, set_ticks in (
-        (result.layers1, ax.axhline, ax.set_yticks),
-        (result.layers2, ax.axvline, ax.set_xticks),
+    ax.grid(False)
+    ax.apply_aspect()
+    box, dpi = ax.bbox, ax.figure.dpi
+    for layers, line, axis, pixels in (
+        (result.layers1, ax.axhline, ax.yaxis, box.height),
+        (result.layers2, ax.axvline, ax.xaxis, box.width),
     ):
         boundaries = stage_boundaries(layers)
-        for boundary in boundaries:
-            line(boundary - 0.5, color="0.6", linewidth=0.6 if len(boundaries) < 10 else 0.2)
-        # Every so many layers, counted back from the last one, which is often unlike all others.
-        ticks = range(len(layers) - 1, -1, -len(layers) // MAX_LABELS)[::-1] if labels else []
-        set_ticks(list(ticks), [layers[i] for i in ticks], fontsize=6)
+        if 2 * len(boundaries) <= len(layers):  # else nearly every layer is a stage, and lines separate nothing
+            for boundary in boundaries:
+                line(boundary - 0.5, color="0.6", linewidth=0.6 if len(boundaries) < 10 else 0.2)
+        if labels:
+            name_layers(axis, layers, pixels / dpi)
+        else:
+            axis.set_ticks([])
     ax.tick_params(axis="x", labelrotation=90)
     ax.tick_params(length=2, pad=1.5)
     return image
+
+
+def colour_bar(image: AxesImage, values: np.ndarray, label: str, bar: Axes) -> Axes:
+    """Draw the colour bar of an image, with a pointed end where values lie outside its scale.
+
+    Args:
+        image: Gives colours and scale.
+        values: All that are drawn with it.
+        label: What they are.
+        bar: The axes to draw on.
+
+    Returns:
+        These axes.
+    """
+    low, high = image.get_clim()
+    below, above = np.nanmin(values, initial=low) < low - 0.005, np.nanmax(values, initial=high) > high + 0.005
+    kinds = {(True, True): "both", (True, False): "min", (False, True): "max"}
+    extend = kinds.get((bool(below), bool(above)), "neither")
+    drawn = bar.figure.colorbar(image, cax=bar, extend=extend)
+    drawn.set_label(label, fontsize=7)
+    bar.tick_params(labelsize=6)
+    return bar
 
 
 def plot_similarity(
@@ -153,52 +183,67 @@ def plot_similarity(
     vmax: float = 1.0,
     cmap: str = "rocket",
     spread: bool = True,
-) -> Figure:
+    width: float | str | None = None,
+    caption: bool = True,
+    ticks: Sequence[str] | str | None = None,
+) -> PaperFigure:
     """Draw a heatmap of all pairs of layers, with a caption that says what it was made from.
 
     Args:
         result: Rows become the vertical axis.
-        title: Above the heatmap; None takes the model's name.
+        title: Above the heatmap; None takes the model's name, ``""`` writes none.
         vmin: Lower end of the colour scale.
         vmax: Upper end of the colour scale. It is the same for all figures unless asked for otherwise; values
             outside are marked by a pointed end of the colour bar.
         cmap: A seaborn or matplotlib colour map.
         spread: Where the result is an average, draw its standard deviation beside it, on a scale of its own.
+        width: Of the figure: ``"column"`` (3.25 inches), ``"page"`` (6.75) or inches; None leaves it to the matrix.
+            The height follows the matrix, and cells are squares up to three times as many rows as columns.
+        caption: Whether it is written below; a paper has its own.
+        ticks: Names or globs of the layers to label; None labels as many as fit, ``[]`` none.
 
     Returns:
         The figure; save it with ``figure.savefig(path)``.
 
+    Raises:
+        ValueError: If ``ticks`` names no layer, or the width is none.
+
     Example:
+        >>> import matplotlib.pyplot as plt
         >>> figure = plot_similarity(Similarity(np.eye(2), ["a", "b"], ["a", "b"], 10))
         >>> figure.axes[0].images[0].get_clim()
         (0.0, 1.0)
         >>> plt.close(figure)
     """
     facts = result.provenance
-    panels = [("", result.matrix, vmin, vmax, cmap, result.provenance.get("measure", "similarity"))]
+    names = dict.fromkeys(str(facts[k]) for k in ("model", "model1", "model2") if facts.get(k))
+    heading = (names and (facts.get("model") or " x ".join(names))) or "similarity of layers"
+    drawings = [(heading if title is None else title, result.matrix, vmin, vmax, cmap, _unit(result))]
     if spread and result.replicates is not None:
         deviation = result.replicates.std(0, ddof=1)
         top = max(0.01, float(np.nanmax(deviation, initial=0)))
         what = f"spread over {len(result.replicates)} {facts.get('replicates_of', 'models')}"
-        panels.append((what, deviation, 0.0, top, "mako", "standard deviation"))
-    rows, columns = result.matrix.shape
-    height = 1.6 + 3.6 * min(1.0, max(0.3, rows / columns))  # a wide matrix needs less of it
-    figure = plt.figure(figsize=(0.6 + 5.0 * len(panels), height), layout="constrained")
-    names = dict.fromkeys(str(facts[k]) for k in ("model", "model1", "model2") if facts.get(k))
-    heading = title or (names and (facts.get("model") or " x ".join(names))) or "similarity of layers"
-    axes = np.ravel(figure.subplots(1, len(panels)))
-    for ax, (label, matrix, low, high, colours, unit) in zip(axes, panels, strict=True):
-        image = draw_heatmap(ax, matrix, result, vmin=low, vmax=high, cmap=colours)
-        ax.set_title(label or heading, fontsize=9)
-        below, above = np.nanmin(matrix, initial=low) < low - 0.005, np.nanmax(matrix, initial=high) > high + 0.005
-        extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
-        bar = figure.colorbar(image, ax=ax, shrink=0.8, extend=extend)
-        bar.set_label(unit, fontsize=7)
-        bar.ax.tick_params(labelsize=6)
-    if "model2" in facts and facts.get("model1") != facts["model2"]:
-        figure.axes[0].set_ylabel(facts["model1"], fontsize=8)
-        figure.axes[0].set_xlabel(facts["model2"], fontsize=8)
+        drawings.append((what, deviation, 0.0, top, "mako", "standard deviation"))
+    indices = chosen(ticks, result.layers1, result.layers2)
+    two = "model2" in facts and facts.get("model1") != facts["model2"]
+    figure, axes = heatmap_axes(len(drawings))
+    panels = []
+    for ax, (label, matrix, low, high, colours, unit) in zip(axes, drawings, strict=True):
+        image = draw_heatmap(ax, matrix, result, vmin=low, vmax=high, cmap=colours, labels=False)
+        ax.set_title(label, fontsize=9)
+        bar = colour_bar(image, matrix, unit, bar_axes(figure))
+        sides = (facts["model1"], facts["model2"]) if two and ax is axes[0] else ("", "")
+        ax.set_ylabel(sides[0], fontsize=8)
+        ax.set_xlabel(sides[1], fontsize=8)
+        panels.append(Panel(ax, (result.layers1, result.layers2), label, sides, indices, bar))
     missing = " Grey: no variance." if np.isnan(result.matrix).any() else ""
-    text = textwrap.fill(caption(result) + missing, 72 if len(panels) == 1 else 190)
-    figure.supxlabel(text, fontsize=7, x=0.02, ha="left")
+    figure.caption = describe(result) + missing
+    HeatmapLayout(panels, len(panels), SIDE if len(panels) == 1 else 0.75 * SIDE).arrange(figure, width, caption)
     return figure
+
+
+def _unit(result: Similarity) -> str:
+    return str(result.provenance.get("measure", "similarity"))
+
+
+describe = caption  # where an option of this name hides it

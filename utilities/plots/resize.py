@@ -1,0 +1,86 @@
+"""Another width for a finished figure, with or without its caption; fonts keep their size."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from utilities.plots.captions import caption_height, write_caption
+from utilities.plots.heatmaps import HeatmapLayout
+from utilities.plots.style import inches
+from utilities.plots.text import wrap
+
+LOWEST = 0.75  # part of its height that a figure keeps at least when it is made narrower
+
+
+def resize(figure: Figure, width: float | str | None = None, *, caption: bool = True) -> None:
+    """Bring a figure to a width and break its texts anew; heights follow.
+
+    Args:
+        figure: Of `utilities.plots`, or any other of matplotlib's.
+        width: ``"column"``, ``"page"`` or inches; None leaves it as it is.
+        caption: Whether it stays.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> from utilities.plots.style import paper_figure
+        >>> figure = paper_figure(6.75, 3, layout="constrained")
+        >>> write_caption(figure, "One sentence that says what was drawn.")
+        >>> resize(figure, "column", caption=False)
+        >>> figure.get_size_inches().tolist(), figure.get_supxlabel()
+        ([3.25, 2.25], '')
+        >>> plt.close(figure)
+    """
+    engine = figure.get_layout_engine()
+    if isinstance(engine, HeatmapLayout):
+        engine.arrange(figure, figure.get_figwidth() if width is None else width, caption)
+        return
+    text = getattr(figure, "caption", "")
+    written = len(figure.get_supxlabel().splitlines()) if text else 0
+    height = figure.get_figheight() - caption_height(written)
+    if width is not None and inches(width) != figure.get_figwidth():
+        new, old = inches(width), figure.get_figwidth()
+        height *= max(LOWEST, min(1.0, new / old))
+        figure.set_size_inches(new, height)
+        height += _fit_legends(figure)
+    if text:
+        figure.supxlabel("")
+    figure.set_figheight(height)
+    if text and caption:
+        write_caption(figure, text)
+    if width is not None:
+        _fit_titles(figure)
+
+
+def _fit_legends(figure: Figure) -> float:
+    """Write legends above the axes in fewer columns where they are too wide, and give the inches that this adds."""
+    added = 0.0
+    for legend in figure.legends:
+        before = legend.get_window_extent().height
+        for text in legend.get_texts():
+            text.set_text(wrap(text.get_text(), 0.85 * figure.get_figwidth(), text.get_fontsize()))
+        columns = legend._ncols
+        while columns > 1 and legend.get_window_extent().width > 0.98 * figure.bbox.width:
+            columns -= 1
+            legend.set_ncols(columns)
+        added += max(0.0, legend.get_window_extent().height - before) / figure.dpi
+    return added
+
+
+def _fit_titles(figure: Figure) -> None:
+    """Break titles and labels of axes where they would reach over those beside them."""
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        wide, high = (size / figure.dpi for size in ax.bbox.size)
+        for artist, room in ((ax.title, _slot(ax, wide)), (ax.xaxis.label, _slot(ax, wide)), (ax.yaxis.label, high)):
+            if artist.get_text():
+                artist.set_text(wrap(artist.get_text(), max(room, 0.5), artist.get_fontsize()))
+
+
+def _slot(ax: Axes, wide: float) -> float:
+    """Give the inches of a subplot with its share of the gaps beside it."""
+    spec = ax.get_subplotspec()
+    if spec is None:
+        return wide
+    columns = spec.get_gridspec().ncols
+    return max(wide, 0.97 * ax.figure.get_figwidth() / columns) if columns == 1 else wide

@@ -1,0 +1,108 @@
+"""Names of layers along an axis: as many as fit, or those that were asked for."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Sequence
+
+from matplotlib.axis import Axis
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+from utilities.plots.text import shorten
+
+POINTS = 6
+LEADING = 1.25  # from line to line, in heights of a line
+MAX_LABELS = 40  # more than these nobody reads
+
+
+def line_height(points: float = POINTS) -> float:
+    """Give the inches from one line of text to the next where both can be read."""
+    _, height, _ = text_to_path.get_text_width_height_descent("lp", FontProperties(size=points), ismath=False)
+    return LEADING * height / 72
+
+
+def thinned(count: int, inches: float) -> list[int]:
+    """Choose every so many places, counted back from the last one, which is often unlike all others.
+
+    Args:
+        count: How many places there are, evenly spaced.
+        inches: Length of the axis.
+
+    Example:
+        >>> thinned(12, 12), thinned(12, 0.3)
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [5, 11])
+    """
+    fit = max(1, min(MAX_LABELS, int(inches / line_height())))
+    return list(range(count - 1, -1, -math.ceil(count / fit)))[::-1]
+
+
+def chosen(ticks: Sequence[str] | str | None, *sides: Sequence[str]) -> list[list[int] | None]:
+    """Find the layers that were asked for along each axis.
+
+    Args:
+        ticks: Names or globs of layers; None leaves the choice to what fits.
+        *sides: The layers' names along each axis.
+
+    Raises:
+        ValueError: If one is found along no axis; close ones are named.
+
+    Example:
+        >>> chosen(["conv1", "layer?"], ["conv1", "layer1", "fc"], ["layer1", "layer2"])
+        [[0, 1], [0, 1]]
+    """
+    if ticks is None:
+        return [None] * len(sides)
+    patterns = [ticks] if isinstance(ticks, str) else list(ticks)
+    names = list(dict.fromkeys(name for side in sides for name in side))
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern) and pattern not in names:
+            close = difflib.get_close_matches(pattern, names, n=3) or [names[0], "...", names[-1]]
+            raise ValueError(f"there is no layer {pattern!r} to label; did you mean one of {', '.join(close)}?")
+    return [
+        [i for i, name in enumerate(side) if any(name == p or fnmatch.fnmatchcase(name, p) for p in patterns)]
+        for side in sides
+    ]
+
+
+def name_layers(
+    axis: Axis,
+    layers: Sequence[str],
+    inches: float,
+    places: Sequence[float] | None = None,
+    *,
+    indices: Sequence[int] | None = None,
+    longest: float = 1.4,
+) -> None:
+    """Name as many layers along an axis as there is room for, counted back from the last one.
+
+    Args:
+        axis: Of the drawing.
+        layers: All names.
+        inches: Length of the axis.
+        places: Where each layer is; None is 0, 1, 2, ...
+        indices: The layers to name; None leaves the choice to what fits.
+        longest: Inches that a name may take; the middle of a longer one is left out.
+    """
+    shown = thinned(len(layers), inches) if indices is None else list(indices)
+    names = shorten([layers[i] for i in shown], longest, POINTS)
+    axis.set_ticks([i if places is None else places[i] for i in shown], names, fontsize=POINTS)
+
+
+def fit_layers(axis: Axis, layers: Sequence[str], places: Sequence[float] | None = None, longest: float = 1.4) -> None:
+    """Name as many layers along the axis of a finished figure as there is room for in it as it is drawn.
+
+    Args:
+        axis: Of a figure whose texts are all written.
+        layers: All names.
+        places: Where each layer is; None is 0, 1, 2, ...
+        longest: Inches that a name may take.
+    """
+    figure, along = axis.figure, 0 if axis.axis_name == "x" else 1
+    figure.draw_without_rendering()
+    where = range(len(layers)) if places is None else places
+    ends = axis.axes.transData.transform([[x, x] for x in (where[0], where[-1])])[:, along]
+    span = abs(ends[1] - ends[0]) / figure.dpi
+    name_layers(axis, layers, span * len(layers) / max(1, len(layers) - 1), places, longest=longest)
