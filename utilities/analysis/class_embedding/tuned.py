@@ -127,7 +127,9 @@ class TunedLens(nn.Module):
             tuned.load_state_dict(content["state"])
             tuned.facts = content["facts"]
         except Exception as error:  # torch, pickle and zipfile raise a dozen types for a damaged file
-            raise ValueError(f"{path} holds no tuned lens: {error}") from error
+            raise ValueError(
+                f"{path} holds no tuned lens: {error}; give a file of its save(), or fit it again"
+            ) from error
         return tuned
 
 
