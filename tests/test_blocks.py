@@ -6,6 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
+from utilities.analysis.fourier import fourier
+from utilities.analysis.variance import feature_variance
 from utilities.blocks import KINDS, Block, blocks, check_sequence, run_blocks, to_maps
 from utilities.zoo import create_model
 
@@ -185,3 +187,34 @@ def test_weights_that_are_not_finite_are_named():
         check_sequence(model, blocks(model), images(16))
     with pytest.raises(ValueError, match=r"\(batch, channels, height, width\)"):
         check_sequence(model, blocks(model), images(16)[0])
+
+
+def test_named_layers_take_globs():
+    model = create_model("resnet18", 5, seed=0).eval()
+    found = blocks(model, {"layer[12].?": "conv", "layer2.0": "pool", "conv1": "stem:NCHW"})
+    assert [(block.name, block.kind) for block in found] == [
+        ("conv1", "stem"),
+        ("layer1.0", "conv"),
+        ("layer1.1", "conv"),
+        ("layer2.0", "pool"),
+        ("layer2.1", "conv"),
+    ]
+    one = fourier(model, [torch.rand(2, 3, 16, 16)], layers={"layer1.?": "conv"}, device="cpu")
+    assert one.names == ["layer1.0", "layer1.1"]
+    assert feature_variance(model, [torch.rand(2, 3, 16, 16)], layers={"layer?": "conv"}, device="cpu").names == [
+        f"layer{i}" for i in range(1, 5)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layers", "match"),
+    [
+        ({"stage*.?": "conv"}, r"layer 'stage\*\.\?' is not in ResNet"),
+        ({"layer1.?": "conv", "layer?.0": "pool"}, "layer 'layer1.0' is 'conv' by .* and 'pool' by 'layer[?].0'"),
+        ({"layer?": "block"}, "kind 'block' is not known"),
+        ({}, "layers is empty"),
+    ],
+)
+def test_patterns_that_name_nothing_or_two_kinds_are_refused(layers, match):
+    with pytest.raises(ValueError, match=match):
+        blocks(create_model("resnet18", 5, seed=0), layers)

@@ -145,12 +145,18 @@ def test_score_rises_with_the_logit():
     assert scores[-1].mean() > scores[0].mean()
 
 
-def test_ties_take_the_best_rank():
+def test_ties_take_the_mean_rank_and_share_the_first_place(tmp_path):
     model = toy()
+    assert lens(model, [pictures()], device="cpu").tied is None
     with torch.no_grad():
         model.head.weight.zero_()
         model.head.bias.zero_()
-    assert (lens(model, [pictures()], device="cpu").rank == 0).all()
+    found = lens(model, [pictures()], device="cpu")
+    np.testing.assert_allclose(found.score, chance_score(C), rtol=1e-6)
+    np.testing.assert_allclose(found.first, 1 / C, rtol=1e-6)
+    np.testing.assert_allclose(found.to_frame()[["score", "rate"]], [[chance_score(C), 1 / C]] * 12, rtol=1e-6)
+    loaded = type(found).load(found.save(tmp_path / "lens"))
+    np.testing.assert_array_equal(loaded.tied, found.tied)
 
 
 def test_batches_do_not_matter_and_nothing_is_left_behind():

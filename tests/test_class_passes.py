@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from utilities.analysis.class_embedding.passes import Batch, check_labels, check_readout, check_target, read
-from utilities.analysis.class_embedding.ranks import chance_score, rank, score, target_logit
+from utilities.analysis.class_embedding.ranks import chance_score, rank, ranks_and_firsts, score, target_logit
 from utilities.analysis.class_embedding.record import read_blocks
 from utilities.analysis.class_embedding.space import class_space
 from utilities.utils import evaluate
@@ -127,8 +127,11 @@ def test_bad_targets_are_named_before_anything_runs(target):
     [
         (torch.tensor([0, 1, 5, 2, 2, 9, 0]), "label 5 is none of the model's 5 classes"),
         (torch.tensor([0, -1, 1, 2, 2, 3, 0]), "label -1 is none of the model's 5 classes"),
-        (LABELS.float(), r"labels should be whole numbers \(batch,\), got torch.float32 \(7,\)"),
-        (torch.eye(7, 5).long(), r"labels should be whole numbers \(batch,\), got torch.int64 \(7, 5\)"),
+        (LABELS.float(), r"labels should be integers of shape \(7,\), got float32 of shape \(7,\)"),
+        (
+            torch.eye(7, 5).long(),
+            r"got int64 of shape \(7, 5\); of one-hot or soft labels take the class by labels\.argmax\(1\)",
+        ),
     ],
 )
 def test_bad_labels_are_named(labels, message):
@@ -254,9 +257,11 @@ def test_rank_is_the_place_in_descending_order():
         assert target_logit(logits, target)[image, token] == logits[image, token, target[image]]
 
 
-def test_ties_take_the_best_rank():
+def test_ties_take_the_mean_rank_and_share_the_first_place():
     logits = torch.tensor([[[1.0, 2.0, 2.0, 0.0, 2.0], [0.0] * 5]])
-    assert [rank(logits, torch.tensor([c]))[0].tolist() for c in range(5)] == [[3, 0], [0, 0], [0, 0], [4, 0], [0, 0]]
+    assert [rank(logits, torch.tensor([c]))[0].tolist() for c in range(5)] == [[3, 2], [1, 2], [1, 2], [4, 2], [1, 2]]
+    firsts = [ranks_and_firsts(logits, torch.tensor([c]))[1][0].tolist() for c in range(5)]
+    np.testing.assert_allclose(firsts, [[0, 0.2], [1 / 3, 0.2], [1 / 3, 0.2], [0, 0.2], [1 / 3, 0.2]], rtol=1e-6)
 
 
 def test_rank_falls_as_the_logit_rises():

@@ -1,6 +1,7 @@
 """Measures of classification and calibration: what theory says of them, torchmetrics, and twins by brute force."""
 
 import dataclasses
+import itertools
 import warnings
 
 import matplotlib as mpl
@@ -70,10 +71,10 @@ def test_ece_is_that_of_torchmetrics_on_random_probabilities(bins, scale):
     assert result.ece == pytest.approx(theirs.item(), abs=1e-6)  # theirs is in float32
 
 
-@pytest.mark.parametrize("bins", [2, 5, 10, 15, 20])
+@pytest.mark.parametrize("bins", [3, 5, 10, 15, 20])
 def test_ece_is_that_of_torchmetrics_on_the_edges_of_bins(bins):
     confidence = torch.arange(bins + 1, dtype=torch.float32) / bins
-    confidence = confidence[confidence >= 0.5].repeat_interleave(3)
+    confidence = confidence[(confidence >= 0.5) & (confidence < 1)].repeat_interleave(3)  # to 1 they give a bin more
     p = torch.stack([confidence, 1 - confidence], 1)
     labels = torch.arange(len(p)) % 2
     predictions = p.argmax(1)
@@ -81,17 +82,27 @@ def test_ece_is_that_of_torchmetrics_on_the_edges_of_bins(bins):
     assert ours == pytest.approx(multiclass_calibration_error(p, labels, 2, n_bins=bins, norm="l1").item(), abs=1e-6)
 
 
-def test_edges_belong_to_the_bin_above_and_one_has_a_bin_of_its_own():
+def test_edges_belong_to_the_bin_above_and_one_to_the_last():
     tenths = np.arange(11) / 10
-    assert bin_index(tenths, 10).tolist() == list(range(11))
+    assert bin_index(tenths, 10).tolist() == [*range(10), 9]
+    assert bin_index(np.array([0.0, 0.4, 1.0]), 1).tolist() == [0, 0, 0]
     assert bin_index(np.nextafter(tenths.astype(np.float32), 0)[1:], 10).tolist() == list(range(10))
 
 
-def test_certain_and_nearly_certain_images_do_not_make_up_for_each_other():
-    confidence, correct = np.array([1.0, 0.95]), np.array([False, True])
-    theirs = multiclass_calibration_error(torch.tensor([[0.0, 1.0], [0.95, 0.05]]), torch.tensor([0, 0]), 2, 10)
-    assert calibration_error(confidence, correct) == pytest.approx(0.525, abs=EXACT)
-    assert theirs.item() == pytest.approx(0.525, abs=1e-6)
+@pytest.mark.parametrize("bins", [2, 10, 15])
+def test_ece_is_the_sum_over_the_bins_of_guo_et_al(bins):
+    """Their last bin is closed on the right: images that a model is sure of count with those it is nearly sure of."""
+    random = np.random.default_rng(0)
+    confidences = random.uniform(0.5, 1, 300)
+    confidences[:200] = random.choice([1.0, 0.999], 200)
+    correct = random.random(300) < 0.97
+    edges, expected = np.linspace(0, 1, bins + 1), 0.0
+    for low, high in itertools.pairwise(edges):  # (low, high], and nothing lies on an inner edge here
+        inside = (confidences > low) & (confidences <= high)
+        expected += abs((confidences - correct)[inside].sum()) / 300
+    assert calibration_error(confidences, correct, bins) == pytest.approx(expected, abs=EXACT)
+    table = from_confidences(confidences, correct, bins=bins).reliability()
+    assert (len(table), table["upper"].iloc[-1], table["count"].sum()) == (bins, 1.0, 300)
 
 
 def test_a_model_that_is_always_sure_and_right_once_in_ten_times_is_over_confident_by_ninety_percent():

@@ -427,7 +427,7 @@ def test_bad_models_and_loaders_are_refused():
     with pytest.raises(ValueError, match="no parameter that requires gradients"):
         hessian_spectra(nn.Flatten(), [batch()], batch_size=4, n_batches=1, device="cpu")
     broken = mlp()
-    nn.init.constant_(broken[1].weight, float("nan"))
+    nn.init.constant_(broken[1].weight, 3e38)  # finite, and the logits are not
     with pytest.raises(FloatingPointError, match="not finite"):
         hessian_spectra(broken, [batch()], batch_size=4, n_batches=1, device="cpu")
     with pytest.raises(TypeError, match="weight_decy"):
@@ -448,3 +448,13 @@ def test_labels_that_are_no_classes_and_bare_names_of_ends_are_refused_before_wo
         hessian_spectra(model, [batch], k=1, batch_size=4, n_batches=1, device="cpu", progress=False)
     with pytest.raises(TypeError, match=r"\['largest'\]"):
         hessian_spectra(model, [batch], k=1, batch_size=4, n_batches=1, ends="largest", device="cpu", progress=False)
+
+
+def test_snapshots_see_the_same_images_of_a_loader_that_shuffles():
+    images, labels = batch(24)
+    model = mlp()
+    data = torch.utils.data.TensorDataset(images, labels)
+    loader = torch.utils.data.DataLoader(data, 6, shuffle=True, generator=torch.Generator().manual_seed(0))
+    options = {"k": 1, "batch_size": 6, "n_batches": 2, "ends": ["largest"]} | DOUBLE
+    one, two = over_training({0: model, 1: model}, loader, **options).values()
+    np.testing.assert_array_equal(one.eigenvalues, two.eigenvalues)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.hooks import Recorder, describe, one_row_per_image, select_layers
+from utilities.hooks import Recorder, describe, select_layers
 
 
 class Residual(nn.Module):
@@ -112,33 +112,10 @@ def test_containers_are_opened(wrap):
     torch.testing.assert_close(recorder.activations["layer"], model.inner(x).detach())
 
 
-def test_windows_are_folded_back_to_images():
-    """Image i's values stay in row i: windows are cut with the image varying slowest."""
-    images = torch.arange(3.0)[:, None, None].expand(3, 4, 2)
-    folded = one_row_per_image(images.reshape(12, 2), 3, "layer")
-    assert folded.shape == (3, 4, 2)
-    assert torch.equal(folded, images)
-
-
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [
-        (torch.zeros(50, 6, 8), "no row for each image"),  # tokens first: no multiple
-        (torch.zeros(12, 6, 8), "no row for each image"),  # tokens first: a multiple by chance
-        (torch.zeros(()), "no row for each image"),
-        (torch.zeros(0, 3), "no row for each image"),
-        ("text", "no tensor but str"),
-    ],
-)
-def test_outputs_without_a_row_for_each_image_are_refused(output, message):
-    with pytest.raises(ValueError, match=f"'layer'.*{message}"):
-        one_row_per_image(output, 6, "layer")
-
-
 def test_a_layer_that_never_runs_is_named():
     model = Backwards()
     model.spare = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=r"did not run.*spare"), Recorder(model) as recorder:
+    with pytest.raises(ValueError, match=r"did not run.*spare"), Recorder(model, "*") as recorder:
         recorder.model(torch.randn(5, 4))
     assert not model.first._forward_hooks
 
@@ -245,3 +222,84 @@ def test_table_of_repeated_and_odd_layers():
     assert list(table["shape"]) == [(4,), None]
     table = describe(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(2, 3, 8, 7))
     assert (table.loc["0", "shape"], table.loc["0", "width"]) == ((4, 6, 5), 120)
+
+
+class TwoTowers(nn.Module):
+    """Has entry points beside ``forward``, which needs two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.image, self.text = nn.Linear(4, 3), nn.Embedding(9, 3)
+
+    def encode_image(self, x):
+        return self.image(x)
+
+    def forward(self, pixels, tokens):
+        return self.encode_image(pixels) * self.text(tokens)
+
+
+def test_a_method_is_recorded_and_put_back():
+    torch.manual_seed(0)
+    model, x = TwoTowers(), torch.randn(5, 4)
+    with Recorder(model, "image", forward="encode_image") as recorder:
+        model.encode_image(x)
+        first = recorder.activations
+        recorder.run(2 * x)
+    assert "encode_image" not in model.__dict__
+    torch.testing.assert_close(first["image"], model.image(x).detach())
+    torch.testing.assert_close(recorder.activations["image"], model.image(2 * x).detach())
+
+
+def test_a_function_of_the_batch_is_recorded():
+    model, batch = TwoTowers(), {"pixels": torch.randn(5, 4), "tokens": torch.arange(5)}
+    with Recorder(model, forward=lambda model, batch: model(**batch)) as recorder:
+        recorder.run(batch)
+    assert {name: tuple(value.shape) for name, value in recorder.activations.items()} == {
+        "image": (5, 3),
+        "text": (5, 3),
+    }
+    with Recorder(model, "text") as recorder:  # a call with several inputs needs no more than this
+        model(**batch)
+    torch.testing.assert_close(recorder.activations["text"], model.text(batch["tokens"]).detach())
+
+
+def test_a_recorder_that_saw_no_pass_says_so():
+    model, x = TwoTowers(), torch.randn(5, 4)
+    with pytest.raises(ValueError, match=r"no pass that the recorder saw.*forward='forward_features'"), Recorder(model):
+        model.encode_image(x)
+    with Recorder(model):
+        pass  # nothing ran, nothing is missed
+    with pytest.raises(ValueError, match="TwoTowers has no method 'encode_images'; close: encode_image"):
+        Recorder(model, forward="encode_images")
+    with pytest.raises(TypeError, match="a method's name or a function"):
+        Recorder(model, forward=3)
+
+
+def test_the_callers_tensors_stay_as_they_are():
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x):
+            x -= 0.5
+            return self.fc(x)
+
+    model, x = Writes(), torch.randn(6, 4)
+    kept = x.clone()
+    for forward in (None, "forward", lambda model, batch: model(batch)):
+        with Recorder(model, forward=forward) as recorder:
+            recorder.run(x)
+        assert torch.equal(x, kept)
+        torch.testing.assert_close(recorder.activations["fc"], model.fc(x - 0.5).detach())
+
+
+def test_a_pass_that_begins_with_more_images_is_looked_at_anew():
+    """One image shows no order: what was seen of it is not taken for the truth of eight."""
+    model = Returns(lambda x: torch.cat([x, -x]))
+    with Recorder(model, "layer") as recorder:
+        model(torch.randn(1, 4))
+        x = torch.randn(8, 4)
+        model(x)
+    features = model.inner(x).detach()
+    torch.testing.assert_close(recorder.activations["layer"], torch.stack([features, -features], 1))

@@ -209,3 +209,88 @@ def test_loaders_that_can_be_read_once_and_labels_that_are_no_classes_are_refuse
         lesions(vit, [(images, labels.clamp(max=0) + 5)], device="cpu")
     with pytest.raises(ValueError, match="integers"):
         lesions(vit, [(images, labels.float())], device="cpu")
+
+
+def same_units(named, known):
+    """Compare what both results know of the same units."""
+    places = [known.names.index(name) for name in named.names]
+    np.testing.assert_allclose(named.drop, known.drop[places], atol=1e-12)
+    np.testing.assert_allclose(named.loss, known.loss[places], atol=1e-6)
+    np.testing.assert_allclose(named.loss_stderr, known.loss_stderr[places], atol=1e-6)
+    assert named.kinds == [known.kinds[place] for place in places]
+    assert named.accuracy == known.accuracy
+
+
+@pytest.mark.parametrize("ablation", ["identity", "zero", "mean"])
+def test_named_layers_are_removed_as_known_units_are(resnet, ablation):
+    loader = [tuple(part[:4] for part in data(resnet)[0])]
+    known = lesions(resnet, loader, ablation=ablation, device="cpu")
+    layers = dict.fromkeys(known.names[::4], "conv")
+    named = lesions(resnet, loader, ablation=ablation, layers=layers, device="cpu")
+    assert named.names == known.names[::4]
+    same_units(named, known)
+    assert (named.depth[0], named.depth[-1]) == (0, 1)
+    known = lesions(resnet, loader, units="block", ablation=ablation, device="cpu")
+    with pytest.warns(UserWarning, match=r"not removed, .*: layer2\.0, layer3\.0, layer4\.0"):
+        named = lesions(resnet, loader, ablation=ablation, layers={"layer?.?": "conv"}, device="cpu")
+    assert named.names == known.names
+    same_units(named, known)
+
+
+def test_named_branches_leave_their_shortcut_at_zero(vit):
+    loader = data(vit)
+    named = lesions(vit, loader, ablation="zero", layers={"blocks.?.attn": "msa", "blocks.?.mlp": "mlp"}, device="cpu")
+    known = lesions(vit, loader, device="cpu")
+    assert named.names == known.names
+    same_units(named, known)
+
+
+class Attentive(nn.Module):
+    """A model whose blocks nobody knows, with a layer that gives a tuple and one that takes keywords."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.mix = nn.ModuleDict({"linear": nn.Linear(8, 8), "unused": nn.Linear(8, 8)})
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images):
+        x = self.patches(images).flatten(2).mT
+        x = x + self.attention(query=x, key=x, value=x)[0]
+        return self.head(x + self.mix["linear"](input=x)).mean(1)
+
+
+@pytest.mark.parametrize("ablation", ["identity", "zero", "mean"])
+def test_a_model_of_unknown_blocks_takes_layers(ablation):
+    model = Attentive().eval()
+    loader = data(model)
+    layers = {"attention": "msa", "mix.linear": "mlp"}
+    result = lesions(model, loader, ablation=ablation, layers=layers, device="cpu")
+    with torch.no_grad():
+        x = model.patches(IMAGES).flatten(2).mT
+        given = model.attention(x, x, x)[0]
+        given = {"identity": x, "zero": 0 * x, "mean": given.mean(0).expand_as(x)}[ablation]
+        x = x + given
+        logits = model.head(x + model.mix["linear"](x)).mean(1)
+        cut, whole = (nn.functional.cross_entropy(y, loader[0][1]).item() for y in (logits, model(IMAGES)))
+    assert result.names == ["attention", "mix.linear"]
+    assert result.loss[0] == pytest.approx(cut - whole, abs=1e-6)
+    assert not model.attention._forward_hooks
+    assert not model.attention._forward_pre_hooks
+
+
+def test_layers_that_cannot_be_removed_are_refused():
+    model = Attentive().eval()
+    for layers, match in (
+        ({"head": "conv"}, "head: none has an input of the shape of its output"),
+        ({"mix.unused": "mlp"}, "layers that did not run: mix.unused"),
+        ({"patch": "conv"}, "layer 'patch' is not in Attentive; close: patches"),
+        ({"attention": "attn"}, "kind 'attn' is not known"),
+        ({"attention": "msa", "head": "classifier"}, "layer 'head' of kind 'classifier' is no unit"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            lesions(model, data(model), layers=layers, device="cpu")
+    with pytest.raises(ValueError, match="layers={'NAME': 'conv'}".replace("{", r"\{")):
+        lesions(model, data(model), device="cpu")

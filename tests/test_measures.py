@@ -189,12 +189,23 @@ def test_an_image_is_not_its_own_neighbour():
     assert mutual_knn(x, y, 1) == pytest.approx(1, abs=EXACT)
 
 
-def test_equally_near_images_count_in_their_order():
+def test_equally_near_images_count_by_the_share_of_draws_they_are_in():
     x = torch.tensor([[0.0], [1.0], [-1.0], [10.0]])  # 1 and -1 are equally near to 0
     y = torch.tensor([[0.0], [1.0], [5.0], [10.0]])
-    # In y the nearest are 1, 0, 1 and 5. In x, 1 (the first), 0, 0 and 1; the second image first, 0 chooses -1.
-    assert mutual_knn(x, y, 1) == pytest.approx(2 / 4, abs=EXACT)
-    assert mutual_knn(x[[0, 2, 1, 3]], y[[0, 2, 1, 3]], 1) == pytest.approx(1 / 4, abs=EXACT)
+    # In y the nearest are 1, 0, 1 and 5. In x, 1 or -1 by halves, 0, 0 and 1, in whatever order the images come.
+    assert mutual_knn(x, y, 1) == pytest.approx(1.5 / 4, abs=EXACT)
+    assert mutual_knn(x[[0, 2, 1, 3]], y[[0, 2, 1, 3]], 1) == pytest.approx(1.5 / 4, abs=EXACT)
+
+
+def test_ties_do_not_make_unrelated_features_agree():
+    """Of two halves of the images, drawn for x and y independently, all of one's own half are equally near.
+
+    A neighbour of x is one of y's 10 out of a half with probability 1/2 * 10 / 149.5, and so on: 10 / 299 by chance.
+    Taking the first of them in both gave about a half.
+    """
+    halves = [torch.rand(300, generator=torch.Generator().manual_seed(seed)).argsort() % 2 for seed in (0, 1)]
+    x, y = (half[:, None].double() for half in halves)
+    assert mutual_knn(x, y, 10) == pytest.approx(10 / 299, abs=0.004)
 
 
 @pytest.mark.parametrize(("p", "q"), [(20, 20), (10, 40)])

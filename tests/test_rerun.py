@@ -218,3 +218,44 @@ def test_stopped_runs_leave_nothing_and_can_be_resumed(notebooks, tmp_path):
     notebooks("b_slow", "print('done')")
     assert rerun(**options, parameters={"X": 600}, resume=True).verdict.tolist() == ["kept", "ok"]
     assert not list(out.glob(".*"))
+
+
+def write_foreign(folder):
+    """Notebooks in other languages, without a kernel's name, and damaged ones; give each with what is said of it."""
+    cells = [nbformat.v4.new_code_cell('PROFILE <- "quick"'), nbformat.v4.new_code_cell("print(1)")]
+    kinds = {
+        "in_r": (
+            {"kernelspec": {"name": "ir", "language": "R", "display_name": "R"}},
+            "is in R, and this package runs",
+        ),
+        "in_julia": ({"kernelspec": {"name": "julia-1.10", "display_name": "Julia"}}, "is in julia-1.10"),
+        "in_octave": ({"language_info": {"name": "octave"}}, "is in octave"),
+    }
+    for name, (metadata, _) in kinds.items():
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / f"{name}.ipynb")
+    damaged = {"cut": ('{"cells": [', "be JSON"), "list": ("[1]", "it is no notebook"), "empty": ("", "be JSON")}
+    for name, (text, _) in damaged.items():
+        (folder / f"{name}.ipynb").write_text(text)
+    return {name: said for name, (_, said) in (kinds | damaged).items()}
+
+
+def test_a_notebook_that_cannot_be_run_stops_no_other(notebooks, tmp_path, capsys):
+    folder = notebooks("good", "print(X)")
+    content = nbformat.read(folder / "good.ipynb", 4)
+    del content.metadata["kernelspec"]
+    nbformat.write(content, folder / "without_kernel.ipynb")
+    said = write_foreign(folder)
+    assert main(["--notebooks", str(folder), "--out", str(tmp_path), "--jobs", "2"]) == 1
+    verdicts = pd.read_csv(tmp_path / "quick" / "summary.csv").set_index("notebook").verdict
+    assert set(verdicts.index) == {"good", "without_kernel", *said}
+    assert (verdicts[["good", "without_kernel"]] == "ok").all()
+    for name, sentence in said.items():
+        assert verdicts[name].startswith(f"FAILED: notebook {name} ")
+        assert sentence in verdicts[name]
+        assert "\n" not in verdicts[name]
+    capsys.readouterr()
+    for name, sentence in said.items():  # alone it is wrong use
+        assert main([name, "--notebooks", str(folder), "--out", str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert error.count("\n") == 1

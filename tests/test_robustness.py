@@ -9,7 +9,16 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from utilities.analysis import robustness as module
 from utilities.analysis.pixels import to_images, to_pixels
-from utilities.analysis.robustness import ALEXNET_ERRORS, BINS, FAMILIES, Robustness, check_sets, contrast, robustness
+from utilities.analysis.robustness import (
+    ALEXNET_ERRORS,
+    BINS,
+    FAMILIES,
+    Robustness,
+    check_sets,
+    contrast,
+    right_in_both,
+    robustness,
+)
 from utilities.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
 from utilities.datasets import load_dataset, make_loader
 from utilities.plots.robustness import plot_examples, plot_kinds, plot_mce, plot_severity
@@ -213,7 +222,7 @@ def test_save_load_and_table(tmp_path, data, model):
         ({"kinds": ["fog", "fog"]}, "each once"),
         ({"severities": [0]}, "severities"),
         ({"severities": []}, "severities"),
-        ({"mean": (0.0,) * 3, "std": (1.0,) * 3}, "pass the mean= and std="),
+        ({"mean": (0.0,) * 3, "std": (1.0,) * 3}, "is not the data set's own"),
     ],
 )
 def test_bad_options_are_refused(data, model, options, word):
@@ -297,3 +306,23 @@ def test_examples_show_every_corruption(data):
     np.testing.assert_array_equal(shown["jpeg compression"], expected)
     np.testing.assert_array_equal(shown["clean"], pixels[0].permute(1, 2, 0))
     plt.close("all")
+
+
+def test_a_normalisation_that_is_not_the_images_own_is_refused_before_anything_is_classified(data, model):
+    """Images in 0..1, of which 1/2 and 1/2 would make pixels of 128 to 255: corruptions would do less to them."""
+    plain = [(to_pixels(*_first(data)).float() / 255, torch.tensor(data.targets[:20]))]
+    with pytest.raises(ValueError, match=r"none \(images in 0\.\.1\): pass mean="):
+        robustness(model, plain, mean=(0.5,) * 3, std=(0.5,) * 3, **SOME, **QUIET)
+    robustness(model, plain, mean=(0.0,) * 3, std=(1.0,) * 3, kinds=["contrast"], severities=[1], **QUIET)
+
+
+def _first(data):
+    return data.batch(range(20))[0], data.mean, data.std
+
+
+def test_tied_answers_are_drawn_in_each_version_by_itself():
+    """Of two answers that are equal in both versions a quarter of the images are right in both, by independence."""
+    right = np.array([[0.5, 1.0, 0.0, 0.5], [0.5, 1.0, 1.0, 1.0]])
+    both = right_in_both(right)
+    np.testing.assert_allclose(both, [[2.0, 1.75], [1.75, 3.5]])
+    assert right_in_both(right.round()).dtype == np.int64

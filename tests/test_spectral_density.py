@@ -198,6 +198,55 @@ def test_a_loader_that_changes_its_images_is_refused():
         spectral_density(mlp(), iter([batch(2), batch(2)]), device="cpu")
 
 
+def shuffled(images, labels, size=4):
+    generator = torch.Generator().manual_seed(0)
+    data = torch.utils.data.TensorDataset(images, labels)
+    return torch.utils.data.DataLoader(data, size, shuffle=True, generator=generator)
+
+
+def swapped(images, labels, generator):
+    return (images + images.flip(0)) / 2, labels
+
+
+@pytest.mark.parametrize("options", [{"mode": "train"}, {"mix": swapped}])
+def test_another_order_is_refused_where_the_images_of_a_batch_count_together(options):
+    images, labels = batch(12)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+    with pytest.raises(ValueError, match="batch 1 of the loader holds other images than in the first pass"):
+        spectral_density(model, shuffled(images, labels), steps=3, **options, **DOUBLE)
+    fixed = list(zip(images.split(4), labels.split(4), strict=True))
+    assert spectral_density(model, fixed, steps=3, **options, **DOUBLE).provenance["n"] == 12
+    assert spectral_density(model, shuffled(images, labels, 12), steps=3, **options, **DOUBLE).provenance["n"] == 12
+
+
+@pytest.mark.parametrize("model", [mlp(), nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3))])
+def test_another_order_is_as_good_where_each_image_counts_by_itself(model):
+    images, labels = batch(12)
+    whole = spectral_density(model, [(images, labels)], steps=6, **DOUBLE)
+    np.testing.assert_allclose(
+        spectral_density(model, shuffled(images, labels), steps=6, **DOUBLE).nodes, whole.nodes, atol=1e-10
+    )
+    if not isinstance(model[1], nn.BatchNorm1d):  # without one, mode "train" is no other
+        trained = spectral_density(model, shuffled(images, labels), steps=6, mode="train", **DOUBLE)
+        np.testing.assert_allclose(trained.nodes, whole.nodes, atol=1e-10)
+
+
+def test_images_that_keep_their_sum_over_all_are_told_from_others():
+    """The sum over all images is that of the first pass, and so is their number; labels, or images, are other ones."""
+    images, labels = batch(8)
+    others = [(images, labels.roll(1)), (images.flip(0) + torch.linspace(-1, 1, 8).view(8, 1, 1, 1), labels)]
+    for other in others:
+
+        class Changing:
+            passes = iter([[(images, labels)], *[[other]] * 50])
+
+            def __iter__(self):
+                return iter(next(self.passes))
+
+        with pytest.raises(ValueError, match="does not bring the same images in every pass"):
+            list(Passes(Changing(), torch.float64))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

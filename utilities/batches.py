@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset
 
-from utilities.utils import split_batch
+from utilities.nested import map_tensors, tensors_in
+from utilities.pairing import Partners, check_pairing
+from utilities.parts import check_loader, first_images, images_in, split_batch
 
-Pair = tuple[int, torch.Tensor, torch.Tensor]
+Pair = tuple[int, Any, Any]
+READING = (
+    "collate_fn", "num_workers", "pin_memory", "pin_memory_device", "timeout", "worker_init_fn", "generator",
+    "multiprocessing_context", "prefetch_factor", "persistent_workers", "in_order",
+)  # fmt: skip
+PASSES = 4  # over a data set; a sampler that does not say its length and gives more is taken for one without an end
 
 
 def length(loader: Any) -> int | None:
@@ -39,19 +47,15 @@ def check_loaders(loader: Iterable[Any], loader2: Iterable[Any] | None, needed: 
         Traceback (most recent call last):
         ValueError: the loader's batches hold 2 images; 4 or more are needed
     """
-    for one in (loader, loader2):
-        size, images = getattr(one, "batch_size", None), length(getattr(one, "dataset", None))
+    for one in (loader,) if loader2 is None else (loader, loader2):
+        check_loader(one)
+        size = getattr(one, "batch_size", None)
+        images = length(getattr(one, "dataset", None)) if not isinstance(one, DataLoader) or _is_listed(one) else None
         if size is not None and size < needed:
             raise ValueError(f"the loader's batches hold {size} images; {needed} or more are needed")
         if images is not None and images < needed:
             raise ValueError(f"the loader has {images} images; {needed} or more are needed")
-    samplers = [getattr(one, "sampler", None) for one in (loader, loader2)]
-    if all(isinstance(sampler, RandomSampler) for sampler in samplers):
-        warnings.warn(
-            "both loaders shuffle, each by itself: image i of one is not the partner of image i of the other; use "
-            "utilities.loaders.make_loader, which shuffles once, by a seed",
-            stacklevel=3,
-        )
+    check_pairing(loader, loader2)
     lengths = length(loader), length(loader2)
     if None not in lengths and lengths[0] != lengths[1]:
         warnings.warn(
@@ -60,7 +64,11 @@ def check_loaders(loader: Iterable[Any], loader2: Iterable[Any] | None, needed: 
 
 
 def paired_batches(
-    loader: Iterable[Any], loader2: Iterable[Any] | None, needed: int, indices: Collection[int] | None = None
+    loader: Iterable[Any],
+    loader2: Iterable[Any] | None,
+    needed: int,
+    indices: Collection[int] | None = None,
+    whole: tuple[bool, bool] = (False, False),
 ) -> Iterator[Pair]:
     """Yield (index of the batch, images for model 1, images for model 2).
 
@@ -69,6 +77,7 @@ def paired_batches(
         loader2: The images of model 2; by default the same.
         needed: Least number of images in a batch; smaller ones are left out, with a warning at the end.
         indices: Only these batches; of a ``DataLoader`` the others are not even read.
+        whole: For each model, whether it gets all that the loader yields, of whatever structure, and not images alone.
 
     Raises:
         ValueError: If two paired batches differ in size and are not the last ones.
@@ -77,22 +86,32 @@ def paired_batches(
         >>> [(index, len(images)) for index, images, _ in paired_batches(torch.zeros(8, 3).split(4), None, 4)]
         [(0, 4), (1, 4)]
     """
-    left_out, cut, differing = 0, 0, ""
-    for index, batch1, batch2 in _chosen(loader, loader2, indices):
-        images1, images2 = split_batch(batch1)[0], split_batch(batch2)[0]
+    left_out, cut, differing, partners = 0, 0, "", Partners(loader, loader2)
+    for index, *batches in _chosen(loader, loader2, indices):
+        partners.see(index, *batches)
+        if loader2 is None and whole[0] == whole[1]:
+            batches = [_served(batches[0], whole[0])] * 2
+        else:
+            batches = [_served(batch, all_of_it) for batch, all_of_it in zip(batches, whole, strict=True)]
+        sizes = [images_in(batch) for batch in batches]
         if cut:
             raise ValueError(f"{differing}; from here on no image would meet its partner: use one batch_size")
-        size = min(len(images1), len(images2))
-        cut = max(len(images1), len(images2)) - size
-        differing = f"paired batches differ in size: {len(images1)} and {len(images2)} images"
+        size = min(sizes)
+        cut = max(sizes) - size
+        differing = f"paired batches differ in size: {sizes[0]} and {sizes[1]} images"
         if size < needed:
             left_out += size
             continue
-        yield index, images1[:size], images2[:size]
+        yield index, *(first_images(batch, size) for batch in batches)
+    partners.end()
     if cut:
         warnings.warn(f"{differing}; {cut} at the end have no partner and were left out", stacklevel=3)
     if left_out:
         warnings.warn(f"{left_out} images left out: they came in batches of fewer than {needed}", stacklevel=3)
+
+
+def _served(batch: Any, whole: bool) -> Any:
+    return batch if whole else split_batch(batch)[0]
 
 
 def _chosen(
@@ -123,21 +142,55 @@ def _subset(loader: Any, indices: Collection[int]) -> Any:
     """The batches with these indices, in this order; of a DataLoader nothing else is read."""
     if loader is None:
         return None
-    if isinstance(loader, DataLoader) and loader.batch_sampler is not None:
-        batches = list(loader.batch_sampler)
+    if isinstance(loader, DataLoader) and _is_listed(loader):
+        batches = _read_batches(loader)
         return _with_batches(loader, [batches[i] for i in indices])
     wanted = set(indices)
     return (batch for i, batch in enumerate(loader) if i in wanted)
 
 
+def _is_listed(loader: DataLoader) -> bool:
+    """Tell whether a loader's batches are lists of places in its data set, and not a stream or ready-made batches."""
+    return loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
+
+
 def _with_batches(loader: DataLoader, batches: list[list[int]]) -> DataLoader:
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=batches,
-        collate_fn=loader.collate_fn,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-    )
+    """Make a loader of other batches that reads them as the first one does."""
+    options = {name: getattr(loader, name) for name in READING if hasattr(loader, name)}
+    return DataLoader(loader.dataset, batch_sampler=batches, **options)
+
+
+def _read_batches(loader: DataLoader, times: int = 1) -> list[list[int]]:
+    """List which images each batch holds, and leave torch's, NumPy's and Python's generators as they were.
+
+    Raises:
+        ValueError: If there is no end to them, or they are others when read a second of several ``times``.
+    """
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - samplers may draw from it
+    try:
+        first, *others = [_finite(loader) for _ in range(times)]
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        random.setstate(states[2])
+    if any(other != first for other in others):
+        raise ValueError("the loader serves another order each time; use utilities.loaders.make_loader(shuffle='once')")
+    return first
+
+
+def _finite(loader: DataLoader) -> list[list[int]]:
+    """List the batches, of a sampler that does not say how many there are up to a number of images."""
+    promised, batches, images = length(loader.batch_sampler), [], 0
+    most = PASSES * ((length(loader.dataset) or 0) + 2500)
+    for batch in loader.batch_sampler:
+        batches.append([int(i) for i in batch])
+        images += len(batches[-1])
+        if len(batches) > promised if promised is not None else images > most:
+            raise ValueError(
+                f"the sampler gave {images} images of {length(loader.dataset)}, more than it should, and perhaps has "
+                "no end: use one that serves the data set once, as utilities.loaders.make_loader does"
+            )
+    return batches
 
 
 def batch_indices(loader: Any) -> list[list[int]]:
@@ -151,16 +204,17 @@ def batch_indices(loader: Any) -> list[list[int]]:
         >>> batch_indices(DataLoader(range(5), batch_size=2))
         [[0, 1], [2, 3], [4]]
     """
-    sampler = getattr(loader, "batch_sampler", None)
-    if sampler is None or getattr(loader, "augment", None):
+    if not isinstance(loader, DataLoader) or not _is_listed(loader) or getattr(loader, "augment", None):
         raise ValueError(
-            "the loader cannot say which images its batches hold; use a DataLoader of a map-style data set without "
-            "augmentation, as utilities.loaders.make_loader makes"
+            f"the loader cannot say which images its batches hold{_why(loader)}; use a DataLoader of a map-style data "
+            "set without augmentation, as utilities.loaders.make_loader makes"
         )
-    batches = [list(map(int, batch)) for batch in sampler]
-    if batches != [list(map(int, batch)) for batch in sampler]:
-        raise ValueError("the loader serves another order each time; use utilities.loaders.make_loader(shuffle='once')")
-    return batches
+    return _read_batches(loader, times=2)
+
+
+def _why(loader: Any) -> str:
+    dataset = getattr(loader, "dataset", None)
+    return f", since {type(dataset).__name__} is an IterableDataset" if isinstance(dataset, IterableDataset) else ""
 
 
 def reshuffled(loader: Any, seed: int) -> DataLoader:
@@ -177,13 +231,12 @@ def reshuffled(loader: Any, seed: int) -> DataLoader:
         >>> [batch.tolist() for batch in reshuffled(DataLoader(range(5), batch_size=3), seed=0)]
         [[2, 4, 3], [0, 1]]
     """
-    sampler = getattr(loader, "batch_sampler", None)
-    if sampler is None or getattr(loader, "augment", None):
+    if not isinstance(loader, DataLoader) or not _is_listed(loader) or getattr(loader, "augment", None):
         raise ValueError(
-            f"cannot shuffle a {type(loader).__name__} anew; repeats need a DataLoader of a map-style data set "
-            "without augmentation, as utilities.loaders.make_loader makes"
+            f"cannot shuffle a {type(loader).__name__} anew{_why(loader)}; repeats need a DataLoader of a map-style "
+            "data set without augmentation, as utilities.loaders.make_loader makes"
         )
-    batches = list(sampler)
+    batches = _read_batches(loader)
     images = [i for batch in batches for i in batch]
     order = np.random.default_rng(seed).permutation(len(images))
     ends = np.cumsum([len(batch) for batch in batches])
@@ -201,14 +254,18 @@ def prefetched(pairs: Iterator[Pair], device: torch.device) -> Iterator[Pair]:
         yield from pairs
         return
     stream, ready = torch.cuda.Stream(device), None
-    for index, *images in pairs:
-        same = images[0] is images[1]
+
+    def copied(x: torch.Tensor) -> torch.Tensor:
+        return (x.pin_memory() if x.device.type == "cpu" else x).to(device, non_blocking=True)
+
+    for index, *batches in pairs:
+        same = batches[0] is batches[1]
         with torch.cuda.stream(stream):
-            moved = [x.pin_memory().to(device, non_blocking=True) for x in (images[:1] if same else images)]
+            moved = [map_tensors(copied, batch) for batch in (batches[:1] if same else batches)]
         if ready is not None:
             yield ready
         torch.cuda.current_stream(device).wait_stream(stream)
-        for x in moved:
+        for x in tensors_in(moved):
             x.record_stream(torch.cuda.current_stream(device))
         ready = (index, moved[0], moved[-1])
     if ready is not None:

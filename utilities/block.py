@@ -37,6 +37,10 @@ class Block:
     grid: tuple[int, int] | None = None
     in_sequence: bool = True
 
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """Give the features after the block; those before it stay as they are, whatever the module writes into."""
+        return self.module(features.clone())
+
 
 class Step(nn.Module):
     """A function of some of the model's modules, as one module.

@@ -31,9 +31,10 @@ def blocks(model: nn.Module, layers: Mapping[str, str] | None = None) -> list[Bl
 
     Args:
         model: Any module.
-        layers: Of any other model, names of submodules and their kinds, such as ``{"features.3": "conv"}``. Their
-            outputs are recorded by hooks, so that they need not form a sequence. Whether maps have their channels
-            last is read off their shape where it can be; ``"conv:NHWC"`` or ``"conv:NCHW"`` says it.
+        layers: Of any other model, names or globs of submodules (see `utilities.hooks.select_layers`) and their kinds,
+            such as ``{"features.3": "conv", "stages.?": "conv"}``. Their outputs are recorded by hooks, so that they
+            need not form a sequence. Whether maps have their channels last is read off their shape where it can be;
+            ``"conv:NHWC"`` or ``"conv:NCHW"`` says it.
 
     Returns:
         The blocks; those of a known model, run one after the other, are the model: `check_sequence` sees to that.
@@ -78,7 +79,7 @@ def run_blocks(model: nn.Module, sequence: list[Block], images: torch.Tensor) ->
     if all(block.in_sequence for block in sequence):
         x = images
         for block in sequence:
-            x = block.module(x)
+            x = block(x)
             yield block, x
         return
     with Recorder(model, [block.name for block in sequence]) as recorder:
@@ -174,19 +175,36 @@ def _grid(block: Block, count: int, size: torch.Size) -> tuple[int, int]:
 def _by_hooks(model: nn.Module, layers: Mapping[str, str]) -> list[Block]:
     if not isinstance(layers, Mapping):
         raise TypeError(f"layers should map names to kinds, such as {{'NAME': 'conv'}}, got {type(layers).__name__}")
-    prefix, found = prefix_tokens(model), []
-    for name in select_layers(model, list(layers)):
-        kind, _, layout = layers[name].partition(":")
-        if kind not in KINDS or layout not in ("", "NCHW", "NHWC"):
-            raise ValueError(f"kind {layers[name]!r} is not known; kinds: {', '.join(KINDS)}, with :NHWC or :NCHW")
+    prefix, found, kinds = prefix_tokens(model), [], _kinds_by_name(model, layers)
+    for name in select_layers(model, list(kinds)):
+        kind, _, layout = kinds[name].partition(":")
         module = model.get_submodule(name)
         found.append(Block(name, kind, 0, module, layout or "auto", prefix, in_sequence=False))
     return found
+
+
+def _kinds_by_name(model: nn.Module, layers: Mapping[str, str]) -> dict[str, str]:
+    """Give the kind of each layer that a name or glob chooses; a name by itself goes before a glob."""
+    kinds, chosen_by = {}, {}
+    for pattern, kind in layers.items():
+        base, _, layout = str(kind).partition(":")
+        if base not in KINDS or layout not in ("", "NCHW", "NHWC"):
+            raise ValueError(f"kind {kind!r} is not known; kinds: {', '.join(KINDS)}, with :NHWC or :NCHW")
+        for name in select_layers(model, [pattern]):
+            if name in layers and name != pattern:
+                continue
+            if kinds.get(name, kind) != kind:
+                raise ValueError(
+                    f"layer {name!r} is {kinds[name]!r} by {chosen_by[name]!r} and {kind!r} by {pattern!r}; give its "
+                    "own name too, which goes before a pattern"
+                )
+            kinds[name], chosen_by[name] = kind, pattern
+    return kinds
 
 
 def _with_layout(model: nn.Module, block: Block, features: torch.Tensor) -> Block:
     """Find out where the maps of a block that was named have their channels."""
     if block.layout != "auto" or features.ndim != 4:
         return block
-    last = channels_last(model, features.shape)
+    last = channels_last(model, features.shape, block.module)
     return replace(block, layout="unknown" if last is None else "NHWC" if last else "NCHW")

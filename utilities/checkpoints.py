@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
+import pathlib
+import re
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from utilities.old_checkpoints import map_keys, map_names
+from utilities.state_dicts import fitted, state_of
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, remedy: str = "copy or make it again") -> dict[str, Any]:
     """Load a file of tensors and plain values; nothing in it is run.
 
     Args:
-        path: A file of ``torch.save`` or safetensors.
+        path: A file of ``torch.save`` or safetensors. Command lines (``argparse.Namespace``), paths and NumPy's
+            numbers, which training scripts save beside the weights, count as plain values.
+        remedy: What to do if it is damaged, for the message.
 
     Returns:
         What is in the file.
@@ -36,34 +45,40 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with _plain_values():
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        reason = "" if "weights_only" in reason else f": {reason}"  # torch advises to switch the protection off
-        raise ValueError(
-            f"{path} cannot be read as weights: it is damaged, or holds objects other than tensors and plain "
-            f"values, which are refused because such a file can run code ({type(error).__name__}{reason})"
-        ) from error
+        raise ValueError(f"{path} cannot be read as weights: {_reason(error, path, remedy)}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dictionary")
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dictionary: save model.state_dict()")
     return content
 
 
-def state_of(content: dict[str, Any]) -> dict[str, Any]:
-    """Take the state dictionary out of a checkpoint, without what wrappers put in front of all names.
+def _plain_values() -> AbstractContextManager:
+    """Let torch read values that can run nothing."""
+    if not hasattr(torch.serialization, "safe_globals"):  # torch 2.4
+        return nullcontext()
+    scalar = np.float64(0).__reduce__()[0]  # makes all of NumPy's numbers, under another name in NumPy 1
+    kinds = [np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
+    numbers = [scalar, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
+    paths = [pathlib.PurePosixPath, pathlib.PureWindowsPath, type(Path())]
+    return torch.serialization.safe_globals([argparse.Namespace, *paths, *kinds, *numbers])
 
-    Args:
-        content: A state dictionary, or a dictionary that holds one as ``"model"`` or ``"state_dict"``.
 
-    Example:
-        >>> state_of({"epoch": 3, "state_dict": {"module.model.fc.bias": 0}})
-        {'fc.bias': 0}
-    """
-    state = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
-    for prefix in ("_orig_mod.", "module.", "model."):  # of torch.compile, DataParallel, and classes that hold a model
-        if state and all(str(key).startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+def _reason(error: Exception, path: Path, remedy: str) -> str:
+    """Say why a file cannot be read, and what to do."""
+    text = str(error).strip()
+    named = re.search(r"GLOBAL ([\w.]+)|(Unsupported (?:class|type)|TorchScript)", text)
+    if named:
+        return (
+            f"it holds {f'objects ({named[1]})' if named[1] else 'objects'} other than tensors and plain values, which "
+            "are refused because such a file can run code; where it was made, or where you trust it, save "
+            f"model.state_dict() in its place (read it by torch.load({str(path)!r}, weights_only=False))"
+        )
+    # torch advises to switch the protection off, and says what is wrong after that.
+    text = text.partition("WeightsUnpickler error: ")[2] if "weights_only" in text else text
+    reason = f"{type(error).__name__}: {text.partition(chr(10))[0][:200]}".rstrip(": ")
+    return f"it is damaged, cut short or no checkpoint ({reason}); {remedy}"
 
 
 def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked: dict[str, Any]) -> None:
@@ -71,8 +86,8 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
 
     Args:
         model: Changed in place.
-        content: A state dictionary, or a dictionary that holds one as ``"model"`` or ``"state_dict"``. Old names of
-            models and entries are brought up to date, see `utilities.old_checkpoints`.
+        content: A state dictionary, or a dictionary that holds one, see `utilities.state_dicts`. Old names of models
+            and entries are brought up to date, see `utilities.old_checkpoints`.
         path: Where it came from, for messages.
         asked: Facts that have to agree where the checkpoint states them, ``name`` among them.
 
@@ -82,7 +97,7 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
     Example:
         >>> load_checkpoint(nn.Linear(1, 2), {"bias": torch.zeros(3)}, Path("a.pth"), {"name": "linear"})
         Traceback (most recent call last):
-        ValueError: checkpoint a.pth does not fit linear: 1 missing keys: weight; ...
+        ValueError: checkpoint a.pth does not fit linear: 1 missing keys: weight; 1 other shapes: bias [3] in the ...
     """
     content = map_names(content)
     problems = [
@@ -90,10 +105,21 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
         for key, value in asked.items()
         if value is not None and content.get(key, value) != value
     ]
-    state = map_keys(state_of(content), asked["name"])
-    problems += _misfits(model.state_dict(), state)
+    wanted = model.state_dict()
+    try:
+        state, outside = fitted(map_keys(state_of(content), asked["name"]), wanted)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path} cannot be loaded into {asked['name']}: {error}") from error
+    problems += _misfits(wanted, state)
     if problems:
+        problems.append(
+            "give the name and the options that it was made with"
+            + (", or num_classes=None for the file's own number" if asked.get("num_classes") else "")
+        )
         raise ValueError(f"checkpoint {path} does not fit {asked['name']}: {'; '.join(problems)}")
+    if outside:
+        listed = f"{', '.join(outside[:4])}{', ...' if len(outside) > 4 else ''}"
+        warnings.warn(f"{len(outside)} entries of {path} lie outside the model: {listed}", stacklevel=3)
     model.load_state_dict(state)
 
 

@@ -25,8 +25,9 @@ from torch import nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from utilities.checkpoints import load_checkpoint, read_checkpoint, state_of
+from utilities.checkpoints import load_checkpoint, read_checkpoint
 from utilities.old_checkpoints import without_block_heads
+from utilities.state_dicts import state_of
 from utilities.zoo import create_model
 
 SIZE = 224  # pixels, of all seven

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from utilities.batches import batch_indices, length, paired_batches, prefetched
 from utilities.engine import Comparison
+from utilities.nested import tensors_in
 from utilities.partial import PartialSums, code_of, fingerprint
 from utilities.streaming import Sums
 
@@ -49,13 +50,13 @@ def collect(
             _take_up(run, saved, sharded)
         todo = [i for i in range(count) if i not in run.finished]
         indices = todo[rank::world]
-    pairs = paired_batches(*loaders, run.options.min_images, indices)
+    pairs = paired_batches(*loaders, run.options.min_images, indices, whole=run.whole)
     total = length(loaders[0]) if indices is None else len(indices)
     bar = tqdm(
         prefetched(pairs, run.devices[0]), total=total, desc="comparing", delay=2, disable=not progress or rank > 0
     )
-    for index, images1, images2 in bar:
-        run.add(index, images1, images2)
+    for index, batch1, batch2 in bar:
+        run.add(index, batch1, batch2)
         if saved is not None:
             saved.save_now_and_then(run.sums)
     sums = run.sums.cpu()
@@ -68,7 +69,7 @@ def collect(
     if not sums.n:
         raise ValueError(f"the loader has no batch of {run.options.min_images} images or more")
     if saved is not None and rank == 0:
-        saved.save(sums)
+        saved.save_now_and_then(sums, now=True)
     return sums, saved
 
 
@@ -76,9 +77,9 @@ def _key(run: Comparison, loaders: tuple[Any, Any], batches: list[Any], sharded:
     """Tell this comparison from others, and see that all processes do the same one."""
     models = list(dict.fromkeys(recorder.model for recorder in run.recorders))
     options = [code_of(value) for value in vars(run.options).values()]
-    _, *first = next(iter(paired_batches(*loaders, 0, [0])))
-    images = [hashlib.sha256(x.contiguous().view(torch.uint8).numpy()).hexdigest() for x in first]
-    key = fingerprint(models, (options, [sorted(wanted) for wanted in run.wanted], batches, images))
+    _, *first = next(iter(paired_batches(*loaders, 0, [0], whole=run.whole)))
+    images = [hashlib.sha256(x.contiguous().view(torch.uint8).numpy()).hexdigest() for x in tensors_in(first)]
+    key = fingerprint(models, (options, [sorted(names) for names in run.names], batches, images))
     keys = [key]
     if sharded:
         keys = [None] * distributed.get_world_size()

@@ -10,12 +10,14 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
+from utilities.class_order import HELP, from_options
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.plots.style import inches, save_figures, split_picture
 from utilities.results import Result
+from utilities.user_errors import reporting
 from utilities.utils import check_writable, resolve_device, write_whole
-from utilities.zoo import create_model, input_options
+from utilities.zoo import NAMES, create_model, input_options
 
 PICTURES = "with the ending .pdf, .svg or .eps pictures have it, too"
 
@@ -29,9 +31,14 @@ def add_options(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
     """
     add = parser.add_argument
     if model:
-        add("--model", required=True, help="a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
+        add(
+            "--model",
+            required=True,
+            help=NAMES,
+        )
         add("--weights", default="random", help="random, pretrained, or a checkpoint's path")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
+    add("--classes", nargs="+", metavar="NAME", help=HELP)
     add("--image-size", type=int, help="pixels; default: what the model asks for, else the data set's own")
     add("--root", type=Path, help="folder of the data sets; default: data in the project")
     add("--n-images", type=int, help="as many of each class as there are; default: all")
@@ -81,6 +88,7 @@ def base_of(given: argparse.Namespace) -> Path:
 def data_options(given: argparse.Namespace, model: str) -> dict[str, Any]:
     """Give the options of `utilities.datasets.load_dataset` for a model's images."""
     size = {} if given.image_size is None else {"image_size": given.image_size}
+    size |= {} if given.classes is None else {"classes": from_options(given.classes)}
     return {"n_images": given.n_images, "seed": given.seed, "root": given.root, **input_options(model), **size}
 
 
@@ -92,7 +100,7 @@ def open_loader(given: argparse.Namespace, model: str, split: str = "test", augm
 
 def open_model(given: argparse.Namespace, model: str, weights: str, classes: int) -> tuple[nn.Module, dict[str, Any]]:
     """Make a model by name, with its own classifier where it brings one, and say what it is."""
-    found = create_model(model, None if weights == "pretrained" else classes, weights=weights, seed=given.seed)
+    found = create_model(model, classes if weights == "random" else None, weights=weights, seed=given.seed)
     text = f"untrained, seed {given.seed}" if weights == "random" else Path(weights).name
     return found, {"model": model, "weights": text}
 
@@ -100,7 +108,8 @@ def open_model(given: argparse.Namespace, model: str, weights: str, classes: int
 def data_facts(loader: Loader) -> dict[str, Any]:
     """Say what the images are, for captions."""
     augmented = ", augmented" if loader.augment else ""
-    return {"dataset": f"{loader.dataset.name} ({loader.dataset.split}{augmented})"}
+    name = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
+    return {"dataset": name, "num_classes": loader.dataset.num_classes}
 
 
 def write_result(result: Result, figures: Mapping[str, Figure], base: Path, **look: Any) -> list[Path]:
@@ -123,8 +132,6 @@ def write_result(result: Result, figures: Mapping[str, Figure], base: Path, **lo
 
 def run_command(parser: argparse.ArgumentParser, run: Callable[[], list[Path]]) -> None:
     """Run a command and name the files it wrote; errors of the user's become one line and status 2."""
-    try:
+    with reporting(parser):
         files = run()
-    except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
     print(f"wrote {', '.join(map(str, files))}")

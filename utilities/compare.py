@@ -16,8 +16,8 @@ from torch import nn
 
 from utilities.batches import check_loaders, reshuffled
 from utilities.collect import collect
-from utilities.engine import Comparison, Options, is_leaf
-from utilities.hooks import Layers, select_layers
+from utilities.engine import Comparison, Options
+from utilities.hooks import BatchAxis, Forward, Layers, select_layers
 from utilities.memory import keeping_freed_memory
 from utilities.metrics import Estimator, Kernel
 from utilities.similarity import Similarity, average, join
@@ -43,6 +43,10 @@ def compare(
     sigma: float | None = None,
     view: View = "flatten",
     view2: View | None = None,
+    forward: Forward | None = None,
+    forward2: Forward | None = None,
+    batch_axis: BatchAxis | None = None,
+    strict: bool | None = None,
     precision: str = "auto",
     repeats: int = 1,
     permutations: int = 0,
@@ -70,8 +74,10 @@ def compare(
             loader sorted by class gives another number) of the same size, 64 or more where memory allows.
         loader2: Data for ``model2``, paired image by image with ``loader``; by default the same batches. Pairs are
             cut to the shorter. Images that have nothing to do with each other give a similarity of 0.
-        layers1: Layers of ``model1``, see `utilities.hooks.select_layers`; default: every layer without
-            children that runs.
+        layers1: Layers of ``model1``, see `utilities.hooks.select_layers`; default: every layer that runs, has a row
+            for each image, changes something (dropout does not here) and contains no other such layer. What else
+            is left out is named in a warning; a layer that you name and that cannot be compared is an error.
+            Nothing but globs that take away, ``"!*.attn.*"``, take them away from the default.
         layers2: Layers of ``model2``; default: ``layers1`` if both models are one object, else as for ``layers1``.
         measure: ``"cka"`` or a name in `utilities.measures.MEASURES`, computed within each batch and averaged.
         kernel: ``"linear"`` or ``"rbf"``, see `utilities.metrics.gram`.
@@ -82,6 +88,14 @@ def compare(
         view: What of a layer's output stands for an image: ``"flatten"``, ``"gap"``, ``"cls"``, ``"spatial"``,
             ``"token:i"`` or a function, see `utilities.views.make_view`.
         view2: The same for ``model2``; default: ``view``.
+        forward: How the models are run where that is not ``model(images)``: a method's name
+            (``"forward_features"``, ``"encode_image"``), or a function ``(model, batch)`` of the loader's whole batch,
+            for models with several inputs: ``lambda model, batch: model(**batch)``.
+        forward2: The same for ``model2``; default: ``forward``.
+        batch_axis: Which dimension of a layer's output counts images, of all layers or by name, ``{"encoder.*": 1}``;
+            by default that is found out, see `utilities.placement`.
+        strict: Whether a layer that does not run, or has no row for each image, is an error or left out with a warning;
+            by default it is an error where you name the layers.
         precision: ``"auto"``, ``"exact"``, ``"fast"`` or ``"half"``, see `utilities.precision.choose_precision`.
         repeats: Passes over the data, each shuffled anew; the mean is given, and the passes as ``replicates``.
         permutations: Orders of the images of one side to compute a null distribution from; 100 is usual, and costs
@@ -118,7 +132,7 @@ def compare(
     """
     options = Options(
         measure, kernel, estimator, bandwidth, sigma, view, view if view2 is None else view2, precision, confounder,
-        remove_top_pc, permutations, per_batch, seed,
+        remove_top_pc, permutations, per_batch, seed, forward, forward if forward2 is None else forward2, batch_axis,
     )  # fmt: skip
     if repeats < 1:
         raise ValueError(f"repeats should be 1 or more, not {repeats}")
@@ -135,7 +149,7 @@ def compare(
             with ExitStack() as stack:
                 stack.enter_context(keeping_freed_memory())
                 devices = [stack.enter_context(evaluating(model, device)) for model in (one, two)]
-                run = Comparison(one, two, layers1, layers2, options, devices, paired=loader2 is not None)
+                run = Comparison(one, two, layers1, layers2, options, devices, loader2 is not None, strict)
                 sums, saved = collect(run, loaders, sharded, path, progress)
             files += [saved] if saved is not None else []
             passes.append(to_similarity(sums, run, provenance))
@@ -161,7 +175,7 @@ def _pairs(model1: Any, model2: Any) -> list[tuple[nn.Module, nn.Module]]:
 
 
 def _refuse_other_layers(models: Sequence[nn.Module], layers: Layers | None) -> None:
-    names = [select_layers(model, is_leaf if layers is None else layers) for model in models]
+    names = [select_layers(model, "*" if layers is None else layers) for model in models]
     for number, other in enumerate(names):
         if other != names[0]:
             raise ValueError(f"models of one side should have the same layers, but number {number} and 0 differ")
@@ -186,7 +200,7 @@ def _name_of(dataset: Any) -> str:
 class CKA:
     """Compare two models with the calls of the torch_cka package: its users change one import.
 
-    What differs: rows and labels are in the order of execution, layers are by default those without children, values
+    What differs: rows and labels are in the order of execution, layers are by default the innermost ones, values
     are debiased sums over all batches in `compare`'s precision, hooks are gone afterwards, and nothing is shown on
     screen. `compare` in this module is the fuller interface; ``cka.result`` is what it returned.
 
@@ -195,7 +209,7 @@ class CKA:
         model2: Gives the columns.
         model1_name: For labels; default: the class's name.
         model2_name: The same for ``model2``.
-        model1_layers: Names or globs; default: every layer without children that runs.
+        model1_layers: Names or globs; default: see `compare`.
         model2_layers: The same for ``model2``.
         device: See `utilities.utils.resolve_device`.
 
@@ -225,6 +239,7 @@ class CKA:
         self.layers = (model1_layers, model2_layers)
         self.result: Similarity | None = None
         self.datasets: tuple[str, str] = ("", "")
+        self.pair: tuple[str, str] | None = None  # the layers of `compare_minibatches`, where that came last
 
     def compare(self, dataloader1: Iterable[Any], dataloader2: Iterable[Any] | None = None, **options: Any) -> None:
         """Run both models over the data.
@@ -244,6 +259,37 @@ class CKA:
         options = {"layers1": self.layers[0], "layers2": self.layers[1], "device": self.device, **options}
         options["provenance"] = facts | dict(options.get("provenance") or {})
         self.result = compare(self.model1, self.model2, dataloader1, dataloader2, **options)
+        self.pair = None
+
+    def compare_minibatches(
+        self,
+        dataloader1: Iterable[Any],
+        dataloader2: Iterable[Any] | None = None,
+        layers: str | tuple[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Compute one value for each batch by itself, of one pair of layers: `export` then gives them as a vector.
+
+        Args:
+            dataloader1: See `compare`.
+            dataloader2: See `compare`.
+            layers: A layer of each model, or the name that both have; by default the last of each, of those that the
+                models' layers were given as.
+            **options: Passed on to the function `compare`.
+
+        Raises:
+            ValueError: If a name stands for several layers.
+        """
+        if layers is not None:
+            pair = (layers, layers) if isinstance(layers, str) else tuple(layers)
+            if len(pair) != 2:
+                raise ValueError(f"layers should be two names, one of each model, or one for both, not {layers!r}")
+            options = {**options, "layers1": [pair[0]], "layers2": [pair[1]]}
+        self.compare(dataloader1, dataloader2, per_batch=True, **options)
+        result = self._done()
+        if layers is not None and result.matrix.size > 1:
+            raise ValueError(f"layers {layers!r} stand for {result.layers1} and {result.layers2}: name one pair")
+        self.pair = result.layers1[-1], result.layers2[-1]
 
     def _done(self) -> Similarity:
         if self.result is None:
@@ -251,24 +297,31 @@ class CKA:
         return self.result
 
     def export(self) -> dict[str, Any]:
-        """Give names, layers and the matrix as a dictionary; ``CKA`` is a float64 tensor.
+        """Give names, layers and values as a dictionary.
+
+        Returns:
+            ``CKA`` is a float64 tensor: the matrix, or after `compare_minibatches` a value for each batch, in the
+            loader's order, of the one layer of each model that is listed.
 
         Raises:
             RuntimeError: Before `compare`.
         """
         result = self._done()
+        values, layers1, layers2 = result.matrix, result.layers1, result.layers2
+        if self.pair is not None:
+            values, layers1, layers2 = result.per_batch[:, -1, -1].copy(), *([name] for name in self.pair)
         return {
             "model1_name": self.names[0],
             "model2_name": self.names[1],
-            "CKA": torch.from_numpy(result.matrix),
-            "model1_layers": result.layers1,
-            "model2_layers": result.layers2,
+            "CKA": torch.from_numpy(values),
+            "model1_layers": layers1,
+            "model2_layers": layers2,
             "dataset1_name": self.datasets[0],
             "dataset2_name": self.datasets[1],
         }
 
     def plot_results(self, save_path: str | Path | None = None, title: str | None = None, **options: Any) -> Any:
-        """Draw the heatmap, save it where a path is given, and return the figure.
+        """Draw the heatmap, or the batches after `compare_minibatches`; save the figure to a path, and return it.
 
         Args:
             save_path: Ends in .png, .pdf, .svg or .eps.
@@ -278,7 +331,13 @@ class CKA:
         Raises:
             RuntimeError: Before `compare`.
         """
-        figure = self._done().plot(title=title, **options)
+        result = self._done()
+        if self.pair is None:
+            figure = result.plot(title=title, **options)
+        else:
+            from utilities.plots.batches import plot_batches
+
+            figure = plot_batches(result, *self.pair, titles=None if title is None else [title], **options)
         if save_path is not None:
             from utilities.plots.style import save_figure  # brings matplotlib
 

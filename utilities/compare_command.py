@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from utilities.class_order import HELP, from_options
 from utilities.command import PICTURES, add_figure_options, figure_options
 from utilities.compare import compare
 from utilities.datasets import SPLITS, load_dataset
@@ -27,8 +29,10 @@ from utilities.measures import MEASURES
 from utilities.plots.style import save_figures, split_picture
 from utilities.plots.ticks import chosen
 from utilities.precision import PRECISIONS
+from utilities.trained_on import other_classes
+from utilities.user_errors import reporting
 from utilities.utils import check_writable, evaluate, resolve_device
-from utilities.zoo import comparison_layers, create_model, input_options
+from utilities.zoo import NAMES, comparison_layers, create_model, input_options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,13 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
-        with process_group(given.device) as (rank, device):
-            path = run(given, rank, device)
-            if rank == 0:
-                print(f"wrote {path}, {path.with_suffix('.json').name} and {path.stem}{split_picture(given.out)[1]}")
-    except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    with reporting(parser), process_group(given.device) as (rank, device):
+        path = run(given, rank, device)
+        if rank == 0:
+            print(f"wrote {path}, {path.with_suffix('.json').name} and {path.stem}{split_picture(given.out)[1]}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,14 +57,24 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--model1", required=True, help="rows: a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
+    add(
+        "--model1",
+        required=True,
+        help=f"rows: {NAMES}",
+    )
     add("--model2", help="columns; model1 itself if left out")
     for k in "12":
         add(f"--weights{k}", default="random", help=f"of model{k}: random, pretrained, or a checkpoint's path")
         add(f"--seed{k}", type=int, default=0, help=f"of the random weights of model{k}")
-        add(f"--layers{k}", nargs="+", metavar="NAME", help="names or globs; default: those worth comparing")
+        add(
+            f"--layers{k}",
+            nargs="+",
+            metavar="NAME",
+            help="names, globs, or !GLOB to leave out; default: the main ones",
+        )
         add(f"--image-size{k}", type=int, help="pixels; default: what the model asks for, else the data set's own")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
+    add("--classes", nargs="+", metavar="NAME", help=HELP)
     add("--split", choices=SPLITS, default="test", help="which part of it")
     add("--n-images", type=int, help="as many of each class as there are; default: all")
     add("--batch-size", type=int, default=256, help="images in a batch")
@@ -72,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--estimator", choices=["debiased", "biased"], default="debiased", help="of CKA")
     add("--bandwidth", type=float, default=1.0, help="of the RBF kernel: sigma over the median distance")
     add("--view", default="flatten", help="flatten, gap, cls, spatial or token:i")
+    add("--forward", metavar="METHOD", help="how the models are run: forward_features, encode_image, ...")
+    add("--batch-axis", type=int, metavar="AXIS", help="dimension of outputs that counts images; default: found out")
     add("--precision", choices=PRECISIONS, default="auto", help="exact, or faster")
     add("--repeats", type=int, default=1, help="passes, each shuffled anew")
     add("--permutations", type=int, default=0, help="for a null distribution; 100 is usual")
@@ -142,13 +155,14 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
         None if same_input(*loaders) else loaders[1],
         layers1=layers[0],
         layers2=layers[1],
+        strict=None if given.layers1 or given.layers2 else False,
         device=device,
         sharded=distributed.is_initialized(),
         resume=path.with_suffix(""),
         provenance=_facts(given, names, models, loaders, device if rank == 0 else None),
         **{name: getattr(given, name) for name in (
             "measure", "kernel", "estimator", "bandwidth", "view", "precision", "repeats", "permutations",
-            "confounder", "remove_top_pc", "per_batch", "seed",
+            "confounder", "remove_top_pc", "per_batch", "seed", "forward", "batch_axis",
         )},
     )  # fmt: skip
     if rank == 0:
@@ -160,14 +174,15 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
 def _loader(given: argparse.Namespace, name: str, size: int | None) -> Loader:
     options: dict[str, Any] = input_options(name)
     options |= {} if size is None else {"image_size": size}
+    options |= {"classes": from_options(given.classes)}
     data = load_dataset(given.dataset, given.split, n_images=given.n_images, seed=given.seed, **options)
     return make_loader(data, given.batch_size, seed=given.seed, workers=given.workers)
 
 
 def _model(given: argparse.Namespace, name: str, k: str, classes: int) -> nn.Module:
     weights = getattr(given, f"weights{k}")
-    own_classes = weights == "pretrained"  # a classifier that was trained, if for other classes
-    return create_model(name, None if own_classes else classes, weights=weights, seed=getattr(given, f"seed{k}"))
+    own = classes if weights == "random" else None  # else the classifier that the weights bring
+    return create_model(name, own, weights=weights, seed=getattr(given, f"seed{k}"))
 
 
 def _facts(
@@ -178,7 +193,7 @@ def _facts(
     device: torch.device | None,
 ) -> dict[str, Any]:
     """Say what is compared; accuracies are measured in the first process, where weights are no random ones."""
-    facts: dict[str, Any] = {"dataset": f"{loaders[0].dataset.name} ({given.split})", "seed": given.seed}
+    facts: dict[str, Any] = {"dataset": f"{loaders[0].dataset.name} ({loaders[0].dataset.part})", "seed": given.seed}
     for k, name, model, loader in zip("12", names, models, loaders, strict=True):
         if k == "2" and model is models[0]:
             return {**{key.rstrip("1"): value for key, value in facts.items()}}
@@ -186,5 +201,8 @@ def _facts(
         seed = f", seed {getattr(given, f'seed{k}')}" if weights == "random" else ""
         facts |= {f"model{k}": name, f"weights{k}": f"{'untrained' if seed else Path(weights).name}{seed}"}
         if device is not None and weights not in ("random", "pretrained"):
+            if fault := other_classes(model, loader.dataset):
+                warnings.warn(f"{fault}; the accuracy is left out", stacklevel=2)
+                continue
             facts[f"accuracy{k}"] = evaluate(model, loader, device=device)["top1"]
     return facts

@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from utilities.analysis.robustness import FAMILIES, Robustness, check_sets, score_set
+from utilities.analysis.robustness import FAMILIES, Robustness, check_sets, right_in_both, score_logits
 from utilities.analysis.stream import Moments, stream
 from utilities.corruptions import CORRUPTIONS, SEVERITIES
 from utilities.datasets import CIFAR, balanced, load_dataset
 from utilities.folders import imagenet_classes, open_file, scan
 from utilities.images import ImageDataset, Source
+from utilities.labels import BatchCheck
 from utilities.loaders import Loader, make_loader
 from utilities.utils import PROJECT_ROOT, versions
 
@@ -237,21 +238,25 @@ def robustness_on_sets(
     right, *measures = (np.stack(values) for values in zip(*rows, strict=True))
     facts = {"n": len(expected), "corruptions": "read from files", "versions": versions()}
     facts = {**(provenance or {}), **facts}
-    return Robustness(right @ right.T, *measures, kinds, severities, len(expected), facts)
+    return Robustness(right_in_both(right), *measures, kinds, severities, len(expected), facts)
 
 
 def _classify(
     model: nn.Module, loader: Iterable[Any], name: str, device: str | torch.device, progress: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Give labels and rightness of all images of a loader, mean loss and its error, and calibration error."""
-    rights, targets, nll, gaps = [], [], Moments(), 0.0
+    rights, targets, nll, gaps, check = [], [], Moments(), 0.0, BatchCheck(loader if name == "clean" else [])
     with stream(model, loader, device=device, description=name, labelled=True, progress=progress) as batches:
         for images, labels in batches:
-            right, losses, new = score_set(model, images, labels)
+            logits = model(images)
+            labels = check(logits, labels)
+            right, losses, new = score_logits(logits, labels)
             nll.add(losses)
             gaps = gaps + new
             rights.append(right)
             targets.append(labels.cpu().numpy())
+    if name == "clean":
+        check.finish()
     return np.concatenate(targets), np.concatenate(rights), nll.mean, nll.stderr, np.abs(gaps).sum() / nll.n
 
 

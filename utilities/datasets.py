@@ -7,7 +7,8 @@
 ``cifar10/cifar100``  the official Python archives, downloaded when missing; 32x32
 ``imagenet``          class folders ``ROOT/imagenet/train/n01440764/...`` and ``ROOT/imagenet/val/...``; 224x224
 ``imagenet-s919``     and ``-s300``, ``-s50``: ImageNet-S, see `utilities.imagenet_s`; masks; 224x224
-``folder:PATH``       any class folders: ``PATH/train/CLASS/*.jpg`` and ``PATH/test/CLASS/*.jpg`` (or ``val``)
+``folder:PATH``       any class folders: ``PATH/train/CLASS/*.jpg`` and ``PATH/test/CLASS/*.jpg`` (or ``val``,
+                      ``valid``, ``validation``), or ``PATH/CLASS/*.jpg``
 ====================  ===================================================================================
 
 ``canvas`` and ImageNet-S come with masks of the objects: items are (image, label, mask).
@@ -22,9 +23,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
@@ -72,14 +74,17 @@ def load_dataset(
     transform: Callable[[Image.Image], torch.Tensor] | None = None,
     masks: bool | None = None,
     download: bool = True,
+    classes: Sequence[str] | str | Path | None = None,
 ) -> ImageDataset:
     """Load one split of a set of images by name.
 
     Args:
         name: One of `NAMES`, see the table above. Of ``folder:PATH`` a relative PATH is looked for in the working
             directory, then in the project. A PATH that holds class folders directly is cut into 70 % train and 30 %
-            test of each class, the same for every seed. With ``train``, ``val`` and ``test`` folders each is what it
-            says; with two, ``test`` or ``val`` is the test set.
+            test of each class, the same for every seed, with a warning. With ``train``, ``val`` (or ``valid``,
+            ``validation``) and ``test`` folders each is what it says; with two, ``test`` or ``val`` is the test set.
+            Pictures of 16 bits and of floating-point numbers in 0..1 are brought to 8 bits, and turned upright as
+            their EXIF data say; those of ImageNet are taken as they lie, as they were for published models.
         split: ``train``, ``validation``, ``test`` or ``train+validation``.
         image_size: Height and width in pixels; None is the set's own. Whole images are resized bilinearly, the
             shorter side first, and cropped at the centre (ImageNet: 256 to 224, and so in proportion). Folders
@@ -97,6 +102,8 @@ def load_dataset(
         masks: Whether to add each object's mask as a third item, see `utilities.images.ImageDataset`; None does so
             where the set has them.
         download: Whether CIFAR may be fetched when it is missing.
+        classes: The order of the classes of a ``folder:``, and so the labels: names, a text file with one a line, or
+            ``"natural"``, which puts 2 before 10 as timm does; None is alphabetical.
 
     Returns:
         The dataset.
@@ -116,17 +123,53 @@ def load_dataset(
         >>> image.shape, digits.classes[label]
         (torch.Size([3, 16, 16]), '0')
     """
-    _check(name, split, image_size, n_images, seed, masks)
+    _check(name, split, image_size, n_images, seed)
     if transform is not None and (image_size, mean, std) != (None, None, None):
         raise ValueError("a transform decides on image_size, mean and std by itself: leave those out")
-    root = PROJECT_ROOT / "data" if root is None else Path(root)
-    name, source = _read(name, split, root, seed, image_size, download)
+    if masks and name not in MASKED:
+        raise ValueError(f"{name} has no masks; sets that have them: {', '.join(MASKED)}")
+    choice = {"image_size": image_size, "n_images": n_images, "seed": seed, "download": download, "classes": classes}
+    name, source = load_source(name, split, root=root, **choice)
     if masks is False:
         source = replace(source, masks=None, open_mask=None)
     own = {"size": image_size, "mean": mean, "std": std}
     source = replace(source, **{key: value for key, value in own.items() if value is not None})
     if len(source.mean) != 3 or len(source.std) != 3 or min(source.std) <= 0:
         raise ValueError(f"mean and std should be three numbers, std above 0; got {source.mean}, {source.std}")
+    dataset = ImageDataset(source, name, split, transform)
+    if augment:
+        dataset.augmentation = Augmentation(dataset.image_size // 8, source.flip)
+    return dataset
+
+
+def load_source(
+    name: str,
+    split: str,
+    *,
+    image_size: int | None = None,
+    n_images: int | None = None,
+    seed: int = 0,
+    root: str | Path | None = None,
+    download: bool = True,
+    classes: Sequence[str] | str | Path | None = None,
+) -> tuple[str, Source]:
+    """Find the images of a split, without decoding those that lie in files; for the arguments see `load_dataset`.
+
+    Returns:
+        The set's name for captions, and the images.
+
+    Example:
+        >>> name, source = load_source("digits", "test")
+        >>> name, len(source.members)
+        ('digits', 540)
+    """
+    _check(name, split, image_size, n_images, seed)
+    if classes is not None and not name.startswith("folder:"):
+        raise ValueError(f"classes gives the order of the classes of a folder:PATH; those of {name} have their own")
+    root = PROJECT_ROOT / "data" if root is None else Path(root)
+    name, source = _read(name, split, root, seed, image_size, download, classes)
+    if source.note:
+        _say_once(f"{name}: {source.note}", source.root)
     if n_images is not None:
         labels = source.labels[source.members]
         if n_images > len(labels):
@@ -134,27 +177,36 @@ def load_dataset(
         source = replace(source, members=source.members[balanced(labels, n_images, seed)])
     if len(source.members) == 0:
         raise ValueError(f"{name} is so small that its {split} split has no image")
-    dataset = ImageDataset(source, name, split, transform)
-    if augment:
-        dataset.augmentation = Augmentation(dataset.image_size // 8, source.flip)
-    return dataset
+    return name, source
 
 
-def _check(name: str, split: str, image_size: int | None, n_images: int | None, seed: int, masks: bool | None) -> None:
+def _check(name: str, split: str, image_size: int | None, n_images: int | None, seed: int) -> None:
     if name not in NAMES[:-1] and not name.startswith("folder:"):
         close = difflib.get_close_matches(name.lower().replace("-", ""), NAMES, cutoff=0.5)
         hint = f"; close: {', '.join(close)}" if close else ""
         raise ValueError(f"dataset {name!r} is not known{hint}; known: {', '.join(NAMES)}")
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not known; use one of {', '.join(SPLITS)}")
-    if masks and name not in MASKED:
-        raise ValueError(f"{name} has no masks; sets that have them: {', '.join(MASKED)}")
     for key, value, least in (("image_size", image_size, 1), ("n_images", n_images, 1), ("seed", seed, 0)):
         if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
             raise ValueError(f"{key} should be a whole number of at least {least}, got {value!r}")
 
 
-def _read(name: str, split: str, root: Path, seed: int, image_size: int | None, download: bool) -> tuple[str, Source]:
+@cache
+def _say_once(text: str, root: Path) -> None:
+    """Warn once of each folder, not for each part and each model that it is loaded for."""
+    warnings.warn(text, stacklevel=3)
+
+
+def _read(
+    name: str,
+    split: str,
+    root: Path,
+    seed: int,
+    image_size: int | None,
+    download: bool,
+    classes: Sequence[str] | str | Path | None,
+) -> tuple[str, Source]:
     """Give the name for captions and the images of the split."""
     if name in CIFAR:
         return name, _cifar(name, split, root, download)
@@ -164,7 +216,7 @@ def _read(name: str, split: str, root: Path, seed: int, image_size: int | None, 
         return name, read_imagenet_s(name, root.resolve(), split)
     if name.startswith("folder:"):
         path = find_folder(name.removeprefix("folder:"))
-        return f"folder:{path.name}", read_folders(path, split)
+        return f"folder:{path.name}", read_folders(path, split, classes=classes)
     if name == "canvas":
         return name, canvas_source({part: _digits(part) for part in split.split("+")}, seed, image_size)
     return name, _digits(split) if name == "digits" else _photos(split, seed)

@@ -28,11 +28,17 @@ def distillation_loss(
         temperature: T.
         weight: w, of the teacher.
 
+    Raises:
+        ValueError: If student and teacher have other classes.
+
     Example:
         >>> logits = torch.tensor([[2.0, 0.0]])
         >>> distillation_loss(logits, logits, torch.tensor([0]), weight=1.0).abs() < 1e-6
         tensor(True)
     """
+    if logits.shape != teacher_logits.shape:
+        shapes = tuple(logits.shape), tuple(teacher_logits.shape)
+        raise ValueError(f"the student's logits have shape {shapes[0]}, the teacher's {shapes[1]}: the classes differ")
     softened = (F.log_softmax(x / temperature, dim=1) for x in (logits, teacher_logits))
     divergence = F.kl_div(*softened, reduction="batchmean", log_target=True)
     return weight * temperature**2 * divergence + (1 - weight) * F.cross_entropy(logits, labels)

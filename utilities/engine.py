@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,16 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from utilities.hooks import Layers, Recorder, select_layers
+from utilities.features import as_real, unit_scale
+from utilities.hooks import BatchAxis, Forward, Layers, Recorder
 from utilities.measures import MEASURES, centered
 from utilities.metrics import MIN_IMAGES, Estimator, Kernel, center, check_choices, rbf_from_gram
+from utilities.nested import map_tensors, tensors_in
+from utilities.parts import images_in, split_batch
 from utilities.precision import PRECISIONS, Precision, choose_precision
 from utilities.stacks import first_component, half_vectors, permuted_products, without_top_components
 from utilities.streaming import Side, Sums
 from utilities.views import View, check_view, make_view
 
-# A prime: a dimension that is not the batch (tokens, time) is no multiple of it, and so is not taken for images.
-PROBE_IMAGES = 7
 CONFOUNDER = "(confounder)"
 
 
@@ -50,6 +50,9 @@ class Options:
     permutations: int = 0
     per_batch: bool = False
     seed: int = 0
+    forward1: Forward | None = None
+    forward2: Forward | None = None
+    batch_axis: BatchAxis | None = None
 
     def __post_init__(self) -> None:
         if self.measure != "cka" and self.measure not in MEASURES:
@@ -85,7 +88,7 @@ class Options:
             facts |= {"bandwidth": self.bandwidth, "sigma": self.sigma} if self.kernel == "rbf" else {}
         else:
             facts |= {"measure": MEASURES[self.measure].title}
-        for name in ("view1", "view2", "confounder"):
+        for name in ("view1", "view2", "confounder", "forward1", "forward2", "batch_axis"):
             value = getattr(self, name)
             if value not in ("flatten", None):
                 facts[name] = getattr(value, "__name__", str(value))
@@ -94,22 +97,30 @@ class Options:
         return facts
 
 
-def is_leaf(name: str, module: nn.Module) -> bool:
-    """Tell whether a module holds no other: the layers that `compare` takes when none are named.
-
-    Example:
-        >>> is_leaf("fc", nn.Linear(1, 1)), is_leaf("body", nn.Sequential(nn.ReLU()))
-        (True, False)
-    """
-    return next(module.children(), None) is None
-
-
 @dataclass(frozen=True)
 class _Layer:
     """One layer's batch: the centred Gram matrix, or for other measures than CKA the centred features in float64."""
 
     value: torch.Tensor
+    exponent: torch.Tensor  # of the scale that was taken off the features, see `utilities.features.exponent`
     width: int
+
+
+class _Features(Recorder):
+    """Keeps of each layer what a comparison needs of a batch, see `_Layer`."""
+
+    def __init__(
+        self, comparison: Comparison, which: int, model: nn.Module, layers: Layers | None, strict: bool | None
+    ) -> None:
+        options = comparison.options
+        forward = (options.forward1, options.forward2)[which]
+        super().__init__(model, layers, strict=strict, forward=forward, batch_axis=options.batch_axis, innermost=True)
+        self._comparison, self._which = comparison, which
+        self._view = make_view((options.view1, options.view2)[which], model)
+        self._make = _gram_layer if options.measure == "cka" else _feature_layer
+
+    def keep(self, value: torch.Tensor, module: nn.Module) -> _Layer:
+        return self._make(self._view(value, module), self._comparison.precisions[self._which])
 
 
 class Comparison:
@@ -118,11 +129,17 @@ class Comparison:
     Args:
         model1: Gives the rows.
         model2: Gives the columns; may be ``model1``.
-        layers1: See `utilities.hooks.select_layers`; None takes every layer without children that runs.
+        layers1: See `utilities.hooks.select_layers`; None takes every layer that runs, has a row for each image,
+            changes something and contains no other such layer.
         layers2: The same for ``model2``; None takes ``layers1`` if both models are one object.
         options: See `Options`.
         devices: Where each model runs, now on.
         paired: Whether each model gets images of its own.
+        strict: See `utilities.hooks.Recorder`.
+
+    Attributes:
+        whole: Whether each model gets whole batches, as its loader yields them, rather than images.
+        names: The layers of each side that were asked for, or those that its default is taken from.
     """
 
     def __init__(
@@ -134,113 +151,122 @@ class Comparison:
         options: Options,
         devices: Sequence[torch.device],
         paired: bool,
+        strict: bool | None = None,
     ) -> None:
         self.options, self.devices = options, devices
-        self.one_pass = model1 is model2 and not paired and options.view1 == options.view2
+        models, forwards = (model1, model2), (options.forward1, options.forward2)
+        self.whole = tuple(callable(forward) for forward in forwards)
         if options.confounder is not None and paired:
             raise ValueError("a confounder needs both models to see the same images: leave loader2 out")
-        layers2 = layers1 if layers2 is None and model1 is model2 else layers2
-        strict = layers1 is not None, layers2 is not None
-        names = [select_layers(m, is_leaf if a is None else a) for m, a in ((model1, layers1), (model2, layers2))]
-        self.wanted = [set(n) for n in names]
-        self.precisions = [
-            choose_precision(options.precision, m, d) for m, d in zip((model1, model2), devices, strict=True)
-        ]
-        if self.one_pass:
-            self.recorders = [self._recorder(0, model1, {*names[0], *names[1]}, all(strict))]
-        else:
-            self.recorders = [self._recorder(i, m, names[i], strict[i]) for i, m in enumerate((model1, model2))]
+        asked = (layers1, layers1 if layers2 is None and model1 is model2 else layers2)
+        self.precisions = [choose_precision(options.precision, m, d) for m, d in zip(models, devices, strict=True)]
+        self.recorders = [_Features(self, k, models[k], layers, strict) for k, layers in enumerate(asked)]
+        self.names = [list(recorder.layers) for recorder in self.recorders]
+        self.one_pass = model1 is model2 and not paired and self._alike()
+        if self.one_pass and not self.recorders[0].default:
+            self.recorders = [_Features(self, 0, model1, {*self.names[0], *self.names[1]}, strict)]
+        elif self.one_pass:
+            del self.recorders[1]
+        self.wanted = [set(names) for names in self.names]
         self.sums = Sums(confounded=options.confounder is not None, per_batch={} if options.per_batch else None)
-        self._probed, self.finished = False, set()
+        self._tried, self.finished = False, set()
         self.batch_size = 0  # of the first batch: tells an image's place from its batch's
 
-    def _recorder(self, which: int, model: nn.Module, names: Any, strict: bool) -> Recorder:
-        view = make_view((self.options.view1, self.options.view2)[which], model)
-        precision = self.precisions[which]
-        keep = _gram_layer if self.options.measure == "cka" else _feature_layer
-        return Recorder(model, names, transform=lambda value: keep(view(value), precision), strict=strict)
+    def _alike(self) -> bool:
+        """Tell whether one pass of a model serves both sides."""
+        options, default = self.options, [recorder.default for recorder in self.recorders]
+        same = options.view1 == options.view2 and options.forward1 == options.forward2
+        return same and (not any(default) or (all(default) and self.names[0] == self.names[1]))
 
-    def add(self, index: int, images1: torch.Tensor, images2: torch.Tensor) -> None:
+    def add(self, index: int, batch1: Any, batch2: Any) -> None:
         """Run both models on a batch and add what comes out to the sums.
+
+        Args:
+            index: Of the batch.
+            batch1: Images for the first model, or a whole batch, see `whole`.
+            batch2: The same for the second.
 
         Raises:
             ValueError: For a layer that does not run, has no row for each image, is not finite, or that the measure
                 is meaningless for.
         """
-        inputs = [images1] if self.one_pass else [images1, images2]
-        if any(images.device.type == "cpu" and not images.isfinite().all() for images in inputs):
+        inputs = [batch1] if self.one_pass else [batch1, batch2]
+        floats = [t for t in tensors_in(inputs) if t.is_floating_point() and t.device.type == "cpu"]
+        if not all(t.isfinite().all() for t in floats):
             raise ValueError(f"the images of batch {index} hold NaN or infinite values")
-        if not self._probed:
-            self._probe([images[:PROBE_IMAGES] for images in inputs])
-            self._probed, self.batch_size = True, self.batch_size or len(images1)
+        n = images_in(batch1)
+        self.batch_size = self.batch_size or n
         recorded = self._run(inputs)
         recorded = [self._chosen(recorded[0], 0), self._chosen(recorded[-1], 1)]
         if self.options.confounder is not None:
-            extra = self._confounder(images1)
+            extra = self._confounder(batch1)
             recorded = [{**layers, CONFOUNDER: extra} for layers in recorded]
         step = self._add_grams if self.options.measure == "cka" else self._add_measures
-        step(index, len(images1), recorded)
+        step(index, n, recorded)
 
-    def _probe(self, inputs: list[torch.Tensor]) -> None:
-        """Run a few images, so that errors come early; a model that reshapes by ``view`` needs the default layout.
-
-        A model that takes whole batches only shows its errors on the first of them.
-        """
-        try:
-            self._run(inputs)
-        except RuntimeError:
-            self.precisions = [replace(precision, channels_last=False) for precision in self.precisions]
-            with suppress(RuntimeError):
-                self._run(inputs)
-
-    def _run(self, inputs: list[torch.Tensor]) -> list[dict[str, _Layer]]:
+    def _run(self, inputs: list[Any]) -> list[dict[str, _Layer]]:
         recorded = []
-        for recorder, precision, device, images in zip(
-            self.recorders, self.precisions, self.devices, inputs, strict=False
-        ):
-            with precision.running(device), recorder:
-                recorder.model(precision.prepare(images, device, _float_type(recorder.model)))
+        for which, (recorder, batch) in enumerate(zip(self.recorders, inputs, strict=True)):
+            try:
+                self._run_one(which, batch)
+            except RuntimeError:
+                if self._tried or not self.precisions[which].channels_last:
+                    raise
+                # A model that reshapes by `view` needs the default layout.
+                for k in (0, 1) if self.one_pass else (which,):
+                    self.precisions[k] = replace(self.precisions[k], channels_last=False)
+                self._run_one(which, batch)
             if not recorder.activations:
                 raise ValueError(
                     f"no layer of {type(recorder.model).__name__} ran: a traced model, or one whose forward does not "
                     "call its modules, gives nothing to record"
                 )
             recorded.append(recorder.activations)
+        self._tried = True
         return recorded
+
+    def _run_one(self, which: int, batch: Any) -> None:
+        recorder, precision, device = self.recorders[which], self.precisions[which], self.devices[which]
+        dtype = _float_type(recorder.model)
+        with precision.running(device), recorder:
+            recorder.run(map_tensors(lambda tensor: precision.prepare(tensor, device, dtype), batch))
 
     def _chosen(self, layers: dict[str, _Layer], which: int) -> dict[str, _Layer]:
         return {name: layer for name, layer in layers.items() if name.partition("#")[0] in self.wanted[which]}
 
-    def _confounder(self, images: torch.Tensor) -> _Layer:
+    def _confounder(self, batch: Any) -> _Layer:
         asked = self.options.confounder
-        features = images if asked == "input" else asked(images)
+        images = split_batch(batch)[0] if asked == "input" else next(tensors_in(batch))
+        features = images if asked == "input" else asked(batch)
         shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         if not isinstance(features, torch.Tensor) or features.shape[:1] != images.shape[:1]:
             raise ValueError(f"the confounder should give a row for each of {len(images)} images, not {shape}")
-        features = features.to(self.devices[0]).reshape(len(images), -1)
-        return _gram_layer(features if features.dtype == torch.float64 else features.float(), self.precisions[0])
+        return _gram_layer(features.to(self.devices[0]).reshape(len(images), -1), self.precisions[0])
 
     def _add_grams(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
         names, stacks = self._stacks(recorded)
+        powers = [_exponents(layers, stack.device) for layers, stack in zip(recorded, stacks, strict=True)]
         self._note(index, n, recorded, stacks)
         if self.options.remove_top_pc:
             stacks = _apply(stacks, lambda s: without_top_components(s, self.options.remove_top_pc))
         if self.options.kernel == "rbf":
-            width = {"bandwidth": self.options.bandwidth, "sigma": self.options.sigma}
-            stacks = _apply(stacks, lambda s: torch.stack([rbf_from_gram(gram, **width) for gram in s]))
+            stacks = _apply(stacks, self._rbf, powers)
+            powers = [torch.zeros_like(power) for power in powers]  # the kernel has no scale
         rows, columns = _apply(stacks, lambda s: half_vectors(center(s, self.options.estimator)))
         cross = (rows @ columns.to(rows.device).T).double()
         if columns is rows:  # the diagonal of a self-comparison is 1 to the last digit
             own = cross.diagonal(), cross.diagonal()
         else:
             own = tuple(side.square().sum(1).to(rows.device).double() for side in (rows, columns))
-        terms = [cross, *own]
+        rise = [torch.exp2(2 * power).to(rows.device) for power in powers]
+        both = rise[0][:, None] * rise[1]
+        terms = [cross * both, *(side * scale.square() for side, scale in zip(own, rise, strict=True))]
         if rows.device.type == "cpu" or index % 50 == 0:  # elsewhere looking means waiting for the device
             refuse_non_finite(names, terms[1:])
         null, count = None, self.options.permutations
         if count:  # orders that depend on the batch alone, whichever process it falls to
             generator = np.random.default_rng([self.options.seed, index])
-            null = permuted_products(rows, columns.to(rows.device), n, count, generator)
+            null = permuted_products(rows, columns.to(rows.device), n, count, generator) * both
         self.sums.add(index, n, terms, null)
 
     def _stacks(self, recorded: list[dict[str, _Layer]]) -> tuple[list[list[str]], list[torch.Tensor]]:
@@ -256,6 +282,12 @@ class Comparison:
 
         first = stack(recorded[0])
         return names, [first, first if self.one_pass and names[0] == names[1] else stack(recorded[1])]
+
+    def _rbf(self, stack: torch.Tensor, powers: torch.Tensor) -> torch.Tensor:
+        sigma = self.options.sigma
+        widths = [None if sigma is None else sigma * torch.exp2(-power) for power in powers]
+        pairs = zip(stack, widths, strict=True)
+        return torch.stack([rbf_from_gram(g, bandwidth=self.options.bandwidth, sigma=w) for g, w in pairs])
 
     def _add_measures(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
         measure = MEASURES[self.options.measure]
@@ -298,21 +330,29 @@ def _float_type(model: nn.Module) -> torch.dtype | None:
 
 
 def _gram_layer(features: torch.Tensor, precision: Precision) -> _Layer:
-    return _Layer(precision.gram_of(features), features.shape[1])
+    return _Layer(*precision.gram_of(features), features.shape[1])
 
 
 def _feature_layer(features: torch.Tensor, precision: Precision) -> _Layer:
-    return _Layer(centered(features.detach().cpu().double()), features.shape[1])
+    scaled, power = unit_scale(as_real(features.detach().cpu()).double())
+    return _Layer(centered(scaled), power, scaled.shape[1])
+
+
+def _exponents(layers: dict[str, _Layer], device: torch.device) -> torch.Tensor:
+    return torch.stack([layer.exponent for layer in layers.values()]).to(device).double()
 
 
 def _self_products(layers: dict[str, _Layer]) -> torch.Tensor:
     return torch.stack([layer.value @ layer.value.T for layer in layers.values()])
 
 
-def _apply(stacks: list[torch.Tensor], function: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
-    """Apply to both sides, once if they are one."""
-    first = function(stacks[0])
-    return [first, first if stacks[1] is stacks[0] else function(stacks[1])]
+def _apply(
+    stacks: list[torch.Tensor], function: Callable[..., torch.Tensor], *others: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Apply to both sides, with what belongs to each; once if they are one."""
+    first, second = zip(stacks, *others, strict=True)
+    result = function(*first)
+    return [result, result if stacks[1] is stacks[0] else function(*second)]
 
 
 def refuse_non_finite(names: Sequence[list[str]], own: Sequence[torch.Tensor | np.ndarray]) -> None:
@@ -329,14 +369,14 @@ def refuse_non_finite(names: Sequence[list[str]], own: Sequence[torch.Tensor | n
         >>> refuse_non_finite([["fc"]], [np.array([1.0])])
     """
     for layers, squares in zip(names, own, strict=True):
-        bad = [
-            name
-            for name, finite in zip(layers, torch.as_tensor(squares).isfinite().tolist(), strict=False)
-            if not finite
-        ]
-        if bad:
-            more = f", as do {len(bad) - 1} more" if len(bad) > 1 else ""
-            raise ValueError(
-                f"layer {bad[0]!r} gives NaN or infinite features{more}; an untrained model with fresh batch-norm "
-                "statistics overflows: first call utilities.trainer.estimate_batch_norm"
-            )
+        values = torch.as_tensor(squares)[: len(layers)]
+        # Features that are not finite make NaN; what is infinite has been too large to add up.
+        wrong = {"NaN or infinite features": values.isnan(), "features too large to add up": values.isinf()}
+        for what, places in wrong.items():
+            bad = [layer for layer, there in zip(layers, places.tolist(), strict=True) if there]
+            if bad:
+                raise ValueError(
+                    f"layer {bad[0]!r} gives {what}{f', as do {len(bad) - 1} more' if len(bad) > 1 else ''}; an "
+                    "untrained model with fresh batch-norm statistics overflows: first call "
+                    "utilities.trainer.estimate_batch_norm"
+                )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,10 +11,13 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from utilities.class_order import NATURAL, ordered
 from utilities.images import Source
+from utilities.picture import open_picture, picture_size
 from utilities.utils import PROJECT_ROOT
 
 LAYOUT = "expected: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg"
+PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
@@ -80,47 +85,87 @@ def subfolders(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
 
 
-def read_folders(path: Path, split: str, known: list[str] | None = None) -> Source:
+def read_folders(
+    path: Path, split: str, known: list[str] | None = None, classes: Sequence[str] | str | Path | None = None
+) -> Source:
     """Read a tree of class folders.
 
     Args:
-        path: Holds ``train``, ``val`` and ``test``, or some of them, or the class folders themselves.
+        path: Holds ``train``, ``val`` (or ``valid``, ``validation``) and ``test``, or some of them, or the class
+            folders themselves.
         split: See `utilities.datasets.load_dataset`.
-        known: Classes that give the labels where not all need be present.
+        known: Classes that give the labels where not all need be present, whose pictures are taken as they lie.
+        classes: The order of the classes, see `utilities.class_order.ordered`.
 
     Raises:
         FileNotFoundError: If a split has no folder.
         ValueError: If a class folder is empty, or splits have different classes.
     """
-    parts = {part: found for part in ("train", "val", "test") if (found := subfolders(path / part))}
-    direct = not parts and known is None and set(subfolders(path)) - {"train", "val", "test"}
+    places = split_folders(path)
+    parts = {part: found for part, place in places.items() if (found := subfolders(place))}
+    direct = not parts and known is None and set(subfolders(path)) - {place.name for place in places.values()}
     if direct:
-        parts = {"": subfolders(path)}
+        places, parts = {"": path}, {"": subfolders(path)}
     wanted = _wanted(parts, split)
     missing = [part for part in wanted if part not in parts]
     if missing:
-        places = f"{path / 'test'} or {path / 'val'}" if missing == ["test"] else path / missing[0]
-        raise FileNotFoundError(f"no class folders in {places} for split {split!r}; {LAYOUT}")
-    classes = known or parts[wanted[0]]
+        looked = f"{path / 'test'} or {path / 'val'}" if missing == ["test"] else path / missing[0]
+        raise FileNotFoundError(f"no class folders in {looked} for split {split!r}; {LAYOUT}")
+    names = known or ordered(parts[wanted[0]], classes, path)
+    listed = known is not None or classes not in (None, NATURAL)  # then a class may have no folder
     for part, found in parts.items():
-        odd = sorted(set(found) - set(classes) if known else set(found) ^ set(classes))
+        odd = sorted(set(found) - set(names) if listed else set(found) ^ set(names))
         if odd:
-            expected = "ImageNet's (such as n01440764)" if known else f"those of {path / wanted[0]}"
-            raise ValueError(f"the classes of {path / part} are not {expected}; they differ by {', '.join(odd[:8])}")
-    files, labels = scan([path / part for part in wanted], classes)
-    members = np.arange(len(files))
+            expected = "in classes" if listed else f"those of {places[wanted[0]]}"
+            expected = "ImageNet's (such as n01440764)" if known else expected
+            raise ValueError(f"the classes of {places[part]} are not {expected}; they differ by {', '.join(odd[:8])}")
+    files, labels = scan([places[part] for part in wanted], names)
+    members, note = np.arange(len(files)), ""
     if direct:
         test = held_out(labels, 0.3)
         members = members[test] if split == "test" else take_part(members[~test], labels, split)
+        note = "split here: 30 % of each class for testing, a tenth of the rest for validation, the same for every seed"
     elif wanted == ["train"] and len(parts) < 3:
         members = take_part(members, labels, split)
-    opener = partial(open_file, files)
+        note = "validation split off here: a tenth of each class of train" if split in ("train", "validation") else ""
+    opener = partial(open_file, files, upright=known is None)
     sizes = {opener(i, header=True) for i in np.linspace(0, len(files) - 1, 8).astype(int)}
     size = min(min(sizes)) if len(sizes) == 1 else 224
-    return Source(classes, labels, members, size=size, open=opener, native=max(map(max, sizes)))
+    return Source(
+        names,
+        labels,
+        members,
+        size=size,
+        open=opener,
+        native=max(map(max, sizes)),
+        files=files,
+        root=path,
+        note="" if known else note,
+    )
+
+
+def split_folders(path: Path) -> dict[str, Path]:
+    """Find the folders of a set's parts: ``train``, ``val`` (or ``valid``, ``validation``) and ``test``, in any case.
+
+    Raises:
+        ValueError: If a part has two folders.
+
+    Example:
+        >>> split_folders(Path("/nowhere"))
+        {}
+    """
+    places: dict[str, Path] = {}
+    for name in subfolders(path):
+        part = PARTS.get(name.lower())
+        if part in places:
+            raise ValueError(f"{path} has {places[part].name} and {name}, two folders for one part; move one away")
+        if part:
+            places[part] = path / name
+    return {part: places[part] for part in ("train", "val", "test") if part in places}
 
 
 def _wanted(parts: dict[str, list[str]], split: str) -> list[str]:
@@ -136,26 +181,39 @@ def _wanted(parts: dict[str, list[str]], split: str) -> list[str]:
 
 
 def scan(folders: list[Path], classes: list[str]) -> tuple[list[Path], np.ndarray]:
-    """List the images of every class folder, sorted by path."""
-    files, labels = [], []
+    """List the images of every class folder, see `class_images`."""
+    files, labels, numbers = [], [], {name: i for i, name in enumerate(classes)}
     for folder in folders:
         for name in subfolders(folder):
-            inner = subfolders(folder / name)
-            found = images_in(folder / name)
-            if not found and len(inner) == 1:  # Tiny ImageNet's CLASS/images/*.JPEG
-                found = images_in(folder / name / inner[0])
+            found = class_images(folder / name)
             if not found:
-                hint = f"; it has folders, is it a set itself (folder:{folder / name})?" if inner else ""
-                raise ValueError(f"class folder {folder / name} has no image ({', '.join(IMG_EXTENSIONS)}){hint}")
+                raise ValueError(f"class folder {folder / name} has no image ({', '.join(IMG_EXTENSIONS)})")
             files += found
-            labels += [classes.index(name)] * len(found)
+            labels += [numbers[name]] * len(found)
     return files, np.array(labels)
+
+
+def class_images(folder: Path) -> list[Path]:
+    """List the images of a class: those in its folder, and in folders inside, as Tiny ImageNet's CLASS/images/*.JPEG.
+
+    Raises:
+        ValueError: If the folder has no image itself, but several folders with images: they may be the classes.
+    """
+    found = images_in(folder)
+    inner = {name: images for name in subfolders(folder) if (images := class_images(folder / name))}
+    if inner and ((not found and len(inner) > 1) or any(name.lower() in PARTS for name in inner)):
+        raise ValueError(
+            f"class folder {folder} holds folders with images ({', '.join(list(inner)[:4])}), which may be classes: "
+            f"is it a set itself (folder:{folder})? If not, move the images up"
+        )
+    return found + [image for images in inner.values() for image in images]
 
 
 def images_in(folder: Path) -> list[Path]:
     """List the images in a folder, sorted, hidden ones left out."""
-    found = (path for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
-    return sorted(path for path in found if path.name[0] != ".")
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.name[0] != "." and e.name.lower().endswith(IMG_EXTENSIONS)]
+    return [folder / name for name in sorted(names)]
 
 
 def imagenet_classes() -> tuple[list[str], list[str]]:
@@ -172,14 +230,12 @@ def imagenet_classes() -> tuple[list[str], list[str]]:
     return info.label_names(), [info.index_to_description(i).split(",")[0] for i in range(info.num_classes())]
 
 
-def open_file(files: list[Path], index: int, header: bool = False) -> Image.Image | tuple[int, int]:
-    """Open one of the files as an RGB image, or read its size alone.
+def open_file(
+    files: list[Path], index: int, header: bool = False, upright: bool = False
+) -> Image.Image | tuple[int, int]:
+    """Open one of the files as an RGB image, or read its size alone, see `utilities.picture`.
 
     Raises:
         OSError: Naming the file.
     """
-    try:
-        with Image.open(files[index]) as image:
-            return image.size if header else image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise OSError(f"cannot read image {files[index]}: {error}") from error
+    return picture_size(files[index], upright) if header else open_picture(files[index], upright)

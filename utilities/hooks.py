@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import Any
 
@@ -13,144 +13,17 @@ import pandas as pd
 import torch
 from torch import nn
 
+from utilities.copies import copied
+from utilities.nested import tensors_in
+from utilities.parts import images_in
+from utilities.placement import Placement
+from utilities.selection import BatchAxis, Layers, axes_by_name, close_names, kind_of, only_excludes, select_layers
+from utilities.trial import ENOUGH, Trial, first_tensor, numbered
 from utilities.utils import evaluating
 
-Layers = str | type[nn.Module] | Iterable[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
+__all__ = ["BatchAxis", "Forward", "Layers", "Recorder", "check_forward", "describe", "select_layers"]
 
-
-def select_layers(model: nn.Module, layers: Layers = "*", *, depth: int | None = None) -> list[str]:
-    """List the names of a model's submodules, so that one can see what will be recorded.
-
-    Args:
-        model: Any module.
-        layers: A glob over dotted names (``*`` also crosses dots: ``"layer*.relu?"``,
-            ``"blocks.*.attn.proj"``), a class of modules, subclasses included, several of these, or a function
-            ``(name, module) -> bool``.
-        depth: Of the chosen layers, keep those whose names have so many parts: 1 for the model's own children,
-            2 for the blocks of most models (``layer1.0``, ``blocks.0``).
-
-    Returns:
-        The names, each once, in the order in which the modules are registered.
-
-    Raises:
-        ValueError: If a name, glob or class matches nothing, naming the closest ones there are, or if no chosen
-            layer is at that depth.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-        >>> select_layers(model, nn.Linear)
-        ['0', '2']
-        >>> select_layers(model, "3")
-        Traceback (most recent call last):
-        ValueError: layer '3' is not in Sequential; close: 0, 1, 2
-    """
-    modules = {name: module for name, module in model.named_modules() if name}
-    if not modules:
-        raise ValueError(f"{_kind(model)} is a layer without submodules; nn.Sequential(model) makes a model of it")
-    if callable(layers) and not isinstance(layers, type):
-        chosen = {name for name, module in modules.items() if layers(name, module)}
-        if not chosen:
-            raise ValueError(f"the layers function chose none of the {len(modules)} layers of {_kind(model)}")
-    else:
-        aliases = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
-        chosen = set()
-        for pattern in [layers] if isinstance(layers, (str, type)) else layers:
-            if isinstance(pattern, type):
-                chosen |= _of_type(pattern, modules, model)
-                continue
-            # A module that is registered twice has two names: a glob finds it once, its second name finds it too.
-            matches = set(fnmatch.filter(modules, pattern)) or aliases & {pattern}
-            if not matches:
-                raise ValueError(f"layer {pattern!r} is not in {_kind(model)}; close: {_close(pattern, aliases)}")
-            chosen |= matches
-        if not chosen:
-            raise ValueError(f"no layer of {_kind(model)} was asked for: layers is empty")
-    if depth is not None:
-        depths = sorted({_depth(name) for name in chosen})
-        chosen = {name for name in chosen if _depth(name) == depth}
-        if not chosen:
-            raise ValueError(f"no chosen layer of {_kind(model)} is at depth {depth}; there are {depths}")
-    return [name for name, _ in model.named_modules(remove_duplicate=False) if name in chosen]
-
-
-def _of_type(kind: type, modules: Mapping[str, nn.Module], model: nn.Module) -> set[str]:
-    matches = {name for name, module in modules.items() if isinstance(module, kind)}
-    if not matches:
-        close = _close(kind.__name__, {_kind(module) for module in modules.values()})
-        raise ValueError(f"no layer of {_kind(model)} is a {kind.__name__}; close: {close}")
-    return matches
-
-
-def _depth(name: str) -> int:
-    return name.count(".") + 1
-
-
-def _kind(model: nn.Module) -> str:
-    return type(model).__name__
-
-
-def _close(name: str, names: Iterable[str]) -> str:
-    names = sorted(names)
-    return ", ".join(difflib.get_close_matches(name, names, n=4, cutoff=0.5) or names[:4]) or "it has no layers"
-
-
-def first_tensor(output: Any) -> torch.Tensor | None:
-    """Find the tensor that stands for a module's output: itself, ``last_hidden_state``, or the first inside.
-
-    Args:
-        output: A tensor, or a tuple, list, mapping or model output of them.
-
-    Returns:
-        The tensor, or None if there is none.
-
-    Example:
-        >>> first_tensor((None, {"features": torch.zeros(3)})).shape
-        torch.Size([3])
-    """
-    if isinstance(output, torch.Tensor):
-        return output
-    if isinstance(output, Mapping):
-        if "last_hidden_state" in output:
-            return first_tensor(output["last_hidden_state"])
-        output = output.values()
-    elif not isinstance(output, (tuple, list)):
-        return None
-    return next((found for found in map(first_tensor, output) if found is not None), None)
-
-
-def one_row_per_image(output: Any, batch: int, name: str) -> torch.Tensor:
-    """Give a layer's output as a tensor whose first dimension counts images.
-
-    Windows and flattened tokens (Swin, LeViT: batch times something, the image varying slowest) are folded
-    back to one row for each image.
-
-    Args:
-        output: What the module returned.
-        batch: Number of images in the model's input.
-        name: The layer's name, for messages.
-
-    Returns:
-        The tensor, (batch, ...).
-
-    Raises:
-        ValueError: If it cannot be told which rows belong to which image.
-
-    Example:
-        >>> one_row_per_image(torch.zeros(8, 49, 3), 2, "stages.0").shape  # four windows an image
-        torch.Size([2, 4, 49, 3])
-    """
-    tensor = first_tensor(output)
-    if tensor is None:
-        raise ValueError(f"layer {name!r} returned no tensor but {type(output).__name__}; leave it out")
-    rows = tensor.shape[0] if tensor.ndim else 0
-    if rows == batch:
-        return tensor
-    if rows == 0 or rows % batch or (tensor.ndim > 1 and tensor.shape[1] == batch):
-        raise ValueError(
-            f"layer {name!r} has no row for each image: its output is {tuple(tensor.shape)} for a batch of {batch}. "
-            "Its first dimension should be the batch or a multiple of it; leave this layer out"
-        )
-    return tensor.reshape(batch, rows // batch, *tensor.shape[1:])
+Forward = str | Callable[[nn.Module, Any], Any]
 
 
 class Recorder:
@@ -161,19 +34,34 @@ class Recorder:
     that follows (``ReLU(inplace=True)``, ``out += identity``) does not change it. Names are in the order of
     execution; a module that is called again in the same pass gives another entry, ``name#2``.
 
+    Which dimension of an output counts images, and how, is found out before the first pass, by running the model on
+    three of its images, on the same in another order, and on two (see `utilities.placement`); values then have a row
+    for each image. A model that takes whole batches only is run on all of them, twice.
+
     Args:
         model: Any module; the size of the batch is read off its first tensor argument.
-        layers: See `select_layers`.
+        layers: See `select_layers`; None, or nothing but what is to be left out, takes all that run and have a row for
+            each image, and says in one warning which were left out and why.
         transform: Applied to each value inside the hook, (batch, ...) to anything, so that a large activation
             need not be kept; by default a copy of the activation.
-        strict: Whether a layer that did not run is an error; if not, it is simply not among the activations.
+        strict: Whether a layer that did not run, or that belongs to no image, is an error; if not, it is left out, with
+            a warning of the latter. By default it is an error where ``layers`` are given.
+        forward: How the model is run where that is not ``model(images)``: the name of a method, such as
+            ``"forward_features"`` or ``"encode_image"``, or a function of the model and a batch, run by `run`.
+        batch_axis: The dimension that counts images, where it cannot be found out: of all layers, or for names and
+            globs, ``{"encoder.*": 1}``.
+        innermost: Whether, where no ``layers`` are given, those that contain other recorded layers and those that
+            change nothing are left out: dropout, identities.
 
     Attributes:
+        layers: The names of those that are recorded.
+        default: Whether no layers were named.
         activations: Name to value of the last forward pass, in the order of execution.
+        left_out: Name to the reason why the layer belongs to no image, known after the first pass.
 
     Raises:
-        ValueError: For a layer that does not exist, that has no row for each image (during the pass), or, if
-            ``strict``, that did not run (at the end of the pass).
+        ValueError: For a layer that does not exist, and before the first pass, if ``strict``, for one that belongs to
+            no image or did not run. On exit, if layers ran and no pass of the model was seen.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
@@ -183,20 +71,39 @@ class Recorder:
         {'0': (5, 3), '1': (5, 3)}
     """
 
+    _quiet = False  # whether nothing is said of layers that are left out
+
     def __init__(
         self,
         model: nn.Module,
-        layers: Layers = "*",
+        layers: Layers | None = None,
         *,
         transform: Callable[[torch.Tensor], Any] | None = None,
-        strict: bool = True,
+        strict: bool | None = None,
+        forward: Forward | None = None,
+        batch_axis: BatchAxis | None = None,
+        innermost: bool = False,
     ) -> None:
-        self.model = model
-        self.layers = select_layers(model, layers)
+        check_forward(model, forward)
+        self.model, self.forward = model, forward
+        self.layers = select_layers(model, "*" if layers is None else layers)
+        self._wanted = set(self.layers)
         self.transform = transform or torch.clone
-        self.strict = strict
+        self.default = layers is None or only_excludes(layers)
+        if self.default and innermost:
+            self.layers = select_layers(model)  # what is taken away still lies inside another layer
+        self.strict = not self.default if strict is None else strict
+        self.batch_axis = axes_by_name(batch_axis, self.layers)
         self.activations: dict[str, Any] = {}
+        self.left_out: dict[str, str] = {}
+        self._innermost = innermost and self.default
+        self._placements: dict[str, Placement] = {}
+        self._settled: tuple[int, Any] = (0, None)  # images that have been looked at, and their shape
+        self._passes = 0
+        self._late: dict[str, str] = {}  # what the first whole batch showed
+        self._looking: Trial | None = None
         self._batch: int | None = None
+        self._unseen = False  # whether layers ran outside a pass
         self._exit = ExitStack()
 
     def __enter__(self) -> Recorder:
@@ -204,63 +111,214 @@ class Recorder:
             stack.enter_context(evaluating(self.model))
             # Not inference_mode: what a model keeps from one pass to the next has to be of use in training.
             stack.enter_context(torch.no_grad())
-            start = self.model.register_forward_pre_hook(self._start, with_kwargs=True)
-            end = self.model.register_forward_hook(self._end)
-            handles = [start, end, *(self._attach(name) for name in self.layers)]
-            for handle in handles:
-                stack.callback(handle.remove)
+            if self.forward is None:
+                start = self.model.register_forward_pre_hook(self._start, with_kwargs=True)
+                end = self.model.register_forward_hook(self._end)
+                for handle in (start, end):
+                    stack.callback(handle.remove)
+            elif isinstance(self.forward, str):
+                stack.enter_context(_replaced(self.model, self.forward, self._watched))
+            self._handles = {name: self._attach(name) for name in self.layers}
+            stack.callback(lambda: [handle.remove() for handle in self._handles.values()])
             self._exit = stack.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._batch = None
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        self._batch = self._looking = None
         self._exit.close()
+        if kind is None and self._unseen and not self._passes:
+            raise ValueError(
+                f"layers of {kind_of(self.model)} ran, but in no pass that the recorder saw; say how the model is run: "
+                "forward='forward_features' or another method's name, or forward=FUNCTION and recorder.run(batch)"
+            )
+
+    def run(self, batch: Any) -> Any:
+        """Run the model on a batch in the way that ``forward`` says, and return what it returns.
+
+        Args:
+            batch: Images, or what the function ``forward`` takes; it is left as it is.
+        """
+        if not callable(self.forward):
+            return getattr(self.model, self.forward or "__call__")(batch)
+        self._start(self.model, (batch,), {})
+        output = self._call(copied(batch))
+        self._end()
+        return output
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model as ``forward`` says, unseen."""
+        if callable(self.forward):
+            return self.forward(self.model, *args, **kwargs)
+        return getattr(self.model, self.forward or "__call__")(*args, **kwargs)
+
+    def _watched(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Make of the model's method one that the recorder sees."""
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if self._looking is not None or self._batch is not None:
+                return method(*args, **kwargs)
+            self._start(self.model, args, kwargs)
+            output = method(*copied(args), **copied(kwargs))
+            self._end()
+            return output
+
+        return watched
 
     def _attach(self, name: str) -> torch.utils.hooks.RemovableHandle:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if self._batch is None:  # called from outside this model's own forward pass
-                return
-            key, call = name, 1
-            while key in self.activations:
-                call += 1
-                key = f"{name}#{call}"
-            self.activations[key] = self._value(output, name, key)
+            if self._looking is not None:
+                self._looking.see(name, module, output)
+            elif self._batch is None:  # called from outside this model's own forward pass
+                self._unseen = True
+            else:
+                key = numbered(name, self._calls)
+                if key not in self.left_out:
+                    self._record(key, module, output)
 
         return self.model.get_submodule(name).register_forward_hook(hook)
 
-    def _value(self, output: Any, name: str, key: str) -> Any:
-        """Make what is kept of a layer's output."""
-        value = one_row_per_image(output, self._batch, name)
+    def _record(self, key: str, module: nn.Module, output: Any) -> None:
+        placement = self._placements.get(key)
         try:
-            return self.transform(value)
+            if placement is None:
+                raise ValueError("it runs more often on some batches than on others; leave it out")
+            self.activations[key] = self.keep(placement.arrange(first_tensor(output), self._batch), module)
         except ValueError as error:
-            raise ValueError(f"layer {key!r}: {error}") from error
+            if self.strict or self._passes:
+                raise ValueError(f"layer {key!r}: {error}") from error
+            self._late[key] = f": {error}"  # what three images showed does not hold for more
+
+    def keep(self, value: torch.Tensor, module: nn.Module) -> Any:
+        """Make what is kept of a layer's output, (batch, ...)."""
+        return self.transform(value)
 
     def _start(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        images = first_tensor((*args, kwargs))
-        if images is None or images.ndim == 0:
-            raise ValueError(f"{_kind(module)} was called without a tensor, so the size of the batch is not known")
-        self.activations, self._batch = {}, images.shape[0]
+        if self._looking is not None:
+            return
+        images = next((tensor for tensor in tensors_in((args, kwargs)) if tensor.ndim), None)
+        if images is None:
+            raise ValueError(f"{kind_of(module)} was called without a tensor, so the size of the batch is not known")
+        n = images_in(args[0]) if callable(self.forward) else len(images)
+        seen = min(n, ENOUGH), images.shape[1:]
+        if self._settled[0] < seen[0] or self._settled[1] != seen[1]:
+            self._settle(args, kwargs, n)
+            self._settled = seen
+        self.activations, self._calls, self._late, self._batch = {}, Counter(), {}, n
 
-    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._batch = None
-        silent = [name for name in self.layers if name not in self.activations]
-        if silent and self.strict:
-            more = f" and {len(silent) - 5} more" if len(silent) > 5 else ""
-            raise ValueError(
-                f"layers that did not run in the forward pass of {_kind(module)}: {', '.join(silent[:5])}{more}; "
-                "leave them out"
+    def _settle(self, args: tuple, kwargs: dict, n: int) -> None:
+        """Find out which layers have a row for each image, and where."""
+
+        def test(key: str, module: nn.Module, value: torch.Tensor) -> None:
+            self.keep(value, module)
+
+        self._looking = look = Trial(self.model, self.layers, self.batch_axis, test)
+        try:
+            look.run(self._call, args, kwargs, n)
+        finally:
+            self._looking = None
+        self._placements, self.left_out = look.placements, look.left_out
+        if self.strict:
+            _refuse(self.left_out)
+            _refuse_silent(self.model, [name for name in self.layers if name not in look.ran])
+        else:
+            self._keep_what_can_be_compared(look)
+        astray = [name for name in self.layers if (place := self._placements.get(name)) and not place.follows]
+        if astray:
+            warnings.warn(
+                f"values of {kind_of(self.model)} do not follow their images when these change places, for it draws at "
+                f"random or mixes the images of a batch: {', '.join(astray)}",
+                stacklevel=2,
             )
+
+    def _keep_what_can_be_compared(self, look: Trial) -> None:
+        """Record no more than what has a row for each image; of nested layers the inner ones, if asked for."""
+        keep = look.innermost() if self._innermost else [name for name in self.layers if name in look.placements]
+        gone = {key: why for key, why in look.missing(keep).items() if key.partition("#")[0] in self._wanted}
+        keep = [name for name in keep if name in self._wanted]
+        if look.ran and not keep and not self._quiet:
+            _refuse(gone)
+        for name in set(self.layers) - set(keep):
+            self._handles.pop(name).remove()
+        self.layers = keep
+        if not self._quiet:
+            _warn_of_left_out(self.model, gone)
+
+    def _end(self, *_: Any) -> None:
+        if self._looking is not None:
+            return
+        self._batch, self._passes = None, self._passes + 1
+        self.left_out |= self._late
+        if self._late and not self._quiet:
+            _warn_of_left_out(self.model, self._late)
+        if self.strict:
+            recorded = {key.partition("#")[0] for key in self.activations}
+            _refuse_silent(self.model, [name for name in self.layers if name not in recorded])
+
+
+@contextmanager
+def _replaced(model: nn.Module, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Put something else in the place of a method of this model alone."""
+    own = model.__dict__.get(name)
+    model.__dict__[name] = wrap(getattr(model, name))
+    try:
+        yield
+    finally:
+        del model.__dict__[name]
+        if own is not None:
+            model.__dict__[name] = own
+
+
+def check_forward(model: nn.Module, forward: Forward | None) -> None:
+    """Refuse a way to run a model that there is not.
+
+    Raises:
+        ValueError: If the model has no method of that name.
+        TypeError: If it is no name and no function.
+
+    Example:
+        >>> check_forward(nn.Flatten(), "forward_feature")
+        Traceback (most recent call last):
+        ValueError: Flatten has no method 'forward_feature'; close: forward
+    """
+    if isinstance(forward, str):
+        if not callable(getattr(model, forward, None)):
+            methods = ["forward", *(name for name in dir(type(model)) if name not in dir(nn.Module) and name[0] != "_")]
+            raise ValueError(f"{kind_of(model)} has no method {forward!r}; close: {close_names(forward, methods)}")
+    elif forward is not None and not callable(forward):
+        raise TypeError(f"forward should be a method's name or a function of model and batch, not {forward!r}")
+
+
+def _refuse(left_out: Mapping[str, str]) -> None:
+    for name, reason in left_out.items():
+        more = f" (and {len(left_out) - 1} more such layers)" if len(left_out) > 1 else ""
+        raise ValueError(f"layer {name!r}{reason}{more}")
+
+
+def _refuse_silent(model: nn.Module, silent: Sequence[str]) -> None:
+    if silent:
+        more = f" and {len(silent) - 5} more" if len(silent) > 5 else ""
+        raise ValueError(
+            f"layers that did not run in the forward pass of {kind_of(model)}: {', '.join(silent[:5])}{more}; "
+            "leave them out"
+        )
+
+
+def _warn_of_left_out(model: nn.Module, left_out: Mapping[str, str]) -> None:
+    if left_out:
+        reasons: dict[str, list[str]] = {}
+        for name, reason in left_out.items():
+            reasons.setdefault(reason.lstrip(": ").partition(". Leave")[0].partition("; leave")[0], []).append(name)
+        text = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+        warnings.warn(f"layers of {kind_of(model)} that cannot be compared are left out: {text}", stacklevel=2)
 
 
 class _Shapes(Recorder):
-    """Records shapes; an output without a row for each image has none, so that a table can list it with the rest."""
+    """Records shapes, for a table of all layers."""
 
-    def _value(self, output: Any, name: str, key: str) -> tuple[int, ...] | None:
-        try:
-            return tuple(one_row_per_image(output, self._batch, name).shape[1:])
-        except ValueError:
-            return None
+    _quiet = True
+
+    def keep(self, value: torch.Tensor, module: nn.Module) -> tuple[int, ...]:
+        return tuple(value.shape[1:])
 
 
 def describe(model: nn.Module, images: torch.Tensor | None = None, layers: Layers = "*") -> pd.DataFrame:
@@ -288,13 +346,13 @@ def describe(model: nn.Module, images: torch.Tensor | None = None, layers: Layer
     shapes: dict[str, tuple[int, ...] | None] = {}
     if images is not None:
         with _Shapes(model, layers, strict=False) as recorder:
-            model(images)
+            recorder.run(images)
         shapes = recorder.activations
     shapes = shapes | {name: None for name in select_layers(model, layers) if name not in shapes}
     modules = [model.get_submodule(name.partition("#")[0]) for name in shapes]
     return pd.DataFrame(
         {
-            "type": [_kind(module) for module in modules],
+            "type": [kind_of(module) for module in modules],
             "shape": pd.Series(list(shapes.values()), dtype=object),
             "width": pd.Series([None if shape is None else prod(shape) for shape in shapes.values()], dtype="Int64"),
             "parameters": [sum(parameter.numel() for parameter in module.parameters()) for module in modules],

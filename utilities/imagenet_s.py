@@ -77,6 +77,8 @@ def read_imagenet_s(name: str, root: Path, split: str) -> Source:
         size=224,
         zoom=256 / 224,
         open=partial(open_file, files),
+        files=files,
+        root=path,
         open_mask=partial(_open_mask, files, masks, [numbers[file.parent.name] for file in files]),
     )
 

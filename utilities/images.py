@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,9 @@ class Source:
     mean: Sequence[float] = (0.485, 0.456, 0.406)  # ImageNet's
     std: Sequence[float] = (0.229, 0.224, 0.225)
     flip: bool = True
+    files: list[Path] | None = None  # that ``open`` opens, and the folder that they lie in
+    root: Path | None = None
+    note: str = ""  # on how the split was made, where the set does not say
 
 
 class ImageDataset(Dataset):
@@ -111,6 +115,10 @@ class ImageDataset(Dataset):
         mean: What is subtracted from each channel of images in 0..1, or None with a transform of one's own.
         std: What each channel is then divided by, or None.
         masks: Whether there are masks.
+        part: The split, for captions; says of a split that the data set does not have that it was made here.
+        note: How it was made then, or nothing.
+        files: The image files of this split, or None where images lie in memory.
+        root: The folder that they lie in, or None.
         augmentation: Applied by `utilities.loaders.make_loader` from its own seed, and otherwise on indexing from
             torch's global generator; or None.
     """
@@ -120,6 +128,7 @@ class ImageDataset(Dataset):
         self.indices, self.targets = source.members, source.labels[source.members].astype(np.int64)
         self.image_size, self.augmentation, self._transform, self._zoom = source.size, None, transform, source.zoom
         self.mean, self.std = (tuple(source.mean), tuple(source.std)) if transform is None else (None, None)
+        self.note, self.root, self._files = source.note, source.root, source.files
         self._labels = torch.from_numpy(self.targets)
         self._open, self._images = source.open, source.images
         if self._images is not None:
@@ -143,6 +152,16 @@ class ImageDataset(Dataset):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.split}, {len(self):,} images)"
+
+    @property
+    def part(self) -> str:
+        """The split, for captions, and whether it was made here."""
+        return f"{self.split}, split here" if self.note else self.split
+
+    @property
+    def files(self) -> list[Path] | None:
+        """The image files of this split, in its order."""
+        return None if self._files is None else [self._files[i] for i in self.indices]
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | tuple[torch.Tensor, int, torch.Tensor]:
         if not -len(self) <= index < len(self):

@@ -26,13 +26,16 @@ from utilities.analysis.directions import random_directions
 from utilities.analysis.landscape import Landscape, loss_landscape
 from utilities.analysis.points import unfinished
 from utilities.analysis.survey import BATCH_NORMS
+from utilities.class_order import HELP, from_options
 from utilities.command import PICTURES, add_figure_options, figure_options
 from utilities.datasets import SPLITS, load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.plots.landscape import plot_contours, plot_cuts, plot_surfaces
 from utilities.plots.style import save_figures, split_picture
+from utilities.trained_on import refuse_other_classes
+from utilities.user_errors import reporting
 from utilities.utils import PROJECT_ROOT, check_writable
-from utilities.zoo import create_model, input_options
+from utilities.zoo import NAMES, create_model, input_options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,10 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     given = parser.parse_args(arguments)
-    try:
+    with reporting(parser):
         run(given, arguments)
-    except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,11 +59,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
-    add("--model", required=True, help="a name of utilities.zoo.list_models, timm/NAME or torchvision/NAME")
+    add(
+        "--model",
+        required=True,
+        help=NAMES,
+    )
     add("--weights", default="random", help="random, pretrained, or a checkpoint's path")
     add("--model-seed", type=int, default=0, help="of random weights")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
     add("--split", choices=SPLITS, default="train", help="which part of it")
+    add("--classes", nargs="+", metavar="NAME", help=HELP)
     add("--image-size", type=int, help="pixels; default: what the model asks for, else the data set's own")
     add("--n-images", type=int, help="as many of each class as there are; default: all")
     add("--batch-size", type=int, default=256, help="images in a batch")
@@ -98,9 +104,9 @@ def run(given: argparse.Namespace, arguments: Sequence[str]) -> None:
     base, _ = split_picture(given.out)
     check_writable(base)
     loader = _loader(given)
-    own_classes = given.weights == "pretrained"  # a classifier that was trained, if for other classes
-    classes = None if own_classes else loader.dataset.num_classes
+    classes = loader.dataset.num_classes if given.weights == "random" else None  # else that of the weights
     model = create_model(given.model, classes, weights=given.weights, seed=given.model_seed)
+    refuse_other_classes(model, loader.dataset)
     if not given.resume:
         for path in unfinished(base, given.model):
             path.unlink()
@@ -158,6 +164,7 @@ def _refuse_failure(started: Sequence[subprocess.Popen]) -> None:
 def _loader(given: argparse.Namespace) -> Loader:
     options: dict[str, Any] = input_options(given.model)
     options |= {} if given.image_size is None else {"image_size": given.image_size}
+    options |= {"classes": from_options(given.classes)}
     data = load_dataset(
         given.dataset, given.split, n_images=given.n_images, seed=given.data_seed, augment=given.augment, **options
     )
@@ -181,7 +188,11 @@ def _measure(given: argparse.Namespace, model: nn.Module, loader: Loader, base: 
     first = not given.part or given.part[0] == 0  # one of several processes reports
     seed = f"untrained, seed {given.model_seed}" if given.weights == "random" else Path(given.weights).name
     augmented = ", augmented" if given.augment else ""
-    facts = {"model": given.model, "weights": seed, "dataset": f"{loader.dataset.name} ({given.split}{augmented})"}
+    facts = {
+        "model": given.model,
+        "weights": seed,
+        "dataset": f"{loader.dataset.name} ({loader.dataset.part}{augmented})",
+    }
     return loss_landscape(
         model,
         loader,

@@ -57,24 +57,24 @@ def is_block(name: str, module: nn.Module) -> bool:
 
 
 def matched(matrices: np.ndarray) -> np.ndarray:
-    """Tell for each row whether its largest entry is on the diagonal.
+    """Tell for each row whether its largest entry is on the diagonal: 1 or 0, and 1/m where it is one of m equal ones.
 
-    Of equal entries the first counts, so that a measure that gives the same value everywhere is right once in a
-    matrix, as by chance. A row without any value is wrong.
+    So a measure that gives the same value everywhere is right as often as by chance. A row without any value is wrong.
 
     Args:
         matrices: Similarities, (..., layers, layers).
 
     Returns:
-        Booleans, (..., layers).
+        (..., layers).
 
     Example:
-        >>> matched(np.array([[0.9, 0.2], [0.8, 0.3]]))
-        array([ True, False])
+        >>> matched(np.array([[0.9, 0.2], [0.3, 0.3]]))
+        array([1. , 0.5])
     """
     values = np.where(np.isnan(matrices), -np.inf, matrices)
-    right = values.argmax(-1) == np.arange(matrices.shape[-1])
-    return right & ~np.isnan(matrices).all(-1)
+    largest = values == values.max(-1, keepdims=True)
+    right = np.diagonal(largest, axis1=-2, axis2=-1) / largest.sum(-1)
+    return np.where(np.isnan(matrices).all(-1), 0.0, right)
 
 
 def match_accuracy(matrix: np.ndarray) -> float:

@@ -8,11 +8,13 @@ threshold afterwards.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from PIL import Image
+
+from utilities.parts import place_of_images
 
 GREYS = 36, 219  # cubic filters overshoot by up to 15 % of the contrast, which must not be cut off at black or white
 
@@ -21,7 +23,7 @@ def split_masks(batch: Any) -> torch.Tensor | None:
     """Take the masks out of a batch, beside what `utilities.utils.split_batch` takes.
 
     Args:
-        batch: ``images``, ``(images, labels)``, ``(images, labels, masks)`` or a dictionary, perhaps with ``mask`` or
+        batch: ``images``, ``(images, labels)``, ``(images, labels, masks)`` or a mapping, perhaps with ``mask`` or
             ``masks``.
 
     Returns:
@@ -39,10 +41,12 @@ def split_masks(batch: Any) -> torch.Tensor | None:
         True
     """
     masks = None
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         masks = next((batch[key] for key in ("mask", "masks") if key in batch), None)
-    elif isinstance(batch, (tuple, list)) and len(batch) > 2 and getattr(batch[2], "ndim", 0) > 1:
-        masks = batch[2]  # else paths, or the images' numbers
+    elif isinstance(batch, (tuple, list)) and batch:
+        place = place_of_images(batch) + 2
+        if len(batch) > place and getattr(batch[place], "ndim", 0) > 1:
+            masks = batch[place]  # else paths, or the images' numbers
     if masks is None:
         return None
     if not isinstance(masks, torch.Tensor):

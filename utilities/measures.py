@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from numpy.typing import ArrayLike
 
+from utilities.features import unit_scale
 from utilities.metrics import _as_matrix
 
 Statistic = Literal["mean_squared", "mean"]
@@ -93,7 +94,7 @@ def _compare(measure: Measure, x: ArrayLike | torch.Tensor, y: ArrayLike | torch
             raise ValueError(f"{name}: {reason}")
         prepare = measure.prepare_row if side == "row" else measure.prepare_column
         try:
-            prepared.append([prepare(centered(layer))])
+            prepared.append([prepare(centered(unit_scale(layer)[0]))])
         except ValueError as reason:
             raise ValueError(f"{name}: {reason}") from None
     value = measure.pairs(*prepared).item()
@@ -224,15 +225,17 @@ def _unit_ranks(x: torch.Tensor) -> torch.Tensor:
 
 
 def _neighbours(k: int, x: torch.Tensor) -> torch.Tensor:
-    """Mark the k nearest other images of each image, of equally near ones the first, by 1/√(nk)."""
+    """Mark the k nearest other images of each image by 1/√(nk), equally near ones by the share of draws they are in."""
     n = len(x)
     if not x.any():
         return _undefined(x)
     distances = torch.full((n, n), float("inf"), dtype=x.dtype, device=x.device)
     row, column = torch.triu_indices(n, n, offset=1, device=x.device)
     distances[row, column] = distances[column, row] = _distances(x)
-    nearest = distances.sort(dim=1, stable=True).indices[:, :k]
-    return torch.zeros_like(distances).scatter_(1, nearest, (n * k) ** -0.5)
+    farthest = distances.kthvalue(k, dim=1, keepdim=True).values
+    nearer, equal = distances < farthest, distances == farthest
+    shares = (k - nearer.sum(1, keepdim=True)) / equal.sum(1, keepdim=True)
+    return (nearer + equal * shares.to(x.dtype)) * (n * k) ** -0.5
 
 
 def _mutual_knn_measure(k: int) -> Measure:
@@ -468,7 +471,8 @@ def mutual_knn(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor, k: int 
     Args:
         x: Features of n images, (n, ...), flattened to (n, p).
         y: Features of the same images in the same order, (n, ...).
-        k: Number of neighbours; of equally near images the first are taken.
+        k: Number of neighbours. Equally near images are as good as drawn at random, for x and y by itself: the expected
+            share is given, which does not depend on the order of images, and is below 1 for x = y with such ties.
 
     Returns:
         The share, 0 to 1; NaN, with a warning, where x or y has no variance.

@@ -13,15 +13,13 @@ from typing import Literal
 import torch
 from numpy.typing import ArrayLike
 
+from utilities.features import as_real, unit_scale
+from utilities.grams import centered_gram
+
 Kernel = Literal["linear", "rbf"]
 Estimator = Literal["debiased", "biased"]
 
 MIN_IMAGES = {"debiased": 4, "biased": 2}
-# Bytes of features that are centred and multiplied at a time: what a CPU's cache holds; on a GPU, what keeps it busy.
-CHUNK_BYTES = {"cpu": 2**21, "cuda": 2**28}
-# Up to this width a layer costs little: it is multiplied in its own precision, and a spread below rounding is looked
-# for in each feature by itself, not in all of them together.
-NARROW = 4096
 
 
 def check_choices(kernel: str, estimator: str, bandwidth: float = 1.0, sigma: float | None = None) -> None:
@@ -43,64 +41,24 @@ def check_choices(kernel: str, estimator: str, bandwidth: float = 1.0, sigma: fl
 
 
 def _as_matrix(x: ArrayLike | torch.Tensor, name: str) -> torch.Tensor:
-    x = torch.as_tensor(x).detach().to(torch.float64)
+    x = torch.as_tensor(x).detach()
     if x.ndim < 2:
         raise ValueError(f"{name} should have one row for each image, shape (n, features), not {tuple(x.shape)}")
-    x = x.flatten(1)
+    x = as_real(x).flatten(1).to(torch.float64)
     if not torch.isfinite(x).all():
         raise ValueError(f"{name} holds NaN or infinite values in {int((~x.isfinite()).any(1).sum())} of its rows")
     return x
 
 
-def centered_gram(x: torch.Tensor, *, bfloat16: bool = False) -> torch.Tensor:
-    """Compute X_c X_cᵀ, X_c being X less its mean row, some features at a time.
-
-    HSIC does not change when features are centred, but its rounding does: with means 10⁴ times the spread, an
-    uncentred float32 Gram has no digit left. A spread below the rounding of the values themselves is none at all,
-    and gives zeros: the values can no longer tell images apart.
-
-    Args:
-        x: Features, (n, p); half-precision ones are computed in float32.
-        bfloat16: Whether to round centred features to bfloat16 for the product, where p > `NARROW`.
-
-    Returns:
-        The Gram matrix, (n, n), float32 or float64.
-
-    Example:
-        >>> centered_gram(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
-        tensor([[ 1., -1.],
-                [-1.,  1.]])
-    """
-    dtype = x.dtype if x.dtype == torch.float64 else torch.float32
-    eps, n, width = 8 * torch.finfo(dtype).eps, *x.shape
-    gram, level = x.new_zeros(n, n, dtype=dtype), x.new_zeros((), dtype=dtype)
-    half = n // 2  # of the four quarters of a symmetric matrix three are multiplied, and one is copied
-    left, corner = gram[:, :half], gram[half:, half:]
-    # A CPU rounds the products of each chunk to bfloat16 once; a GPU can give the sums as they are.
-    options = {"out_dtype": torch.float32} if bfloat16 and width > NARROW and x.device.type == "cuda" else {}
-    step = max(1, CHUNK_BYTES.get(x.device.type, 2**26) // (n * 4))
-    for part in x.split(step, dim=1):
-        part = part.to(dtype)
-        mean = part.mean(0)
-        part = part - mean
-        if width <= NARROW:
-            part *= part.square().sum(0) > eps**2 * n * mean.square()
-        else:
-            level += mean.square().sum()
-        part = part.bfloat16() if bfloat16 and width > NARROW else part
-        left += torch.mm(part, part[:half].T, **options)
-        corner += torch.mm(part[half:], part[half:].T, **options)
-    gram[:half, half:] = left[half:].T
-    return torch.where(gram.diagonal().sum() <= eps**2 * n * level, torch.zeros_like(gram), gram)  # NaN stays NaN
-
-
-def rbf_from_gram(gram: torch.Tensor, *, bandwidth: float = 1.0, sigma: float | None = None) -> torch.Tensor:
+def rbf_from_gram(
+    gram: torch.Tensor, *, bandwidth: float = 1.0, sigma: float | torch.Tensor | None = None
+) -> torch.Tensor:
     """Turn a linear Gram matrix into that of the kernel exp(-d² / 2σ²).
 
     Args:
         gram: X Xᵀ, (n, n); any common shift of the rows of X is without effect.
         bandwidth: σ as a fraction of the median *distance* (not its square) between two different rows.
-        sigma: σ itself; where given, ``bandwidth`` is not used.
+        sigma: σ itself, perhaps as a tensor; where given, ``bandwidth`` is not used.
 
     Returns:
         The RBF Gram matrix, (n, n).
@@ -135,7 +93,7 @@ def gram(
     """Compute the Gram matrix of the rows of x: ``K_ij = k(x_i, x_j)``.
 
     Args:
-        x: Features, (n, ...), flattened to (n, p).
+        x: Features, (n, ...), flattened to (n, p); of complex ones real and imaginary parts both count.
         kernel: ``"linear"``, x·y, or ``"rbf"``, exp(-|x - y|² / 2σ²).
         bandwidth: For ``"rbf"``: σ as a fraction of the median distance (Kornblith et al. use 0.2 to 0.8).
         sigma: For ``"rbf"``: σ itself. A fixed σ on raw wide features makes the kernel the identity.
@@ -155,7 +113,16 @@ def gram(
     x = _as_matrix(x, "x")
     if kernel == "linear":
         return x @ x.T
-    return rbf_from_gram(centered_gram(x), bandwidth=bandwidth, sigma=sigma)
+    return _centred_kernel(x, kernel, bandwidth, sigma)
+
+
+def _centred_kernel(x: torch.Tensor, kernel: Kernel, bandwidth: float, sigma: float | None) -> torch.Tensor:
+    """Compute a Gram matrix that can be squared: the RBF kernel's own, or the linear one less mean and scale."""
+    x, power = unit_scale(x)
+    K = centered_gram(x)
+    if kernel == "linear":
+        return K
+    return rbf_from_gram(K, bandwidth=bandwidth, sigma=None if sigma is None else sigma * torch.exp2(-power))
 
 
 def center(grams: torch.Tensor, estimator: Estimator = "debiased") -> torch.Tensor:
@@ -223,6 +190,9 @@ def hsic(K: ArrayLike | torch.Tensor, L: ArrayLike | torch.Tensor, estimator: Es
         10.5
     """
     check_choices("linear", estimator)
+    for name, matrix in (("K", K), ("L", L)):
+        if torch.as_tensor(matrix).is_complex():
+            raise ValueError(f"{name} is complex: utilities.metrics.gram makes a real Gram matrix of complex features")
     K, L = _as_matrix(K, "K"), _as_matrix(L, "L")
     if K.shape != L.shape or K.shape[0] != K.shape[1]:
         raise ValueError(f"K and L should be square and of one size, not {tuple(K.shape)} and {tuple(L.shape)}")
@@ -272,9 +242,7 @@ def cka(
     x, y = _as_matrix(x, "x"), _as_matrix(y, "y")
     if len(x) != len(y):
         raise ValueError(f"x and y should be features of the same images, but have {len(x)} and {len(y)} rows")
-    K, L = centered_gram(x), centered_gram(y)
-    if kernel == "rbf":
-        K, L = (rbf_from_gram(G, bandwidth=bandwidth, sigma=sigma) for G in (K, L))
+    K, L = (_centred_kernel(features, kernel, bandwidth, sigma) for features in (x, y))
     scale = hsic(K, K, estimator) * hsic(L, L, estimator)
     if scale <= 0:
         warnings.warn("CKA is not defined: x or y has no variance over the images", stacklevel=2)

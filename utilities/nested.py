@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
 
     Args:
         function: Takes a tensor.
-        value: A tensor, or tuples, lists and mappings of tensors and of anything else. Mappings become dictionaries.
+        value: A tensor, or tuples, lists and mappings of tensors and of anything else.
 
     Returns:
-        The same structure.
+        The same structure; a mapping that cannot be changed becomes a dictionary.
 
     Example:
         >>> map_tensors(len, {"pixel_values": torch.zeros(4, 3), "sizes": (torch.zeros(2), "px")})
@@ -25,7 +26,13 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, Mapping):
-        return {key: map_tensors(function, part) for key, part in value.items()}
+        parts = {key: map_tensors(function, part) for key, part in value.items()}
+        if type(value) is dict or not isinstance(value, MutableMapping):
+            return parts
+        twin = copy.copy(value)  # of its own kind, as a model may read batch.pixel_values
+        for key, part in parts.items():
+            twin[key] = part
+        return twin
     if isinstance(value, (tuple, list)):
         parts = [map_tensors(function, part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)

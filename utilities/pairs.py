@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from utilities.compare import compare
+from utilities.copies import copied
 from utilities.hooks import select_layers
 from utilities.similarity import TABLES, Similarity
 from utilities.zoo import comparison_layers
@@ -27,7 +28,7 @@ class SideBySide(nn.ModuleList):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Run all of them."""
         for model in self:
-            answer = model(images)
+            answer = model(copied(images))  # it may write into what it is given
         return answer
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from utilities.streaming import Side, Sums
-from utilities.utils import check_writable, write_whole
+from utilities.writing import check_writable, warning_of_failure, write_whole
 
 SECONDS_BETWEEN = 60.0
 
@@ -103,13 +103,16 @@ class PartialSums:
         """Write this process's sums, whole or not at all."""
         meta, arrays = _to_arrays(sums.cpu())
         text = np.array(json.dumps({**meta, "key": self.key}))
-        write_whole(self._path(self.rank), lambda path: np.savez(path, meta=text, **arrays))
+        needs = sum(array.nbytes for array in (text, *arrays.values()))
+        write_whole(self._path(self.rank), lambda path: np.savez(path, meta=text, **arrays), needs)
         self._saved = time.monotonic()
 
-    def save_now_and_then(self, sums: Sums) -> None:
-        """Write them if the last time is a while ago."""
-        if time.monotonic() - self._saved >= SECONDS_BETWEEN:
-            self.save(sums)
+    def save_now_and_then(self, sums: Sums, now: bool = False) -> None:
+        """Write them if the last time is a while ago, or now; a warning says what cannot be written."""
+        if now or time.monotonic() - self._saved >= SECONDS_BETWEEN:
+            self._saved = time.monotonic()
+            with warning_of_failure():
+                self.save(sums)
 
     def remove(self, keep_own: bool = False) -> None:
         """Delete the files, of all processes."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from utilities.metrics import centered_gram
+from utilities.grams import scaled_gram
 from utilities.utils import has_fast_bfloat16
 
 PRECISIONS = ("auto", "exact", "fast", "half")
@@ -58,9 +58,9 @@ class Precision:
         layout = torch.channels_last if self.channels_last and images.ndim == 4 else torch.preserve_format
         return images.to(device, dtype, memory_format=layout, non_blocking=True)
 
-    def gram_of(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the centred Gram matrix of features (n, p), see `centered_gram`."""
-        return centered_gram(x, bfloat16=self.gram == "bfloat16")
+    def gram_of(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the centred Gram matrix of features (n, p) and its exponent, see `scaled_gram`."""
+        return scaled_gram(x, bfloat16=self.gram == "bfloat16")
 
 
 def choose_precision(precision: str, model: nn.Module, device: torch.device) -> Precision:

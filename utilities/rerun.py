@@ -28,13 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
-import papermill
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from utilities.notebook import read_json
+from utilities.notebook_source import UnreadableNotebook, check_parameters, read_notebook
 
 # utilities.utils is imported where it is used: it brings torch, and the child processes do without.
 
@@ -106,18 +105,6 @@ def _find(patterns: str | Iterable[str], notebooks: str | Path | None) -> list[P
     return [path.resolve() for path in found.values()]
 
 
-def _check(source: Path, parameters: Mapping[str, Any]) -> None:
-    """Raise unless the notebook's tagged cell sets each of the parameters."""
-    try:
-        known = papermill.inspect_notebook(source)
-    except ValueError as error:
-        raise ValueError(f"notebook {source.stem} cannot be read: {error}") from error
-    if not known:
-        raise ValueError(f"notebook {source.stem} has no parameters: tag the cell that sets them 'parameters'")
-    if unknown := ", ".join(name for name in parameters if name not in known):
-        raise ValueError(f"notebook {source.stem} has no parameter {unknown}; it knows {', '.join(known)}")
-
-
 def _sha256(parts: Iterable[str | bytes]) -> str:
     """Hash a sequence of parts; where one ends and the next begins counts."""
     digest = hashlib.sha256()
@@ -127,8 +114,15 @@ def _sha256(parts: Iterable[str | bytes]) -> str:
     return digest.hexdigest()
 
 
-def _make_jobs(sources: Iterable[Path], out: Path, profile: str, extra: Mapping[str, Any]) -> list[_Job]:
-    """Check every notebook and take down the facts of its run."""
+def _make_jobs(
+    sources: Iterable[Path],
+    out: Path,
+    profile: str,
+    extra: Mapping[str, Any],
+    rows: dict[str, dict[str, Any]] | None = None,
+) -> list[_Job]:
+    """Check every notebook and take down the facts of its run; one that cannot be run gets its row at once."""
+    rows = {} if rows is None else rows
     for name, option in {"PROFILE": "profile", "OUTPUT_DIR": "out"}.items():
         if name in extra:
             raise ValueError(f"parameter {name} follows from the option {option}; pass that instead")
@@ -136,14 +130,26 @@ def _make_jobs(sources: Iterable[Path], out: Path, profile: str, extra: Mapping[
     parameters = {**told, "OUTPUT_DIR": str(out)}  # the one that is not among the facts: a folder may move
     files = sorted(PACKAGE.rglob("*.py"))
     package = _sha256(part for f in files for part in (f.relative_to(PACKAGE).as_posix(), f.read_bytes()))
-    jobs = []
+    jobs, unreadable = [], None
     for source in sources:
-        _check(source, parameters)
-        cells = nbformat.read(source, as_version=4).cells
-        notebook = _sha256(cell.source for cell in cells if cell.cell_type == "code")
+        try:
+            content = read_notebook(source)
+        except UnreadableNotebook as error:
+            rows[source.stem] = {**_row(source.stem), "verdict": f"FAILED: {error}"}
+            unreadable = unreadable or error
+            continue
+        check_parameters(source.stem, content, parameters)
+        notebook = _sha256(cell.source for cell in content.cells if cell.cell_type == "code")
         facts = {"parameters": told, "notebook": notebook, "package": package}
         jobs.append(_Job(source.stem, source, out, parameters, json.loads(json.dumps(facts))))
+    if unreadable is not None and not jobs:
+        raise unreadable
     return jobs
+
+
+def _row(name: str, seconds: float = 0.0) -> dict[str, Any]:
+    """Begin a notebook's row of the summary."""
+    return {"notebook": name, "seconds": round(seconds, 1), "model": None, "accuracy": None}
 
 
 def _clear(name: str, out: Path) -> None:
@@ -219,7 +225,7 @@ def _settle(job: _Job, code: int, started: float) -> dict[str, Any]:
     if executed := read_json(job.folder / "executed.ipynb"):
         executed["metadata"]["papermill"]["output_path"] = str(place)
         write_json(place, executed)
-    row = {"notebook": job.name, "seconds": round(time.time() - started, 1), "model": None, "accuracy": None}
+    row = _row(job.name, time.time() - started)
     if error is not None:
         return {**row, "verdict": f"FAILED: {error}"}
     written = job.file(".json")
@@ -302,7 +308,8 @@ def rerun(
 ) -> pd.DataFrame:
     """Run notebooks through papermill and summarise what they found.
 
-    A notebook that fails stops no other: its executed copy is ``NAME.failed.ipynb``, its verdict the error.
+    A notebook that fails stops no other: its executed copy is ``NAME.failed.ipynb``, its verdict the error. One that is
+    damaged or in another language fails without being run.
 
     Args:
         patterns: Names with or without ``.ipynb``, with ``*`` and ``?``, or paths; none means all.
@@ -320,7 +327,7 @@ def rerun(
 
     Raises:
         FileNotFoundError: If a pattern matches no notebook.
-        ValueError: If an option is invalid or a notebook lacks a parameter.
+        ValueError: If an option is invalid, a notebook lacks a parameter, or none of them can be run.
         BlockingIOError: If another process is running one of the notebooks into the same folder.
 
     Example:
@@ -334,13 +341,14 @@ def rerun(
     if (jobs is not None and jobs < 1) or (timeout is not None and timeout <= 0):
         raise ValueError(f"jobs and timeout must be positive, not {jobs} and {timeout}")
     begun, folder = time.monotonic(), Path(out or PACKAGE.parent / "runs").resolve() / profile
-    planned = _make_jobs(_find(patterns, notebooks), folder, profile, parameters or {})
-    rows = {job.name: row for job in planned if resume and (row := _kept(job))}
+    sources, rows = _find(patterns, notebooks), {}
+    planned = _make_jobs(sources, folder, profile, parameters or {}, rows)
+    rows |= {job.name: row for job in planned if resume and (row := _kept(job))}
     waiting = [job for job in planned if job.name not in rows]
     if waiting:
         with _claimed({job.name for job in waiting}, folder):
             _run_all(waiting, min(jobs or min(2, _cores()), len(waiting)), timeout, rows)
-    return _summarise([rows[job.name] for job in planned], folder, round(time.monotonic() - begun, 1))
+    return _summarise([rows[source.stem] for source in sources], folder, round(time.monotonic() - begun, 1))
 
 
 def _summarise(rows: list[dict[str, Any]], out: Path, seconds: float) -> pd.DataFrame:

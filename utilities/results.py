@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import numpy as np
 from typing_extensions import Self
 
 from utilities.utils import write_json, write_whole
+
+_WHOLE = "__result__"  # the entry of the npz file that holds all that is no array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Result:
     def save(self, path: str | Path) -> Path:
         """Write ``path.npz`` (arrays) and ``path.json`` (all else), each whole or not at all, without pickle.
 
+        The npz file holds all else as well: it is one whole result, whatever lies beside it after an interruption.
+
         Args:
             path: With or without the suffix ``.npz``; its folder is made.
 
@@ -40,37 +46,70 @@ class Result:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
         path = _base(path)
-        npz = write_whole(path.with_name(path.name + ".npz"), lambda p: np.savez_compressed(p, **arrays))
         rest = {name: value for name, value in fields.items() if name not in arrays}
-        write_json(path.with_name(path.name + ".json"), {"type": type(self).__name__, **rest})
+        rest = {"type": type(self).__name__, "result_id": _digest(rest, arrays), **rest}
+        arrays[_WHOLE] = np.frombuffer(json.dumps(rest).encode(), np.uint8)
+        npz = path.with_name(path.name + ".npz")
+        write_whole(npz, lambda p: np.savez_compressed(p, **arrays), sum(array.nbytes for array in arrays.values()))
+        write_json(path.with_name(path.name + ".json"), rest)
         return npz
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote.
 
+        What was changed in the json file by hand holds. A json file of another run than the npz file is left out, with
+        a warning: the npz file says by itself what it is.
+
         Args:
             path: With or without the suffix ``.npz``.
 
         Raises:
-            FileNotFoundError: If one of the two files is missing.
+            FileNotFoundError: If the npz file is missing, or its json file, where the npz file is of an earlier
+                version that needs it.
             ValueError: If the files hold another kind of result, or are damaged.
         """
         path = _base(path)
         npz, text = path.with_name(path.name + ".npz"), path.with_name(path.name + ".json")
-        for file in (npz, text):
-            if not file.is_file():
-                raise FileNotFoundError(f"{file} is missing; a {cls.__name__} is saved as an npz and a json file")
+        if not npz.is_file():
+            raise FileNotFoundError(f"{npz} is missing; a {cls.__name__} is saved as an npz and a json file")
         try:
-            rest: dict[str, Any] = json.loads(text.read_text())
-            with np.load(npz, allow_pickle=False) as arrays:
-                fields = {**rest, **{name: arrays[name] for name in arrays.files}}
+            with np.load(npz, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in content.files}
+            whole = arrays.pop(_WHOLE, None)
+            own = None if whole is None else json.loads(whole.tobytes())
+            beside = json.loads(text.read_text()) if text.is_file() else None
         except Exception as error:  # numpy and zipfile raise a dozen types for a damaged file
-            raise ValueError(f"{npz} or its json file is damaged: {error}") from error
+            raise ValueError(f"{npz} or its json file is damaged: {error}; make the result again") from error
+        fields = {**_rest(own, beside, npz, text), **arrays}
         kind = fields.pop("type", None)
         if kind != cls.__name__:
-            raise ValueError(f"{text} holds a {kind}, not a {cls.__name__}")
+            raise ValueError(f"{npz} holds a {kind}, not a {cls.__name__}")
         return cls(**fields)
+
+
+def _digest(rest: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """Tell one result from another by all that is in it."""
+    digest = hashlib.sha256(json.dumps(rest).encode())
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _rest(own: dict[str, Any] | None, beside: dict[str, Any] | None, npz: Path, text: Path) -> dict[str, Any]:
+    """Choose between what is no array in the npz file and in the json file beside it."""
+    if own is None:  # of an earlier version
+        if beside is None:
+            raise FileNotFoundError(f"{text} is missing; {npz.name} is of an earlier version and needs it")
+        if "result_id" in beside:
+            raise ValueError(f"{text} is of another run than {npz.name}, which needs its own; make the result again")
+        return beside
+    if beside is not None and beside.get("result_id") != own["result_id"]:
+        warnings.warn(f"{text} is of another run than {npz.name}, and is left out", stacklevel=3)
+        beside = None
+    rest = dict(own if beside is None else beside)
+    del rest["result_id"]
+    return rest
 
 
 def _base(path: str | Path) -> Path:

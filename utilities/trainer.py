@@ -14,15 +14,20 @@ from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
 from utilities.augmentation import Mix
+from utilities.copies import own_inputs
 from utilities.distillation import distillation_loss
+from utilities.inputs import check_gradients, explaining
+from utilities.labels import check_labels, check_logits, hits
 from utilities.loaders import Loader
 from utilities.memory import keeping_freed_memory
 from utilities.recipes import OPTIMIZERS, Recipe, schedule
 from utilities.utils import evaluate, has_fast_bfloat16, resolve_device, split_batch
+from utilities.weights import check_weights
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "estimate_batch_norm"]
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+DIVERGENCE_REMEDY = "use a smaller --learning-rate, a --warmup of a few epochs, or --precision float32"
 CHECK_EVERY = 20  # steps between looks at the loss, each of which makes a GPU wait
 
 
@@ -70,7 +75,7 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
         tensor([2.])
     """
     target = resolve_device(device)
-    with keeping_freed_memory():
+    with keeping_freed_memory(), own_inputs(model):
         update_bn(loader, model.to(target), device=target)
     return model
 
@@ -96,6 +101,9 @@ class Trainer:
         precision: See `autocast_dtype`.
         teacher: A trained model whose answers are learnt beside the labels, see `utilities.distillation`.
 
+    Raises:
+        ValueError: If weights of model or teacher are no numbers.
+
     Example:
         >>> from utilities.datasets import load_dataset, make_loader
         >>> data = make_loader(load_dataset("digits", "train", n_images=40), 20, shuffle="every_epoch")
@@ -116,6 +124,9 @@ class Trainer:
         precision: str = "auto",
         teacher: nn.Module | None = None,
     ) -> None:
+        for one in (model, teacher):
+            if one is not None:
+                check_weights(one)
         self.device = resolve_device(device)
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
         self.dtype = autocast_dtype(precision, self.device)
@@ -125,32 +136,38 @@ class Trainer:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule(recipe, len(train)))
         self.scaler = torch.amp.GradScaler(enabled=self.dtype == torch.float16)
         self.history: list[dict[str, float]] = []
+        self.precisions: list[list[Any]] = []  # epochs and their precision, in order
 
     def run_epoch(self, progress: bool = True) -> dict[str, float]:
         """Train for one epoch, then validate.
 
         Returns:
-            The epoch's row of the table; ``learning_rate`` is that of its first step, and ``loss``, ``top1`` and
-            ``top5`` are those of the validation images.
+            The epoch's row of the table; ``learning_rate`` is that of its first step, ``train_...`` are means over the
+            images that it took steps with, and ``loss``, ``top1`` and ``top5`` are those of the validation images.
 
         Raises:
             FloatingPointError: If the loss is no longer finite.
+            ValueError: If there are no labels, or they are no classes of the model.
         """
+        check_gradients("training")
         start, epoch = time.perf_counter(), len(self.history)
         self.train.epoch = epoch + 1  # orders are numbered like the rows of the table
         self.model.train()
-        total = torch.zeros(3, device=self.device)
+        total, count = torch.zeros(3, device=self.device), 0
         rate = self.optimizer.param_groups[0]["lr"]
         options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False, "disable": not progress}
         # Not a bar around the loader: tqdm would begin an iteration that nobody finishes, workers included.
         with tqdm(total=len(self.train), **options) as bar:
             for step, batch in enumerate(self.train):
                 images, labels = split_batch(batch)
-                total += self._step(images.to(self.device), labels.to(self.device), self._mix(images, epoch, step))
+                if labels is None:
+                    raise ValueError("training needs labels: the loader should yield (images, labels)")
+                total += self._step(images.to(self.device), labels, self._mix(images, epoch, step))
+                count += len(images)  # not of the data set: a loader may leave a last batch out
                 if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
                     self._refuse_divergence(total[0].item(), epoch, step, rate)
                 bar.update()
-        count = len(self.train.dataset)
+        self._refuse_broken_weights(epoch, rate)
         row = {
             "epoch": epoch + 1,
             "learning_rate": rate,
@@ -161,7 +178,24 @@ class Trainer:
             "seconds": round(time.perf_counter() - start, 3),
         }
         self.history.append(row)
+        if not self.precisions or self.precisions[-1][1] != self.precision:
+            self.precisions.append([0, self.precision])
+        self.precisions[-1][0] += 1
         return row
+
+    @property
+    def precision(self) -> str:
+        """The name of the precision it trains in."""
+        return str(self.dtype or torch.float32).removeprefix("torch.")
+
+    def precision_facts(self) -> dict[str, Any]:
+        """Say in what precision the model was trained: in words, and as pairs of a number of epochs and its precision.
+
+        A run that was interrupted may have gone on in another one.
+        """
+        parts = [f"{name} for {epochs} {'epoch' if epochs == 1 else 'epochs'}" for epochs, name in self.precisions]
+        single = self.precisions[0][1] if self.precisions else self.precision
+        return {"precision": ", then ".join(parts) if len(parts) > 1 else single, "precisions": self.precisions}
 
     def _mix(self, images: torch.Tensor, epoch: int, step: int) -> Mix | None:
         """Draw how to mix the images of a step, a function of (seed, epoch, step), if the recipe mixes at all."""
@@ -174,10 +208,13 @@ class Trainer:
         """Take one step; give the summed loss and the numbers of right answers, first and among the first five."""
         if mix:
             images = mix.images(images)
-        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
-            logits = self.model(images)
+        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext(), explaining():
+            logits = self.model(images.clone())  # it may write into what it is given
             with torch.no_grad():
-                taught = None if self.teacher is None else self.teacher(images).float()
+                taught = None if self.teacher is None else self.teacher(images.clone()).float()
+        check_logits(logits)
+        # Labels are checked where they are, on the CPU: a GPU does not have to wait.
+        labels = check_labels(labels, logits.shape[1], len(logits)).to(self.device)
         logits, targets = logits.float(), labels
         if mix or self.recipe.label_smoothing:
             targets = (mix or Mix()).targets(labels, logits.shape[1], self.recipe.label_smoothing)
@@ -194,14 +231,24 @@ class Trainer:
         self.scaler.update()
         self.scheduler.step()
         with torch.no_grad():
-            hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            return torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum()])
+            right = [hits(logits, labels, k).sum().to(loss) for k in (1, 5)]
+            return torch.stack([loss * len(labels), *right])
 
     def _refuse_divergence(self, loss: float, epoch: int, step: int, rate: float) -> None:
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"training diverged: the loss is {loss} in epoch {epoch + 1}, step {step + 1}, learning rate {rate:g}; "
-                "use a smaller --learning-rate, a --warmup of a few epochs, or --precision float32"
+                f"{DIVERGENCE_REMEDY}"
+            )
+
+    def _refuse_broken_weights(self, epoch: int, rate: float) -> None:
+        """Refuse what the last step did: no loss after it would tell."""
+        finite = {name: value.isfinite().all() for name, value in self.model.named_parameters()}
+        if finite and not torch.stack(list(finite.values())).all():  # one look, for which a GPU waits
+            name = next(name for name, fine in finite.items() if not fine)
+            raise FloatingPointError(
+                f"training diverged: {name} is not finite after epoch {epoch + 1}, learning rate {rate:g}; "
+                f"{DIVERGENCE_REMEDY}"
             )
 
     def state(self) -> dict[str, Any]:
@@ -212,14 +259,19 @@ class Trainer:
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
         return {name: part.state_dict() for name, part in parts.items()} | {
             "history": self.history,
+            "precisions": self.precisions,
             "generators": generators,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        for name in ("model", "optimizer", "scheduler", "scaler"):
+        for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
+        if state["scaler"]:  # empty where the epochs before were not in float16
+            self.scaler.load_state_dict(state["scaler"])
         self.history = list(state["history"])
+        unknown = [[len(self.history), "unknown"]] if self.history else []  # an earlier version did not say
+        self.precisions = [list(part) for part in state.get("precisions", unknown)]
         torch.set_rng_state(state["generators"]["cpu"])
         if "cuda" in state["generators"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)

@@ -1,7 +1,8 @@
 """One name -> a model, its weights, its preprocessing, and the layers of it that are worth comparing.
 
 Names are those of this package (``resnet18``, ``lambda_resnet26``, ``vit_tiny_patch2_16``, ...), and any
-classifier of the two libraries as ``timm/NAME`` and ``torchvision/NAME``.
+classifier of the two libraries as ``timm/NAME`` and ``torchvision/NAME``. A model of one's own is named by the
+function that makes it, ``package.module:function`` or ``path/to/file.py:function``: see `utilities.own_models`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ from utilities.lambda_layer import LambdaLayer
 from utilities.libraries import build_timm, build_torchvision, torchvision_names, transformer_layers
 from utilities.local_attention import LocalAttention
 from utilities.local_vit import local_vit
+from utilities.old_checkpoints import map_keys, map_names
+from utilities.own_models import build_own, is_own, own_function
+from utilities.state_dicts import fitted, state_of
+from utilities.trained_on import TrainedOn
+
+# What commands say of the names that they take.
+NAMES = "a name of utilities.zoo.list_models, timm/NAME, torchvision/NAME, package.module:FUNCTION or FILE.py:FUNCTION"
 
 _BUILDERS = {
     resnet: "resnet18 resnet34 resnet50 resnet101 wide_resnet50",
@@ -57,6 +65,7 @@ _OWN |= {
     for reach in (3, 5, 8)
     for size in ("16", "32")
 }
+_UNLIKELY = 7919  # classes of a model that is made to see which entries have that size
 _COMPARED = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -128,21 +137,25 @@ def create_model(
     """Build a model by name, with random, pretrained or saved weights.
 
     Args:
-        name: See `list_models`.
+        name: See `list_models`; or ``package.module:function`` or ``path/to/file.py:function``, a function that makes
+            the model.
         num_classes: Number of logits. Where pretrained weights are for another number, or for none, the
-            classifier is newly initialised and a warning says so. None means the library's own number.
+            classifier is newly initialised and a warning says so. None means the checkpoint's number, else the
+            library's own. A function of one's own is given it where it takes ``num_classes``.
         weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use; or
-            the path of a checkpoint: a state dictionary, or a dictionary that holds one as ``"model"`` or
-            ``"state_dict"`` (torch.save or safetensors). It has to fit in full.
+            the path of a checkpoint (torch.save or safetensors): a state dictionary, or a dictionary that holds one,
+            with or without what wrappers put before the names, see `utilities.state_dicts`. It has to fit in full.
         seed: Of the initialisation. The global generators are left as they were.
         **kwargs: Passed on to the model's builder, e.g. ``in_channels=1``.
 
     Returns:
-        The model on the CPU, in train mode.
+        The model on the CPU, in train mode. One from a checkpoint has ``trained_on``: the file, and what it says of
+        its classes, see `utilities.trained_on`.
 
     Raises:
         ValueError: For an unknown name, weights that do not exist, or a checkpoint that does not fit.
-        FileNotFoundError: If the checkpoint is missing.
+        FileNotFoundError: If the checkpoint, or the file of a function, is missing.
+        TypeError: If a function gives no module.
         ConnectionError: If pretrained weights cannot be fetched.
 
     Example:
@@ -153,10 +166,16 @@ def create_model(
     check_name(name)
     from_file = str(weights) not in ("random", "pretrained")
     content = read_checkpoint(Path(weights)) if from_file else {}
+    if from_file and num_classes is None:
+        num_classes = _classes_in(name, content, kwargs)
     with _seeded(seed):
         model = _build(name, num_classes, str(weights) == "pretrained", kwargs)
     if from_file:
-        load_checkpoint(model, content, Path(weights), {"name": name, "num_classes": num_classes})
+        asked = {"name": name, "num_classes": num_classes}
+        if is_own(name):  # whose file may have been moved, and whose function may choose the classes itself
+            content, asked = {key: value for key, value in content.items() if key != "name"}, {"name": name}
+        load_checkpoint(model, content, Path(weights), asked)
+        model.trained_on = TrainedOn.of(content, Path(weights), num_classes)
     model.zoo_name = name
     return model.train()
 
@@ -246,12 +265,14 @@ def input_options(name: str) -> dict[str, Any]:
 
     Returns:
         Size, mean and standard deviation for the libraries' models and ViT-L/32, the size alone for the small
-        transformers, whose names end with it; nothing for models that take any size.
+        transformers, whose names end with it; nothing for models that take any size, and for those of one's own.
 
     Example:
         >>> input_options("vit_tiny_patch2_16"), input_options("resnet18"), input_options("torchvision/resnet18")
         ({'image_size': 16}, {}, {'image_size': 224, 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})
     """
+    if is_own(name):
+        return {}
     if name.startswith(("vit_ti", "swin_ti", "pit_ti", "mixer_ti")):
         return {"image_size": int(name.rpartition("_")[2])}
     if name.startswith(("timm/", "torchvision/")) or name == "vit_large_patch32_224":
@@ -268,6 +289,9 @@ def check_name(name: str) -> None:
         Traceback (most recent call last):
         ValueError: unknown model 'resnet81'; close: resnet18...; known: resnet18, resnet34, ...
     """
+    if is_own(name):
+        own_function(name)
+        return
     library, _, bare = name.rpartition("/")
     candidates = list_models(f"{library}/*" if library in ("timm", "torchvision") else "*")
     known = name in candidates or (library == "timm" and bare in timm.list_pretrained(bare))  # with a tag
@@ -276,7 +300,8 @@ def check_name(name: str) -> None:
         close += [f"{prefix}/{name}" for prefix in ("timm", "torchvision") if list_models(f"{prefix}/{name}")]
         raise ValueError(
             f"unknown model {name!r}; close: {', '.join(close) or 'none'}; known: {', '.join(_OWN)}, and all that "
-            "list_models('timm/*') and list_models('torchvision/*') of utilities.zoo give"
+            "list_models('timm/*') and list_models('torchvision/*') of utilities.zoo give; a model of your own: "
+            "package.module:function or path/to/file.py:function"
         )
 
 
@@ -293,6 +318,8 @@ def _seeded(seed: int | None) -> Iterator[None]:
 
 def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     """Build a model with random or pretrained weights."""
+    if is_own(name):
+        return build_own(name, num_classes, pretrained, kwargs)
     library, _, bare = name.rpartition("/")
     if library == "torchvision":
         return build_torchvision(bare, num_classes, pretrained, kwargs)
@@ -305,6 +332,26 @@ def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[st
             "checkpoint's path as weights, or take weights='random'"
         )
     return _OWN[name](**classes, **kwargs)
+
+
+def _classes_in(name: str, content: dict[str, Any], kwargs: dict[str, Any]) -> int | None:
+    """Read a checkpoint's number of classes off its classifier; None if that cannot be told."""
+    with _seeded(0):
+        try:
+            with torch.device("meta"):
+                probe = _build(name, _UNLIKELY, False, kwargs)
+        except (RuntimeError, NotImplementedError):  # some builders compute with what they make
+            probe = _build(name, _UNLIKELY, False, kwargs)
+    wanted = probe.state_dict()
+    try:
+        state, _ = fitted(map_keys(state_of(map_names(content)), name), wanted)
+    except ValueError:
+        return None  # loading says why
+    sizes = {key: tuple(value.shape).index(_UNLIKELY) for key, value in wanted.items() if _UNLIKELY in value.shape}
+    shapes = {key: getattr(state.get(key), "shape", ()) for key in sizes}
+    found = (shapes[key][axis] for key, axis in sizes.items() if len(shapes[key]) == wanted[key].ndim)
+    headless = 0 if name.startswith("timm/") and not any(key in state for key in sizes) else None
+    return next(found, headless)
 
 
 def _torchvision_preprocessing(bare: str) -> Preprocessing:

@@ -107,7 +107,7 @@ def attention_weights(module: Attention, x: torch.Tensor) -> torch.Tensor:
         >>> weights.shape, bool(weights.sum(-1).allclose(torch.ones(1, 2, 5)))
         (torch.Size([1, 2, 5, 5]), True)
     """
-    q, k, _ = module.qkv(x).unflatten(2, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k, _ = module.qkv(x.clone()).unflatten(2, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
     logits = module.q_norm(q) * module.scale @ module.k_norm(k).mT
     near = getattr(module, "near", None)  # of attention to a neighbourhood
     return (logits if near is None else logits.masked_fill(~near, -torch.inf)).softmax(-1)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.labels import check_batch, hits
+
 
 def score(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
     """Reduce a batch's logits to the numbers kept of each image, computed in float64 from log-softmax.
@@ -18,23 +20,23 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
         labels: Integers, (batch,).
 
     Returns:
-        ``labels, predictions``: int64; ``confidences``: the largest probability; ``losses``: -log p of the label, in
-        nats; ``brier_scores``: sum over classes of (p - one-hot)^2, 0 to 2; ``top5_hits``: whether the label is among
-        the five largest. Each of shape (batch,).
+        ``labels, predictions``: int64, of equal logits the first; ``confidences``: the largest probability;
+        ``losses``: -log p of the label, in nats; ``brier_scores``: sum over classes of (p - one-hot)^2, 0 to 2;
+        ``hits, top5_hits``: whether the label is the largest, or among the five largest, ties by
+        `utilities.labels.hits`. Each of shape (batch,).
 
     Raises:
-        ValueError: If shapes do not fit, labels are no classes of the model, or a logit is not a number.
+        ValueError: If shapes do not fit, labels are no classes of the model, or a logit is not a number, see
+            `utilities.labels.check_batch`.
 
     Example:
         >>> scores = score(torch.tensor([[0.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1]))
         >>> scores["confidences"].round(4).tolist(), scores["losses"].round(4).tolist()
         ([0.5, 0.8808], [0.6931, 0.1269])
     """
-    check_batch(logits, labels)
-    logits, labels = logits.detach().cpu().double(), labels.cpu().long()
+    labels = check_batch(logits, labels).cpu()
+    logits = logits.detach().cpu().double()
     log_p = logits.log_softmax(1)
-    if log_p.isnan().any():
-        raise ValueError(f"{int(log_p.isnan().any(1).sum())} of {len(labels)} images of a batch have logits of NaN")
     p = log_p.exp()
     confidences, predictions = p.max(1)
     one_hot = nn.functional.one_hot(labels, p.shape[1])
@@ -44,62 +46,38 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
         "confidences": confidences,
         "losses": -log_p.gather(1, labels[:, None])[:, 0],
         "brier_scores": (p - one_hot).square().sum(1),
-        "top5_hits": (logits.topk(min(5, p.shape[1]), 1).indices == labels[:, None]).any(1),
+        "hits": hits(logits, labels),
+        "top5_hits": hits(logits, labels, 5),
     }
     return {name: value.numpy() for name, value in values.items()}
 
 
-def check_batch(logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """Refuse outputs that are no logits, and labels that are none of their classes.
-
-    Raises:
-        TypeError: If the model gives no tensor.
-        ValueError: Naming shapes, or the label.
-    """
-    if not isinstance(logits, torch.Tensor):
-        raise TypeError(f"the model should give a tensor of logits, got {type(logits).__name__}; wrap it")
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(
-            f"the model should give logits (batch, classes) of 2 classes or more, got {tuple(logits.shape)}"
-        )
-    if labels.shape != logits.shape[:1] or labels.is_floating_point():
-        shape, kind = tuple(labels.shape), str(labels.dtype).removeprefix("torch.")
-        raise ValueError(f"labels should be integers of shape ({len(logits)},), got {kind} of shape {shape}")
-    low, high, classes = int(labels.min()), int(labels.max()), logits.shape[1]
-    if low < 0 or high >= classes:
-        wrong = low if low < 0 else high
-        raise ValueError(
-            f"label {wrong} is none of the model's {classes} classes, 0 to {classes - 1}; use the data set that the "
-            "model was trained on, or give the model as many classes"
-        )
-
-
 def bin_index(confidences: np.ndarray, bins: int) -> np.ndarray:
-    """Sort confidences into bins of equal width as torchmetrics' calibration error does.
+    """Sort confidences into bins of equal width.
 
     Bin b holds b / bins <= confidence < (b + 1) / bins, compared in float32, where edges such as 0.3 are what they
-    look like; confidences of exactly 1 have one more bin of their own, the last.
+    look like; the last bin is closed on the right, as in Guo et al. 2017, and holds confidences of exactly 1.
 
     Args:
         confidences: In 0..1, (n,).
-        bins: Their number, less the last one.
+        bins: Their number.
 
     Returns:
-        0 to ``bins``, (n,).
+        0 to ``bins`` - 1, (n,).
 
     Example:
         >>> bin_index(np.array([0.49, 0.5, 0.99, 1.0]), 10).tolist()
-        [4, 5, 9, 10]
+        [4, 5, 9, 9]
     """
-    edges = torch.linspace(0, 1, bins + 1)
-    return (torch.bucketize(torch.as_tensor(confidences).float(), edges, right=True) - 1).numpy()
+    inner = torch.linspace(0, 1, bins + 1)[1:-1]
+    return torch.bucketize(torch.as_tensor(confidences).float(), inner, right=True).numpy()
 
 
 def calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 10) -> float:
     """Compute the expected calibration error, sum over bins of n_b / n |accuracy_b - confidence_b|.
 
-    Guo et al. 2017, https://arxiv.org/abs/1706.04599; equal to torchmetrics' ``multiclass_calibration_error`` with
-    ``norm="l1"``, in float64.
+    Guo et al. 2017, https://arxiv.org/abs/1706.04599. Without confidences of exactly 1, to which torchmetrics'
+    ``multiclass_calibration_error`` gives a bin of their own, it is the same with ``norm="l1"``, in float64.
 
     Args:
         confidences: (n,).

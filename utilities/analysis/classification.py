@@ -22,6 +22,7 @@ from torch import nn
 from utilities.analysis.calibration import bin_index, calibration_error, score, wilson
 from utilities.analysis.stream import stream
 from utilities.analysis.uncertainty import dropout_log_probabilities, sampling_dropout
+from utilities.labels import BatchCheck
 from utilities.results import Result
 from utilities.utils import evaluating, versions
 
@@ -66,16 +67,18 @@ class Classification(Result):
 
     Attributes:
         labels: The truth, (n,).
-        predictions: The most probable class, (n,).
+        predictions: The most probable class, of equal ones the first, (n,).
         confidences: Its probability, (n,).
         losses: -log p of the truth, in nats, (n,).
         brier_scores: Sum over classes of (p - one-hot)^2, (n,).
-        top5_hits: Whether the truth is among the five most probable classes, (n,).
+        top5_hits: Whether the truth is among the five most probable classes, (n,); ties as in ``hits``.
         num_classes: Of the model.
         cutoff: Above which a prediction is certain.
         bins: Of the calibration error, see `bin_index`.
         seed: Of the bootstrap, and of dropout masks.
         provenance: What it was made from.
+        hits: Whether the truth is the most probable class, (n,): 1 over the number of equal ones where there are
+            several, see `utilities.labels.hits`. None in older results, where the first of them counts.
     """
 
     labels: np.ndarray
@@ -89,6 +92,7 @@ class Classification(Result):
     bins: int = 10
     seed: int = 0
     provenance: dict[str, Any] = field(default_factory=dict)
+    hits: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -97,8 +101,8 @@ class Classification(Result):
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each prediction is right, (n,)."""
-        return self.predictions == self.labels
+        """Whether each prediction is right, 1 or 0, or its chance among equally probable ones, (n,)."""
+        return (self.predictions == self.labels).astype(np.float64) if self.hits is None else self.hits
 
     @property
     def certain(self) -> np.ndarray:
@@ -115,7 +119,7 @@ class Classification(Result):
             "accuracy": self.correct,
             "accuracy_90": self.correct[self.certain],
             "top5": self.top5_hits,
-            "unc_90": ~self.certain[~self.correct],
+            "unc_90": ~self.certain[self.predictions != self.labels],
             "freq_90": self.certain,
             "nll": self.losses,
             "brier": self.brier_scores,
@@ -209,7 +213,7 @@ class Classification(Result):
         return float(np.std(errors, ddof=1))
 
     def reliability(self) -> pd.DataFrame:
-        """Give the bins that the calibration error sums over, the last one for confidences of exactly 1.
+        """Give the bins that the calibration error sums over, see `bin_index`.
 
         Returns:
             ``lower`` and ``upper`` edge, ``count``, how many are right (``hits``), and ``accuracy`` and mean
@@ -217,9 +221,9 @@ class Classification(Result):
         """
         index, edges = bin_index(self.confidences, self.bins), np.linspace(0, 1, self.bins + 1)
         sums = {"count": None, "hits": self.correct, "confidence": self.confidences}
-        frame = pd.DataFrame({k: np.bincount(index, weights=w, minlength=self.bins + 1) for k, w in sums.items()})
-        frame.insert(0, "lower", edges)
-        frame.insert(1, "upper", np.append(edges[1:], 1.0))
+        frame = pd.DataFrame({k: np.bincount(index, weights=w, minlength=self.bins) for k, w in sums.items()})
+        frame.insert(0, "lower", edges[:-1])
+        frame.insert(1, "upper", edges[1:])
         frame["confidence"] /= frame["count"]
         return frame.assign(accuracy=frame["hits"] / frame["count"])
 
@@ -269,8 +273,8 @@ def classify(
         The predictions and all measures.
 
     Raises:
-        ValueError: If an option is out of range, the model has no dropout to sample, the loader no images or labels,
-            or labels are no classes of the model.
+        ValueError: If an option is out of range, the model has no dropout to sample or weights of NaN, the loader no
+            images or labels, or labels are no classes of the model.
 
     Example:
         >>> images = torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.0, 1.0]])
@@ -284,7 +288,8 @@ def classify(
         raise ValueError(f"passes should be 1 or more, or None for one pass with dropout off; got {passes}")
     if passes is None and dropout is not None:
         raise ValueError(f"dropout={dropout} needs a number of passes")
-    parts, options = [], {"device": device, "description": "predictions", "labelled": True, "progress": progress}
+    parts, check = [], BatchCheck(loader)
+    options = {"device": device, "description": "predictions", "labelled": True, "progress": progress}
     sampling = nullcontext([]) if passes is None else sampling_dropout(model, dropout)
     with stream(model, loader, **options) as batches, sampling as layers:
         for number, (images, labels) in enumerate(batches):
@@ -292,7 +297,8 @@ def classify(
                 logits = model(images)
             else:
                 logits = dropout_log_probabilities(model, images, passes, (seed, number))
-            parts.append(score(logits, labels))
+            parts.append(score(logits, check(logits, labels)))
+    check.finish()
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     facts = dict(provenance or {}) | {
         "n": len(arrays["labels"]),

@@ -18,9 +18,12 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utilities.analysis.calibration import check_batch
+from utilities.copies import own_inputs
+from utilities.inputs import check_gradients, explaining
+from utilities.labels import as_labels, check_logits, check_loss_targets
 from utilities.loaders import seeded_generator
 from utilities.memory import keeping_freed_memory
+from utilities.parts import check_loader
 from utilities.precision import choose_precision
 from utilities.utils import evaluating, resolve_device, split_batch
 
@@ -92,6 +95,7 @@ class Objective:
             A function that makes the operator from (images, targets) pairs, which it reads anew for each product
             unless it is a list of one pair, and from the number of images.
         """
+        check_gradients("a Hessian")
         parameters = self._names(model)
         target = resolve_device(device)
         twin = copy.deepcopy(model).to(target, self.type).eval().requires_grad_(False)
@@ -105,7 +109,8 @@ class Objective:
             return Hessian(twin, loss, chosen, data, check_deterministic=False, num_data=n)
 
         exact = choose_precision("exact", twin, target).running(target)
-        with keeping_freed_memory(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), exact:
+        plain = sdpa_kernel(SDPBackend.MATH)
+        with keeping_freed_memory(), torch.enable_grad(), plain, exact, own_inputs(twin), explaining():
             yield operator
 
     def _names(self, model: nn.Module) -> set[str]:
@@ -138,7 +143,7 @@ class _Loss(nn.Module):
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if callable(self.loss):
-            return self.loss(outputs, targets)
+            return self.loss(outputs, targets.clone())  # it may write into them
         if self.loss == "mse":
             if not targets.is_floating_point():
                 targets = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
@@ -229,21 +234,33 @@ def mini_batches(
     return [mixed(*batch, mix, seed, number) for number, batch in enumerate(found[:n_batches])]
 
 
-def check_targets(model: nn.Module, batches: Data, device: str | torch.device) -> None:
-    """Refuse labels that are none of the model's classes, before long work.
+def check_targets(
+    model: nn.Module, images: torch.Tensor, targets: Iterable[torch.Tensor], goal: Objective, device: str | torch.device
+) -> None:
+    """Refuse targets that are neither the model's classes nor, for cross-entropy, probabilities, before long work.
+
+    Args:
+        model: Of which one image shows the number of classes.
+        images: One or more.
+        targets: Of the mini-batches.
+        goal: Its loss; what a function of one's own takes is not known.
+        device: Where the model runs.
 
     Raises:
-        ValueError: Naming the label.
+        TypeError: If the model gives no tensor.
+        ValueError: Naming the label or the shape.
     """
-    images, _ = batches[0]
     parameter = next(model.parameters(), None)
-    if parameter is None:
-        return  # which is refused where the operator is made
+    targets = [] if callable(goal.loss) else list(targets)
+    if goal.loss == "mse":
+        targets = [one for one in targets if not one.is_floating_point()]
+    if parameter is None or not targets:
+        return  # a model without parameters is refused where the operator is made
     with evaluating(model, device) as target, torch.no_grad():
-        outputs = model(images[:1].to(target, parameter.dtype)).cpu()
-    for _, labels in batches:
-        if not labels.is_floating_point():
-            check_batch(outputs.expand(len(labels), -1), labels.cpu())
+        outputs = model(images[:1].to(target, parameter.dtype))
+    check_logits(outputs)
+    for one in targets:
+        check_loss_targets(one, outputs.shape[1], len(one))
 
 
 def reading(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -252,13 +269,14 @@ def reading(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]
     Raises:
         ValueError: If there are no labels.
     """
+    check_loader(loader)
     epoch = getattr(loader, "epoch", None)
     try:
         for batch in loader:
             images, labels = split_batch(batch)
             if labels is None:
                 raise ValueError("a Hessian needs a loss: the loader should yield (images, labels)")
-            yield images, labels
+            yield images, as_labels(labels)
     finally:
         if epoch is not None:
             loader.epoch = epoch
@@ -268,7 +286,9 @@ def mixed(
     images: torch.Tensor, targets: torch.Tensor, mix: Mix | None, seed: int, number: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mix the images and labels of a batch, which depends on the seed and the number of the batch alone."""
-    return (images, targets) if mix is None else mix(images, targets, seeded_generator(seed, number))
+    if mix is None:
+        return images, targets
+    return mix(images.clone(), targets.clone(), seeded_generator(seed, number))  # it may write into what it is given
 
 
 def said_of_images(loader: Iterable[Any], mix: Mix | None) -> dict[str, str | None]:

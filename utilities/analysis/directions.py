@@ -21,6 +21,7 @@ from torch import nn
 from utilities.loaders import seeded_generator
 from utilities.results import Result
 from utilities.utils import versions
+from utilities.weights import check_weights
 
 # Parameters of two or more dimensions that hold no filters: embeddings of places, tables of biases, learned tokens.
 UNTOUCHED = (
@@ -120,7 +121,8 @@ def random_directions(
         The directions.
 
     Raises:
-        ValueError: If nothing is left to move, or a transposed convolution is met, whose outputs are not dimension 0.
+        ValueError: If nothing is left to move, weights are not finite, or a transposed convolution is met, whose
+            outputs are not dimension 0.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -128,6 +130,7 @@ def random_directions(
         >>> bool(torch.allclose(d.norm(dim=1), model.weight.norm(dim=1)))
         True
     """
+    check_weights(model)
     parameters = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
     still = [name for name, parameter in parameters.items() if _is_untouched(name, parameter, untouched)]
     if len(still) == len(parameters):

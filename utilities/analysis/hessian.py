@@ -40,6 +40,9 @@ from utilities.analysis.eigenvalues import (
 )
 from utilities.results import Result
 from utilities.utils import versions
+from utilities.weights import check_weights
+
+BATCH_SIZE = N_BATCHES = 16  # of the paper, and a number that a CPU can do
 
 
 def negative_proportion(values: np.ndarray) -> float:
@@ -170,8 +173,8 @@ def hessian_spectra(
     loader: Iterable[Any],
     *,
     k: int = 5,
-    batch_size: int = 16,
-    n_batches: int | None = 16,
+    batch_size: int = BATCH_SIZE,
+    n_batches: int | None = N_BATCHES,
     ends: Sequence[str] = tuple(ENDS),
     chunk: int | None = None,
     tolerance: float = 1e-2,
@@ -234,9 +237,9 @@ def hessian_spectra(
     if not tolerance > 0 or restarts < 1 or trace_probes < 0:
         given = f"{tolerance}, {restarts} and {trace_probes}"
         raise ValueError(f"tolerance should be above 0, restarts 1 or more, trace_probes 0 or more; got {given}")
+    check_weights(model)
     batches = mini_batches(loader, batch_size, n_batches, mix=mix, seed=seed)
-    if goal.loss == "cross_entropy":
-        check_targets(model, batches, device)
+    check_targets(model, batches[0][0], [targets for _, targets in batches], goal, device)
     settings = {"tolerance": tolerance, "lanczos_vectors": lanczos_vectors, "restarts": restarts}
     found, traces = [], []
     with goal.of(model, device) as make:
@@ -278,7 +281,7 @@ def over_training(
 
     Args:
         models: Epoch -> model, as of `utilities.study.Study.snapshots`.
-        loader: See `hessian_spectra`; one whose images change from pass to pass should be of this package.
+        loader: See `hessian_spectra`; it is read once.
         provenance: What is known of model and images; ``weights`` and ``epoch`` are added.
         **options: Of `hessian_spectra`.
 
@@ -297,10 +300,22 @@ def over_training(
     """
     if not models:
         raise ValueError("there are no snapshots")
+    for model in models.values():
+        check_weights(model)
     facts = {epoch: {**(provenance or {}), "weights": f"after {epoch} epochs", "epoch": epoch} for epoch in models}
+    images = _Kept(loader, options.get("batch_size", BATCH_SIZE), options.get("n_batches", N_BATCHES))
     return {
-        epoch: hessian_spectra(model, loader, provenance=facts[epoch], **options) for epoch, model in models.items()
+        epoch: hessian_spectra(model, images, provenance=facts[epoch], **options) for epoch, model in models.items()
     }
+
+
+class _Kept(list):
+    """The mini-batches of a loader, read once, so that one that shuffles does not serve others to each snapshot."""
+
+    def __init__(self, loader: Iterable[Any], batch_size: int, n_batches: int | None) -> None:
+        super().__init__(mini_batches(loader, batch_size, n_batches))
+        if hasattr(loader, "augment"):
+            self.augment = loader.augment  # for the provenance
 
 
 def after_start(history: Mapping[str, Mapping[int, HessianSpectra]]) -> dict[str, HessianSpectra]:

@@ -36,6 +36,7 @@ from utilities.analysis.survey import (
 from utilities.partial import code_of, fingerprint
 from utilities.results import Result
 from utilities.utils import versions
+from utilities.weights import check_weights
 
 SURFACES = ("nll", "l2", "total")
 
@@ -199,8 +200,8 @@ def loss_landscape(
         The landscape.
 
     Raises:
-        ValueError: If an option is out of range, images do not fit into ``memory``, labels are missing or beyond the
-            logits, or ``resume`` holds points of another run.
+        ValueError: If an option is out of range, weights are not finite, images do not fit into ``memory``, labels are
+            missing or beyond the logits, or ``resume`` holds points of another run.
         TypeError: If the model's output is no tensor.
 
     Example:
@@ -211,6 +212,7 @@ def loss_landscape(
         ((3, 3), (1, 1), 2)
     """
     _check(points, extent, weight_decay, batch_norm, n_images, memory, part)
+    check_weights(model)
     x = np.linspace(-extent, extent, points)
     x[points // 2] = 0.0
     y = np.zeros(1) if one_dimensional else x.copy()

@@ -10,8 +10,7 @@ remark): see `utilities.analysis.attention_maps`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,32 +19,16 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.calibration import check_batch
 from utilities.analysis.stream import Moments, precise, readable_twice, stream
-from utilities.blocks import Block, Residual, blocks, check_sequence, run_blocks
-from utilities.lambda_layer import LambdaLayer
+from utilities.analysis.units import Unit, find_units, mean_outputs, named_units, removed
+from utilities.blocks import Block, blocks, check_sequence, run_blocks
+from utilities.labels import BatchCheck, hits
 from utilities.results import Result
 from utilities.utils import versions
 
 ABLATIONS = ("identity", "zero", "mean")
 UNITS = ("part", "block")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is removed.
-
-    Attributes:
-        name: Of the layer, branch or block.
-        kind: ``conv``, ``msa`` or ``mlp``.
-        block: Its place in the sequence of blocks.
-        part: A layer inside the block; None where the branch, or the whole block, is removed.
-    """
-
-    name: str
-    kind: str
-    block: int
-    part: nn.Module | None = None
+__all__ = ["ABLATIONS", "UNITS", "Lesions", "Unit", "find_units", "lesions"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +72,7 @@ def lesions(
     *,
     units: str = "part",
     ablation: str = "identity",
+    layers: Mapping[str, str] | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
@@ -96,12 +80,16 @@ def lesions(
     """Remove every unit by itself and measure what is lost.
 
     Args:
-        model: A classifier whose blocks are known, see `utilities.blocks.blocks`; it is not changed.
+        model: A classifier whose blocks are known, see `utilities.blocks.blocks`, or any with ``layers``; it is not
+            changed.
         loader: Yields (images, labels). For mean ablation it is read twice.
         units: ``"part"``, the paper's: branches of transformers, spatial layers inside a CNN's blocks, and the whole
             block where none inside keeps its shape (AlterNet's attention); or ``"block"``, whole residual blocks.
         ablation: ``"identity"`` passes a unit's input on, ``"zero"`` gives nothing, ``"mean"`` what it gives on average
             over all images. Of a branch, identity and zero are the same: the shortcut alone is left.
+        layers: The units of any other model: names or globs of layers and their kinds, such as ``{"stages.*.block?":
+            "conv"}``. Each is removed as it is, whatever ``units`` says, while the whole model runs. For a layer in a
+            branch ``ablation="zero"`` leaves the shortcut alone.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
@@ -110,7 +98,8 @@ def lesions(
         Drop of accuracy and rise of loss for each unit.
 
     Raises:
-        ValueError: For an unknown option, a model without known blocks or units, or no labelled images.
+        ValueError: For an unknown option, a model without known blocks or units, layers none of which has an input of
+            its output's shape, or no labelled images.
 
     Example:
         >>> from utilities.resnet import resnet18
@@ -124,159 +113,53 @@ def lesions(
             raise ValueError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
     if ablation == "mean":
         readable_twice(loader, "mean ablation")
-    sequence = blocks(model)
+    named = blocks(model, layers)
+    # Any model is a sequence of one block, itself; named layers are parts of it.
+    sequence = named if layers is None else [Block("", "conv", 0, model)]
     run = {"device": device, "progress": progress}
-    removed: list[Unit] = []
+    found: list[Unit] = []
     replaced: dict[str, torch.Tensor] = {}
-    drops, intact = Moments(), Moments()
+    drops, intact, check = Moments(), Moments(), BatchCheck(loader)
     with stream(model, loader, description="lesions", labelled=True, **run) as batches:
         for images, labels in batches:
-            if not removed:
-                check_sequence(model, sequence, images[:2])
-                removed = find_units(sequence, images[:1], whole=units == "block")
-                replaced = _means(model, sequence, removed, loader, run) if ablation == "mean" else {}
+            if not found:
+                if layers is None:
+                    check_sequence(model, sequence, images[:2])
+                    found = find_units(sequence, images[:1], whole=units == "block")
+                else:
+                    found = named_units(model, named, images[:1])
+                replaced = mean_outputs(model, sequence, found, loader, run) if ablation == "mean" else {}
             features = [images, *(after for _, after in run_blocks(model, sequence, images))]
-            check_batch(features[-1], labels)
+            labels = check(features[-1], labels)
             right, loss = _scores(features[-1], labels)
             without = []
-            for unit in removed:
-                with _removed(unit, sequence, ablation, replaced) as step:
+            for unit in found:
+                with removed(unit, sequence, ablation, replaced) as step:
                     x = step(features[unit.block])
                 for block in sequence[unit.block + 1 :]:
-                    x = block.module(x)
+                    x = block(x)
                 without.append(torch.stack(_scores(x, labels)))
             # (images, units, [drop of accuracy, rise of loss])
             lost = (torch.stack(without) - torch.stack([right, loss])).permute(2, 0, 1)
             drops.add(lost * lost.new_tensor([-1.0, 1.0]))
             intact.add(right)
-    last = max(1, len(sequence) - 2)
-    facts = {"n": drops.n, "units": units, "ablation": ablation, "versions": versions()}
+    check.finish()
+    facts = {"n": drops.n, "units": units if layers is None else "named", "ablation": ablation, "versions": versions()}
     return Lesions(
-        names=[unit.name for unit in removed],
-        kinds=[unit.kind for unit in removed],
-        stages=[sequence[unit.block].stage for unit in removed],
-        depth=np.array([unit.block / last for unit in removed]),
+        names=[unit.name for unit in found],
+        kinds=[unit.kind for unit in found],
+        stages=[sequence[unit.block].stage for unit in found],
+        depth=np.array([unit.depth for unit in found]),
         drop=drops.mean[:, 0],
         drop_stderr=drops.stderr[:, 0],
         loss=drops.mean[:, 1],
         loss_stderr=drops.stderr[:, 1],
         accuracy=float(intact.mean),
-        provenance=dict(provenance or {}) | facts,
+        provenance=dict(provenance or {}) | facts | {"num_classes": features[-1].shape[1]},
     )
-
-
-def find_units(sequence: list[Block], images: torch.Tensor, *, whole: bool = False) -> list[Unit]:
-    """List what can be removed: what has the same shape before and after.
-
-    Args:
-        sequence: The blocks of a model in eval mode.
-        images: One image or more, to see shapes.
-        whole: Whether residual blocks are removed as a whole, rather than a layer inside.
-
-    Raises:
-        ValueError: If there is nothing.
-
-    Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
-        >>> model = vit_tiny_patch2_16().eval()
-        >>> [unit.name for unit in find_units(blocks(model), torch.zeros(1, 3, 16, 16))][:2]
-        ['blocks.0.attn', 'blocks.0.mlp']
-    """
-    if not all(block.in_sequence for block in sequence):
-        raise ValueError("units can only be removed from a model whose blocks form a sequence")
-    found, x = [], images
-    for place, block in enumerate(sequence):
-        before = x
-        inside, x = _same_shape(block.module, before)
-        if block.kind in ("stem", "classifier"):
-            continue
-        if not whole and not isinstance(block.module, Residual) and inside:
-            found += [Unit(f"{block.name}.{name}", _kind(part), place, part) for name, part in inside.items()]
-        elif before.shape == x.shape:
-            found.append(Unit(block.name, block.kind, place))
-    if not found:
-        raise ValueError("no unit of this model has the same shape before and after, so none can be left out")
-    return found
-
-
-def _kind(part: nn.Module) -> str:
-    return "msa" if isinstance(part, LambdaLayer) else "conv"
-
-
-def _same_shape(module: nn.Module, x: torch.Tensor) -> tuple[dict[str, nn.Module], torch.Tensor]:
-    """Find the spatial layers inside a block whose output has the shape of their input, and run the block."""
-    found: dict[str, nn.Module] = {}
-    handles = []
-    for name, part in module.named_modules():
-        wide = isinstance(part, nn.Conv2d) and max(part.kernel_size) > 1
-        if name and (wide or isinstance(part, LambdaLayer)):
-
-            def look(part: nn.Module, args: tuple, output: torch.Tensor, name: str = name) -> None:
-                if args[0].shape == output.shape:
-                    found[name] = part
-
-            handles.append(part.register_forward_hook(look))
-    try:
-        with torch.no_grad():
-            return found, module(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _removed(
-    unit: Unit, sequence: list[Block], ablation: str, means: Mapping[str, torch.Tensor]
-) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-    """Give the unit's block without the unit, as a function of the features before it."""
-    module = sequence[unit.block].module
-    if unit.part is None:
-        mean = means.get(unit.name)
-        branch = isinstance(module, Residual)
-        yield lambda x: x + mean if branch and mean is not None else _instead(x, ablation, mean, branch)
-        return
-    hook = unit.part.register_forward_hook(
-        lambda part, args, output: _instead(args[0], ablation, means.get(unit.name), False)
-    )
-    try:
-        yield module
-    finally:
-        hook.remove()
-
-
-def _instead(x: torch.Tensor, ablation: str, mean: torch.Tensor | None, branch: bool) -> torch.Tensor:
-    """Give what stands in the place of a unit's output, x being its input."""
-    if ablation == "mean":
-        return mean.expand_as(x)
-    return torch.zeros_like(x) if ablation == "zero" and not branch else x
-
-
-def _means(
-    model: nn.Module, sequence: list[Block], units: list[Unit], loader: Iterable[Any], run: Mapping[str, Any]
-) -> dict[str, torch.Tensor]:
-    """Average over all images what each unit gives: the layer's or block's output, of a branch what it adds."""
-    sums = {unit.name: Moments() for unit in units}
-    whole = {unit.block: unit.name for unit in units if unit.part is None}
-    hooks = [
-        unit.part.register_forward_hook(lambda part, args, output, name=unit.name: sums[name].add(output))
-        for unit in units
-        if unit.part is not None
-    ]
-    try:
-        with stream(model, loader, description="means", **run) as batches:
-            for images, _ in batches:
-                before = images
-                for place, (block, x) in enumerate(run_blocks(model, sequence, images)):
-                    if place in whole:
-                        sums[whole[place]].add(x - before if isinstance(block.module, Residual) else x)
-                    before = x
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: torch.from_numpy(moments.mean).float().to(before.device) for name, moments in sums.items()}
 
 
 def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Give for each image whether it is classified rightly, and its cross-entropy."""
     loss = nn.functional.cross_entropy(precise(logits), labels, reduction="none")
-    return (logits.argmax(1) == labels).to(loss.dtype), loss
+    return hits(logits, labels).to(loss.dtype), loss

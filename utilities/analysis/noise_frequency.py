@@ -18,8 +18,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.robustness import contrast, score_set
+from utilities.analysis.robustness import contrast, right_in_both
 from utilities.analysis.stream import stream
+from utilities.labels import BatchCheck, check_batch, hits
 from utilities.loaders import seeded_generator
 from utilities.results import Result
 from utilities.utils import versions
@@ -134,8 +135,8 @@ class NoiseFrequency(Result):
     """A classifier on clean images and with noise of each band. Errors are standard errors over images.
 
     Attributes:
-        both_right: Number of images that are classified rightly in both of two versions, int64,
-            (1 + bands, 1 + bands); version 0 is the clean one.
+        both_right: Number of images that are classified rightly in both of two versions, (1 + bands, 1 + bands),
+            int64 unless answers were tied; version 0 is the clean one.
         edges: Of the bands, in units of pi radians per pixel, (bands + 1,).
         n: Images.
         provenance: What this was made from, with ``eps``, ``noise`` and ``equal_energy``.
@@ -213,7 +214,8 @@ def noise_frequency(
         provenance: What is known of model and data, for captions.
 
     Raises:
-        ValueError: If an option is out of range, or a band holds no frequency of these images.
+        ValueError: If an option is out of range, weights or labels are none, or a band holds no frequency of these
+            images.
 
     Example:
         >>> from utilities.datasets import load_dataset, make_loader
@@ -227,18 +229,22 @@ def noise_frequency(
     if not (math.isfinite(eps) and eps >= 0) or seed < 0:
         raise ValueError(f"eps should be a number of at least 0 and seed at least 0; got {eps} and {seed}")
     edges = band_edges(bands)
-    both_right, n = np.zeros((), np.int64), 0
+    both_right, n, check = np.zeros((), np.int64), 0, BatchCheck(loader)
     with stream(model, loader, device=device, description="noise", labelled=True, progress=progress) as batches:
         for images, labels in batches:
             masks = frequency_bands(*images.shape[-2:], edges).to(images.device)
             drawn = draw_noise(noise, seed, n, images.shape).to(images.device)
-            rows = [score_set(model, images, labels)[0]]
+            logits = model(images)
+            labels = check(logits, labels)
+            rows = [hits(logits, labels)]
             for mask in masks:
-                rows.append(score_set(model, images + eps * _in_band(drawn, mask, equal_energy), labels)[0])
-            right = np.stack(rows)
-            both_right = both_right + right @ right.T
+                noisy = model(images + eps * _in_band(drawn, mask, equal_energy))
+                rows.append(hits(noisy, check_batch(noisy, labels)))
+            both_right = both_right + right_in_both(torch.stack(rows).cpu().double().numpy())
             n += len(labels)
+    check.finish()
     options = {"eps": float(eps), "noise": noise, "equal_energy": equal_energy, "seed": seed}
+    options["num_classes"] = logits.shape[1]
     facts = {**(provenance or {}), "n": n, **options, "versions": versions()}
     return NoiseFrequency(both_right, edges, n, facts)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utilities.utils import check_writable, write_whole
+from utilities.writing import check_writable, warning_of_failure, write_whole
 
 SECONDS_BETWEEN = 30.0  # after which finished points are written
 
@@ -64,9 +64,11 @@ class Points:
         self._saved = time.monotonic()
 
     def save_now_and_then(self, done: Mapping[int, list[float]]) -> None:
-        """Write it if the last time is long enough ago."""
+        """Write it if the last time is long enough ago; what cannot be written is tried again then, with a warning."""
         if time.monotonic() - self._saved >= SECONDS_BETWEEN:
-            self.save(done)
+            self._saved = time.monotonic()
+            with warning_of_failure():
+                self.save(done)
 
     def remove(self) -> None:
         """Delete the files of all parts."""

@@ -22,7 +22,9 @@ from tqdm.auto import tqdm
 from utilities.analysis.calibration import bin_index, score
 from utilities.analysis.pixels import normalisation, to_images, to_pixels
 from utilities.analysis.stream import Moments, stream
+from utilities.copies import own_inputs
 from utilities.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, choose_table, corrupt
+from utilities.labels import BatchCheck
 from utilities.results import Result
 from utilities.utils import versions
 
@@ -77,7 +79,8 @@ class Robustness(Result):
     Set 0 is the clean one; set ``1 + k * len(severities) + s`` is kind k at severity s.
 
     Attributes:
-        both_right: Number of images that are classified rightly in both of two sets, int64, (sets, sets).
+        both_right: Number of images that are classified rightly in both of two sets, (sets, sets); int64, unless
+            answers were tied.
         nll: Mean cross-entropy of each set in nats, (sets,).
         nll_stderr: Its standard error, (sets,).
         ece: Expected calibration error of each set, of ten bins, (sets,).
@@ -255,7 +258,8 @@ def robustness(
         **options: Of `utilities.corruptions.corrupt`: ``parameters`` and ``frost_images``.
 
     Raises:
-        ValueError: If an option is out of range, or the normalisation is not known or not the images' own.
+        ValueError: If an option is out of range, weights or labels are none, or the normalisation is not known or not
+            the images' own, as far as can be told, see `utilities.analysis.pixels.check_scale`.
 
     Example:
         >>> from utilities.datasets import load_dataset, make_loader
@@ -267,44 +271,75 @@ def robustness(
     """
     kinds, severities = check_sets(kinds, severities)
     scale = normalisation(loader, mean, std)
+    check = BatchCheck(loader)
     both_right, nll, gaps, n = np.zeros((), np.int64), Moments(), np.zeros(()), 0
     with stream(model, loader, device=device, description="corrupted", labelled=True, progress=progress) as batches:
         for images, labels in batches:
             pixels = to_pixels(images, *scale)
-            scores = [score_set(model, images, labels)]
+            logits = model(images)
+            labels = check(logits, labels)
+            scores = [score_logits(logits, labels)]
             for kind, severity in tqdm(
                 list(product(kinds, severities)), "sets", delay=2, leave=False, disable=not progress
             ):
                 changed = corrupt(pixels, kind, severity, seed=seed, first=n, **options)
-                scores.append(score_set(model, to_images(changed, *scale), labels))
+                scores.append(score_logits(model(to_images(changed, *scale)), labels))
             right, losses, new = (np.stack(values) for values in zip(*scores, strict=True))
-            both_right, gaps, n = both_right + right @ right.T, gaps + new, n + len(labels)
+            both_right, gaps, n = both_right + right_in_both(right), gaps + new, n + len(labels)
             nll.add(losses.T)
+    check.finish()
     table = options.get("parameters") or choose_table(*pixels.shape[-2:])
     made = f"made here with the parameters of {'CIFAR-10-C' if table == '32' else 'ImageNet-C'}"
     facts = {"n": n, "seed": seed, "corruptions": made, "versions": versions()}
     measures = both_right, nll.mean, nll.stderr, np.abs(gaps).sum(1) / n
+    facts["num_classes"] = logits.shape[1]
     return Robustness(*measures, kinds, severities, n, {**(provenance or {}), **facts})
+
+
+def score_logits(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score the answers to a batch.
+
+    Returns:
+        Of each image whether it is right, 0 or 1, or its chance among equal answers, and its cross-entropy, (batch,),
+        and of each bin of confidence the sum of right less confidence, (bins,); see
+        `utilities.analysis.calibration.bin_index`.
+
+    Example:
+        >>> right, losses, gaps = score_logits(torch.eye(3), torch.tensor([0, 1, 0]))
+        >>> right.tolist(), losses.round(2).tolist(), round(float(gaps.sum()), 2)
+        ([1.0, 1.0, 0.0], [0.55, 0.55, 1.55], 0.27)
+    """
+    scores = score(logits, labels)
+    bins = bin_index(scores["confidences"], BINS)
+    return scores["hits"], scores["losses"], np.bincount(bins, scores["hits"] - scores["confidences"], BINS)
 
 
 def score_set(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Classify a batch.
+    """Classify a batch, and score the answers, see `score_logits`."""
+    with own_inputs(model):
+        return score_logits(model(images), labels)
+
+
+def right_in_both(right: np.ndarray) -> np.ndarray:
+    """Count the images that are right in both of two versions, of equal answers one being drawn in each version.
+
+    Args:
+        right: 0 or 1, or the chance among equal answers, (versions, images).
 
     Returns:
-        Of each image whether it is right (0 or 1) and its cross-entropy, (batch,), and of each bin of confidence the
-        sum of right less confidence, (bins + 1,); see `utilities.analysis.classification.bin_index`.
+        (versions, versions), int64 where nothing is tied.
 
     Example:
-        >>> right, losses, gaps = score_set(nn.Flatten(), torch.eye(3), torch.tensor([0, 1, 0]))
-        >>> right.tolist(), losses.round(2).tolist(), round(float(gaps.sum()), 2)
-        ([1, 1, 0], [0.55, 0.55, 1.55], 0.27)
+        >>> right_in_both(np.array([[1.0, 1.0], [1.0, 0.0]])).tolist()
+        [[2, 1], [1, 1]]
+        >>> right_in_both(np.array([[0.5, 0.5]])).tolist()
+        [[1.0]]
     """
-    scores = score(model(images), labels)
-    right = (scores["predictions"] == scores["labels"]).astype(np.int64)
-    bins = bin_index(scores["confidences"], BINS)
-    return right, scores["losses"], np.bincount(bins, right - scores["confidences"], BINS + 1)
+    both = right @ right.T
+    np.fill_diagonal(both, right.sum(1))
+    return both if (right % 1).any() else both.astype(np.int64)
 
 
 def check_sets(kinds: Sequence[str], severities: Sequence[int]) -> tuple[list[str], list[int]]:

@@ -17,13 +17,15 @@ import pandas as pd
 import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from utilities.analysis.curvature import Mix, Objective, as_type, mixed, reading, said_of_images
+from utilities.analysis.curvature import Mix, Objective, as_type, check_targets, mixed, reading, said_of_images
 from utilities.analysis.eigenvalues import jackknife
 from utilities.loaders import seeded_generator
 from utilities.results import Result
 from utilities.utils import versions
+from utilities.weights import check_weights
 
 POINTS = 1024  # of the density's grid, at least
 PER_WIDTH = 4  # and so many for each standard deviation of the Gaussians
@@ -168,12 +170,24 @@ class SpectralDensity(Result):
 class Passes:
     """The batches of a loader, mixed and in one type, the same ones in every pass, none of them kept.
 
+    Of each image its sum and its label are kept, which tell it from others. Where each image counts by itself, another
+    order is as good as the first; where the images of a batch count together, every batch has to hold its own ones.
+
+    Args:
+        loader: Read in every pass.
+        dtype: Of the images.
+        mix: Mixes the images of a batch.
+        seed: Of ``mix``.
+        together: Whether the images of a batch count together for another reason: batch norms that use its statistics.
+
     Attributes:
         n: Images.
         count: Batches.
+        first: The first image, (1, ...).
+        targets: Of the first pass, batch by batch, before mixing.
 
     Raises:
-        ValueError: If there is no image, or a later pass brings other images.
+        ValueError: If there is no image, or a later pass brings other images, or other batches where these matter.
 
     Example:
         >>> passes = Passes([(torch.ones(2, 1), torch.tensor([0, 1]))], torch.float64)
@@ -181,23 +195,68 @@ class Passes:
         (2, [torch.float64])
     """
 
-    def __init__(self, loader: Iterable[Any], dtype: torch.dtype, mix: Mix | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        dtype: torch.dtype,
+        mix: Mix | None = None,
+        seed: int = 0,
+        together: bool = False,
+    ) -> None:
         self._loader, self._dtype, self._mix, self._seed = loader, dtype, mix, seed
-        sums = [(float(images.double().sum()), len(images)) for images, _ in reading(loader)]
-        self._sum, self.n, self.count = sum(one for one, _ in sums), sum(n for _, n in sums), len(sums)
+        self._together = together or mix is not None
+        self._marks, self.targets = [], []
+        for images, targets in reading(loader):
+            self.first = images[:1] if not self._marks else self.first
+            self._marks.append(_marks(images, targets))
+            self.targets.append(targets)
+        self.n, self.count = sum(map(len, self._marks)), len(self._marks)
         if self.n == 0:
             raise ValueError("the loader yields no image")
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        total, count = 0.0, 0
+        marks = []
         for number, (images, targets) in enumerate(reading(self._loader)):
-            total, count = total + float(images.double().sum()), count + len(images)
+            marks.append(_marks(images, targets))
+            if self._together and self.count > 1 and not self._is_batch(number, marks[-1]):
+                raise ValueError(
+                    f"batch {number + 1} of the loader holds other images than in the first pass, and its images count "
+                    "together (by batch norms in mode 'train', or mixing): take a loader without shuffling, one of "
+                    "utilities.loaders.make_loader, or a list of batches"
+                )
             yield as_type(*mixed(images, targets, self._mix, self._seed, number), self._dtype)
-        if (total, count) != (self._sum, self.n):
+        now = np.concatenate(marks) if marks else np.zeros((0, 2))
+        if not _same(_sorted(now), _sorted(np.concatenate(self._marks))):
             raise ValueError(
-                f"the loader does not bring the same images in every pass ({self.n} in the first, {count} now): use "
+                f"the loader does not bring the same images in every pass ({self.n} in the first, {len(now)} now): use "
                 "utilities.loaders.make_loader, or a list of batches"
             )
+
+    def _is_batch(self, number: int, marks: np.ndarray) -> bool:
+        """Tell whether these are the images that the first pass brought in this batch; mixing looks at their order."""
+        if number >= self.count:
+            return False
+        pair = marks, self._marks[number]
+        return _same(*pair) if self._mix is not None else _same(*map(_sorted, pair))
+
+
+def _marks(images: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """Give a few numbers that tell an image and its label from others, (batch, 2)."""
+    own = images.detach().flatten(1).double().sum(1)
+    # Of probabilities one number has to tell which class is which.
+    weights = torch.arange(1, targets.shape[1:].numel() + 1, dtype=torch.float64, device=targets.device)
+    label = targets.flatten(1).double() @ weights if targets.ndim > 1 else targets.double()
+    return torch.stack([own.cpu(), label.cpu()], 1).numpy()
+
+
+def _sorted(marks: np.ndarray) -> np.ndarray:
+    """Sort images by label and then by sum, so that rounding of sums changes no order that matters."""
+    return marks[np.lexsort((marks[:, 0], marks[:, 1]))]
+
+
+def _same(one: np.ndarray, two: np.ndarray) -> bool:
+    """Compare marks, up to the rounding of sums in another batch."""
+    return one.shape == two.shape and np.allclose(one, two, rtol=1e-9, atol=1e-9 * np.abs(two).max(initial=1.0))
 
 
 def spectral_density(
@@ -237,7 +296,8 @@ def spectral_density(
         The density.
 
     Raises:
-        ValueError: If an option is out of range, there are no labels, or the images change from pass to pass.
+        ValueError: If an option is out of range, there are no labels or they are no classes of the model, or the
+            images change from pass to pass; or their batches, where these matter: in mode ``"train"`` or with ``mix``.
         FloatingPointError: If the loss has no finite second derivatives.
 
     Example:
@@ -250,7 +310,9 @@ def spectral_density(
     goal = Objective(**objective)
     if n_vectors < 1 or steps < 1 or not (width is None or width > 0):
         raise ValueError(f"n_vectors={n_vectors} and steps={steps} should be 1 or more, width={width} above 0 or None")
-    data = Passes(loader, goal.type, mix, seed)
+    check_weights(model)
+    data = Passes(loader, goal.type, mix, seed, together=goal.mode == "train" and _has_batch_norm(model))
+    check_targets(model, data.first, data.targets, goal, device)
     found = []
     with goal.of(model, device) as make:
         operator = make(list(data) if data.count == 1 else data, data.n)
@@ -270,6 +332,10 @@ def spectral_density(
     known |= {"hessian_seed": seed, **said_of_images(loader, mix)}
     density = smoothed(nodes, weights / n_vectors, grid, width)
     return SpectralDensity(nodes, weights, grid, density, width, rows, known | {"versions": versions()})
+
+
+def _has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def _counted(operator: Any, bar: tqdm) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -11,9 +11,13 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from utilities.inputs import check_gradients
+from utilities.labels import as_labels
 from utilities.masks import split_masks
 from utilities.memory import keeping_freed_memory
+from utilities.parts import check_loader
 from utilities.utils import evaluating, split_batch
+from utilities.weights import check_weights
 
 Batches = Iterator[tuple[torch.Tensor | None, ...]]
 
@@ -47,14 +51,18 @@ def stream(
         An iterator of (images, labels), or (images, labels, masks), on the device; None for labels that are not there.
 
     Raises:
-        ValueError: If there is no image, no labels or masks where they are needed or in some batches alone, their
-            number or shape is not the images', or an image is no finite float tensor.
+        ValueError: If the model's weights are not finite, there is no image, no labels or masks where they are needed
+            or in some batches alone, their number or shape is not the images', or an image is no finite float tensor.
 
     Example:
         >>> with stream(nn.Flatten(), [torch.ones(2, 3, 4, 4)], device="cpu") as batches:
         ...     [(images.shape, labels) for images, labels in batches]
         [(torch.Size([2, 3, 4, 4]), None)]
     """
+    check_loader(loader)
+    check_weights(model)
+    if gradients:
+        check_gradients(description)
     with keeping_freed_memory(), evaluating(model, device) as target, torch.set_grad_enabled(gradients):
         yield _batches(loader, target, description, labelled, masked, progress)
 
@@ -70,6 +78,7 @@ def _batches(
     count, found = 0, None
     for batch in tqdm(loader, desc=description, delay=2, leave=False, disable=not progress):
         images, labels = split_batch(batch)
+        labels = None if labels is None else as_labels(labels)
         if labels is None and labelled:
             raise ValueError(f"{description}: labels are needed; the loader should yield (images, labels)")
         masks = None if masked is None else split_masks(batch)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from utilities.analysis.directions import Moved
 from utilities.analysis.points import Points
 from utilities.analysis.stream import Batches
+from utilities.labels import check_logits, check_loss_targets, hits
 from utilities.loaders import Loader
 from utilities.utils import set_seed
 
@@ -71,7 +72,7 @@ def freeze(batches: Batches, n_images: int | None, mix: Mix | None, seed: int, m
                     f"{count + len(images)} images take {size / 2**30:.2g} GiB, more than memory={memory:g}; use fewer "
                     "with n_images, or allow more: all of them are kept, so that they are the same at every point"
                 )
-            images, labels = (images.clone(), labels) if mix is None else mix(images.clone(), labels)
+            images, labels = (images.clone(), labels) if mix is None else mix(images.clone(), labels.clone())
             frozen.append((images, labels))
             count += len(images)
             if count == n_images:
@@ -125,11 +126,11 @@ class Survey:
         outputs = self.model(images)
         if not isinstance(outputs, torch.Tensor):
             raise TypeError(f"the model gives a {type(outputs).__name__}; wrap it so that it gives a tensor of logits")
-        if self.loss is image_losses and not targets.is_floating_point():
-            largest = max(int(labels.max()) for _, labels in self.frozen)
-            if largest >= outputs.shape[1]:
-                raise ValueError(f"label {largest} is beyond the model's {outputs.shape[1]} logits: not its labels?")
-        shape = tuple(self.loss(outputs.cpu(), targets.cpu()).shape)
+        if self.loss is image_losses:
+            check_logits(outputs)
+            for own, labels in self.frozen:
+                check_loss_targets(labels, outputs.shape[1], len(own))
+        shape = tuple(self.loss(outputs.cpu(), targets.cpu().clone()).shape)
         if shape != (len(images),):
             raise ValueError(f"loss should give each image's loss, shape ({len(images)},), not {shape}")
 
@@ -141,7 +142,7 @@ class Survey:
         losses, right = [], []
         for images, targets in self.frozen:
             outputs, targets = self.model(images).cpu(), targets.cpu()  # not every accelerator has float64
-            losses.append(self.loss(outputs, targets).double())
+            losses.append(self.loss(outputs.clone(), targets.clone()).double())  # it may write into both
             right.append(_right(outputs, targets, probabilities=self.loss is image_losses))
         return torch.cat(losses).numpy(), torch.cat(right).numpy()
 
@@ -230,7 +231,7 @@ def _right(outputs: torch.Tensor, targets: torch.Tensor, probabilities: bool) ->
         if not probabilities:
             return torch.full((len(outputs),), torch.nan)
         targets = targets.argmax(1)
-    return (outputs.argmax(1) == targets).double()
+    return hits(outputs, targets)
 
 
 def _stderr(values: np.ndarray) -> float:

@@ -85,8 +85,8 @@ def trajectory(
         The coordinates, in the order of the epochs.
 
     Raises:
-        ValueError: If there are fewer than three snapshots, they are of different models, or the last weights are the
-            first.
+        ValueError: If there are fewer than three snapshots, they are of different models, weights are not finite, or
+            the last weights are the first.
 
     Example:
         >>> states = {0: {"w": torch.tensor([1.0, 0.0])}, 1: {"w": torch.tensor([0.0, 1.0])}, 2: {"w": torch.zeros(2)}}
@@ -99,6 +99,7 @@ def trajectory(
     epochs = sorted(snapshots)
     states = [_parameters(snapshots[epoch]) for epoch in epochs]
     _refuse_others(epochs, states)
+    _refuse_missing(epochs, states)
     steps = np.array([_distance(one, two) for one, two in pairwise(states)])
     radius, angle = _polar(states)
     count = sum(value.numel() for value in states[0].values())
@@ -178,6 +179,16 @@ def _parameters(snapshot: Snapshot) -> dict[str, torch.Tensor]:
         return dict(snapshot.named_parameters())
     trained = {name: value for name, value in snapshot.items() if not name.endswith(STATISTICS)}
     return {name: value for name, value in trained.items() if value.is_floating_point()}
+
+
+def _refuse_missing(epochs: Sequence[int], states: Sequence[Mapping[str, torch.Tensor]]) -> None:
+    for epoch, state in zip(epochs, states, strict=True):
+        for name, value in state.items():
+            if not value.isfinite().all():
+                raise ValueError(
+                    f"parameter {name!r} holds NaN or infinity in epoch {epoch}; the training has diverged by then: "
+                    "leave out the snapshots from there on"
+                )
 
 
 def _refuse_others(epochs: Sequence[int], states: Sequence[Mapping[str, torch.Tensor]]) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from utilities.copies import copied, own_inputs
 from utilities.hooks import select_layers
 from utilities.loaders import seeded_generator
 from utilities.preact_resnet import PreActBlock, PreActBottleneck
@@ -77,7 +78,7 @@ class Ensemble(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (batch, ...) to log mean probabilities (batch, classes)."""
-        return log_mean_probability([member(images) for member in self.members])
+        return log_mean_probability([member(copied(images)) for member in self.members])
 
 
 class InsertedDropout(nn.Dropout):
@@ -240,9 +241,10 @@ def dropout_log_probabilities(
         (True, False)
     """
     logits = []
-    for number in range(passes):
-        with _seeded(images.device, *keys, number):
-            logits.append(model(images))
+    with own_inputs(model):
+        for number in range(passes):
+            with _seeded(images.device, *keys, number):
+                logits.append(model(images))
     return log_mean_probability(logits)
 
 

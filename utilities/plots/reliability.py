@@ -61,23 +61,18 @@ def plot_reliability(results: Mapping[str, Classification] | Classification) -> 
     note = (
         "Bars: accuracy of each bin, with Wilson's interval of one standard error; hatched: from there to the mean "
         "confidence of the bin; dotted: perfect calibration. Vertical lines: accuracy (solid) and mean confidence "
-        "(dashed) over all images. ± one standard error over images. Confidences of exactly 100 % are drawn in the "
-        "last bin, and are a bin of their own in the ECE."
+        "(dashed) over all images. ± one standard error over images."
     )
     return finish(figure, results, note)
 
 
 def _bars(result: Classification) -> pd.DataFrame:
-    """Give the bins as they are drawn, in percent: confidences of exactly 1 in the last one, empty bins left out."""
+    """Give the bins as they are drawn, in percent, empty ones left out."""
     frame = result.reliability()
-    sums = frame[["count", "hits"]].assign(total=(frame["confidence"] * frame["count"]).fillna(0)).to_numpy()
-    sums[-2] += sums[-1]
-    filled = sums[:-1, 0] > 0
-    count, hits, total = sums[:-1][filled].T
-    low, high = wilson(hits, count)
-    shares = {"accuracy": hits / count, "low": low, "high": high, "confidence": total / count}
-    shares |= {"share": count / result.n, "lower": frame["lower"].to_numpy()[:-1][filled]}
-    return 100 * pd.DataFrame(shares).assign(width=1 / result.bins)
+    frame = frame[frame["count"] > 0].reset_index(drop=True)
+    low, high = wilson(frame["hits"], frame["count"])
+    shares = frame[["lower", "accuracy", "confidence"]].assign(low=low, high=high, share=frame["count"] / result.n)
+    return 100 * shares.assign(width=1 / result.bins)
 
 
 def _draw_bins(ax: Axes, bars: pd.DataFrame, colour: Any) -> None:

@@ -26,6 +26,7 @@ from utilities.analysis.class_embedding.values import (
 )
 from utilities.results import Result
 from utilities.utils import versions
+from utilities.weights import check_weights
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def class_value_agreement(
         The scores.
 
     Raises:
-        ValueError: If the model is another kind, ``random`` is another architecture, or an option is unknown.
+        ValueError: If the model is another kind, ``random`` is another architecture, weights are not finite, or an
+            option is unknown.
 
     Example:
         >>> import torch
@@ -122,6 +124,8 @@ def class_value_agreement(
     parts = [parts] if isinstance(parts, str) else list(parts)
     twins = [random] if isinstance(random, nn.Module) else list(random or [])
     spaces = [transformer_space(each, what="class-value agreement") for each in (model, *twins)]
+    for each in (model, *twins):
+        check_weights(each)
     if not parts or len(set(parts)) < len(parts):
         raise ValueError(f"parts should be one or both of {', '.join(MEMORY_PARTS)}, got {parts}")
     for part in parts:

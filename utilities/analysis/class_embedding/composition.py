@@ -15,10 +15,11 @@ import torch
 from utilities.analysis.class_embedding.context import by_place, difference
 from utilities.analysis.class_embedding.lens import PerImage, known_labels
 from utilities.analysis.class_embedding.passes import Batch
-from utilities.analysis.class_embedding.ranks import rank, target_logit
+from utilities.analysis.class_embedding.ranks import ranks_and_firsts, target_logit
 from utilities.analysis.class_embedding.record import BlockTokens
 from utilities.analysis.class_embedding.space import ClassSpace
 from utilities.analysis.stream import precise
+from utilities.labels import hits
 
 REFERENCES = ("input", "own")
 # Where a block's first class comes from. The first are exclusive and add up to 1, the second overlap.
@@ -33,7 +34,8 @@ class Reading:
     Attributes:
         logit: Of the target, (batch, tokens), through a learned lens where there is one.
         plain: The same through the model's own norm and classifier alone, as attention and MLP are read.
-        first: First class of each token, through the model's own as well, (batch, tokens).
+        first: First class of each token, of equal ones the first in their order, through the model's own as well,
+            (batch, tokens).
     """
 
     logit: torch.Tensor
@@ -153,13 +155,15 @@ class BlockReader:
 
     def _scores(self, tokens: BlockTokens, batch: Batch, places: torch.Tensor | None) -> None:
         """Rank the class among all classes, in every part."""
-        ranks = [rank(tokens.logits(part), batch.target) for part in tokens.space.parts]
+        read = [ranks_and_firsts(tokens.logits(part), batch.target) for part in tokens.space.parts]
+        ranks, firsts = zip(*read, strict=True)
         means = [1 - over_groups(r, self.groups) / self.num_classes for r in ranks]
         self.values.add("score", torch.stack(means, 1), axis=2)
-        self.values.add("rate", torch.stack([over_groups(r == 0, self.groups) for r in ranks], 1).float(), axis=2)
+        self.values.add("rate", torch.stack([over_groups(one, self.groups) for one in firsts], 1).float(), axis=2)
         of_image = ranks[0][:, self.prefix :]
         self.image_tokens = of_image.shape[1]
-        self.values.add("any_token", (of_image == 0).any(1).float())
+        # Where none is tied a product of zeros and ones; else the chance of orders at random, each token by itself.
+        self.values.add("any_token", 1 - (1 - firsts[0][:, self.prefix :]).prod(1))
         scores = 1 - by_place(of_image, places) / self.num_classes
         self.values.add("place_score", scores)
         self.values.add("place_difference", difference(scores))
@@ -177,5 +181,7 @@ class BlockReader:
     def finish(self, batch: Batch) -> None:
         """Keep what is known of the images."""
         self.before = None
-        labels = known_labels(batch)
-        self.values.end_batch(labels=labels, correct=batch.logits.argmax(1).to(labels.device) == labels)
+        right = torch.full((len(batch.images),), torch.nan)
+        if batch.labels is not None:
+            right = hits(batch.logits, batch.labels)
+        self.values.end_batch(labels=known_labels(batch), correct=right)

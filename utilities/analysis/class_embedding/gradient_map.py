@@ -18,6 +18,7 @@ from utilities.analysis.class_embedding.ranks import target_logit
 from utilities.analysis.class_embedding.relevance import as_targets, read_rows
 from utilities.analysis.class_embedding.space import LensOptions, TransformerSpace, transformer_space
 from utilities.utils import evaluating
+from utilities.weights import check_weights
 
 LOSSES = ("ce", "ce_double_softmax", "logit")
 
@@ -67,6 +68,7 @@ def gradient_maps(
     """
     space = gradient_space(model, loss, lens)
     target = as_targets(target, images, space.num_classes)
+    check_weights(model)
     with evaluating(model), torch.no_grad():
         return gradient_maps_of(space, images, target, loss, per_head)
 
@@ -81,7 +83,7 @@ def gradient_maps_of(
         attention, kept = space.blocks[index].attn, []
 
         def at_qkv(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            kept.append(output.unflatten(2, (3, attention.num_heads, attention.head_dim))[:, :, 2])
+            kept.append(output.unflatten(2, (3, attention.num_heads, attention.head_dim))[:, :, 2].clone())
 
         def at_end(module: nn.Module, args: Any, output: torch.Tensor) -> None:
             space.grid(output)  # refuses images of another size than the grid's
@@ -107,8 +109,8 @@ def _slope(space: TransformerSpace, index: int, output: torch.Tensor, target: to
     """Differentiate the mean loss of some rows by the output of attention, and sum over the rows: (batch, width)."""
     branch = space.branch_outputs(index)[0]
     with torch.enable_grad():
-        output = output.detach().requires_grad_()
-        added = output if branch is space.blocks[index].attn else branch(output)
+        output = output.detach().clone().requires_grad_()
+        added = output if branch is space.blocks[index].attn else branch(output.clone())
         total = class_loss(space.project(added), target, loss).mean(1).sum()
         return torch.autograd.grad(total, output)[0].sum(1)
 

@@ -60,7 +60,8 @@ class Identifiability(Result):
         parts: What was read of each, see `utilities.analysis.class_embedding.space.PARTS`.
         groups: Of tokens: ``CLS``, where there is a class token, and ``image``; registers are in neither.
         score: 1 - rank / classes, mean over tokens, (parts, blocks, groups).
-        rate: Share of tokens where the class comes first, of the same shape.
+        rate: Share of tokens where the class comes first, of the same shape. Of classes with equal logits each counts
+            as often as an order at random would put it first; in scores, by its mean rank.
         any_token: Share of images of which an image token has the class first, (blocks,).
         change: Share of tokens whose logit of the class is above that after the block before, (blocks, groups).
         layer_change: Share of tokens where it is in what attention or MLP add, (layers, blocks, groups).
@@ -183,6 +184,7 @@ def identifiability(
     loader: Iterable[Any],
     *,
     lens: LensOptions | None = None,
+    names: Mapping[str, Any] | None = None,
     target: Target = "label",
     threshold: float = 0.5,
     reference: str = "input",
@@ -199,6 +201,7 @@ def identifiability(
         model: See `utilities.analysis.class_embedding.space.class_space`; it runs in eval mode.
         loader: Yields (images, labels) or (images, labels, masks), or images where the target is not the label.
         lens: How tokens are read; None is the paper's way.
+        names: Of a model that is not known, see `utilities.analysis.class_embedding.space.class_space`.
         target: The class that is looked at: ``"label"``, ``"prediction"`` or an index.
         threshold: Fraction of a patch that the object covers from which on its token is class-labelled.
         reference: What the MLP's logit is compared with: ``"input"`` of the block, as published, or ``"own"``, its own
@@ -226,7 +229,7 @@ def identifiability(
         >>> bool(np.allclose(result.composition[1].sum(1), 1))
         True
     """
-    space = class_space(model, lens)
+    space = class_space(model, lens, names)
     check_target(target, space.num_classes)
     _check(space, reference, threshold)
     draws = {"resamples": resamples, "seed": seed}
@@ -277,7 +280,8 @@ def _collect(
 def _class_token_decides(space: ClassSpace) -> bool:
     """Tell whether a model's logits are what the lens makes of its class token after the last block."""
     plain = space.options.norm and space.options.bias and space.options.tuned is None
-    alone = getattr(space, "head_dist", None) is None and getattr(space.model, "global_pool", None) == "token"
+    pool = getattr(space, "pool", None) or getattr(space.model, "global_pool", None)
+    alone = getattr(space, "head_dist", None) is None and pool == "token"
     return bool(plain and alone and space.class_token)
 
 

@@ -134,7 +134,7 @@ def importance(
     options = {"labelled": target == "label", "masked": False, "device": device, "progress": progress}
     with stream(model, loader, description="importance", **options) as batches:
         for images, label, masks in batches:
-            check_labels(label, space.num_classes)
+            label = check_labels(label, space.num_classes)
             check_size(space, images, own=True)
             asked = targets_of(space, images, label, target)
             drawn = _maps_of(space, images, asked, method, loss, rng)

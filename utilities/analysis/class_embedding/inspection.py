@@ -13,6 +13,7 @@ from torch import nn
 
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
 from utilities.analysis.class_embedding.values import memory_cosines, memory_logits
+from utilities.weights import check_weights
 
 SHOWN = 10  # memories, where it is not said which
 
@@ -118,6 +119,7 @@ def _opened(
         raise ValueError(f"there are {len(classes)} names of classes, but the model has {space.num_classes} classes")
     if top < 1:
         raise ValueError(f"top should be 1 or more, got {top}")
+    check_weights(model)
     both = (read(space, index, part, fold).cpu().numpy() for read in (memory_logits, memory_cosines))
     return space, *both
 

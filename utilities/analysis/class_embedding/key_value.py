@@ -147,7 +147,7 @@ class MatchReader:
                 handle.remove()
 
     def _keep(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        self.preactivation = [output]
+        self.preactivation = [output.clone()]  # the nonlinearity may work in place
 
     def block(self, tokens: BlockTokens, batch: Batch) -> None:
         """Compare a block's coefficients with its memories."""

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.class_embedding.passes import Batch, Target, check_target, read
-from utilities.analysis.class_embedding.ranks import rank, score, target_logit
+from utilities.analysis.class_embedding.ranks import places, score, target_logit
 from utilities.analysis.class_embedding.record import BlockTokens
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
 from utilities.results import Result
@@ -51,6 +51,7 @@ class Lens(Result):
         num_classes: Number of logits.
         logits: Of all classes, float32, (images, parts, blocks, tokens, classes), or None if not asked for.
         provenance: What it was made from.
+        tied: Other classes with the target's logit, int16, of the shape of ``rank``; None where there is none.
     """
 
     names: list[str]
@@ -67,11 +68,18 @@ class Lens(Result):
     num_classes: int
     logits: np.ndarray | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    tied: np.ndarray | None = None
 
     @property
     def score(self) -> np.ndarray:
-        """Class identifiability, 1 - rank / classes, float32: 1 where the target comes first."""
-        return score(torch.from_numpy(self.rank), self.num_classes).numpy()
+        """Class identifiability, 1 - rank / classes, float32: 1 where the target comes first; tied, its mean rank."""
+        mean = self.rank if self.tied is None else self.rank + self.tied.astype(np.float32) / 2
+        return score(torch.from_numpy(mean), self.num_classes).numpy()
+
+    @property
+    def first(self) -> np.ndarray:
+        """Whether the target comes first, float32, of the shape of ``rank``: 1/m where it is one of m that do."""
+        return (self.rank == 0) / np.float32(1 if self.tied is None else self.tied.astype(np.float32) + 1)
 
     def image_map(self, values: np.ndarray) -> np.ndarray:
         """Bring a value of each token to the grid of the image: (..., tokens) -> (..., rows, columns).
@@ -91,14 +99,13 @@ class Lens(Result):
         """Tabulate means over images and tokens: a row for each part, block and group of tokens."""
         groups = {"CLS": slice(0, 1)} if self.class_token else {}
         groups |= {"image": slice(self.prefix, None)}
-        rows = []
+        rows, scores, firsts = [], self.score, self.first
         for p, part in enumerate(self.parts):
             for b, block in enumerate(self.names):
                 for group, tokens in groups.items():
-                    ranks = self.rank[:, p, b, tokens]
                     means = {
-                        "score": 1 - ranks.mean() / self.num_classes,
-                        "rate": (ranks == 0).mean(),
+                        "score": scores[:, p, b, tokens].mean(dtype=np.float64),
+                        "rate": firsts[:, p, b, tokens].mean(dtype=np.float64),
                         "logit": self.logit[:, p, b, tokens].mean(dtype=np.float64),
                     }
                     rows.append({"block": block, "part": part, "group": group, **means})
@@ -112,6 +119,7 @@ def lens(
     top: int = 5,
     logits: bool = False,
     lens: LensOptions | None = None,
+    names: Mapping[str, Any] | None = None,
     target: Target = "label",
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -125,6 +133,7 @@ def lens(
         top: How many classes to name for each token.
         logits: Whether to keep the logits of all classes too: 4 bytes a class, 28 MB an image of ViT-B/16.
         lens: How tokens are read; None is the paper's way.
+        names: Of a model that is not known, see `utilities.analysis.class_embedding.space.class_space`.
         target: The class whose rank and logit are kept: ``"label"``, ``"prediction"`` or an index.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
@@ -145,16 +154,18 @@ def lens(
         >>> result.rank.shape, result.top.shape, result.image_map(result.score).shape
         ((2, 3, 2, 65), (2, 3, 2, 65, 2), (2, 3, 2, 8, 8))
     """
-    space = class_space(model, lens)
+    space = class_space(model, lens, names)
     _check(space, top)
     check_target(target, space.num_classes)
     reader = TokenReader(top, logits)
     n = read(space, loader, [reader], target=target, device=device, progress=progress, description="lens")
+    arrays = reader.values.arrays()
+    arrays["tied"] = arrays["tied"] if arrays["tied"].any() else None
     facts = {"n": n, "target": target, "top": top, "lens": lens_facts(space.options), "versions": versions()}
     return Lens(
         names=list(space.names),
         parts=list(space.parts),
-        **reader.values.arrays(),
+        **arrays,
         prefix=space.prefix,
         class_token=space.class_token,
         grid=list(reader.grid),
@@ -245,7 +256,9 @@ class TokenReader:
                 f"{_size(self.grid)}: the lens of all tokens needs one grid; identifiability(...) takes several"
             )
         logits = [tokens.logits(part) for part in tokens.space.parts]
-        self.values.add("rank", torch.stack([rank(x, batch.target) for x in logits], 1), axis=2)
+        above, tied = zip(*(places(x, batch.target) for x in logits), strict=True)
+        self.values.add("rank", torch.stack(above, 1).to(torch.int16), axis=2)
+        self.values.add("tied", torch.stack(tied, 1).to(torch.int16), axis=2)
         self.values.add("logit", torch.stack([target_logit(x, batch.target).float() for x in logits], 1), axis=2)
         top = [x.topk(self.top, dim=2).indices.to(torch.int16) for x in logits]
         self.values.add("top", torch.stack(top, 1), axis=2)

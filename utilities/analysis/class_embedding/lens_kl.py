@@ -62,6 +62,7 @@ def tuned_lens_kl(
     loader: Iterable[Any],
     *,
     lens: LensOptions | None = None,
+    names: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
@@ -73,6 +74,7 @@ def tuned_lens_kl(
         tuned: See `utilities.analysis.class_embedding.tuned.fit_tuned_lens`.
         loader: Of other images than those of the fit; labels are not needed.
         lens: As for the fit.
+        names: As for the fit.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
@@ -89,7 +91,7 @@ def tuned_lens_kl(
         >>> tuned_lens_kl(model, tuned, [images[4:]], device="cpu").kl[:, -1].tolist()
         [[0.0, 0.0], [0.0, 0.0]]
     """
-    space = space_of(model, lens)
+    space = space_of(model, lens, names)
     if len(space.blocks) != len(tuned.widths):
         raise ValueError(f"a tuned lens of {len(tuned.widths)} blocks was not fitted to {len(space.blocks)} blocks")
     measure = _Measure(space, tuned)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from utilities import labels as rules
 from utilities.analysis.class_embedding.record import BlockTokens, read_blocks
 from utilities.analysis.class_embedding.space import ClassSpace, TransformerSpace
 from utilities.analysis.stream import stream
@@ -88,18 +89,20 @@ def read(
         3
     """
     check_target(target, space.num_classes)
-    count, readers = 0, [_Readout(space), *readers]
+    count, readers, check = 0, [_Readout(space), *readers], rules.BatchCheck(loader)
     options = {"device": device, "progress": progress, "description": description}
     with stream(space.model, loader, labelled=target == "label" or masked, masked=masked, **options) as batches:
         for images, labels, masks in batches:
-            check_labels(labels, space.num_classes)
+            labels = check_labels(labels, space.num_classes)
             check_size(space, images)
-            labels = None if labels is None else labels.long()
             batch = Batch(images, targets_of(space, images, labels, target), labels, masks)
             batch.logits = read_blocks(space, images, partial(_show, readers, batch))
+            if labels is not None:
+                check(batch.logits, labels)
             for reader in readers:
                 reader.finish(batch)
             count += len(images)
+    check.finish(stacklevel=4)
     return count
 
 
@@ -144,8 +147,8 @@ def check_target(target: Target, num_classes: int) -> None:
         )
 
 
-def check_labels(labels: torch.Tensor | None, num_classes: int) -> None:
-    """Refuse labels that are no classes of the model.
+def check_labels(labels: torch.Tensor | None, num_classes: int) -> torch.Tensor | None:
+    """Refuse labels that are no classes of the model, see `utilities.labels.check_labels`; None where there are none.
 
     Raises:
         ValueError: Naming the label and the number of classes.
@@ -153,18 +156,9 @@ def check_labels(labels: torch.Tensor | None, num_classes: int) -> None:
     Example:
         >>> check_labels(torch.tensor([3, 12]), 10)
         Traceback (most recent call last):
-        ValueError: label 12 is none of the model's 10 classes; are these images labelled as it was trained?
+        ValueError: label 12 is none of the model's 10 classes, 0 to 9; use the data set that the model was trained ...
     """
-    if labels is None:
-        return
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise ValueError(f"labels should be whole numbers (batch,), got {labels.dtype} {tuple(labels.shape)}")
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
-    if len(wrong):
-        raise ValueError(
-            f"label {int(wrong[0])} is none of the model's {num_classes} classes; are these images labelled as it was "
-            "trained?"
-        )
+    return None if labels is None else rules.check_labels(labels, num_classes)
 
 
 def check_size(space: ClassSpace, images: torch.Tensor, *, own: bool = False) -> None:
@@ -207,6 +201,11 @@ def check_readout(ours: torch.Tensor, logits: torch.Tensor) -> None:
         Traceback (most recent call last):
         ValueError: the model's logits are not its classifier's on its last block's tokens (they differ by 1); ...
     """
+    if ours.shape != logits.shape:
+        raise ValueError(
+            f"the model gives {tuple(logits.shape)}, its classifier {tuple(ours.shape)} of its last block's tokens; "
+            "they cannot be read in class-embedding space"
+        )
     gap = float((ours - logits).abs().max())
     if not gap <= 1e-3 * float(logits.abs().max()):
         raise ValueError(
@@ -220,5 +219,5 @@ def targets_of(space: ClassSpace, images: torch.Tensor, labels: torch.Tensor | N
     if target == "label":
         return labels
     if target == "prediction":
-        return space.model(images).argmax(1)
+        return space.logits(images).argmax(1)
     return torch.full((len(images),), target, device=images.device)

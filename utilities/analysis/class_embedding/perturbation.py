@@ -36,10 +36,11 @@ from utilities.analysis.class_embedding.masking import (
 )
 from utilities.analysis.class_embedding.passes import Batch, Target, read
 from utilities.analysis.class_embedding.perturbation_result import WEIGHTS, Perturbation, summarise
-from utilities.analysis.class_embedding.ranks import rank
+from utilities.analysis.class_embedding.ranks import ranks_and_firsts
 from utilities.analysis.class_embedding.record import BlockTokens, eager_attention, read_blocks
 from utilities.analysis.class_embedding.space import LensOptions, TransformerSpace, transformer_space
 from utilities.analysis.class_embedding.statistics import bootstrap_interval
+from utilities.labels import hits
 from utilities.masks import class_tokens
 from utilities.utils import versions
 
@@ -191,18 +192,18 @@ class _Perturber:
         left_out: dict[str, str] | None,
     ) -> None:
         self.space, self.rows, self.threshold, self.left_out = space, rows, threshold, left_out
-        self.ranks: torch.Tensor | None = None
+        self.read: tuple[torch.Tensor, torch.Tensor] | None = None
         self.grid: tuple[int, int] | None = None
         self.started, self.values = False, PerImage()
 
     def block(self, tokens: BlockTokens, batch: Batch) -> None:
         """Look at the intact model's last block."""
         if tokens.index == len(self.space.blocks) - 1:
-            self.ranks, self.grid = rank(tokens.logits("block"), batch.target).cpu(), tokens.grid
+            self.read, self.grid = _read(tokens, batch), tokens.grid
 
     def finish(self, batch: Batch) -> None:
         """Run the batch again for each perturbation, and count."""
-        intact = self.ranks, _right(batch.logits, batch)
+        intact = self.read, _right(batch.logits, batch)
         on_object = batch.on_object(self.grid, self.threshold)
         if not self.started and on_object is None and self.left_out is not None:
             self.left_out |= {kind: "the images have no masks" for kind, _ in self.rows if kind in OF_TOKENS}
@@ -218,12 +219,14 @@ class _Perturber:
     def _used(self, kind: str, on_object: torch.Tensor | None) -> torch.Tensor:
         """Tell which image tokens are looked at, (batch, tokens); none of an image without a value."""
         if kind not in OF_TOKENS:
-            return torch.ones_like(self.ranks[:, self.space.prefix :], dtype=torch.bool)
+            return torch.ones_like(self.read[0][:, self.space.prefix :], dtype=torch.bool)
         both = on_object.any(1, keepdim=True) & ~on_object.all(1, keepdim=True)
         return (on_object if kind == "no_context" else ~on_object) & both
 
-    def _run(self, kind: str, blocks: list[int], used: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run a batch with a perturbation; give the class's rank in all tokens, and whether the model is right."""
+    def _run(
+        self, kind: str, blocks: list[int], used: torch.Tensor, batch: Batch
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Run a batch with a perturbation; give the class's places in all tokens, and whether the model is right."""
         space, found, keep = self.space, {}, None
         if kind in OF_TOKENS:
             keep = used | ~used.any(1, keepdim=True)  # an image without a value stays whole, so that nothing is NaN
@@ -231,17 +234,17 @@ class _Perturber:
 
         def visit(tokens: BlockTokens) -> None:
             if tokens.index == len(space.blocks) - 1:
-                found["ranks"] = rank(tokens.logits("block"), batch.target).cpu()
+                found["read"] = _read(tokens, batch)
                 if keep is not None and len(blocks) == len(space.blocks):
                     found["answer"] = space.classify(tokens.after, keep)
 
         with self._perturbed(kind, blocks, keep):
             logits = read_blocks(space, batch.images, visit)
-        return found["ranks"], _right(found.get("answer", logits), batch)
+        return found["read"], _right(found.get("answer", logits), batch)
 
     def _perturbed(self, kind: str, blocks: list[int], keep: torch.Tensor | None) -> AbstractContextManager[None]:
         """Give the context in which the model is perturbed."""
-        space, tokens = self.space, self.ranks.shape[1]
+        space, tokens = self.space, self.read[0].shape[1]
         if kind == "no_cls_unnormalised":
             return eager_attention(space, dict.fromkeys(blocks, partial(drop_cls, prefix=space.prefix)))
         if kind in OF_TOKENS:
@@ -249,16 +252,23 @@ class _Perturber:
         mask = self_only_mask if kind == "self_only" else no_cls_mask
         return masking(space, mask(tokens, space.prefix), blocks)
 
-    def _count(self, ranks: torch.Tensor, right: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
+    def _count(self, read: tuple[torch.Tensor, torch.Tensor], right: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
         """Count in each image, see `summarise`: (batch, 4)."""
-        of_image, total = ranks[:, self.space.prefix :].double(), used.sum(1)
-        hits, scores = ((of_image == 0) & used).sum(1), total - (of_image * used).sum(1) / self.space.num_classes
-        first = ranks[:, 0] == 0 if self.space.class_token else torch.full_like(right, torch.nan)
-        return torch.stack([hits.double(), scores, first.double(), right], 1)
+        (ranks, firsts), total = (values.double() for values in read), used.sum(1)
+        of_image = torch.stack([firsts, ranks / self.space.num_classes])[..., self.space.prefix :]
+        rate, lost = (of_image * used).sum(2)
+        first = firsts[:, 0] if self.space.class_token else torch.full_like(right, torch.nan)
+        return torch.stack([rate, total - lost, first, right], 1)
+
+
+def _read(tokens: BlockTokens, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the class's rank in all tokens, and whether it comes first."""
+    ranks, firsts = ranks_and_firsts(tokens.logits("block"), batch.target)
+    return ranks.cpu(), firsts.cpu()
 
 
 def _right(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Tell which images are classified rightly, 1 or 0; NaN without labels."""
     if batch.labels is None:
         return torch.full((len(logits),), torch.nan, dtype=torch.float64)
-    return (logits.argmax(1) == batch.labels).cpu().double()
+    return hits(logits, batch.labels).cpu().double()

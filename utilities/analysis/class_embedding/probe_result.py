@@ -28,8 +28,8 @@ class LinearProbes(Result):
         groups: ``CLS``, where there is one, and ``image``.
         readings: ``probe``, ``lens`` and, where one was given, the ``tuned`` lens, which reads block outputs alone.
         accuracy: Top-1 accuracy of each token position, 0 to 1, (readings, parts, blocks, positions), CLS first; NaN
-            where a block has fewer positions than another, or a reading cannot read it. Of equal scores the first
-            class counts.
+            where a block has fewer positions than another, or a reading cannot read it. Of m equal
+            scores each counts for 1/m.
         correct: Share of a group's tokens that are read right in each image, (images, readings, parts, blocks, groups).
         interval: Lower and upper end of the bootstrap interval of its mean over images, (2, readings, parts, blocks,
             groups).

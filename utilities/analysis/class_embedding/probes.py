@@ -30,6 +30,7 @@ from utilities.analysis.class_embedding.statistics import bootstrap_interval
 from utilities.analysis.class_embedding.tuned import space_of
 from utilities.analysis.stream import readable_twice, stream
 from utilities.images import ImageDataset
+from utilities.labels import hits
 from utilities.utils import versions
 
 TOKENS = ("each", "shared")
@@ -46,6 +47,7 @@ def linear_probes(
     alpha: float = 1.0,
     blocks: Sequence[int] | None = None,
     lens: LensOptions | None = None,
+    names: Mapping[str, Any] | None = None,
     memory_limit: float = 4e9,
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -70,6 +72,7 @@ def linear_probes(
         alpha: Strength of the ridge penalty.
         blocks: Indices of blocks, from 0; None is all.
         lens: How the lens reads; with ``tuned``, that lens is read beside the raw one.
+        names: Of a model that is not known, see `utilities.analysis.class_embedding.space.class_space`.
         memory_limit: Of the sums, in bytes, on the device that the model runs on.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show bars.
@@ -94,7 +97,7 @@ def linear_probes(
         >>> result.accuracy.shape, result.probe_importance.shape
         ((2, 3, 2, 65), (10, 64))
     """
-    space = space_of(model, lens)
+    space = space_of(model, lens, names)
     layers = _Layers(space, chosen_blocks(space, blocks), _chosen_parts(space, parts), tokens == "shared")
     _check_options(tokens, alpha, memory_limit)
     intervals = {"confidence": confidence, "resamples": resamples, "seed": seed}
@@ -233,12 +236,12 @@ class _Test:
             self.values.add("correct", torch.stack(shares, 2), axis=3)
         if "block" in scores:
             image = scores["block"][:, self.groups[-1]]
-            self.ranks.append(rank(image, batch.labels.to(image.device)).int())
+            self.ranks.append(rank(image, batch.labels.to(image.device)))
 
     def finish(self, batch: Batch) -> None:
         """Sum ranks over blocks, where they are of the same tokens."""
         same = len({ranks.shape[1] for ranks in self.ranks}) == 1
-        total = sum(self.ranks) if same else torch.zeros(len(batch.images), 0, dtype=torch.int32)
+        total = sum(self.ranks) if same else torch.zeros(len(batch.images), 0)
         self.values.end_batch(rank_sum=total, labels=batch.labels)
         self.ranks = []
 
@@ -274,10 +277,10 @@ class _Test:
 
 
 def _right(logits: torch.Tensor | None, labels: torch.Tensor, positions: int) -> torch.Tensor:
-    """Tell whether the first of the largest logits is the label's, float32 (batch, positions); NaN without logits."""
+    """Tell whether the label's logit is the largest, float32 (batch, positions); 1/m of m equal ones; NaN without."""
     if logits is None:
         return torch.full((len(labels), positions), torch.nan, device=labels.device)
-    return (logits.argmax(2) == labels.to(logits.device)[:, None]).to(labels.device).float()
+    return hits(logits, labels.to(logits.device)[:, None].expand(logits.shape[:2])).to(labels.device).float()
 
 
 def _chosen_parts(space: ClassSpace, parts: Sequence[str] | None) -> list[str]:

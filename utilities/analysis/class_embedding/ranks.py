@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from utilities.labels import standing
+
 
 def target_logit(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Take the logit of each image's class: (batch, tokens, classes), (batch,) -> (batch, tokens).
@@ -16,21 +18,49 @@ def target_logit(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def rank(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Count the classes with a logit above that of each image's class; ties take the best rank, NaN the worst.
+    """Count the classes with a logit above that of each image's class; ties take the mean rank, NaN the worst.
 
     Args:
         logits: (batch, tokens, classes).
         target: (batch,).
 
     Returns:
-        int16 (batch, tokens), 0 where the class comes first.
+        float32 (batch, tokens), 0 where the class comes first, and alone.
 
     Example:
         >>> rank(torch.tensor([[[0.1, 0.7, 0.2], [0.5, 0.1, 0.5]]]), torch.tensor([2]))
-        tensor([[1, 0]], dtype=torch.int16)
+        tensor([[1.0000, 0.5000]])
     """
-    below = logits <= target_logit(logits, target)[..., None]  # counted off, so that NaN is never first
-    return (logits.shape[2] - below.sum(2, dtype=torch.int32)).to(torch.int16)
+    return ranks_and_firsts(logits, target)[0]
+
+
+def ranks_and_firsts(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rank each image's class, and tell whether it comes first; of equal classes as expected of an order at random.
+
+    Args:
+        logits: (batch, tokens, classes).
+        target: (batch,).
+
+    Returns:
+        See `rank`, and 1 where the class comes first, 1/m where it is one of m that do, 0 elsewhere; float32 (batch,
+        tokens).
+
+    Example:
+        >>> ranks_and_firsts(torch.tensor([[[0.1, 0.7, 0.2], [0.5, 0.1, 0.5]]]), torch.tensor([2]))
+        (tensor([[1.0000, 0.5000]]), tensor([[0.0000, 0.5000]]))
+    """
+    above, tied = places(logits, target)
+    return above + tied / 2, (above == 0) / (tied + 1)
+
+
+def places(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Count the classes above each image's class, and the others equal to it, see `utilities.labels.standing`.
+
+    Example:
+        >>> places(torch.tensor([[[0.1, 0.7, 0.2], [0.5, 0.1, 0.5]]]), torch.tensor([2]))
+        (tensor([[1, 0]], dtype=torch.int32), tensor([[0, 1]], dtype=torch.int32))
+    """
+    return standing(logits, target[:, None].expand(-1, logits.shape[1]))
 
 
 def score(rank: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.class_embedding.space import ClassSpace, TransformerSpace
+from utilities.copies import copied
 
 
 @dataclass
@@ -87,7 +88,7 @@ def read_blocks(space: ClassSpace, images: torch.Tensor, visit: Visit, **forward
         visit(tokens)
 
     with _hooks(space, seen, tuple(images.shape[-2:])):
-        logits = space.model(images, **forward)
+        logits = space.logits(images, **forward)
     if visited != list(range(len(space.blocks))):
         raise RuntimeError(f"blocks ran in the order {visited}, not each once; a compiled or checkpointed model?")
     return logits
@@ -110,14 +111,14 @@ def _hooks(space: ClassSpace, visit: Visit, size: tuple[int, int]) -> Iterator[N
 
 
 def _hook_parts(space: TransformerSpace, index: int, kept: dict[str, torch.Tensor]) -> list[Any]:
-    """Hook what happens inside a transformer's block."""
+    """Hook what happens inside a transformer's block; copies are kept, as later modules may write into the tokens."""
     block, (attn, mlp) = space.blocks[index], space.branch_outputs(index)
 
     def keep_input(name: str) -> Callable[..., None]:
-        return lambda module, args: kept.__setitem__(name, args[0])
+        return lambda module, args: kept.__setitem__(name, args[0].clone())
 
     def keep_output(name: str) -> Callable[..., None]:
-        return lambda module, args, output: kept.__setitem__(name, output)
+        return lambda module, args, output: kept.__setitem__(name, output.clone())
 
     inputs = {"before": block, "attn_keys": block.attn.proj, "mlp_keys": block.mlp.fc2}
     handles = [module.register_forward_pre_hook(keep_input(name)) for name, module in inputs.items()]
@@ -131,7 +132,7 @@ def _at_end(
     """Make the hook that gathers a block's tokens, has them visited and lets go of them."""
 
     def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        visit(BlockTokens(space, index, space.tokens(output), space.grid(output, size), **kept))
+        visit(BlockTokens(space, index, space.tokens(copied(output)), space.grid(output, size), **kept))
         kept.clear()
 
     return hook

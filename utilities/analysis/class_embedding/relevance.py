@@ -16,6 +16,7 @@ from utilities.analysis.class_embedding.passes import check_labels, check_target
 from utilities.analysis.class_embedding.record import eager_attention
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
 from utilities.utils import evaluating
+from utilities.weights import check_weights
 
 
 def relevance_maps(model: nn.Module, images: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
@@ -44,6 +45,7 @@ def relevance_maps(model: nn.Module, images: torch.Tensor, target: torch.Tensor 
     """
     space = transformer_space(model, what="relevance")
     target = as_targets(target, images, space.num_classes)
+    check_weights(model)
     with evaluating(model):
         return relevance_of(space, images, target)
 
@@ -122,7 +124,7 @@ def as_targets(target: torch.Tensor | int, images: torch.Tensor, num_classes: in
         if isinstance(target, str):
             raise ValueError(f"target {target!r} is no class; pass the classes of the images as a tensor, or one index")
         return torch.full((len(images),), target, device=images.device)
-    check_labels(target, num_classes)
+    target = check_labels(target, num_classes)
     if len(target) != len(images):
         raise ValueError(f"there are {len(target)} targets for {len(images)} images; give one each, or one class")
     return target.to(images.device)

@@ -26,6 +26,7 @@ from utilities.analysis.class_embedding.removal_result import RemovalCurves
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
 from utilities.analysis.stream import Moments, stream
 from utilities.batches import length
+from utilities.labels import hits
 from utilities.utils import split_batch, versions
 
 Maps = Mapping[str, "np.ndarray | Importance"]
@@ -88,17 +89,17 @@ def removal_curves(
     options = {"labelled": target == "label", "device": device, "progress": progress}
     with stream(model, loader, description="token removal", **options) as batches:
         for images, labels in batches:
-            check_labels(labels, space.num_classes)
+            labels = check_labels(labels, space.num_classes)
             check_size(space, images, own=True)
             rows, n = slice(n, n + len(images)), n + len(images)
             orders = _orders(_values_of(maps, rows, labels), (len(images), tokens), draws)
             asked = targets_of(space, images, labels, target)
-            hits = _sweep(space, images, asked, orders, removed)
-            counts = counts + hits.sum(2)
-            areas.append(curve_area(hits.swapaxes(1, 2), removed / tokens))
+            right = _sweep(space, images, asked, orders, removed)
+            counts = counts + right.sum(2)
+            areas.append(curve_area(right.swapaxes(1, 2), removed / tokens))
             targets.append(asked.cpu().numpy())
             if random:
-                mean_of_random.add(hits[-random:].mean(0).T)
+                mean_of_random.add(right[-random:].mean(0).T)
     _check_number(maps, n)
     parts = np.split(np.arange(2 * len(maps) + random), [len(maps), 2 * len(maps)])
     facts = {"n": n, "target": target, "random": random, "steps": steps, "seed": seed, "versions": versions()}
@@ -179,7 +180,7 @@ def _sweep(
     space: TransformerSpace, images: torch.Tensor, target: torch.Tensor, orders: np.ndarray, removed: np.ndarray
 ) -> np.ndarray:
     """Tell whether the answer is right, for each curve, number of tokens removed and image: (curves, points, batch)."""
-    hits = np.empty((len(orders), len(removed), len(images)), dtype=bool)
+    right = np.empty((len(orders), len(removed), len(images)))
     sequences = torch.from_numpy(orders).to(images.device)
     for place, count in enumerate(removed):
         # No order matters before the first token has gone, and after the last one.
@@ -188,9 +189,9 @@ def _sweep(
             with (
                 deleting(space, with_prefix(order[:, count:].sort(1).values, space.prefix)) if count else nullcontext()
             ):
-                right = space.model(images).argmax(1) == target
-            hits[slice(None) if same else curve, place] = right.cpu().numpy()
-    return hits
+                found = hits(space.model(images), target)
+            right[slice(None) if same else curve, place] = found.cpu().numpy()
+    return right
 
 
 def _check_maps(space: TransformerSpace, loader: Iterable[Any], maps: Maps, random: int, seed: int) -> None:

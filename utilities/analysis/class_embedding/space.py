@@ -8,8 +8,9 @@ does to that token after its last block; for models that average tokens it is do
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.layers import Attention
@@ -95,6 +96,10 @@ class ClassSpace(ABC):
             size: Height and width of the images, for models that take any; None is what the model was made for.
         """
 
+    def logits(self, images: torch.Tensor, **forward: Any) -> torch.Tensor:
+        """Run the model: the answer that `classify` has to give, (batch, classes)."""
+        return self.model(images, **forward)
+
     def depth(self) -> list[float]:
         """Give the share of all the model's blocks that have run after each block that is read: 1 for the last."""
         return [(index + 1) / len(self.blocks) for index in range(len(self.blocks))]
@@ -127,7 +132,7 @@ class TransformerSpace(ClassSpace):
 
     def project(self, tokens: torch.Tensor, index: int | None = None, tuned: Tuned | None = None) -> torch.Tensor:
         """Read tokens with the final norm and the classifier."""
-        tuned = tuned or self.options.tuned
+        tokens, tuned = tokens.clone(), tuned or self.options.tuned
         if index is not None and tuned is not None:
             tokens = tuned(index, tokens)
         if self.options.norm:
@@ -140,10 +145,10 @@ class TransformerSpace(ClassSpace):
     def classify(self, tokens: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
         """Norm, pool and classify, averaging over kept tokens alone."""
         if keep is None or self.model.global_pool == "token":
-            return self.model.forward_head(self.model.norm(tokens))
+            return self.model.forward_head(self.model.norm(tokens.clone()))
         first = 0 if self.model.pool_include_prefix else self.prefix
         weight = keep[:, first:, None].to(tokens.dtype)
-        mean = (self.model.norm(tokens)[:, first:] * weight).sum(1) / weight.sum(1)
+        mean = (self.model.norm(tokens.clone())[:, first:] * weight).sum(1) / weight.sum(1)
         return self.model.head(self.model.fc_norm(mean))
 
     def tokens(self, output: torch.Tensor) -> torch.Tensor:
@@ -171,13 +176,17 @@ class TransformerSpace(ClassSpace):
         return (block.norm1, block.norm2) if isinstance(block, ResPostBlock) else (block.ls1, block.ls2)
 
 
-def class_space(model: nn.Module, options: LensOptions | None = None) -> ClassSpace:
+def class_space(
+    model: nn.Module, options: LensOptions | None = None, names: Mapping[str, Any] | None = None
+) -> ClassSpace:
     """Give the class-embedding space of a model.
 
     Args:
         model: timm's VisionTransformer with token or average pooling, or a ResNet (of this package, torchvision or
-            timm), where the final stage's positions are the tokens.
+            timm), where the final stage's positions are the tokens; any other with ``names``.
         options: How tokens are read; None is the paper's way.
+        names: Where the parts of another model are: ``{"blocks": "encoder.layers", "norm": "encoder.ln", "classifier":
+            "heads.head"}``, and other arguments of `utilities.analysis.class_embedding.named_space.NamedSpace`.
 
     Raises:
         ValueError: If the model has no such space; the message says why.
@@ -189,6 +198,10 @@ def class_space(model: nn.Module, options: LensOptions | None = None) -> ClassSp
         (['blocks.0', 'blocks.1'], 1, torch.Size([1, 65, 10]))
     """
     options = options or LensOptions()
+    if names is not None:
+        from utilities.analysis.class_embedding.named_space import NamedSpace
+
+        return _checked(NamedSpace(model, options, **names))
     if isinstance(model, VisionTransformer):
         return _checked(TransformerSpace(model, options))
     from utilities.analysis.class_embedding.conv_space import ConvolutionalSpace, is_resnet
@@ -197,7 +210,8 @@ def class_space(model: nn.Module, options: LensOptions | None = None) -> ClassSp
         return _checked(ConvolutionalSpace(model, options))
     raise ValueError(
         f"{type(model).__name__} has no class-embedding space that is known; it takes timm's VisionTransformer (ViT, "
-        "DeiT, ...) or a ResNet with an average pool and one linear classifier"
+        "DeiT, ...), a ResNet with an average pool and one linear classifier, or names of parts: "
+        "names={'blocks': 'NAME', 'norm': 'NAME', 'classifier': 'NAME'}"
     )
 
 
@@ -210,10 +224,14 @@ def transformer_space(model: nn.Module, options: LensOptions | None = None, what
     Example:
         >>> transformer_space(nn.Linear(1, 1), what="importance")
         Traceback (most recent call last):
-        ValueError: importance needs timm's VisionTransformer, not a Linear
+        ValueError: importance needs timm's VisionTransformer, not a Linear: it looks into attention and MLP, ...
     """
     if not isinstance(model, VisionTransformer):
-        raise ValueError(f"{what} needs timm's VisionTransformer, not a {type(model).__name__}")
+        raise ValueError(
+            f"{what} needs timm's VisionTransformer, not a {type(model).__name__}: it looks into attention and MLP, "
+            "whose parts are not known there; lens, identifiability, linear_probes and tuned lenses read blocks alone, "
+            "of any model with names="
+        )
     return _checked(TransformerSpace(model, options or LensOptions()))
 
 
@@ -224,6 +242,11 @@ def _checked(space: ClassSpace) -> ClassSpace:
         raise ValueError(
             f"a tuned lens of {len(widths)} blocks was not fitted to these {len(space.blocks)} blocks of "
             f"{type(space.model).__name__}"
+        )
+    if space.num_classes < 2:
+        raise ValueError(
+            f"{type(space.model).__name__} has a single class, which comes first in every token; pass num_classes of 2 "
+            "or more"
         )
     if space.num_classes > MOST_CLASSES:
         raise ValueError(f"{space.num_classes} classes are too many: ranks are kept as int16, up to {MOST_CLASSES}")

@@ -9,7 +9,7 @@ fitted so that each token's distribution over classes is the one that the model'
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from utilities.analysis.class_embedding.passes import Batch, read
 from utilities.analysis.class_embedding.record import BlockTokens
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
 from utilities.analysis.stream import readable_twice
-from utilities.utils import write_whole
+from utilities.writing import write_torch
 
 IMAGES_PER_STEP = 32
 
@@ -105,7 +105,7 @@ class TunedLens(nn.Module):
     def save(self, path: str | Path) -> Path:
         """Write the maps and how they were fitted to a file, whole or not at all."""
         content = {"widths": self.widths, "facts": self.facts, "state": self.state_dict()}
-        return write_whole(path, lambda file: torch.save(content, file))
+        return write_torch(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> TunedLens:
@@ -136,6 +136,7 @@ def fit_tuned_lens(
     learning_rate: float = 1e-3,
     seed: int = 0,
     lens: LensOptions | None = None,
+    names: Mapping[str, Any] | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
 ) -> TunedLens:
@@ -156,6 +157,7 @@ def fit_tuned_lens(
         learning_rate: Of the first epoch.
         seed: Of the order of images within batches.
         lens: How tokens are read, the same as later with the tuned lens; None is the paper's way.
+        names: Of a model that is not known, see `utilities.analysis.class_embedding.space.class_space`.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
 
@@ -177,7 +179,7 @@ def fit_tuned_lens(
         raise ValueError(
             f"epochs should be 1 or more, learning_rate above 0, seed 0 or more; got {epochs}, {learning_rate}, {seed}"
         )
-    space = space_of(model, lens)
+    space = space_of(model, lens, names)
     if space.options.tuned is not None:
         raise ValueError("the lens to fit is tuned already; pass LensOptions without tuned")
     if len(space.blocks) < 2:
@@ -195,7 +197,9 @@ def fit_tuned_lens(
     return fit.tuned.requires_grad_(False).cpu()
 
 
-def space_of(model: nn.Module | ClassSpace, lens: LensOptions | None = None) -> ClassSpace:
+def space_of(
+    model: nn.Module | ClassSpace, lens: LensOptions | None = None, names: Mapping[str, Any] | None = None
+) -> ClassSpace:
     """Give a model's class-embedding space, or a space as it is.
 
     Raises:
@@ -208,9 +212,9 @@ def space_of(model: nn.Module | ClassSpace, lens: LensOptions | None = None) -> 
         (2, 8)
     """
     if not isinstance(model, ClassSpace):
-        return class_space(model, lens)
-    if lens is not None:
-        raise ValueError("a space has options of its own; pass lens= with a model, or to the space when it is made")
+        return class_space(model, lens, names)
+    if lens is not None or names is not None:
+        raise ValueError("a space has options of its own; pass lens= and names= with a model, or when it is made")
     return model
 
 

@@ -1,0 +1,60 @@
+"""A model's own copy of what it is called with: nobody knows what it writes into.
+
+A normalisation in place (``x -= 0.5``) as a model's first step changes the images that the caller keeps, or shows to
+the next model; ``x += branch(x)`` changes the features that a hook has kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from utilities.nested import map_tensors
+
+
+def copied(value: Any) -> Any:
+    """Copy every tensor inside; gradients flow through the copies.
+
+    Args:
+        value: See `utilities.nested.map_tensors`.
+
+    Example:
+        >>> images = torch.zeros(2)
+        >>> copied({"images": images})["images"].add_(1).tolist(), images.tolist()
+        ([1.0, 1.0], [0.0, 0.0])
+    """
+    return map_tensors(torch.clone, value)
+
+
+@contextmanager
+def own_inputs(model: nn.Module) -> Iterator[None]:
+    """Let every call of a model work on its own copy of the tensors it is given.
+
+    Inside another such context the copy is made once. What other hooks on the model see is the copy.
+
+    Args:
+        model: Called as ``model(...)``; its methods are not watched.
+
+    Example:
+        >>> images = torch.zeros(1, 2)
+        >>> with own_inputs(model := nn.Hardtanh(1.0, 2.0, inplace=True)):
+        ...     model(images).tolist(), images.tolist()
+        ([[1.0, 1.0]], [[0.0, 0.0]])
+    """
+    if _copy_inputs in model._forward_pre_hooks.values():
+        yield
+        return
+    # Not the method of the instance: that of a ScriptModule refuses, though its hooks run.
+    handle = nn.Module.register_forward_pre_hook(model, _copy_inputs, prepend=True, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _copy_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    return copied(args), copied(kwargs)

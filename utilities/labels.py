@@ -1,0 +1,242 @@
+"""What labels and logits have to be for an accuracy or a loss, and which of them are hits: one check for all."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+IGNORED = -100  # torch's ignore_index, whose images cross-entropy leaves out without a word
+UNLIKELY = 1e-6  # that labels of all classes would have come out so low by chance
+FEW = 10  # times fewer classes seen than there are: far from the model's data set
+
+
+def as_labels(labels: Any) -> torch.Tensor:
+    """Take labels that a loader yields as a tensor, a list or an array.
+
+    Raises:
+        TypeError: If they are something else, or no numbers.
+
+    Example:
+        >>> as_labels([0, 2])
+        tensor([0, 2])
+    """
+    if isinstance(labels, torch.Tensor):
+        return labels
+    try:
+        return torch.as_tensor(np.asarray(labels))
+    except (TypeError, ValueError) as error:
+        kind = type(labels).__name__
+        raise TypeError(f"labels should be whole numbers, one an image, in a tensor; got a {kind}: {error}") from error
+
+
+def check_labels(labels: Any, num_classes: int | None, count: int | None = None) -> torch.Tensor:
+    """Refuse labels that are no classes of a model, and give them as int64.
+
+    Args:
+        labels: One whole number for each image, (batch,).
+        num_classes: Of the model; None where it is not known yet.
+        count: Images; None is as many as there are labels.
+
+    Raises:
+        TypeError: If they are no numbers.
+        ValueError: Naming the label or the shape, and the remedy.
+
+    Example:
+        >>> check_labels(torch.tensor([3, 12]), 10)
+        Traceback (most recent call last):
+        ValueError: label 12 is none of the model's 10 classes, 0 to 9; use the data set that the model was trained ...
+    """
+    labels = as_labels(labels)
+    shape, count = tuple(labels.shape), len(labels) if count is None and labels.ndim else count
+    if shape != (count,) or labels.is_floating_point() or labels.is_complex():
+        kind = str(labels.dtype).removeprefix("torch.")
+        text = f"labels should be integers of shape ({count},), got {kind} of shape {shape}"
+        raise ValueError(f"{text}{_remedy(shape, count, num_classes)}")
+    if not count:
+        return labels.long()
+    low, high = int(labels.min()), int(labels.max())
+    if low == IGNORED:
+        raise ValueError(f"label {low}: an ignore_index is not supported; leave images without a class out of the set")
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        wrong = next(x for x in labels.tolist() if not 0 <= x < (num_classes or math.inf))
+        known = "no class" if num_classes is None else f"none of the model's {num_classes} classes, 0 to "
+        known += "" if num_classes is None else f"{num_classes - 1}"
+        raise ValueError(
+            f"label {wrong} is {known}; use the data set that the model was trained on, or give the model as many "
+            "classes"
+        )
+    return labels.long()
+
+
+def _remedy(shape: tuple[int, ...], count: int | None, num_classes: int | None) -> str:
+    """Say how labels of another form become classes."""
+    if len(shape) == 2 and shape[0] == count and shape[1] in (num_classes, None) and shape[1] != 1:
+        return "; of one-hot or soft labels take the class by labels.argmax(1)"
+    if shape == (count, 1):
+        return "; take labels.squeeze(1)"
+    return "; take labels.long() if they are whole numbers" if shape == (count,) else ""
+
+
+def check_loss_targets(targets: torch.Tensor, num_classes: int, count: int) -> torch.Tensor:
+    """Refuse what a cross-entropy cannot be taken of: targets are classes, or probabilities (batch, classes).
+
+    Raises:
+        ValueError: Naming the shape or the label.
+
+    Example:
+        >>> check_loss_targets(torch.tensor([[0.5, 0.5]]), 2, 1)
+        tensor([[0.5000, 0.5000]])
+    """
+    if not targets.is_floating_point():
+        return check_labels(targets, num_classes, count)
+    if targets.shape != (count, num_classes) or not (targets >= 0).all():
+        raise ValueError(
+            f"targets that are no whole numbers should be probabilities of shape ({count}, {num_classes}), got shape "
+            f"{tuple(targets.shape)}; labels of classes are taken by labels.long()"
+        )
+    return targets
+
+
+def check_batch(logits: Any, labels: Any) -> torch.Tensor:
+    """Refuse outputs that are no logits, and labels that are none of their classes; give the labels as int64.
+
+    Raises:
+        TypeError: If the model gives no tensor, or labels are no numbers.
+        ValueError: Naming shapes or the label, or counting images whose logits are not finite numbers; -inf, the
+            logarithm of 0, is a logit.
+
+    Example:
+        >>> check_batch(torch.zeros(2, 3), [0, 1])
+        tensor([0, 1])
+    """
+    check_logits(logits)
+    labels = check_labels(labels, logits.shape[1], len(logits))
+    # A sum of exponentials is NaN or infinite, or 0 of no class at all, for what is no logit: one number an image.
+    bad = int((~logits.detach().float().logsumexp(1).isfinite()).sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {len(labels)} images of a batch have logits of NaN or infinity, and so no class; look at the "
+            "model's weights, and at images and precision"
+        )
+    return labels
+
+
+def check_logits(logits: Any) -> None:
+    """Refuse outputs that are not (batch, classes), or have a single class, which is always right.
+
+    Raises:
+        TypeError: If the model gives no tensor.
+        ValueError: Naming the shape.
+    """
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(f"the model should give a tensor of logits, got {type(logits).__name__}; wrap it")
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(
+            f"the model should give logits (batch, classes) of 2 classes or more, got {tuple(logits.shape)}"
+        )
+
+
+class BatchCheck:
+    """Checks the batches of one pass, and warns at its end of a model that has more classes than the data set.
+
+    Args:
+        loader: Asked for its data set's classes, where it knows them.
+
+    Example:
+        >>> check = BatchCheck([])
+        >>> check(torch.zeros(2, 3), torch.tensor([0, 1]))
+        tensor([0, 1])
+        >>> check.finish()
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.classes = classes_of(loader)
+        self.outputs = self.highest = self.count = 0
+
+    def __call__(self, logits: Any, labels: Any) -> torch.Tensor:
+        """Check a batch, see `check_batch`."""
+        labels = check_batch(logits, labels)
+        self.outputs, self.count = logits.shape[1], self.count + len(labels)
+        self.highest = max(self.highest, int(labels.max()) if len(labels) else 0)
+        return labels
+
+    def finish(self, stacklevel: int = 3) -> None:
+        """Warn if labels speak of a set of fewer classes: an accuracy then compares numbers, not names."""
+        seen = self.highest + 1
+        if self.classes is not None:
+            fewer, whose = self.classes < self.outputs, f"the data set has {self.classes}"
+        else:
+            chance = (seen / max(self.outputs, 1)) ** self.count
+            fewer, whose = FEW * seen <= self.outputs and chance < UNLIKELY, f"labels reach {self.highest} only"
+        if fewer:
+            warnings.warn(
+                f"the model has {self.outputs:,} classes, and {whose}: label i is taken for the model's class i; give "
+                "labels in the model's own numbering, or a model of the data set's classes",
+                stacklevel=stacklevel,
+            )
+
+
+def classes_of(loader: Any) -> int | None:
+    """Count the classes that a loader's data set names, also below subsets of it; None where it names none.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> classes_of(SimpleNamespace(dataset=SimpleNamespace(dataset=SimpleNamespace(classes=["cat", "dog"]))))
+        2
+    """
+    data = loader
+    while (data := getattr(data, "dataset", None)) is not None:
+        number, names = (getattr(data, name, None) for name in ("num_classes", "classes"))
+        if isinstance(number, int) and number > 0:
+            return number
+        if isinstance(names, (list, tuple)) and names:
+            return len(names)
+    return None
+
+
+def hits(logits: torch.Tensor, labels: torch.Tensor, k: int = 1) -> torch.Tensor:
+    """Tell whether the label is among the k largest logits: 1 or 0, and in between where the k-th is tied.
+
+    Equal logits have no order; what is given then is the expected value over orders at random, so that a model that
+    says nothing is right as often as by chance.
+
+    Args:
+        logits: (..., classes).
+        labels: (...).
+        k: Of 1 or more.
+
+    Returns:
+        float64 (...), or float32 on Apple's GPUs; 0 for a logit of NaN.
+
+    Example:
+        >>> hits(torch.tensor([[0.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([1, 0, 2]))
+        tensor([1.0000, 0.5000, 0.3333], dtype=torch.float64)
+    """
+    above, tied = standing(logits, labels)
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    return ((k - above).to(exact) / (tied + 1)).clamp(0, 1)
+
+
+def standing(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Count the classes with a logit above that of the label, and the other ones with the same; NaN is above all.
+
+    Args:
+        logits: (..., classes).
+        labels: (...).
+
+    Returns:
+        Two of int32, (...).
+
+    Example:
+        >>> standing(torch.tensor([[0.5, 0.1, 0.5, 0.9]]), torch.tensor([2]))
+        (tensor([1], dtype=torch.int32), tensor([1], dtype=torch.int32))
+    """
+    own = logits.gather(-1, labels[..., None].long())
+    upto = (logits <= own).sum(-1, dtype=torch.int32)  # counted off, so that NaN is never first
+    below = (logits < own).sum(-1, dtype=torch.int32)
+    return logits.shape[-1] - upto, (upto - below - 1).clamp(min=0)  # -1 of a label's logit that is NaN

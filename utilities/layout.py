@@ -1,0 +1,196 @@
+"""Where a model's outputs have their positions and channels: by the layer's kind, a layout, or what is around it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from utilities.kinds import channel_axis_of, declared_width, is_convolution, layers_in, told_by
+
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+_PREFIX_TOKENS = (*CLASS_TOKENS, "distillation_token", "dist_token", "register_tokens", "reg_token")
+
+
+def prefix_tokens(model: nn.Module) -> int:
+    """Count the tokens that a transformer puts before those of its patches: class, distillation, registers.
+
+    timm says it (``num_prefix_tokens``); of torchvision's and Hugging Face's models, parameters of known names are
+    counted.
+
+    Args:
+        model: Any module; of a CNN the count is 0.
+
+    Example:
+        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> prefix_tokens(vit_tiny_patch2_16()), prefix_tokens(vit_tiny_patch2_16(reg_tokens=4))
+        (1, 5)
+    """
+    count = _first_integer(model, "num_prefix_tokens")
+    return sum(_token_parameters(model).values()) if count is None else count
+
+
+def has_class_token(model: nn.Module) -> bool:
+    """Tell whether a transformer has a class token, by the names of its parameters.
+
+    Example:
+        >>> has_class_token(nn.Linear(1, 1))
+        False
+    """
+    return bool(_token_parameters(model).keys() & set(CLASS_TOKENS))
+
+
+class Layout:
+    """Where a model's outputs have their positions and their channels.
+
+    A layer of torch tells it by its kind, and so it does for activations that follow it in an ``nn.Sequential``. Where
+    the kind is silent, a given layout speaks. Where there is none, three dimensions are (batch, positions, width) in
+    models without 1-D convolutions; in those with them, and for five dimensions in those with 3-D ones, the axis is
+    taken whose size is a width of the layers around, and channels come second if all layers are convolutions. Of four
+    dimensions the width comes second or, in models with layer norms, perhaps last: it is the one that is a multiple of
+    the patch embedding's, or that differs from two equal ones; where that leaves both, timm's ``output_fmt`` decides.
+
+    Args:
+        model: Any module.
+        letters: Such as ``"NCL"``, for outputs with as many dimensions that their layer's kind does not tell.
+
+    Example:
+        >>> layout = Layout(nn.Sequential(nn.Conv1d(3, 8, 1), nn.ReLU()))
+        >>> layout.channel_axis(torch.Size([2, 8, 20]))
+        1
+    """
+
+    def __init__(self, model: nn.Module, letters: str | None = None) -> None:
+        self.model, self.letters = model, letters
+        self.prefix = prefix_tokens(model)
+        self.patches = _first_integer(model, "num_patches")
+        self.nhwc = getattr(model, "output_fmt", None) == "NHWC"
+        self.mixed = self.nhwc or any(isinstance(module, nn.LayerNorm) for module in model.modules())
+        # Only a convolution whose windows do not overlap is a patch embedding: the stems of ResNets are none.
+        stem = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+        embeds = stem is not None and stem.kernel_size == stem.stride and stem.kernel_size[0] > 1
+        self.width = stem.out_channels if embeds else None
+        self._teller = told_by(model)
+        self._parent = {child: module for module in model.modules() for child in module.children()}
+        self._known: dict[tuple[nn.Module | None, torch.Size], int | None] = {}
+
+    def positions(self, tensor: torch.Tensor, module: nn.Module | None) -> tuple[torch.Tensor, int] | None:
+        """Arrange (batch, ...) as (batch, positions, width, ...), and count the prefix tokens among the positions.
+
+        A dense tensor is not copied.
+
+        Returns:
+            None if the tensor's dimensions are not known.
+        """
+        if self.holds_tokens(tensor.shape, module):
+            tokens = tensor if tensor.ndim == 3 else tensor.transpose(1, 2)
+            # Patches alone, before the class token is added, have no prefix.
+            return tokens, 0 if tokens.shape[1] == self.patches else self.prefix
+        axis = self.channel_axis(tensor.shape, module)
+        return None if axis is None else (tensor.movedim(axis, -1).flatten(1, -2), 0)
+
+    def holds_tokens(self, shape: torch.Size, module: nn.Module | None = None) -> bool | None:
+        """Tell tokens from maps: queries and keys (batch, heads, T, d) by T, or at another image size by heads x d.
+
+        Returns:
+            None for an output of three dimensions, if it cannot be told.
+        """
+        if len(shape) != 4:
+            axis = self.channel_axis(shape, module) if len(shape) == 3 else 1
+            return None if axis is None else axis == 2
+        if self._by_kind(shape, module) not in (None, 3) or self._by_letters(shape) is not None:
+            return False
+        if self.patches is not None and shape[2] in (self.patches, self.patches + self.prefix):
+            return True
+        return self.width is not None and max(shape[1], shape[3]) < self.width == shape[1] * shape[3]
+
+    def channel_axis(self, shape: torch.Size, module: nn.Module | None = None) -> int | None:
+        """Give the axis that holds the channels of a layer's output of three or more dimensions.
+
+        Args:
+            shape: Of the output.
+            module: The layer, where it is known.
+
+        Returns:
+            None where it cannot be told.
+        """
+        key = module, shape[1:]
+        if key not in self._known:
+            ways = (self._by_kind(shape, module), self._by_letters(shape))
+            told = next((axis for axis in ways if axis is not None), None)
+            self._known[key] = self._by_model(shape, module) if told is None else told
+        return self._known[key]
+
+    def _by_kind(self, shape: torch.Size, module: nn.Module | None) -> int | None:
+        tellers = [one for one in (module, self._teller.get(module)) if one is not None]
+        axis = next((axis for one in tellers if (axis := channel_axis_of(one, shape)) is not None), None)
+        return None if axis == 3 and self.prefix else axis  # among (batch, heads, T, d) there may be prefix tokens
+
+    def _by_letters(self, shape: torch.Size) -> int | None:
+        return self.letters.index("C") if self.letters and len(self.letters) == len(shape) else None
+
+    def _by_model(self, shape: torch.Size, module: nn.Module | None) -> int | None:
+        last, dimensions = len(shape) - 1, len(shape) - 2
+        if dimensions != 2 and any(is_convolution(one, dimensions) for one in self.model.modules()):
+            return self._by_surroundings(shape, module)
+        if len(shape) == 3:
+            return last
+        channels_last = self._channels_last(shape)
+        return None if channels_last is None else last if channels_last else 1
+
+    def _channels_last(self, shape: torch.Size) -> bool | None:
+        """Tell maps (batch, H, W, C) from (batch, C, H, W); None where it cannot be told."""
+        first, last = (self.width is not None and shape[i] % self.width == 0 for i in (1, -1))
+        if len(shape) > 4:  # windows of maps
+            return last or None
+        if not self.mixed:
+            return False
+        if first == last:  # the images may be square
+            first, last = shape[2] == shape[3], shape[1] == shape[2]
+        if first == last:
+            return self.nhwc or None
+        return last
+
+    def _by_surroundings(self, shape: torch.Size, module: nn.Module | None) -> int | None:
+        """Compare sizes with the widths of the layers in the module, or else in the one around it, and so on."""
+        last, dimensions = len(shape) - 1, len(shape) - 2
+        if last == 2 and self.patches is not None and shape[1] in (self.patches, self.patches + self.prefix):
+            return last
+        plain = self._is_convnet(dimensions)
+        if 1 in (shape[1], shape[last]) and not plain:
+            return last if shape[1] == 1 else 1
+        around: nn.Module | None = module if module is not None else self.model
+        while around is not None:
+            widths = {declared_width(layer) for _, layer in layers_in(around, dimensions)}
+            second, ending = shape[1] in widths, shape[last] in widths
+            if plain and second:
+                return 1
+            if second or ending:
+                return None if second == ending or plain else 1 if second else last
+            around = self._parent.get(around)
+        return 1 if plain else None
+
+    def _is_convnet(self, dimensions: int) -> bool:
+        """Tell a model of convolutions over so many axes, with linear layers at most beside them."""
+        others = [one for one in (1, 2, 3) if one != dimensions]
+        layers = layers_in(self.model, dimensions)
+        return (
+            not self.prefix
+            and all(isinstance(layer, nn.Linear) for is_last, layer in layers if is_last)
+            and not any(is_convolution(module, one) for module in self.model.modules() for one in others)
+        )
+
+
+def _first_integer(model: nn.Module, name: str) -> int | None:
+    """Find an attribute of the model, or of what it is wrapped around."""
+    values = (getattr(module, name, None) for module in model.modules())
+    return next((value for value in values if isinstance(value, int)), None)
+
+
+def _token_parameters(model: nn.Module) -> dict[str, int]:
+    """Count the tokens in each parameter that holds prefix tokens: (D,), (n, D) or (1, n, D)."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        kind = name.rpartition(".")[2]
+        if kind in _PREFIX_TOKENS:
+            found.setdefault(kind, parameter.shape[-2] if parameter.ndim > 1 else 1)
+    return found

@@ -1,0 +1,173 @@
+"""Which data set a loader serves, and in which order, without reading what would change by being read."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler
+
+from utilities.images import ImageDataset
+from utilities.loaders import Loader
+
+DRAWN = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+FILES, PIXELS, CLASSES = ("samples", "imgs", "image_files", "paths", "files"), ("data", "images"), ("targets", "labels")
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """An order that is drawn when a loader is read: from these images, by this generator (None: the global one)."""
+
+    images: np.ndarray
+    generator: torch.Generator | None
+    settings: tuple[Any, ...]
+
+    def repeats(self, other: Drawn) -> bool:
+        """Tell whether two generators stand at the same place, so that both orders come out the same."""
+        mine, its = self.generator, other.generator
+        if mine is None or its is None or mine is its or self.settings != other.settings:
+            return False
+        return torch.equal(mine.get_state(), its.get_state()) and np.array_equal(self.images, other.images)
+
+
+def order_of(loader: Any) -> np.ndarray | Drawn | None:
+    """Tell the order in which a loader serves its data set, without reading what would change by being read.
+
+    Returns:
+        Places in the data set, one after the other; or from what they will be drawn; or None where it is not known.
+
+    Example:
+        >>> order_of(DataLoader(range(5), batch_size=2, drop_last=True))
+        array([0, 1, 2, 3])
+    """
+    if not isinstance(loader, DataLoader):
+        return None
+    batches, sampler, size = loader.batch_sampler, loader.sampler, None
+    if isinstance(batches, (list, tuple)):
+        return np.array([int(i) for batch in batches for i in batch], np.int64)
+    if batches is not None:
+        if type(batches) is not BatchSampler:
+            return None
+        sampler, size = batches.sampler, batches.batch_size if batches.drop_last else None
+    order = _order_of_sampler(loader, sampler)
+    return order[: len(order) // size * size] if size and isinstance(order, np.ndarray) else order
+
+
+def _order_of_sampler(loader: DataLoader, sampler: Any) -> np.ndarray | Drawn | None:
+    if isinstance(loader, Loader):
+        sampler = copy.copy(sampler)
+        sampler.epoch = loader.epoch
+        return np.array(list(sampler))
+    if type(sampler) is SequentialSampler:
+        return np.arange(len(sampler))
+    if type(sampler) in DRAWN:
+        images = getattr(sampler, "indices", None)
+        images = np.arange(len(loader.dataset)) if images is None else np.asarray(images)
+        weights = getattr(sampler, "weights", None)
+        options = len(sampler), getattr(sampler, "replacement", None), sampler.generator is loader.generator
+        settings = type(sampler), *options, None if weights is None else tuple(weights.tolist())
+        return Drawn(images, sampler.generator, settings)
+    if type(sampler) is DistributedSampler or isinstance(sampler, (list, tuple, range, np.ndarray, torch.Tensor)):
+        return np.array([int(i) for i in sampler], np.int64)
+    return None
+
+
+def source_of(dataset: Any) -> tuple[Any, np.ndarray | None, bool]:
+    """Take a data set out of its subsets and wrappers.
+
+    Returns:
+        What it is a part of, which places of that are in use (None: all), and whether that is sure.
+
+    Example:
+        >>> source_of(Subset(Subset("abcdef", [1, 3, 5]), [2, 0]))
+        ('abcdef', array([5, 1]), True)
+    """
+    places, sure = None, True
+    while True:
+        if isinstance(dataset, Subset):
+            places, dataset = _through(np.asarray(dataset.indices), places), dataset.dataset
+        elif _wraps(dataset):
+            dataset, sure = dataset.dataset, False  # image i is most likely image i of what it wraps
+        elif isinstance(dataset, ImageDataset):
+            targets = (
+                dataset.targets.tobytes() if dataset.name.startswith("folder:") else None
+            )  # a name of many folders
+            return (dataset.name, dataset.split, targets), _through(dataset.indices, places), sure
+        else:
+            return dataset, places, sure
+
+
+def _wraps(dataset: Any) -> bool:
+    inner = getattr(dataset, "dataset", None)
+    return hasattr(inner, "__len__") and hasattr(dataset, "__len__") and len(inner) == len(dataset)
+
+
+def _through(indices: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+    return indices if places is None else indices[places]
+
+
+def placed(order: np.ndarray | Drawn | None, places: np.ndarray | None) -> np.ndarray | Drawn | None:
+    """Turn places in a subset into places in the whole.
+
+    Example:
+        >>> placed(np.array([1, 0]), np.array([4, 7]))
+        array([7, 4])
+    """
+    if order is None or places is None:
+        return order
+    if isinstance(order, Drawn):
+        return Drawn(places[order.images], order.generator, order.settings)
+    return places[order]
+
+
+def same_images(one: Any, two: Any) -> bool:
+    """Tell whether two data sets are the same images, perhaps prepared in two ways, by files, pixels or labels.
+
+    Example:
+        >>> images = torch.arange(3)
+        >>> same_images(TensorDataset(images), TensorDataset(images.clone()))
+        True
+    """
+    if one is two:
+        return True
+    if isinstance(one, TensorDataset) and isinstance(two, TensorDataset):
+        one, two = one.tensors, two.tensors
+        return len(one) == len(two) and all(map(_equal, one, two))
+    if isinstance(one, (tuple, torch.Tensor)) or isinstance(two, (tuple, torch.Tensor)):
+        return _equal(one, two)
+    # Not by getattr: a property may be slow, or fail.
+    own1, own2 = (getattr(dataset, "__dict__", {}) for dataset in (one, two))
+    if any(_equal(own1.get(name), own2.get(name)) for name in (*FILES, *PIXELS)):
+        return True
+    classes = [next((own[name] for name in CLASSES if own.get(name) is not None), None) for own in (own1, own2)]
+    return _equal(*classes) and _scattered(classes[0])
+
+
+def _equal(one: Any, two: Any) -> bool:
+    if one is None or type(one) is not type(two):
+        return False
+    if isinstance(one, torch.Tensor):
+        return one.shape == two.shape and one.dtype == two.dtype and (one is two or torch.equal(one, two))
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, two)
+    plain = isinstance(one, (list, tuple)) and len(one) and isinstance(one[0], (str, int, tuple))
+    return bool(plain) and one == two
+
+
+def _scattered(classes: Any) -> bool:
+    """Tell whether labels are in no order of their own: only then does their agreement mean the same images."""
+    values = np.asarray(classes)
+    return values.ndim == 1 and bool((values[1:] < values[:-1]).any() and (values[1:] > values[:-1]).any())

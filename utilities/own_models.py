@@ -1,0 +1,151 @@
+"""Models of one's own by name: ``package.module:function`` or ``path/to/file.py:function``.
+
+The function makes the model; a class does as well. It is run: name only what you trust.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+HOW = "name the function that makes the model as package.module:function or path/to/file.py:function"
+
+
+def is_own(name: str) -> bool:
+    """Tell names of functions from those of this package and the libraries.
+
+    Example:
+        >>> is_own("my_package.models:make"), is_own("models/net.py:Net"), is_own("timm/resnet18.a1_in1k")
+        (True, True, False)
+    """
+    return ":" in name and not name.startswith(("timm/", "torchvision/"))
+
+
+def own_function(name: str) -> Callable[..., Any]:
+    """Find the function that a name stands for, and import what it is in.
+
+    Args:
+        name: A module that can be imported from the current folder, or a file that ends in .py, then a colon and the
+            function's name in it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no such module or function, or it cannot be imported.
+        TypeError: If what is there cannot be called.
+
+    Example:
+        >>> own_function("torch.nn:Linear").__name__
+        'Linear'
+    """
+    where, _, attribute = name.rpartition(":")
+    module = _from_file(Path(where)) if where.endswith(".py") else _from_package(where)
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            close = difflib.get_close_matches(part, [key for key in vars(found) if not key.startswith("_")], cutoff=0.4)
+            raise ValueError(f"there is no {attribute!r} in {where}; close: {', '.join(close) or 'none'}; {HOW}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise TypeError(f"{name} is a {type(found).__name__}, not a function; {HOW}")
+    return found
+
+
+def build_own(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    """Call the function that a name stands for.
+
+    Args:
+        name: See `own_function`.
+        num_classes: Passed on where the function takes ``num_classes``.
+        pretrained: Passed on; an error where the function takes no ``pretrained``.
+        kwargs: Passed on.
+
+    Raises:
+        ValueError: See `own_function`; or if weights are asked for that it does not bring.
+        TypeError: If it gives no module, or does not take an option.
+
+    Example:
+        >>> build_own("torch.nn:Linear", 10, False, {"in_features": 2, "out_features": 3})
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    function = own_function(name)
+    options = dict(kwargs)
+    if num_classes is not None and _takes(function, "num_classes"):
+        options["num_classes"] = num_classes
+    if pretrained:
+        if not _takes(function, "pretrained", any_keyword=False):
+            raise ValueError(
+                f"{name} has no argument 'pretrained'; weights='random' leaves the weights that it makes, and a "
+                "checkpoint's path loads them"
+            )
+        options["pretrained"] = True
+    try:
+        model = function(**options)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise TypeError(f"{name} was called with ({given}) and refuses: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name} gives a {type(model).__name__}, not a torch module")
+    return model
+
+
+def _takes(function: Callable[..., Any], argument: str, any_keyword: bool = True) -> bool:
+    """Tell whether a function has an argument of a name, or takes any keyword."""
+    try:
+        known = inspect.signature(function).parameters
+    except ValueError:  # of a function of another language
+        return False
+    named = argument in known and known[argument].kind is not inspect.Parameter.POSITIONAL_ONLY
+    return named or (any_keyword and any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values()))
+
+
+def _from_package(where: str) -> ModuleType:
+    with _importing_from(Path.cwd()):
+        try:
+            return importlib.import_module(where)
+        except (ModuleNotFoundError, ValueError, TypeError) as error:
+            missing = getattr(error, "name", None)
+            if isinstance(error, ModuleNotFoundError) and missing and not f"{where}.".startswith(f"{missing}."):
+                raise ValueError(f"{where} cannot be imported: {error}") from error
+            raise ValueError(f"there is no module {where!r} to import from {Path.cwd()}; {HOW}") from error
+        except Exception as error:  # whatever the module does
+            raise ValueError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    """Run a file as a module, which may import its neighbours; it is run once, unless it is changed."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r} in {Path.cwd()}; {HOW}")
+    path = path.resolve()
+    name = f"_own_models_{path.stem}_{abs(hash((path, path.stat().st_mtime_ns)))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        with _importing_from(path.parent):
+            spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file does
+        del sys.modules[name]
+        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Let a folder's modules be imported, after all others."""
+    sys.path.append(str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))

@@ -1,0 +1,195 @@
+"""Whether two loaders serve the same images in the same order, as far as that can be known.
+
+A comparison with two loaders pairs image i of one with image i of the other. Loaders of two data sets have no order in
+common that could be checked. Within one data set it follows from the samplers, where they are deterministic, else from
+what comes with the images: labels, paths, numbers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from utilities.loaders import Loader
+from utilities.nested import tensors_in
+from utilities.orders import Drawn, order_of, placed, same_images, source_of
+from utilities.parts import place_of_images, split_batch
+
+NAME_KEYS = ("id", "ids", "image_id", "index", "indices", "idx", "path", "paths", "file", "filename", "name")
+REMEDY = (
+    "give both the same order, by utilities.loaders.make_loader, which shuffles once, by a seed, or by shuffle=False"
+)
+
+
+def check_pairing(loader: Any, loader2: Any) -> bool:
+    """Refuse two loaders that are certain to serve one data set in two orders; warn of two that shuffle.
+
+    Returns:
+        Whether labels should be looked at: both serve one data set, and their orders are not known.
+
+    Raises:
+        ValueError: Naming the remedy.
+
+    Example:
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> check_pairing(DataLoader(range(5)), DataLoader(range(5), sampler=[4, 3, 2, 1, 0]))
+        False
+        >>> data = TensorDataset(torch.arange(5))
+        >>> check_pairing(DataLoader(data), DataLoader(data, sampler=[0, 2, 1, 3, 4]))
+        Traceback (most recent call last):
+        ValueError: both loaders serve one data set, but in two orders: image 1 is number 1 of it in one and number 2...
+    """
+    if loader2 is None:
+        return False
+    if loader is loader2 and _changes(loader):
+        raise ValueError(
+            f"one {type(loader).__name__} cannot serve both models, since it gives other images each time it is read: "
+            "leave loader2 out, and both get the same batches"
+        )
+    if isinstance(loader, (list, tuple)) and isinstance(loader2, (list, tuple)):
+        _check_lists(loader, loader2)
+    if not hasattr(loader, "dataset") or not hasattr(loader2, "dataset"):
+        return False
+    (base1, places1, sure1), (base2, places2, sure2) = (source_of(one.dataset) for one in (loader, loader2))
+    orders = placed(order_of(loader), places1), placed(order_of(loader2), places2)
+    drawn = [order for order in orders if isinstance(order, Drawn)]
+    if len(drawn) == 2 and drawn[0].repeats(drawn[1]):
+        return False
+    same = same_images(base1, base2)
+    if len(drawn) == 2 and base1 is not base2:
+        warnings.warn(
+            "both loaders shuffle, each by itself: image i of one is not the partner of image i of the other; use "
+            "utilities.loaders.make_loader, which shuffles once, by a seed",
+            stacklevel=4,
+        )
+        return same
+    if not same:
+        return False
+    return _compare_orders(*orders, sure1 and sure2)
+
+
+def _compare_orders(order1: Any, order2: Any, sure: bool) -> bool:
+    """See whether two orders of one data set are the same; give whether that stays open."""
+    if order1 is None or order2 is None:
+        return True
+    images = [order.images if isinstance(order, Drawn) else order for order in (order1, order2)]
+    if not np.isin(*images).any():
+        return False  # two parts of it, such as training and validation images
+    drawn = [isinstance(order, Drawn) for order in (order1, order2)]
+    if any(drawn):
+        how = "each shuffles by itself" if all(drawn) else "one shuffles and the other does not"
+        raise ValueError(f"both loaders serve one data set, but {how}, so that no image meets its partner: {REMEDY}")
+    n = min(map(len, images))
+    differing = np.flatnonzero(images[0][:n] != images[1][:n])
+    if len(differing) and sure:
+        first = differing[0]
+        raise ValueError(
+            f"both loaders serve one data set, but in two orders: image {first} is number {images[0][first]} of it in "
+            f"one and number {images[1][first]} in the other: {REMEDY}"
+        )
+    return bool(len(differing))
+
+
+def _changes(loader: Any) -> bool:
+    """Tell whether a loader gives other batches when it is read a second time."""
+    shuffles = isinstance(loader, Loader) and loader.sampler.shuffle == "every_epoch"
+    return isinstance(loader, Iterator) or shuffles or isinstance(order_of(loader), Drawn)
+
+
+def _check_lists(batches1: Any, batches2: Any) -> None:
+    """Refuse lists of the same batches in two orders."""
+    keys1, keys2 = ([_memory(batch) for batch in batches] for batches in (batches1, batches2))
+    there = set(keys2) - {None}
+    for index, (one, two) in enumerate(zip(keys1, keys2, strict=False)):
+        if one != two and one in there:
+            raise ValueError(
+                f"both lists hold the same batches, but in two orders: batch {index} of one is number "
+                f"{keys2.index(one)} of the other; sort them alike"
+            )
+
+
+def _memory(batch: Any) -> tuple[Any, ...] | None:
+    tensor = next((t for t in tensors_in(batch) if t.numel() and t.device.type != "meta"), None)
+    return None if tensor is None else (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.device)
+
+
+class Partners:
+    """Watch whether paired batches hold the same images, where the samplers leave it open.
+
+    Args:
+        loader: For model 1.
+        loader2: For model 2, or None.
+
+    Raises:
+        ValueError: If the orders are certain to differ.
+
+    Example:
+        >>> Partners([torch.zeros(4, 3)], None).open
+        False
+    """
+
+    def __init__(self, loader: Any, loader2: Any) -> None:
+        with warnings.catch_warnings(record=True) as said:  # to the user before the work, by `check_loaders`
+            warnings.simplefilter("always")
+            self.open = check_pairing(loader, loader2)
+        self.said = bool(said)
+        self.told = 0  # images whose labels or names agreed, in batches where these differ from image to image
+
+    def see(self, index: int, batch1: Any, batch2: Any) -> None:
+        """Look at two paired batches.
+
+        Raises:
+            ValueError: If labels or names say that they are of different images.
+        """
+        if not self.open:
+            return
+        facts1, facts2 = _facts(batch1), _facts(batch2)
+        for what in facts1.keys() & facts2.keys():
+            values = list(zip(facts1[what], facts2[what], strict=False))
+            wrong = next((i for i, (one, two) in enumerate(values) if one != two), None)
+            if wrong is not None:
+                one, two = values[wrong]
+                raise ValueError(
+                    f"both loaders serve one data set, but in two orders: image {wrong} of batch {index} has {what} "
+                    f"{one} in one and {two} in the other: {REMEDY}"
+                )
+            self.told += len(values) if len(set(values)) > 1 else 0
+
+    def end(self) -> None:
+        """Warn if nothing told whether the images were the same."""
+        if self.open and not self.told and not self.said:
+            warnings.warn(
+                "both loaders serve one data set, and neither their samplers nor labels tell whether in the same "
+                f"order; if not, the similarity means nothing: {REMEDY}",
+                stacklevel=4,
+            )
+
+
+def _facts(batch: Any) -> dict[str, list[Any]]:
+    """Give labels, numbers and names that come with a batch's images."""
+    try:
+        images, labels = split_batch(batch)
+    except TypeError:
+        images, labels = None, None
+    parts = {"label": labels}
+    if isinstance(batch, Mapping):
+        parts |= {key: batch[key] for key in NAME_KEYS if key in batch}
+    elif isinstance(batch, (tuple, list)) and images is not None:
+        names = [part for part in batch if _are_names(part)]
+        numbers = [part for part in batch[: place_of_images(batch)] if isinstance(part, torch.Tensor)]
+        parts |= {"name": next(iter(names), None), "number": next(iter(numbers), None)}
+    found = {}
+    for what, values in parts.items():
+        if isinstance(values, torch.Tensor) and not values.is_floating_point() and values.ndim == 1:
+            values = values.tolist()
+        if isinstance(values, (list, tuple)) and values and isinstance(values[0], (str, int)):
+            found[what] = list(values)
+    return found
+
+
+def _are_names(part: Any) -> bool:
+    return isinstance(part, (tuple, list)) and bool(part) and all(isinstance(name, str) for name in part)

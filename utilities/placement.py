@@ -1,0 +1,178 @@
+"""Where in a layer's output its images are: found out by looking, not guessed from sizes.
+
+A model is run on three images, on the same three in another order, and on two. A dimension that grows with the number
+of images counts them; the values along it say in which order. So 2n rows may hold each image's two rows side by side
+(windows, flattened tokens), or all first halves before all second ones (``torch.cat`` inside a forward pass); time
+may come before the images; and a position embedding of 196 rows belongs to no image, whatever the size of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+SAMPLES = 64  # values of each row that are looked at, beside its mean and its mean square
+FOLLOWS = 0.1  # of the spread over images: a layer that differs by more does not follow its images
+TIE = 4.0  # residuals within this factor are both rounding, and the more usual arrangement is taken
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the images are: of a dimension of size ``outer * n * inner``, row ``(j * n + image) * inner + k``.
+
+    Attributes:
+        axis: The dimension.
+        outer: How many runs over all images it holds: 1 where the image varies slowest.
+        inner: How many rows of one image lie side by side: 1 where the image varies fastest.
+        follows: Whether the values were seen to follow the images.
+    """
+
+    axis: int = 0
+    outer: int = 1
+    inner: int = 1
+    follows: bool = True
+
+    def arrange(self, tensor: torch.Tensor, n: int) -> torch.Tensor:
+        """Bring the images to the front, without a copy: (n, ...).
+
+        Raises:
+            ValueError: If the dimension does not hold n images.
+
+        Example:
+            >>> Placement(0, outer=2).arrange(torch.tensor([1, 2, 3, 10, 20, 30]), 3).tolist()
+            [[1, 10], [2, 20], [3, 30]]
+            >>> Placement(1).arrange(torch.zeros(5, 3, 8), 3).shape  # time first
+            torch.Size([3, 5, 8])
+        """
+        size = tensor.shape[self.axis] if -tensor.ndim <= self.axis < tensor.ndim else 0
+        if size == 0 or self.outer * n * self.inner != size:
+            raise ValueError(
+                f"dimension {self.axis} of its output {tuple(tensor.shape)} does not hold a batch of {n} images"
+            )
+        axis = self.axis % tensor.ndim
+        if self.outer == self.inner == 1:
+            return tensor if axis == 0 else tensor.movedim(axis, 0)
+        split = tensor.unflatten(axis, (self.outer, n, self.inner)).movedim(axis + 1, 0)
+        return split.squeeze(axis + 2) if self.inner == 1 else split.squeeze(axis + 1)
+
+
+@dataclass
+class Evidence:
+    """What three passes show of one output.
+
+    Attributes:
+        shapes: Number of images -> shape of the output.
+        rows: Dimension -> a few values of each row along it, (size, values), of the images in their first order.
+    """
+
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    rows: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def see_shape(self, n: int, tensor: torch.Tensor) -> None:
+        """Note the shape for a number of images."""
+        self.shapes[n] = tuple(tensor.shape)
+
+    def see_rows(self, n: int, tensor: torch.Tensor) -> None:
+        """Note the shape and, along each dimension that may count images, a few values of every row."""
+        self.see_shape(n, tensor)
+        self.rows = {axis: some_values(tensor, axis) for axis in self._counting(n)}
+
+    def _counting(self, n: int) -> list[int]:
+        """List the dimensions whose size is proportional to the number of images, or may be, for all that is known."""
+        shape, others = self.shapes[n], {m: s for m, s in self.shapes.items() if m != n}
+        if any(len(other) != len(shape) for other in others.values()):
+            return []
+        return [
+            axis
+            for axis, size in enumerate(shape)
+            if size and size % n == 0 and all(other[axis] * n == size * m for m, other in others.items())
+        ]
+
+    def place(self, n: int, turned: torch.Tensor, order: Sequence[int], axis: int | None = None) -> Placement | str:
+        """Settle where the images are, by the same images in another order.
+
+        Args:
+            n: Number of images in the first order.
+            turned: The output for the images in the other order.
+            order: The other order: which image of the first is at each place.
+            axis: The dimension that counts images, where the user says it.
+
+        Returns:
+            The placement, or the reason why the output belongs to no image.
+        """
+        shape = self.shapes[n]
+        if axis is not None:
+            return self._said(axis, n, turned, order)
+        counting = self._counting(n)
+        if not counting or tuple(turned.shape) != shape:
+            seen = " and ".join(f"{s} for {m} images" for m, s in sorted(self.shapes.items()))
+            return f"no dimension of its output counts images: {seen}"
+        best, constant = self._best(counting, n, turned, order)
+        if len(self.shapes) < 2 and constant and best is not None and best.outer * best.inner > 1:
+            best = None  # a multiple of the only size seen, and no value that differs: as good as no sign
+        if best is not None:
+            return best
+        if len(self.shapes) > 1 and len(counting) == 1 and shape[counting[0]] == n:
+            return Placement(counting[0], follows=False)
+        return (
+            f"dimension {counting[0]} of its output {shape} grows with the number of images, but its values do not "
+            "follow them when they change places"
+        )
+
+    def _said(self, axis: int, n: int, turned: torch.Tensor, order: Sequence[int]) -> Placement | str:
+        shape = self.shapes[n]
+        if not -len(shape) <= axis < len(shape) or shape[axis] == 0 or shape[axis] % n:
+            return f"batch_axis={axis} does not count images: its output is {shape} for a batch of {n}"
+        axis %= len(shape)
+        self.rows.setdefault(axis, torch.zeros(shape[axis], 1, dtype=torch.float64))
+        best, _ = self._best([axis], n, turned, order)
+        return best or Placement(axis, inner=shape[axis] // n)
+
+    def _best(
+        self, counting: list[int], n: int, turned: torch.Tensor, order: Sequence[int]
+    ) -> tuple[Placement | None, bool]:
+        """Give the arrangement in which the values follow the images best, if any does, and whether they are constant.
+
+        Rounding decides nothing: among arrangements that fit alike, the image varies slowest, along an early dimension.
+        """
+        tried = []
+        for axis in counting:
+            first, second = self.rows[axis], some_values(turned, axis)
+            per_image = len(first) // n
+            for outer in sorted(_divisors(per_image)):
+                split = (outer, n, per_image // outer)
+                before, after = (x.unflatten(0, split) for x in (first, second))
+                residual = (after - before[:, list(order)]).norm().item()
+                spread = (before - before.mean(1, keepdim=True)).norm().item()
+                noise = torch.finfo(turned.dtype).eps ** 0.5 if turned.dtype.is_floating_point else 0.0
+                fits = residual <= FOLLOWS * spread + noise * before.norm().item()
+                tried.append((residual, fits, spread, Placement(axis, outer, split[2])))
+        least = min((residual for residual, *_ in tried), default=0.0)
+        rounding = 1e-12 * max((rows.norm().item() for rows in self.rows.values()), default=0.0)
+        for residual, fits, spread, placement in tried:
+            if fits and residual <= TIE * least + rounding:
+                return placement, spread <= rounding
+        return None, False
+
+
+def some_values(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    """Take a few values of every row along a dimension: (size, values), float64, finite.
+
+    Example:
+        >>> some_values(torch.tensor([[3.0, 1.0], [3.0, 7.0]]), axis=1).tolist()  # two values, mean, root mean square
+        [[3.0, 3.0, 3.0, 3.0], [1.0, 7.0, 4.0, 5.0]]
+    """
+    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    rows = tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
+    if rows.shape[1] == 0:
+        return torch.zeros(len(rows), 1, dtype=torch.float64)
+    some = rows[:, :: max(1, rows.shape[1] // SAMPLES)].cpu().double()
+    rows = rows.double() if rows.dtype == torch.float64 else rows.float()
+    means = [rows.mean(1), rows.square().mean(1).sqrt()]
+    return torch.cat([some, torch.stack(means, 1).cpu().double()], 1).nan_to_num(0.0, 0.0, 0.0)
+
+
+def _divisors(count: int) -> set[int]:
+    return {d for k in range(1, int(count**0.5) + 1) if count % k == 0 for d in (k, count // k)}

@@ -1,0 +1,224 @@
+"""Trial passes of a model: which of its layers have a row for each image, and which are layers of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from utilities.nested import map_tensors, tensors_in
+from utilities.placement import Evidence, Placement
+
+ENOUGH = 3  # images: the least of which another order is told from its opposite
+SEARCHED = 32  # images among which three that differ are looked for
+
+
+def first_tensor(output: Any) -> torch.Tensor | None:
+    """Find the tensor that stands for a module's output: itself, ``last_hidden_state``, or the first inside.
+
+    Args:
+        output: A tensor, or a tuple, list, mapping, dataclass or model output of them. A quantised tensor is
+            dequantised.
+
+    Returns:
+        The tensor, or None if there is none.
+
+    Example:
+        >>> first_tensor((None, {"features": torch.zeros(3)})).shape
+        torch.Size([3])
+    """
+    if isinstance(output, torch.Tensor):
+        return output.dequantize() if output.is_quantized else output
+    if dataclasses.is_dataclass(output) and not isinstance(output, (type, Mapping)):
+        output = {part.name: getattr(output, part.name) for part in dataclasses.fields(output)}
+    if isinstance(output, Mapping):
+        if "last_hidden_state" in output:
+            return first_tensor(output["last_hidden_state"])
+        output = output.values()
+    elif not isinstance(output, (tuple, list)):
+        return None
+    return next((found for found in map(first_tensor, output) if found is not None), None)
+
+
+def numbered(name: str, calls: Counter[str]) -> str:
+    """Name a call of a module: the second one in a pass is ``name#2``.
+
+    Example:
+        >>> calls = Counter()
+        >>> numbered("relu", calls), numbered("relu", calls)
+        ('relu', 'relu#2')
+    """
+    calls[name] += 1
+    return name if calls[name] == 1 else f"{name}#{calls[name]}"
+
+
+class Trial:
+    """Run a model on a few images in several ways, and see what its layers make of them.
+
+    Args:
+        model: Any module; its layers' hooks call `see`.
+        names: Of the layers.
+        axes: Layer -> dimension that counts images, where the user says it.
+        test: Called with the name and module of each layer that has a row for each image, and with its values; a
+            ValueError leaves the layer out.
+
+    Attributes:
+        placements: Name of each call of a layer that has a row for each image -> where.
+        left_out: The same for the others -> what there is to say against them, to be put after the name.
+        ran: The layers that ran.
+        unchanged: Those that return what they were given: dropout in eval mode, identities.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        axes: Mapping[str, int],
+        test: Callable[[str, nn.Module, torch.Tensor], Any],
+    ) -> None:
+        self.model, self.names, self.axes, self.test = model, names, axes, test
+        self.placements: dict[str, Placement] = {}
+        self.left_out: dict[str, str] = {}
+        self.ran: set[str] = set()
+        self.unchanged: set[str] = set()
+        self._evidence: dict[str, Evidence] = {}
+        self._given: dict[str, tuple[torch.Tensor, Any]] = {}
+
+    def run(self, call: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], n: int) -> None:
+        """Run the model on images in one order, in another, and on fewer of them.
+
+        A model that cannot take a few images, for it wants whole batches, is shown all of them in two orders.
+
+        Args:
+            call: Runs the model.
+            args: What it is called with; nothing of it is changed.
+            kwargs: The same.
+            n: Number of images in it.
+        """
+        chosen = _differing(next(t for t in tensors_in((args, kwargs)) if t.ndim and len(t) == n))
+
+        def show(step: Callable[..., None], images: list[int]) -> None:
+            def cut(tensor: torch.Tensor) -> torch.Tensor:
+                return _rows(tensor, images) if tensor.ndim and len(tensor) == n else tensor.clone()
+
+            self._step, self._images, self._calls = step, images, Counter()
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(0)  # what draws at random draws the same each time
+                call(*map_tensors(cut, args), **map_tensors(cut, dict(kwargs)))
+
+        try:
+            show(self._see_shape, chosen[:-1] if n > 1 else [0, 0])
+            with ExitStack() as stack:
+                for name in self.names:
+                    stack.callback(self._watch_versions(name).remove)
+                show(self._see_first, chosen)
+            self._order = [*range(1, len(chosen)), 0]
+            show(self._see_turned, [chosen[i] for i in self._order])
+        except Exception:
+            if n <= ENOUGH:
+                raise
+            self._evidence, self.left_out, self.placements = {}, {}, {}
+            show(self._see_first, list(range(n)))
+            self._order = [*range(1, n), 0]
+            show(self._see_turned, self._order)
+        for key in self._evidence.keys() - self.placements.keys() - self.left_out.keys():
+            self.left_out[key] = " runs on some images only; leave it out"
+
+    def see(self, name: str, module: nn.Module, output: Any) -> None:
+        """Look at a layer's output; the layer's forward hook calls this."""
+        self.ran.add(name)
+        key, tensor = numbered(name, self._calls), first_tensor(output)
+        if tensor is None or tensor.is_nested:
+            what = type(output).__name__ if tensor is None else "tensors of several sizes"
+            self.left_out[key] = f" returned no tensor but {what}; leave it out"
+        else:
+            self._step(key, name, module, tensor.detach())
+
+    def _see_shape(self, key: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
+        self._evidence.setdefault(key, Evidence()).see_shape(len(self._images), tensor)
+
+    def _see_first(self, key: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
+        given, before = self._given.pop(name, (None, None))
+        if given is not None and tensor.shape == given.shape and _same_memory(tensor, given):
+            same = torch.equal(before, tensor) if given.is_inference() else before == given._version
+            self.unchanged |= {name} if same else set()
+        self._evidence.setdefault(key, Evidence()).see_rows(len(self._images), tensor)
+
+    def _see_turned(self, key: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
+        n, evidence = len(self._images), self._evidence.get(key)
+        if evidence is None or n not in evidence.shapes:
+            self.left_out[key] = " runs on some images only; leave it out"
+            return
+        found = evidence.place(n, tensor, self._order, self.axes.get(name))
+        if isinstance(found, str):
+            self.left_out[key] = (
+                f" has no row for each image: {found}. Leave this layer out, or say which dimension counts images with "
+                "batch_axis="
+            )
+            return
+        try:
+            self.test(key, module, found.arrange(tensor, n))
+        except ValueError as error:
+            self.left_out[key] = f": {error}"
+        else:
+            self.placements[key] = found
+
+    def _watch_versions(self, name: str) -> torch.utils.hooks.RemovableHandle:
+        """Note what a layer is given, and how often that had been written to before."""
+
+        def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            given = next(tensors_in((args, kwargs)), None)
+            if given is not None:
+                # Inference tensors do not count how often they were written to.
+                self._given[name] = given, given.clone() if given.is_inference() else given._version
+
+        return self.model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True)
+
+    def innermost(self) -> list[str]:
+        """List the layers of their own: they have a row for each image, change something, and hold no such layer.
+
+        Of a model in which nothing changes anything, all.
+        """
+        chosen, outer = [], set()
+        for name in reversed(self.names):
+            if name in self.placements and name not in self.unchanged | outer:
+                chosen.append(name)
+            if name in self.placements and name not in self.unchanged:
+                parts = name.split(".")
+                outer |= {".".join(parts[:depth]) for depth in range(1, len(parts))}
+        return chosen[::-1] or [name for name in self.names if name in self.placements]
+
+    def missing(self, kept: Iterable[str]) -> dict[str, str]:
+        """Say which layers are left out beside those that are kept: the reason of each that holds neither."""
+        below = {*kept, *(key.partition("#")[0] for key in self.left_out)}
+        return {
+            key: reason
+            for key, reason in self.left_out.items()
+            if key.partition("#")[0] not in self.unchanged
+            and not any(name.startswith(f"{key.partition('#')[0]}.") for name in below)
+        }
+
+
+def _differing(images: torch.Tensor) -> list[int]:
+    """Choose three images that differ, if there are among the first ones; alike, they would show no order."""
+    chosen = [0]
+    for i in range(1, min(len(images), SEARCHED)):
+        if len(chosen) < ENOUGH and not any(torch.equal(images[i], images[j]) for j in chosen):
+            chosen.append(i)
+    others = [i for i in range(min(len(images), ENOUGH)) if i not in chosen]
+    return [*chosen, *others][: min(len(images), ENOUGH)]
+
+
+def _rows(tensor: torch.Tensor, images: list[int]) -> torch.Tensor:
+    """Copy some rows, in the layout of the whole."""
+    last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return tensor[images].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _same_memory(one: torch.Tensor, two: torch.Tensor) -> bool:
+    return one.data_ptr() == two.data_ptr() and one.stride() == two.stride() and one.dtype == two.dtype

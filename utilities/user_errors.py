@@ -1,0 +1,26 @@
+"""Errors that the user of a command can mend: one line, and no traceback."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# torch's RuntimeErrors about images become ValueErrors in `utilities.inputs.explaining`; others are faults.
+USER_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
+
+
+@contextmanager
+def reporting(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """End a command on an error of its user's with one line and status 2.
+
+    Example:
+        >>> with reporting(argparse.ArgumentParser()):
+        ...     raise ValueError("no such layer")
+        Traceback (most recent call last):
+        SystemExit: 2
+    """
+    try:
+        yield
+    except USER_ERRORS as error:
+        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
