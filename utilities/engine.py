@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.copies import copied
 from utilities.features import as_real, unit_scale
 from utilities.hooks import BatchAxis, Forward, Layers, Recorder
 from utilities.input_type import input_type
@@ -239,7 +240,7 @@ class Comparison:
     def _confounder(self, batch: Any) -> _Layer:
         asked = self.options.confounder
         images = split_batch(batch)[0] if asked == "input" else next(tensors_in(batch))
-        features = images if asked == "input" else asked(batch)
+        features = images if asked == "input" else asked(copied(batch))
         shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         if not isinstance(features, torch.Tensor) or features.shape[:1] != images.shape[:1]:
             raise ValueError(f"the confounder should give a row for each of {len(images)} images, not {shape}")
