@@ -172,7 +172,7 @@ def test_named_layers_with_channels_last_are_read_as_such():
 
 
 def test_channels_that_cannot_be_told_are_asked_for():
-    block = Block("b", "conv", 1, nn.Identity(), "unknown", in_sequence=False)
+    block = Block("b", "conv", 1, nn.Identity(), "unknown")
     with pytest.raises(ValueError, match="'conv:NHWC' or 'conv:NCHW'"):
         to_maps(block, torch.zeros(1, 4, 4, 4), torch.zeros(1, 3, 8, 8))
     with pytest.raises(TypeError, match="map names to kinds"):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from utilities.hooks import Recorder
+
 KINDS = ("stem", "conv", "msa", "mlp", "pool", "classifier")
 
 
@@ -25,7 +27,7 @@ class Block:
             ``auto`` reads it off the shape of what a hook records.
         prefix: Number of class and register tokens in front of those of positions.
         grid: Rows and columns of the tokens at the model's own image size, or None where they are not known.
-        in_sequence: Whether features can be passed from block to block; if not, they are recorded by hooks.
+        recorder: Records the features where they cannot be passed from block to block, for all blocks of the model.
     """
 
     name: str
@@ -35,7 +37,12 @@ class Block:
     layout: str = "NCHW"
     prefix: int = 0
     grid: tuple[int, int] | None = None
-    in_sequence: bool = True
+    recorder: Recorder | None = None
+
+    @property
+    def in_sequence(self) -> bool:
+        """Whether features can be passed from block to block."""
+        return self.recorder is None
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Give the features after the block; those before it stay as they are, whatever the module writes into."""

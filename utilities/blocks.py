@@ -84,10 +84,12 @@ def run_blocks(model: nn.Module, sequence: list[Block], images: torch.Tensor) ->
             x = block(x)
             yield block, x
         return
-    with Recorder(model, [block.name for block in sequence]) as recorder:
+    recorder = sequence[0].recorder  # one for all batches: it looks once where the images are
+    with recorder:
         model(images)
+    found, recorder.activations = recorder.activations, {}
     by_name = {block.name: block for block in sequence}
-    for name, x in recorder.activations.items():
+    for name, x in found.items():
         if name in by_name:  # a module that ran twice is taken the first time
             yield _with_layout(model, by_name[name], x), x
 
@@ -178,10 +180,10 @@ def _by_hooks(model: nn.Module, layers: Mapping[str, str]) -> list[Block]:
     if not isinstance(layers, Mapping):
         raise TypeError(f"layers should map names to kinds, such as {{'NAME': 'conv'}}, got {type(layers).__name__}")
     prefix, found, kinds = prefix_tokens(model), [], _kinds_by_name(model, layers)
-    for name in select_layers(model, list(kinds)):
+    recorder = Recorder(model, list(kinds))
+    for name in recorder.layers:
         kind, _, layout = kinds[name].partition(":")
-        module = model.get_submodule(name)
-        found.append(Block(name, kind, 0, module, layout or "auto", prefix, in_sequence=False))
+        found.append(Block(name, kind, 0, model.get_submodule(name), layout or "auto", prefix, recorder=recorder))
     return found
 
 
