@@ -208,16 +208,33 @@ def test_a_loss_that_diverges_in_the_last_step_is_not_saved_as_finished(tmp_path
 
 @pytest.mark.parametrize("what", ["running_var", "loss"])
 def test_finite_weights_with_statistics_or_a_loss_that_are_not(tmp_path, small, monkeypatch, what):
-    def evaluated(model, loader, **options):
+    def evaluated(model, loader, device):
         if what == "running_var" and len(loader.dataset) == 540:
             model[1].running_var.fill_(math.inf)
         return {"loss": math.nan if what == "loss" else 1.0, "top1": 0.5, "top5": 0.5, "n": len(loader.dataset)}
 
-    monkeypatch.setattr(train, "evaluate", evaluated)
+    monkeypatch.setattr(train, "evaluate_or_nan", evaluated)
     message = "the loss on test images is nan" if what == "loss" else r"1\.running_var is not finite"
     with pytest.raises(FloatingPointError, match=message + " after epoch 2; nothing is saved as finished"):
         fit("resnet18", DIGITS, 0, tmp_path, report=lambda line: None, **OPTIONS)
     assert not list(tmp_path.iterdir())
+
+
+def test_held_out_images_may_overflow_before_the_end(tmp_path, small, monkeypatch):
+    """Statistics that are estimated anew at the end mend it: the table shows NaN, and training goes on."""
+    run_epoch = Trainer.run_epoch
+
+    def overflowing(self, progress=True):
+        handle = self.model[1].register_forward_hook(lambda module, _, out: None if module.training else out / 0)
+        row = run_epoch(self, progress)
+        handle.remove()
+        return row
+
+    monkeypatch.setattr(Trainer, "run_epoch", overflowing)
+    path = fit("resnet18", replace(DIGITS, norm_images=40), 0, tmp_path, report=lambda line: None, **OPTIONS)
+    content = load(path)
+    assert [math.isnan(row["loss"]) for row in content["history"]] == [True, True]
+    assert math.isfinite(content["test"]["loss"])
 
 
 def test_a_finished_file_that_diverged_is_not_kept(tmp_path, small, monkeypatch):
@@ -319,3 +336,24 @@ def test_a_loader_that_learns_in_float32_says_so():
     data = make_loader(load_dataset("digits", "train", n_images=40), 20, shuffle="every_epoch")
     trainer = Trainer(nn.Sequential(nn.Flatten(), nn.Linear(768, 10)), DIGITS.resolved("linear"), data, data, **OPTIONS)
     assert trainer.precision_facts() == {"precision": "float32", "precisions": []}
+
+
+def test_an_interrupted_run_that_another_teacher_taught_starts_anew(tmp_path, monkeypatch):
+    """Two teachers of one file's name: a run goes on with the one that it began with."""
+    recipe = replace(DIGITS, epochs=0)
+    teachers = [tmp_path / name / "teacher.pth" for name in "ab"]
+    for seed, teacher in enumerate(teachers):
+        path = fit("plain_cnn8", recipe, seed, tmp_path, report=lambda line: None, **OPTIONS)
+        teacher.parent.mkdir()
+        path.rename(teacher)
+    lines = []
+    one, two = (
+        lambda teacher=teacher: fit(
+            "plain_cnn8", DIGITS, 0, tmp_path, teacher=teacher, resume=True, report=lines.append, **OPTIONS
+        )
+        for teacher in teachers
+    )
+    interrupted(one, monkeypatch)
+    lines.clear()
+    two()
+    assert "is of another recipe; starting anew" in lines[0]

@@ -21,9 +21,9 @@ from utilities.loaders import Loader, make_loader
 from utilities.plain_cnn import WIDTHS, PlainCNN
 from utilities.resumption import data_facts, data_now, finished, locked, refuse_diverged, refuse_other_data
 from utilities.train import checkpoint_path, load_sets, make_loaders
-from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer
+from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer, evaluate_or_nan
 from utilities.user_errors import reporting
-from utilities.utils import PROJECT_ROOT, evaluate, set_seed, versions
+from utilities.utils import PROJECT_ROOT, set_seed, versions
 from utilities.views import check_view
 from utilities.writing import write_torch
 
@@ -117,7 +117,7 @@ def _train(
             f"seed {seed}, epoch {epoch + 1} of {recipe.epochs}: train loss {row['train_loss']:.4f}, "
             f"validation top-1 {row['top1']:.2%}, {row['seconds']:.1f} s"
         )
-    result = evaluate(trainer.model, test, device=device)
+    result = evaluate_or_nan(trainer.model, test, device)
     refuse_diverged(trainer, result)
     facts = trainer.precision_facts() | {"versions": versions()}
     return facts | {"model": trainer.model.cpu().state_dict(), "history": trainer.history, "test": result}

@@ -166,7 +166,8 @@ def take_up(
         ValueError: If the file is damaged, or of other data.
     """
     state = read_checkpoint(interrupted, "delete it to train from the start")
-    if not (same_recipe(state.get("recipe"), recipe) and state.get("teacher") == facts.get("teacher")):
+    same_teacher = "name" not in state or state.get("teacher") == facts.get("teacher")  # earlier versions did not say
+    if not (same_recipe(state.get("recipe"), recipe) and same_teacher):
         report(f"{interrupted} is of another recipe; starting anew")
         return
     fault = diverged(state["model"])

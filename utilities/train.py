@@ -41,9 +41,9 @@ from utilities.resumption import (
     resume_file,
     take_up,
 )
-from utilities.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm
+from utilities.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm, evaluate_or_nan
 from utilities.user_errors import reporting
-from utilities.utils import evaluate, evaluating, resolve_device, set_seed, versions
+from utilities.utils import evaluating, resolve_device, set_seed, versions
 from utilities.writing import check_writable, clear_killed, tensor_bytes, warning_of_failure, write_torch
 from utilities.zoo import check_name, create_model
 
@@ -161,7 +161,7 @@ def fit(
             options = {"image_size": recipe.image_size, "masks": False, "classes": classes}
             still = load_dataset(recipe.dataset, "train", n_images=count, seed=seed, **options)
             estimate_batch_norm(trainer.model, make_loader(still, count), device)
-        result = evaluate(trainer.model, test, device=device)
+        result = evaluate_or_nan(trainer.model, test, device)
         report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
         refuse_diverged(trainer, result)
         facts |= trainer.precision_facts() | {"history": trainer.history, "test": result}

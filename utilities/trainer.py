@@ -16,13 +16,14 @@ from tqdm.auto import tqdm
 from utilities.augmentation import Mix
 from utilities.copies import own_inputs
 from utilities.distillation import distillation_loss
+from utilities.input_type import as_input
 from utilities.inputs import check_gradients, explaining
 from utilities.labels import check_labels, check_logits, hits
 from utilities.loaders import Loader
 from utilities.memory import keeping_freed_memory
 from utilities.recipes import OPTIMIZERS, Recipe, schedule
-from utilities.utils import evaluate, has_fast_bfloat16, resolve_device, split_batch
-from utilities.weights import check_weights
+from utilities.utils import evaluate, evaluating, has_fast_bfloat16, resolve_device, split_batch
+from utilities.weights import STATISTICS, check_weights
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "estimate_batch_norm"]
 
@@ -76,8 +77,36 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
     """
     target = resolve_device(device)
     with keeping_freed_memory(), own_inputs(model):
-        update_bn(loader, model.to(target), device=target)
+        model.to(target)
+        update_bn((as_input(split_batch(batch)[0], model, target) for batch in loader), model)
     return model
+
+
+def evaluate_or_nan(model: nn.Module, loader: Loader, device: str | torch.device = "auto") -> dict[str, float]:
+    """Evaluate a model in training, where an overflow is no error yet: its loss and accuracies are then NaN.
+
+    Running averages may not normalise a deep network on all images before the end, see `estimate_batch_norm`.
+
+    Example:
+        >>> batch = [(torch.full((1, 2), float("inf")), torch.tensor([0]))]
+        >>> evaluate_or_nan(nn.Flatten(), batch, "cpu")["loss"]
+        nan
+    """
+    try:
+        return evaluate(model, loader, device=device)
+    except ValueError:
+        if not _overflows(model, loader, device):
+            raise
+        return {"loss": math.nan, "top1": math.nan, "top5": math.nan, "n": len(getattr(loader, "dataset", loader))}
+
+
+def _overflows(model: nn.Module, loader: Loader, device: str | torch.device) -> bool:
+    """Tell whether statistics of norms, or logits of some images, are not finite."""
+    statistics = (buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS))
+    if not all(buffer.isfinite().all() for buffer in statistics):
+        return True
+    with evaluating(model, device) as target, torch.inference_mode():
+        return any(not model(split_batch(batch)[0].to(target)).isfinite().all() for batch in loader)
 
 
 def _make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -174,7 +203,7 @@ class Trainer:
             "train_loss": total[0].item() / count,
             "train_top1": total[1].item() / count,
             "train_top5": total[2].item() / count,
-            **evaluate(self.model, self.validation, device=self.device),
+            **evaluate_or_nan(self.model, self.validation, self.device),
             "seconds": round(time.perf_counter() - start, 3),
         }
         self.history.append(row)
