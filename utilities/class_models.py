@@ -197,7 +197,7 @@ def _paper_model(key: str) -> PaperModel:
 def warn_if_degenerate(model: nn.Module) -> list[str]:
     """Warn of a model that tells nothing of its kind: its classifier is zero, or its blocks add next to nothing.
 
-    With a classifier of zeros, as the ``jax`` initialisation gives, all classes tie, and share the best rank. Where all
+    With a classifier of zeros, as the ``jax`` initialisation gives, all classes tie, and read at chance. Where all
     gains of the norms that end residual branches, or of LayerScale, are below `SMALLEST_GAIN`, a model is near one
     without blocks: as a baseline it is not the chance level of its kind, but that of its patch embedding.
 
