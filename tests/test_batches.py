@@ -125,3 +125,11 @@ def test_batches_of_every_kind_give_one_comparison():
     results = [compare(model, model, kind, device="cpu", progress=False).matrix for kind in kinds]
     assert (results[0] == results[1]).all()
     assert (results[0] == results[2]).all()
+
+
+def test_keys_of_another_kind_than_numbers_can_be_shuffled():
+    data = {f"image {i}": IMAGES[i] for i in range(8)}
+    loader = DataLoader(data, batch_sampler=[list(data)[:4], list(data)[4:]])
+    order = [key for batch in reshuffled(loader, 0).batch_sampler for key in batch]
+    assert order != list(data)
+    assert sorted(order) == list(data)

@@ -1,5 +1,7 @@
 """Verdicts need models that have learnt and images enough; what cannot bear one says why."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -17,7 +19,9 @@ from utilities.claims.evidence import IMAGES, doubt, sound, weigh
 from utilities.claims.identifiability import claims_of_identifiability
 from utilities.claims.noise_frequency import claims_of_noise_frequency
 from utilities.claims.of_blocks import claims_of_fourier, claims_of_lesions, claims_of_variance
+from utilities.command import open_model
 from utilities.vit import vit_tiny_patch2_16
+from utilities.zoo import create_model
 
 RUN = {"device": "cpu", "progress": False}
 CLASSES = 4
@@ -79,6 +83,20 @@ def test_results_that_can_tell_are_kept_from_those_that_cannot():
     assert (list(sound(results)[0]), sound(results)[1]) == (["good"], "bad is untrained")
     kept, left_out = sound({"bad": results["bad"]})
     assert (list(kept), left_out) == (["bad"], "")
+
+
+def test_commands_say_the_accuracy_that_the_training_measured(tmp_path):
+    given = SimpleNamespace(dataset="digits", seed=0)
+    content = {"model": create_model("plain_cnn8", 10).state_dict(), "num_classes": 10}
+    for extra, facts in (
+        ({"test": {"top1": 0.1}, "recipe": {"dataset": "digits"}}, {"accuracy": 0.1}),
+        ({"test": {"top1": 0.1}, "recipe": {"dataset": "cifar10"}}, {}),
+        ({}, {}),
+    ):
+        torch.save(content | extra, tmp_path / "w.pth")
+        found = open_model(given, "plain_cnn8", str(tmp_path / "w.pth"), 10)[1]
+        assert found == {"model": "plain_cnn8", "weights": "w.pth"} | facts
+    assert "has not learnt" in doubt("cnn", Made(n=540, num_classes=10, weights="w.pth", accuracy=0.1))
 
 
 def batches(n):

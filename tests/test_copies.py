@@ -1,6 +1,7 @@
 """Inside `evaluating`, a model's own copy of its inputs: of any structure, once, differentiable, and gone on exit."""
 
 from collections import UserDict, namedtuple
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -42,12 +43,20 @@ class Feature(UserDict):
         return self.data[name]
 
 
+@dataclass(frozen=True)
+class Padded:
+    """What a detector takes."""
+
+    tensors: torch.Tensor
+    mask: object = None
+
+
 Pair = namedtuple("Pair", ["a", "b"])
 
 
 def test_all_arguments_are_copied_and_keep_their_kind() -> None:
     x = torch.zeros(2)
-    given = [x, [x], (x, 3), Pair(x, None), {"x": x}, Feature(pixel_values=x), "text", None, torch.Size([2])]
+    given = [x, [x], (x, 3), Pair(x, None), {"x": x}, Feature(pixel_values=x), Padded(x), "text", None, torch.Size([2])]
     with evaluating(model := Taker()):
         args, kwargs = model(*given, images=x, nested={"x": [x]})
     assert x.tolist() == [0, 0]

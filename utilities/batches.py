@@ -154,13 +154,13 @@ def _is_listed(loader: DataLoader) -> bool:
     return loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
 
 
-def _with_batches(loader: DataLoader, batches: list[list[int]]) -> DataLoader:
+def _with_batches(loader: DataLoader, batches: list[list[Any]]) -> DataLoader:
     """Make a loader of other batches that reads them as the first one does."""
     options = {name: getattr(loader, name) for name in READING if hasattr(loader, name)}
     return DataLoader(loader.dataset, batch_sampler=batches, **options)
 
 
-def _read_batches(loader: DataLoader, times: int = 1) -> list[list[int]]:
+def _read_batches(loader: DataLoader, times: int = 1) -> list[list[Any]]:
     """List which images each batch holds, and leave torch's, NumPy's and Python's generators as they were.
 
     Raises:
@@ -178,12 +178,12 @@ def _read_batches(loader: DataLoader, times: int = 1) -> list[list[int]]:
     return first
 
 
-def _finite(loader: DataLoader) -> list[list[int]]:
+def _finite(loader: DataLoader) -> list[list[Any]]:
     """List the batches, of a sampler that does not say how many there are up to a number of images."""
     promised, batches, images = length(loader.batch_sampler), [], 0
     most = PASSES * ((length(loader.dataset) or 0) + 2500)
     for batch in loader.batch_sampler:
-        batches.append([int(i) for i in batch])
+        batches.append(list(batch))
         images += len(batches[-1])
         if len(batches) > promised if promised is not None else images > most:
             raise ValueError(
@@ -209,7 +209,7 @@ def batch_indices(loader: Any) -> list[list[int]]:
             f"the loader cannot say which images its batches hold{_why(loader)}; use a DataLoader of a map-style data "
             "set without augmentation, as utilities.loaders.make_loader makes"
         )
-    return _read_batches(loader, times=2)
+    return [[int(i) for i in batch] for batch in _read_batches(loader, times=2)]
 
 
 def _why(loader: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
+from utilities.checkpoints import read_checkpoint
 from utilities.class_order import HELP, from_options
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
@@ -102,7 +103,17 @@ def open_model(given: argparse.Namespace, model: str, weights: str, classes: int
     """Make a model by name, with its own classifier where it brings one, and say what it is."""
     found = create_model(model, classes if weights == "random" else None, weights=weights, seed=given.seed)
     text = f"untrained, seed {given.seed}" if weights == "random" else Path(weights).name
-    return found, {"model": model, "weights": text}
+    return found, {"model": model, "weights": text} | _tested(weights, given.dataset)
+
+
+def _tested(weights: str, dataset: str) -> dict[str, float]:
+    """Give the accuracy that a checkpoint's training measured at its end, on the data set that is asked for."""
+    if weights in ("random", "pretrained"):
+        return {}
+    content = read_checkpoint(Path(weights))
+    test, recipe = content.get("test"), content.get("recipe")
+    same = isinstance(recipe, dict) and recipe.get("dataset") == dataset
+    return {"accuracy": float(test["top1"])} if same and isinstance(test, dict) and "top1" in test else {}
 
 
 def data_facts(loader: Loader) -> dict[str, Any]:

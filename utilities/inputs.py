@@ -174,11 +174,15 @@ def _wrong_type(text: str, call: _Call) -> str | None:
 
 
 def _wrong_channels(text: str, call: _Call) -> str | None:
-    found = re.search(r"to have (\d+) channels, but got|expected images of shape \(batch, (\d+), height, width\)", text)
+    found = re.search(
+        r"to have (\d+) channels, but got|expected images of shape \(batch, (\d+), height, width\)|"
+        r"channel dimension of the pixel values .* Expected (\d+) but got",
+        text,
+    )
     shape = call.images.shape
     if found is None or not call.at_once or len(shape) not in (3, 4, 5):
         return None
-    taken, got = int(found[1] or found[2]), shape[1]
+    taken, got = int(next(filter(None, found.groups()))), shape[1]
     if len(shape) == 3:
         return f"images have no axis of channels, {call.size}, and {call.taker} takes {taken} channels: {_batch(taken)}"
     if shape[-1] == taken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,7 @@ def order_of(loader: Any) -> np.ndarray | Drawn | None:
         return None
     batches, sampler, size = loader.batch_sampler, loader.sampler, None
     if isinstance(batches, (list, tuple)):
-        return np.array([int(i) for batch in batches for i in batch], np.int64)
+        return _listed([i for batch in batches for i in batch])
     if batches is not None:
         if type(batches) is not BatchSampler:
             return None
@@ -81,8 +82,15 @@ def _order_of_sampler(loader: DataLoader, sampler: Any) -> np.ndarray | Drawn | 
         settings = type(sampler), *options, None if weights is None else tuple(weights.tolist())
         return Drawn(images, sampler.generator, settings)
     if type(sampler) is DistributedSampler or isinstance(sampler, (list, tuple, range, np.ndarray, torch.Tensor)):
-        return np.array([int(i) for i in sampler], np.int64)
+        return _listed(sampler)
     return None
+
+
+def _listed(places: Iterable[Any]) -> np.ndarray | None:
+    try:
+        return np.array([int(i) for i in places], np.int64)
+    except (TypeError, ValueError):
+        return None  # keys of another kind
 
 
 def source_of(dataset: Any) -> tuple[Any, np.ndarray | None, bool]:

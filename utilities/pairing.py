@@ -76,22 +76,24 @@ def _compare_orders(order1: Any, order2: Any, sure: bool) -> bool:
     """See whether two orders of one data set are the same; give whether that stays open."""
     if order1 is None or order2 is None:
         return True
+    drawn = [isinstance(order, Drawn) for order in (order1, order2)]
     images = [order.images if isinstance(order, Drawn) else order for order in (order1, order2)]
+    n = min(map(len, images))
+    differing = np.flatnonzero(images[0][:n] != images[1][:n])
+    if not len(differing) and not any(drawn):
+        return False
     if not np.isin(*images).any():
         return False  # two parts of it, such as training and validation images
-    drawn = [isinstance(order, Drawn) for order in (order1, order2)]
     if any(drawn):
         how = "each shuffles by itself" if all(drawn) else "one shuffles and the other does not"
         raise ValueError(f"both loaders serve one data set, but {how}, so that no image meets its partner: {REMEDY}")
-    n = min(map(len, images))
-    differing = np.flatnonzero(images[0][:n] != images[1][:n])
-    if len(differing) and sure:
+    if sure:
         first = differing[0]
         raise ValueError(
             f"both loaders serve one data set, but in two orders: image {first} is number {images[0][first]} of it in "
             f"one and number {images[1][first]} in the other: {REMEDY}"
         )
-    return bool(len(differing))
+    return True
 
 
 def _changes(loader: Any) -> bool:

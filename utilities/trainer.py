@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from utilities.augmentation import Mix
 from utilities.copies import own_inputs
 from utilities.distillation import distillation_loss
+from utilities.input_type import as_input
 from utilities.inputs import check_gradients, explaining
 from utilities.labels import check_labels, check_logits, hits
 from utilities.loaders import Loader
@@ -76,7 +77,8 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
     """
     target = resolve_device(device)
     with keeping_freed_memory(), own_inputs(model):
-        update_bn(loader, model.to(target), device=target)
+        model.to(target)
+        update_bn((as_input(split_batch(batch)[0], model, target) for batch in loader), model)
     return model
 
 
