@@ -111,6 +111,16 @@ def test_tiffs_which_pil_turns_itself_are_turned_once(tmp_path, orientation, com
     assert picture_size(tmp_path / "x.tif") == (6, 4)
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_tiffs_in_which_0_is_white(tmp_path, deep):
+    Image.fromarray((255 - GREY) * 257 if deep else (255 - GREY).astype(np.uint8)).save(tmp_path / "x.tif")
+    content = bytearray((tmp_path / "x.tif").read_bytes())
+    place = content.index(struct.pack("<HHI", 262, 3, 1)) + 8
+    content[place] = 0
+    (tmp_path / "x.tif").write_bytes(content)
+    np.testing.assert_array_equal(np.asarray(open_picture(tmp_path / "x.tif"))[..., 0], GREY)
+
+
 def test_16_bits_that_are_not_filled_are_not_dark_in_silence(tmp_path):
     """Numbers of 8 or 12 bits in files of 16."""
     (tmp_path / "test" / "a").mkdir(parents=True)

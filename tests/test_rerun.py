@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from PIL import Image
 
 from utilities.rerun import _cores, _files, _kept, _make_jobs, main, rerun
 
@@ -145,6 +146,18 @@ def test_a_stamp_counts_only_with_the_same_facts_and_the_executed_copy(notebooks
         job.file(suffix).write_text("back")
     notebooks("a", "print(X)  # changed")
     assert _make_jobs([source], tmp_path, "quick", {"X": 2})[0].facts["notebook"] != job.facts["notebook"]
+
+
+def test_a_stamp_does_not_count_where_a_folder_of_images_has_changed(notebooks, tmp_path):
+    source = notebooks("a") / "a.ipynb"
+    for name in "ab":
+        (tmp_path / "set" / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "set" / "test" / name / "x.png")
+    parameters = {"X": f"folder:{tmp_path / 'set'}"}
+    before, again = (_make_jobs([source], tmp_path, "quick", parameters)[0].facts for _ in range(2))
+    assert before == again
+    (tmp_path / "set" / "test" / "b").rename(tmp_path / "set" / "test" / "c")
+    assert _make_jobs([source], tmp_path, "quick", parameters)[0].facts != before
 
 
 def test_executed_copies_among_the_notebooks_are_left_out(notebooks, tmp_path, capsys):

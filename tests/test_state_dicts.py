@@ -141,6 +141,17 @@ def test_the_number_of_classes_is_the_files(tmp_path, name, options):
     assert model.trained_on.num_classes == 7
 
 
+@pytest.mark.parametrize("line", ["", "    assert float(net[1].weight.sum()) != 3\n", "    assert num_classes < 100\n"])
+def test_the_number_of_classes_of_ones_own_model(tmp_path, line):
+    """Builders that compute with what they make, and that refuse a number of classes, are asked no more than once."""
+    build = "def make(num_classes):\n    net = nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes))\n"
+    (tmp_path / "own.py").write_text(f"from torch import nn\n\n\n{build}{line}    return net\n")
+    torch.save({"model_state_dict": nn.Sequential(nn.Flatten(), nn.Linear(12, 7)).state_dict()}, tmp_path / "a.pt")
+    name, number = f"{tmp_path / 'own.py'}:make", 7 if "100" in line else None
+    model = create_model(name, number, weights=tmp_path / "a.pt")
+    assert model(torch.zeros(1, 3, 2, 2)).shape == (1, 7)
+
+
 def test_a_number_that_was_asked_for_holds(tmp_path):
     torch.save(trained(4).state_dict(), tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"other shapes: .*num_classes=None for the file's own number"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-_ORIENTATION = 0x0112  # the tag of EXIF
+_ORIENTATION, _PHOTOMETRIC = 274, 262  # tags of EXIF and TIFF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,12 +101,19 @@ def eight_bits(image: Image.Image) -> Image.Image:
                 f"it has floating-point numbers from {low:g} to {high:g}, and only those from 0 (black) to 1 (white) "
                 f"can be told; divide them by what is white, or {_REMEDY}"
             )
-        return Image.fromarray((pixels * 255).round().astype(np.uint8))
+        return _grey((pixels * 255).round(), image)
     if not image.mode.startswith("I;16") and image.format not in ("PNG", "PPM"):  # PIL reads their 16 bits into 32
         raise ValueError(
             f"it has whole numbers of 32 bits, or signed ones, of which nobody says what is white; {_REMEDY}"
         )
-    return Image.fromarray(((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    return _grey((pixels.astype(np.uint32) + 128) // 257, image)
+
+
+def _grey(levels: np.ndarray, image: Image.Image) -> Image.Image:
+    """Make a picture of levels of 8 bits; a TIFF may say that 0 is white, which PIL heeds in 8 bits alone."""
+    negative = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
+    levels = levels.astype(np.uint8)
+    return Image.fromarray(255 - levels if negative else levels)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

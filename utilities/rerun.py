@@ -130,7 +130,7 @@ def _make_jobs(
     parameters = {**told, "OUTPUT_DIR": str(out)}  # the one that is not among the facts: a folder may move
     files = sorted(PACKAGE.rglob("*.py"))
     package = _sha256(part for f in files for part in (f.relative_to(PACKAGE).as_posix(), f.read_bytes()))
-    jobs, unreadable = [], None
+    jobs, unreadable, data = [], None, _data_facts(told)
     for source in sources:
         try:
             content = read_notebook(source)
@@ -140,11 +140,21 @@ def _make_jobs(
             continue
         check_parameters(source.stem, content, parameters)
         notebook = _sha256(cell.source for cell in content.cells if cell.cell_type == "code")
-        facts = {"parameters": told, "notebook": notebook, "package": package}
+        facts = {"parameters": told, "notebook": notebook, "package": package, **data}
         jobs.append(_Job(source.stem, source, out, parameters, json.loads(json.dumps(facts))))
     if unreadable is not None and not jobs:
         raise unreadable
     return jobs
+
+
+def _data_facts(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Take down what the folders of images among the parameters hold: it may change while their names do not."""
+    folders = sorted({str(value) for value in parameters.values() if str(value).startswith("folder:")})
+    if not folders:
+        return {}
+    from utilities.resumption import parts_now
+
+    return {"data": {name: parts_now(name) for name in folders}}
 
 
 def _row(name: str, seconds: float = 0.0) -> dict[str, Any]:

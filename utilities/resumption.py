@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,23 @@ def data_now(recipe: Recipe, seed: int, classes: Sequence[str] | str | Path | No
     ]
     prints = (fingerprint(source, name) for name, source in found)
     return {"classes": list(found[0][1].classes), "data": dict(zip(PARTS, prints, strict=True))}
+
+
+def parts_now(name: str) -> dict[str, str]:
+    """Give the fingerprint of each part that a folder has now.
+
+    Args:
+        name: ``folder:PATH``.
+
+    Example:
+        >>> parts_now("folder:/nowhere")
+        {}
+    """
+    found = {}
+    for part in PARTS:
+        with suppress(FileNotFoundError):
+            found[part] = fingerprint(load_source(name, part)[1])
+    return found
 
 
 def refuse_other_data(content: Mapping[str, Any], now: Mapping[str, Any] | None, path: Path, name: str) -> None:
