@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from utilities.parts import check_loader
-
 ROUNDED = 0.5  # a pixel's value is whole, less the rounding
 NEARLY = 0.1  # how far from a whole number the values of 8-bit images may lie, if they were kept in half precision
 MOST = 0.95  # of them
@@ -140,7 +138,6 @@ def normalisation(
     Raises:
         ValueError: If they are not known, or those given are not the data set's own.
     """
-    check_loader(loader)
     own = next(_said(loader), (None, None))
     mean, std = (theirs if told is None else told for told, theirs in zip((mean, std), own, strict=True))
     if mean is None or std is None:
