@@ -24,6 +24,7 @@ def result(excess, classes=100, twin=True, noise=NOISE, seed=0):
         p=np.where(np.array(excess)[None] > 0, 0.001, 0.5) if twin else np.full(shape[:2], np.nan),
         parts=["mlp"],
         names=[f"blocks.{i}" for i in range(len(excess))],
+        provenance={"weights": "trained for 9 epochs", "accuracy": 0.97},
     )
 
 

@@ -10,6 +10,9 @@ from utilities.claims.importance import claims_of_importance, claims_of_removal
 ONE = np.ones((1, 2))
 
 
+TRAINED = {"weights": "trained for 9 epochs", "accuracy": 0.97}
+
+
 def curves(random=0.5, n=400, noise=0.1, **maps):
     """Make a result whose areas have given means: name=(negative, positive); noise is that of the images' areas."""
     rng = np.random.default_rng(0)
@@ -24,7 +27,7 @@ def curves(random=0.5, n=400, noise=0.1, **maps):
     parts = [areas([pair[side] for pair in maps.values()]) if maps else np.empty((0, n)) for side in (0, 1)]
     chance = areas([random] * 3) if random is not None else np.empty((0, n))
     ends = np.array([0, 4]), 4, lines, lines, np.ones((len(chance), 2)), np.zeros(2)
-    return RemovalCurves(list(maps), *ends, *parts, chance, np.zeros(n))
+    return RemovalCurves(list(maps), *ends, *parts, chance, np.zeros(n), TRAINED)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def placed(share, n=100, masks=True):
     wiggle = 0.05 * np.where(np.arange(n) % 2, 1, -1)[:, None]
     maps = np.concatenate([share + wiggle, (1 - share - wiggle) * np.array([[0.5, 0.3, 0.2]])], 1)
     coverage = np.tile([1.0, 0, 0, 0], (n, 1)) if masks else None
-    return Importance(maps, [2, 2], np.zeros(n), "gradient", None, coverage)
+    return Importance(maps, [2, 2], np.zeros(n), "gradient", None, coverage, provenance=TRAINED)
 
 
 def test_importance_on_the_object():

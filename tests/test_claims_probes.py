@@ -37,6 +37,7 @@ def made(probe, lens, mlp_probe=(0.1, 0.1, 0.4, 0.4), mlp_lens=(0.1, 0.1, 0.4, 0
         np.zeros((n, 0)),
         np.zeros(n),
         CLASSES,
+        {"weights": "trained for 9 epochs", "accuracy": 0.97},
     )
 
 

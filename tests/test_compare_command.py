@@ -40,19 +40,22 @@ def test_the_command_writes_result_and_heatmap(single):
 
 
 def test_pictures_are_in_the_format_that_out_ends_in(tmp_path, capsys):
-    look = ["--width", "column", "--no-caption", "--ticks", "fc"]
+    look = ["--width", "column", "--no-caption", "--ticks", "head"]
     same = ["--model1", "plain_cnn8", "--dataset", "digits", "--n-images", "40", "--device", "cpu"]
     main([*same, *look, "--out", str(tmp_path / "r.pdf")])
     assert {path.name for path in tmp_path.iterdir()} == {"r.npz", "r.json", "r.pdf"}
     assert "r.npz, r.json and r.pdf" in capsys.readouterr().out
     assert b"/Type3" not in (tmp_path / "r.pdf").read_bytes()
+    out = ["--out", str(tmp_path / "other")]
     for wrong, message in (
         (["--out", "r.jpg"], "not written as .jpg"),
-        (["--out", "r", "--width", "0"], "from 2 to 60"),
+        ([*out, "--width", "0"], "from 2 to 60"),
+        ([*out, "--ticks", "fc"], "no layer 'fc' to label"),
     ):
         with pytest.raises(SystemExit):
             main([*same, *wrong])
         assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("other*"))  # refused before the comparison
 
 
 def test_two_processes_give_the_result_of_one(single, tmp_path):

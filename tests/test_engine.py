@@ -160,3 +160,16 @@ class Odd(nn.Module):
 
     def forward(self, x):
         return torch.rand(3, 2 * len(x)) + x.mean()
+
+
+def test_a_function_given_as_view_or_confounder_may_write_into_what_it_gets():
+    def halved(x):
+        return x.mul_(0.5).flatten(1)
+
+    torch.manual_seed(0)
+    model, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 2, 3)), torch.rand(16, 3, 8, 8)
+    kept, run = images.clone(), {"device": "cpu", "progress": False, "precision": "exact"}
+    for option, truth in (("view", "flatten"), ("confounder", "input")):
+        found = compare(model, model, [images], **{option: halved}, **run).matrix
+        np.testing.assert_allclose(found, compare(model, model, [images], **{option: truth}, **run).matrix, atol=1e-6)
+        assert torch.equal(images, kept)

@@ -100,6 +100,28 @@ def test_pictures_are_turned_as_their_exif_data_say(tmp_path, orientation, deep)
     np.testing.assert_array_equal(np.asarray(open_picture(tmp_path / "x.png", upright=False))[..., 0], stored)
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", [3, 5, 6, 8])
+def test_tiffs_which_pil_turns_itself_are_turned_once(tmp_path, orientation, compression):
+    shown = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+    stored = {3: shown[::-1, ::-1], 5: shown.T, 6: np.rot90(shown), 8: np.rot90(shown, -1)}[orientation]
+    options = {"compression": compression} if compression else {}
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "x.tif", tiffinfo={274: orientation}, **options)
+    np.testing.assert_array_equal(np.asarray(open_picture(tmp_path / "x.tif"))[..., 0], shown)
+    assert picture_size(tmp_path / "x.tif") == (6, 4)
+
+
+def test_16_bits_that_are_not_filled_are_not_dark_in_silence(tmp_path):
+    """Numbers of 8 or 12 bits in files of 16."""
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    Image.fromarray(GREY).save(tmp_path / "test" / "a" / "x.png")
+    with pytest.raises(ValueError, match="brightest of 1 is 245: they would be black; save them with 8 bits"):
+        load_dataset(f"folder:{tmp_path}")
+    Image.fromarray(GREY * 16).save(tmp_path / "test" / "a" / "x.png")
+    with pytest.warns(UserWarning, match="brightest of 1 is 3920: they stay that dark; multiply them by 16"):
+        load_dataset(f"folder:{tmp_path}")
+
+
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Valid"])
 def test_every_name_of_the_validation_part(tmp_path, name, recwarn):
     for part, count in (("train", 8), (name, 3), ("test", 2)):

@@ -32,7 +32,9 @@ def _close_figures():
 def spectra_of(values, end="magnitude", **facts):
     """Spectra of (batches, k) eigenvalues."""
     values = np.asarray(values, np.float64)[:, None]
-    return HessianSpectra(values, np.zeros_like(values), [end], np.zeros((len(values), 0)), 100, facts)
+    return HessianSpectra(
+        values, np.zeros_like(values), [end], np.zeros((len(values), 0)), 100, {"weights": "trained"} | facts
+    )
 
 
 def around(mean, spread=0.1, negative=0, batches=8, **facts):

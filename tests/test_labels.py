@@ -15,6 +15,7 @@ from utilities.analysis.lesion import lesions
 from utilities.analysis.noise_frequency import noise_frequency
 from utilities.analysis.robustness import robustness
 from utilities.analysis.spectral_density import spectral_density
+from utilities.augmentation import Mixing
 from utilities.distillation import distillation_loss
 from utilities.labels import BatchCheck, as_labels, check_batch, check_labels, classes_of, hits
 from utilities.plain_cnn import PlainCNN
@@ -243,6 +244,15 @@ def test_training_rows_are_means_over_the_images_that_were_trained_on():
     row = train(model, loader, Recipe(epochs=1, batch_size=2, learning_rate=1e-9, optimizer="sgd"))
     assert (row["train_top1"], row["train_top5"], row["top1"]) == (1.0, 1.0, 1.0)
     assert row["train_loss"] == pytest.approx(row["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[0, -100], [0, 7]])
+def test_labels_that_cannot_be_mixed_are_named(labels):
+    batch = [(IMAGES[:2], torch.tensor(labels))]
+    with pytest.raises(ValueError, match=f"label {labels[1]}"):
+        hessian_spectra(linear(), batch, k=1, batch_size=2, n_batches=1, mix=Mixing(CLASSES, mixup=1.0), **QUIET)
+    with pytest.raises(ValueError, match=f"label {labels[1]}"):
+        loss_landscape(linear(), batch, points=3, report=None, mix=Mixing(CLASSES, mixup=1.0), **QUIET)
 
 
 def test_teachers_of_other_classes_are_refused():

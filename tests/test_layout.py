@@ -7,11 +7,18 @@ import torchvision
 from torch import nn
 
 from utilities.compare import compare
-from utilities.hooks import one_row_per_image
 from utilities.kinds import channel_axis_of, spatial_dimensions
 from utilities.layout import Layout, prefix_tokens
 from utilities.metrics import cka
+from utilities.placement import Placement
+from utilities.trial import first_tensor
 from utilities.views import channels_last, check_view, make_view
+
+
+def rows(output, n):
+    """Give an output a row for each of n images, which vary slowest in its first dimension."""
+    tensor = first_tensor(output)
+    return Placement(0, inner=len(tensor) // n).arrange(tensor, n)
 
 
 def outputs(model, x):
@@ -25,7 +32,7 @@ def outputs(model, x):
         model.eval()(x)
     for handle in handles:
         handle.remove()
-    return [(name, module, one_row_per_image(output, len(x), name)) for name, module, output in found]
+    return [(name, module, rows(output, len(x))) for name, module, output in found]
 
 
 def gap(model, module, output, view="gap"):
@@ -81,7 +88,7 @@ LAST = [
 )
 def test_the_kind_tells_the_axis_in_any_model(module, x, last):
     with torch.no_grad():
-        output = one_row_per_image(module(x), len(x), "layer")
+        output = rows(module(x), len(x))
     axes = tuple(range(1, output.ndim - 1)) if last else tuple(range(2, output.ndim))
     for model in (
         nn.Sequential(module),
@@ -109,12 +116,12 @@ def test_flattened_tokens_and_windows_are_folded_before_they_are_told(batch_norm
     """LeViT flattens tokens for batch norm, video models and windows of maps go through 2-D convolutions."""
     if batch_norm:
         x, module = torch.randn(2, 7, 4), nn.BatchNorm1d(4).eval()
-        folded = one_row_per_image(module(x.flatten(0, 1)), 2, "norm")
+        folded = rows(module(x.flatten(0, 1)), 2)
         torch.testing.assert_close(gap(nn.Sequential(module), module, folded), folded.mean(1))
         assert channel_axis_of(module, torch.Size([2, 4, 4])) is None  # tokens or positions: the model has to tell
     else:
         x, module = torch.randn(2, 5, 3, 6, 8), nn.Conv2d(3, 4, 1)
-        folded = one_row_per_image(module(x.flatten(0, 1)), 2, "conv")
+        folded = rows(module(x.flatten(0, 1)), 2)
         torch.testing.assert_close(gap(nn.Sequential(module), module, folded), folded.mean((1, 3, 4)))
 
 

@@ -288,6 +288,7 @@ def test_layers_that_cannot_be_removed_are_refused():
         ({"mix.unused": "mlp"}, "layers that did not run: mix.unused"),
         ({"patch": "conv"}, "layer 'patch' is not in Attentive; close: patches"),
         ({"attention": "attn"}, "kind 'attn' is not known"),
+        ({"attention": "msa", "head": "classifier"}, "layer 'head' of kind 'classifier' is no unit"),
     ):
         with pytest.raises(ValueError, match=match):
             lesions(model, data(model), layers=layers, device="cpu")

@@ -125,6 +125,7 @@ def test_weights_of_a_checkpoint_and_of_the_function(nets: str, tmp_path: Path) 
     torch.save({"model": model.state_dict(), "name": "moved.py:make", "num_classes": 5}, tmp_path / "own.pth")
     loaded = create_model(f"{nets}:make", 5, weights=tmp_path / "own.pth")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+    assert create_model(f"{nets}:make", None, weights=tmp_path / "own.pth")[-1].out_features == 5
     with pytest.raises(ValueError, match="does not fit"):
         create_model(f"{nets}:make", 6, weights=tmp_path / "own.pth")
     with pytest.raises(ValueError, match="has no argument 'pretrained'"):
@@ -138,6 +139,8 @@ def test_what_else_takes_names_takes_these(nets: str) -> None:
     assert input_options(f"{nets}:make") == {}
     assert comparison_layers(create_model(f"{nets}:make")) == ["1", "2", "4"]
     assert family("own.models:vit_small") == "vit"
+    recipe = Recipe("digits")
+    assert [recipe.resolved(f"vita/{name}").optimizer for name in ("a.py:make", "a.py:vit")] == ["sgd", "adamw"]
     with pytest.raises(ValueError, match="no preprocessing of its own"):
         preprocessing(f"{nets}:make")
     with pytest.raises(ValueError, match=r"package\.module:function or"):

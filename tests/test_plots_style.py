@@ -12,6 +12,7 @@ from PIL import Image
 
 from utilities.command import add_figure_options, figure_options
 from utilities.compare import CKA
+from utilities.plots import style
 from utilities.plots.comparison import plot_difference, plot_results
 from utilities.plots.depth import plot_diagonal
 from utilities.plots.facts import new_figure
@@ -139,3 +140,20 @@ def test_cka_saves_for_print(tmp_path):
     assert figure.get_figwidth() == 3.25
     assert figure.axes[0].get_xticks().tolist() == [3]
     assert figure.axes[0].get_title() == "mine"
+
+
+def test_no_figure_asks_for_text_that_is_too_small_to_read():
+    wanted = re.compile(r"(?:fontsize|labelsize|points)=(\d+(?:\.\d+)?)")
+    for path in Path(style.__file__).parent.glob("*.py"):
+        assert all(float(size) >= style.SMALLEST for size in wanted.findall(path.read_text())), path.name
+
+
+def test_the_users_theme_leaves_heatmaps_readable():
+    with mpl.rc_context(
+        {"axes.grid": True, "font.size": 18, "axes.titlesize": 24, "figure.constrained_layout.use": True}
+    ):
+        figure = result(40).plot(width="page")
+        figure.canvas.draw()
+    box = figure.axes[0].bbox
+    assert box.width * box.height > 0.4 * figure.bbox.width * figure.bbox.height
+    assert figure.axes[0].title.get_window_extent().y1 <= figure.bbox.y1

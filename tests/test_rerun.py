@@ -147,6 +147,16 @@ def test_a_stamp_counts_only_with_the_same_facts_and_the_executed_copy(notebooks
     assert _make_jobs([source], tmp_path, "quick", {"X": 2})[0].facts["notebook"] != job.facts["notebook"]
 
 
+def test_executed_copies_among_the_notebooks_are_left_out(notebooks, tmp_path, capsys):
+    """What `jupyter nbconvert --execute` leaves beside a notebook would else run as another one."""
+    for name in ("a", "a.nbconvert", "a.nbconvert.nbconvert", "a.failed", "b.v2"):
+        folder = notebooks(name, "print(X)")
+    assert main(["--list", "--notebooks", str(folder)]) == 0
+    assert capsys.readouterr().out.split() == ["a", "b.v2"]
+    assert main(["--list", "--notebooks", str(folder), str(folder / "a.failed.ipynb")]) == 0
+    assert capsys.readouterr().out.split() == ["a.failed"]
+
+
 def test_wrong_use_is_told_before_anything_runs(notebooks, tmp_path, capsys):
     notebooks("untagged", parameters="")
     folder = notebooks("R18_digits", "open(f'{OUTPUT_DIR}/ran', 'w')")

@@ -80,6 +80,22 @@ def test_every_type_is_looked_at(dtype: torch.dtype) -> None:
         check_weights(model)
 
 
+class Packed(torch.Tensor):
+    """Weights of a kind that few operations take."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.aminmax:
+            raise NotImplementedError
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_weights_that_cannot_be_looked_at_are_left_alone() -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("packed", torch.ones(2).as_subclass(Packed))
+    check_weights(model)
+
+
 def test_large_finite_weights_pass() -> None:
     model = nn.Linear(2, 300, bias=False).half()  # whose sum would overflow
     model.weight.data.fill_(6e4)

@@ -23,24 +23,26 @@ from utilities.analysis.class_embedding.lens import lens
 from utilities.analysis.class_embedding.lens_kl import tuned_lens_kl
 from utilities.analysis.class_embedding.perturbation import perturb
 from utilities.analysis.class_embedding.probes import linear_probes
+from utilities.analysis.class_embedding.record import read_blocks
 from utilities.analysis.class_embedding.relevance import relevance_maps
 from utilities.analysis.class_embedding.removal import removal_curves
+from utilities.analysis.class_embedding.space import class_space
 from utilities.analysis.class_embedding.tuned import fit_tuned_lens
 from utilities.analysis.classification import classify, prediction_time
 from utilities.analysis.fourier import fourier
 from utilities.analysis.hessian import hessian_spectra
 from utilities.analysis.landscape import loss_landscape
-from utilities.analysis.lesion import lesions
+from utilities.analysis.lesion import find_units, lesions
 from utilities.analysis.noise_frequency import noise_frequency
-from utilities.analysis.robustness import robustness
+from utilities.analysis.robustness import robustness, score_set
 from utilities.analysis.spectral_density import spectral_density
 from utilities.analysis.uncertainty import Ensemble, dropout_log_probabilities, sampling_dropout
 from utilities.analysis.variance import feature_variance
-from utilities.blocks import blocks, run_blocks
+from utilities.blocks import blocks, check_sequence, run_blocks
 from utilities.compare import compare
 from utilities.datasets import load_dataset, make_loader
 from utilities.layer_matching import layer_matching
-from utilities.pairs import compare_all
+from utilities.pairs import SideBySide, compare_all
 from utilities.recipes import Recipe
 from utilities.trainer import Trainer, estimate_batch_norm
 from utilities.utils import evaluate, evaluating
@@ -228,8 +230,8 @@ OF_CONVNETS = {
     "robustness": (lambda m, x: robustness(m, x, kinds=["contrast"], severities=[1], **SCALE, **OPTIONS), True),
     "noise": (lambda m, x: noise_frequency(m, x, bands=2, **OPTIONS), True),
     "statistics": (statistics, True),
-    "compare": (lambda m, x: compare(m, m, x, layers1=["conv1", "fc"], **OPTIONS), True),
-    "two models": (lambda m, x: compare(m, convnet(m.scale.writes, True), x, layers1=["conv1"], **OPTIONS), True),
+    "compare": (lambda m, x: compare(m, m, x, **OPTIONS), True),
+    "two models": (lambda m, x: compare(m, convnet(m.scale.writes, True), x, **OPTIONS), True),
     "pairs": (lambda m, x: compare_all({"a": m, "b": convnet(m.scale.writes, True)}, x, **OPTIONS), True),
     "matching": (
         lambda m, x: layer_matching(
@@ -310,4 +312,18 @@ def test_a_step_of_training_leaves_the_batch_alone() -> None:
     )
     images, labels = batches()[0]
     trainer._step(images, labels, None)
+    assert torch.equal(images, batches()[0][0])
+
+
+def test_what_is_called_by_itself_leaves_the_images_alone() -> None:
+    (images, labels), *_ = batches()
+    model, transformer = convnet(True, True).eval(), vit(True, True).eval()
+    with torch.no_grad():
+        check_sequence(model, blocks(model), images)
+        list(run_blocks(model, blocks(model, {"layer?": "conv"}), images))
+        find_units(blocks(model), images)
+        read_blocks(class_space(transformer), images, lambda tokens: None)
+        score_set(model, images, labels)
+        Ensemble([model, model])(images)
+        SideBySide([model, model])(images)
     assert torch.equal(images, batches()[0][0])

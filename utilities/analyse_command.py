@@ -49,6 +49,7 @@ from utilities.plots.perturbation import plot_perturbation
 from utilities.plots.reliability import plot_measures, plot_reliability
 from utilities.plots.style import save_figures
 from utilities.plots.variance import plot_variance
+from utilities.trained_on import refuse_other_classes
 from utilities.zoo import NAMES, check_name
 
 # Name -> the analysis, its figures by the endings of their files, and the claims it bears on.
@@ -69,6 +70,8 @@ ANALYSES: dict[str, tuple[Callable[..., Any], dict[str, Callable[..., Any]], Cal
     ),
     "perturb": (perturb, {"": plot_perturbation}, claims_of_perturbation),
 }
+
+LABELLED = ("lesions", "classify", "identifiability", "key_value", "perturb")  # that ask what class an image is of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -127,6 +130,8 @@ def run(given: argparse.Namespace) -> list[Path]:
     for name, which in zip(given.models, weights, strict=True):
         loader = open_loader(given, name)
         model, facts = open_model(given, name, which, loader.dataset.num_classes)
+        if given.analysis in LABELLED:
+            refuse_other_classes(model, loader.dataset)
         known = {"device": given.device, "provenance": facts | data_facts(loader)}
         results[name] = analysis(model, loader, **known, **options)
         own = base.with_name(f"{base.name}_{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}")

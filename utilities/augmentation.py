@@ -29,6 +29,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
 from utilities.images import Augmentation, ImageDataset
+from utilities.labels import check_labels
 from utilities.recipes import Recipe
 
 _RAND_AUGMENT = re.compile(r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?))*")
@@ -272,7 +273,12 @@ class Mixing:
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give mixed images and probabilities (batch, classes); None draws from torch's global generator."""
+        """Give mixed images and probabilities (batch, classes); None draws from torch's global generator.
+
+        Raises:
+            ValueError: If labels are none of the classes.
+        """
+        labels = check_labels(labels, self.num_classes, len(images))
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
         mix = Mix.draw(self.mixup, self.cutmix, images.shape[-2:], rng) if self.mixup or self.cutmix else Mix()
         return mix.images(images), mix.targets(labels, self.num_classes, self.label_smoothing)

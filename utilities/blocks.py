@@ -15,7 +15,9 @@ from torch import nn
 
 from utilities.block import KINDS, Block, Residual, Step
 from utilities.block_lists import BUILDERS, stages_of_resnet
+from utilities.copies import own_inputs
 from utilities.hooks import Recorder, select_layers
+from utilities.input_type import as_input
 from utilities.views import channels_last, prefix_tokens
 
 __all__ = ["KINDS", "Block", "Residual", "Step", "blocks", "check_sequence", "run_blocks", "to_maps"]
@@ -77,7 +79,7 @@ def run_blocks(model: nn.Module, sequence: list[Block], images: torch.Tensor) ->
         [(1, 64, 8, 8), (1, 128, 4, 4), (1, 256, 2, 2), (1, 100)]
     """
     if all(block.in_sequence for block in sequence):
-        x = images
+        x = as_input(images, model)
         for block in sequence:
             x = block(x)
             yield block, x
@@ -113,9 +115,9 @@ def check_sequence(model: nn.Module, sequence: list[Block], images: torch.Tensor
         raise ValueError(f"images should be (batch, channels, height, width), got {tuple(images.shape)}")
     if not all(block.in_sequence for block in sequence):
         return
-    with torch.no_grad():
+    with torch.no_grad(), own_inputs(model):
         *_, (_, composed) = run_blocks(model, sequence, images)
-        logits = model(images)
+        logits = model(as_input(images, model))
     remedy = "name its layers with their kinds: layers={'NAME': 'conv'}"
     name = type(model).__name__
     if composed.shape != logits.shape:

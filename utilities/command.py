@@ -10,6 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
+from utilities.checkpoints import read_checkpoint
+from utilities.class_order import HELP, from_options
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.plots.style import inches, save_figures, split_picture
@@ -37,6 +39,7 @@ def add_options(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
         )
         add("--weights", default="random", help="random, pretrained, or a checkpoint's path")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
+    add("--classes", nargs="+", metavar="NAME", help=HELP)
     add("--image-size", type=int, help="pixels; default: what the model asks for, else the data set's own")
     add("--root", type=Path, help="folder of the data sets; default: data in the project")
     add("--n-images", type=int, help="as many of each class as there are; default: all")
@@ -86,6 +89,7 @@ def base_of(given: argparse.Namespace) -> Path:
 def data_options(given: argparse.Namespace, model: str) -> dict[str, Any]:
     """Give the options of `utilities.datasets.load_dataset` for a model's images."""
     size = {} if given.image_size is None else {"image_size": given.image_size}
+    size |= {} if given.classes is None else {"classes": from_options(given.classes)}
     return {"n_images": given.n_images, "seed": given.seed, "root": given.root, **input_options(model), **size}
 
 
@@ -97,15 +101,26 @@ def open_loader(given: argparse.Namespace, model: str, split: str = "test", augm
 
 def open_model(given: argparse.Namespace, model: str, weights: str, classes: int) -> tuple[nn.Module, dict[str, Any]]:
     """Make a model by name, with its own classifier where it brings one, and say what it is."""
-    found = create_model(model, None if weights == "pretrained" else classes, weights=weights, seed=given.seed)
+    found = create_model(model, classes if weights == "random" else None, weights=weights, seed=given.seed)
     text = f"untrained, seed {given.seed}" if weights == "random" else Path(weights).name
-    return found, {"model": model, "weights": text}
+    return found, {"model": model, "weights": text} | _tested(weights, given.dataset)
+
+
+def _tested(weights: str, dataset: str) -> dict[str, float]:
+    """Give the accuracy that a checkpoint's training measured at its end, on the data set that is asked for."""
+    if weights in ("random", "pretrained"):
+        return {}
+    content = read_checkpoint(Path(weights))
+    test, recipe = content.get("test"), content.get("recipe")
+    same = isinstance(recipe, dict) and recipe.get("dataset") == dataset
+    return {"accuracy": float(test["top1"])} if same and isinstance(test, dict) and "top1" in test else {}
 
 
 def data_facts(loader: Loader) -> dict[str, Any]:
     """Say what the images are, for captions."""
     augmented = ", augmented" if loader.augment else ""
-    return {"dataset": f"{loader.dataset.name} ({loader.dataset.part}{augmented})"}
+    name = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
+    return {"dataset": name, "num_classes": loader.dataset.num_classes}
 
 
 def write_result(result: Result, figures: Mapping[str, Figure], base: Path, **look: Any) -> list[Path]:

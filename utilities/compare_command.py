@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from utilities.class_order import HELP, from_options
 from utilities.command import PICTURES, add_figure_options, figure_options
 from utilities.compare import compare
 from utilities.datasets import SPLITS, load_dataset
@@ -27,6 +29,7 @@ from utilities.measures import MEASURES
 from utilities.plots.style import save_figures, split_picture
 from utilities.plots.ticks import chosen
 from utilities.precision import PRECISIONS
+from utilities.trained_on import other_classes
 from utilities.user_errors import reporting
 from utilities.utils import check_writable, evaluate, resolve_device
 from utilities.zoo import NAMES, comparison_layers, create_model, input_options
@@ -71,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         add(f"--image-size{k}", type=int, help="pixels; default: what the model asks for, else the data set's own")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
+    add("--classes", nargs="+", metavar="NAME", help=HELP)
     add("--split", choices=SPLITS, default="test", help="which part of it")
     add("--n-images", type=int, help="as many of each class as there are; default: all")
     add("--batch-size", type=int, default=256, help="images in a batch")
@@ -170,14 +174,15 @@ def run(given: argparse.Namespace, rank: int, device: torch.device) -> Path:
 def _loader(given: argparse.Namespace, name: str, size: int | None) -> Loader:
     options: dict[str, Any] = input_options(name)
     options |= {} if size is None else {"image_size": size}
+    options |= {"classes": from_options(given.classes)}
     data = load_dataset(given.dataset, given.split, n_images=given.n_images, seed=given.seed, **options)
     return make_loader(data, given.batch_size, seed=given.seed, workers=given.workers)
 
 
 def _model(given: argparse.Namespace, name: str, k: str, classes: int) -> nn.Module:
     weights = getattr(given, f"weights{k}")
-    own_classes = weights == "pretrained"  # a classifier that was trained, if for other classes
-    return create_model(name, None if own_classes else classes, weights=weights, seed=getattr(given, f"seed{k}"))
+    own = classes if weights == "random" else None  # else the classifier that the weights bring
+    return create_model(name, own, weights=weights, seed=getattr(given, f"seed{k}"))
 
 
 def _facts(
@@ -196,5 +201,8 @@ def _facts(
         seed = f", seed {getattr(given, f'seed{k}')}" if weights == "random" else ""
         facts |= {f"model{k}": name, f"weights{k}": f"{'untrained' if seed else Path(weights).name}{seed}"}
         if device is not None and weights not in ("random", "pretrained"):
+            if fault := other_classes(model, loader.dataset):
+                warnings.warn(f"{fault}; the accuracy is left out", stacklevel=2)
+                continue
             facts[f"accuracy{k}"] = evaluate(model, loader, device=device)["top1"]
     return facts

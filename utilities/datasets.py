@@ -123,21 +123,53 @@ def load_dataset(
         >>> image.shape, digits.classes[label]
         (torch.Size([3, 16, 16]), '0')
     """
-    _check(name, split, image_size, n_images, seed, masks)
+    _check(name, split, image_size, n_images, seed)
     if transform is not None and (image_size, mean, std) != (None, None, None):
         raise ValueError("a transform decides on image_size, mean and std by itself: leave those out")
-    root = PROJECT_ROOT / "data" if root is None else Path(root)
-    if classes is not None and not name.startswith("folder:"):
-        raise ValueError(f"classes gives the order of the classes of a folder:PATH; those of {name} have their own")
-    name, source = _read(name, split, root, seed, image_size, download, classes)
-    if source.note:
-        _say_once(f"{name}: {source.note}", source.root)
+    if masks and name not in MASKED:
+        raise ValueError(f"{name} has no masks; sets that have them: {', '.join(MASKED)}")
+    choice = {"image_size": image_size, "n_images": n_images, "seed": seed, "download": download, "classes": classes}
+    name, source = load_source(name, split, root=root, **choice)
     if masks is False:
         source = replace(source, masks=None, open_mask=None)
     own = {"size": image_size, "mean": mean, "std": std}
     source = replace(source, **{key: value for key, value in own.items() if value is not None})
     if len(source.mean) != 3 or len(source.std) != 3 or min(source.std) <= 0:
         raise ValueError(f"mean and std should be three numbers, std above 0; got {source.mean}, {source.std}")
+    dataset = ImageDataset(source, name, split, transform)
+    if augment:
+        dataset.augmentation = Augmentation(dataset.image_size // 8, source.flip)
+    return dataset
+
+
+def load_source(
+    name: str,
+    split: str,
+    *,
+    image_size: int | None = None,
+    n_images: int | None = None,
+    seed: int = 0,
+    root: str | Path | None = None,
+    download: bool = True,
+    classes: Sequence[str] | str | Path | None = None,
+) -> tuple[str, Source]:
+    """Find the images of a split, without decoding those that lie in files; for the arguments see `load_dataset`.
+
+    Returns:
+        The set's name for captions, and the images.
+
+    Example:
+        >>> name, source = load_source("digits", "test")
+        >>> name, len(source.members)
+        ('digits', 540)
+    """
+    _check(name, split, image_size, n_images, seed)
+    if classes is not None and not name.startswith("folder:"):
+        raise ValueError(f"classes gives the order of the classes of a folder:PATH; those of {name} have their own")
+    root = PROJECT_ROOT / "data" if root is None else Path(root)
+    name, source = _read(name, split, root, seed, image_size, download, classes)
+    if source.note:
+        _say_once(f"{name}: {source.note}", source.root)
     if n_images is not None:
         labels = source.labels[source.members]
         if n_images > len(labels):
@@ -145,21 +177,16 @@ def load_dataset(
         source = replace(source, members=source.members[balanced(labels, n_images, seed)])
     if len(source.members) == 0:
         raise ValueError(f"{name} is so small that its {split} split has no image")
-    dataset = ImageDataset(source, name, split, transform)
-    if augment:
-        dataset.augmentation = Augmentation(dataset.image_size // 8, source.flip)
-    return dataset
+    return name, source
 
 
-def _check(name: str, split: str, image_size: int | None, n_images: int | None, seed: int, masks: bool | None) -> None:
+def _check(name: str, split: str, image_size: int | None, n_images: int | None, seed: int) -> None:
     if name not in NAMES[:-1] and not name.startswith("folder:"):
         close = difflib.get_close_matches(name.lower().replace("-", ""), NAMES, cutoff=0.5)
         hint = f"; close: {', '.join(close)}" if close else ""
         raise ValueError(f"dataset {name!r} is not known{hint}; known: {', '.join(NAMES)}")
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not known; use one of {', '.join(SPLITS)}")
-    if masks and name not in MASKED:
-        raise ValueError(f"{name} has no masks; sets that have them: {', '.join(MASKED)}")
     for key, value, least in (("image_size", image_size, 1), ("n_images", n_images, 1), ("seed", seed, 0)):
         if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
             raise ValueError(f"{key} should be a whole number of at least {least}, got {value!r}")

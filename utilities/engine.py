@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.copies import copied
 from utilities.features import as_real, unit_scale
 from utilities.hooks import BatchAxis, Forward, Layers, Recorder
+from utilities.input_type import input_type
 from utilities.measures import MEASURES, centered
 from utilities.metrics import MIN_IMAGES, Estimator, Kernel, center, check_choices, rbf_from_gram
 from utilities.nested import map_tensors, tensors_in
 from utilities.parts import images_in, split_batch
-from utilities.precision import PRECISIONS, Precision, choose_precision
+from utilities.precision import PRECISIONS, Precision, choose_precision, without_autocast
 from utilities.stacks import first_component, half_vectors, permuted_products, without_top_components
 from utilities.streaming import Side, Sums
 from utilities.views import View, check_view, make_view
@@ -202,7 +204,8 @@ class Comparison:
             extra = self._confounder(batch1)
             recorded = [{**layers, CONFOUNDER: extra} for layers in recorded]
         step = self._add_grams if self.options.measure == "cka" else self._add_measures
-        step(index, n, recorded)
+        with without_autocast():
+            step(index, n, recorded)
 
     def _run(self, inputs: list[Any]) -> list[dict[str, _Layer]]:
         recorded = []
@@ -227,7 +230,7 @@ class Comparison:
 
     def _run_one(self, which: int, batch: Any) -> None:
         recorder, precision, device = self.recorders[which], self.precisions[which], self.devices[which]
-        dtype = _float_type(recorder.model)
+        dtype = input_type(recorder.model)
         with precision.running(device), recorder:
             recorder.run(map_tensors(lambda tensor: precision.prepare(tensor, device, dtype), batch))
 
@@ -237,7 +240,7 @@ class Comparison:
     def _confounder(self, batch: Any) -> _Layer:
         asked = self.options.confounder
         images = split_batch(batch)[0] if asked == "input" else next(tensors_in(batch))
-        features = images if asked == "input" else asked(batch)
+        features = images if asked == "input" else asked(copied(batch))
         shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         if not isinstance(features, torch.Tensor) or features.shape[:1] != images.shape[:1]:
             raise ValueError(f"the confounder should give a row for each of {len(images)} images, not {shape}")
@@ -322,11 +325,6 @@ class Comparison:
         else:
             for mine, new in zip(self.sums.sides, sides, strict=True):
                 mine.merge(new)
-
-
-def _float_type(model: nn.Module) -> torch.dtype | None:
-    """Give the type that images are cast to: that of the first parameter."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
 def _gram_layer(features: torch.Tensor, precision: Precision) -> _Layer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from utilities.class_order import NATURAL, ordered
 from utilities.images import Source
-from utilities.picture import open_picture, picture_size
+from utilities.picture import brightest, open_picture, picture_size
 from utilities.utils import PROJECT_ROOT
 
 LAYOUT = "expected: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg"
+EIGHT_BITS, TWELVE_BITS = 255, 4095  # what is white in pictures of so many
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -133,7 +135,9 @@ def read_folders(
         members = take_part(members, labels, split)
         note = "validation split off here: a tenth of each class of train" if split in ("train", "validation") else ""
     opener = partial(open_file, files, upright=known is None)
-    sizes = {opener(i, header=True) for i in np.linspace(0, len(files) - 1, 8).astype(int)}
+    looked_at = np.unique(np.linspace(0, len(files) - 1, 8).astype(int))
+    sizes = {opener(i, header=True) for i in looked_at}
+    _refuse_dark([files[i] for i in looked_at], path)
     size = min(min(sizes)) if len(sizes) == 1 else 224
     return Source(
         names,
@@ -146,6 +150,21 @@ def read_folders(
         root=path,
         note="" if known else note,
     )
+
+
+def _refuse_dark(files: list[Path], path: Path) -> None:
+    """Refuse 16-bit pictures that hold no more than 8 bits, and warn of those that hold no more than 12.
+
+    Raises:
+        ValueError: Naming the largest number, and the remedy.
+    """
+    found = [value for file in files if (value := brightest(file)) is not None]
+    if not found or max(found) > TWELVE_BITS:
+        return
+    text = f"the pictures of {path} have 16 bits, white being 65535, but the brightest of {len(found)} is {max(found)}"
+    if max(found) <= EIGHT_BITS:
+        raise ValueError(f"{text}: they would be black; save them with 8 bits, or multiply them by 257")
+    warnings.warn(f"{text}: they stay that dark; multiply them by 16 if 4095 is white", stacklevel=5)
 
 
 def split_folders(path: Path) -> dict[str, Path]:

@@ -29,6 +29,7 @@ from utilities.augmentation import Mixing
 from utilities.checkpoints import read_checkpoint
 from utilities.claims.claim import state_claims
 from utilities.claims.hessian import claims_of_readings
+from utilities.class_order import HELP, from_options
 from utilities.command import PICTURES, add_figure_options, figure_options
 from utilities.datasets import load_dataset
 from utilities.loaders import Loader, make_loader
@@ -36,6 +37,7 @@ from utilities.plots.hessian import plot_spectra
 from utilities.plots.style import save_figures, split_picture
 from utilities.recipes import CROPS, Recipe
 from utilities.study import Study
+from utilities.trained_on import refuse_other_classes
 from utilities.trainer import estimate_batch_norm
 from utilities.user_errors import reporting
 from utilities.utils import check_writable, write_whole
@@ -225,6 +227,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         add(f"--weights{i}", default="random", help=f"of model{i}: random, pretrained, or a checkpoint's path")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset; its training images are used")
+    add("--classes", nargs="+", metavar="NAME", help=HELP)
     add("--image-size", type=int, help="pixels; default: what a model asks for, else the data set's own")
     add("--k", type=int, default=5, help="eigenvalues of each mini-batch and end")
     add("--batch-size", type=int, default=16, help="images in a mini-batch")
@@ -292,6 +295,7 @@ def _prepared(given: argparse.Namespace, name: str, weights: str) -> tuple[nn.Mo
     """Make a model, its two loaders, and say what is known of it."""
     options: dict[str, Any] = input_options(name)
     options |= {} if given.image_size is None else {"image_size": given.image_size}
+    options |= {"classes": from_options(given.classes)}
     plain, strong = (
         load_dataset(given.dataset, "train", seed=given.seed, augment=augment, masks=False, **options)
         for augment in (False, True)
@@ -299,8 +303,9 @@ def _prepared(given: argparse.Namespace, name: str, weights: str) -> tuple[nn.Mo
     recipe = Recipe(crop=given.crop, rand_augment=given.rand_augment, erasing=given.erasing)
     strong.augmentation = augmentation.recipe_augmentation(recipe, strong)
     loaders = [make_loader(part, 256, seed=given.seed, shuffle="every_epoch") for part in (strong, plain)]
-    own_classes = weights == "pretrained"  # a classifier that was trained, if for other classes
-    model = create_model(name, None if own_classes else plain.num_classes, weights=weights, seed=given.seed)
+    classes = plain.num_classes if weights == "random" else None  # else that of the weights
+    model = create_model(name, classes, weights=weights, seed=given.seed)
+    refuse_other_classes(model, plain)
     epoch, text = None, Path(weights).name
     if weights == "random":
         epoch, text = 0, f"untrained, seed {given.seed}"

@@ -26,11 +26,13 @@ from utilities.analysis.directions import random_directions
 from utilities.analysis.landscape import Landscape, loss_landscape
 from utilities.analysis.points import unfinished
 from utilities.analysis.survey import BATCH_NORMS
+from utilities.class_order import HELP, from_options
 from utilities.command import PICTURES, add_figure_options, figure_options
 from utilities.datasets import SPLITS, load_dataset
 from utilities.loaders import Loader, make_loader
 from utilities.plots.landscape import plot_contours, plot_cuts, plot_surfaces
 from utilities.plots.style import save_figures, split_picture
+from utilities.trained_on import refuse_other_classes
 from utilities.user_errors import reporting
 from utilities.utils import PROJECT_ROOT, check_writable
 from utilities.zoo import NAMES, create_model, input_options
@@ -66,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model-seed", type=int, default=0, help="of random weights")
     add("--dataset", required=True, help="see utilities.datasets.load_dataset")
     add("--split", choices=SPLITS, default="train", help="which part of it")
+    add("--classes", nargs="+", metavar="NAME", help=HELP)
     add("--image-size", type=int, help="pixels; default: what the model asks for, else the data set's own")
     add("--n-images", type=int, help="as many of each class as there are; default: all")
     add("--batch-size", type=int, default=256, help="images in a batch")
@@ -101,9 +104,9 @@ def run(given: argparse.Namespace, arguments: Sequence[str]) -> None:
     base, _ = split_picture(given.out)
     check_writable(base)
     loader = _loader(given)
-    own_classes = given.weights == "pretrained"  # a classifier that was trained, if for other classes
-    classes = None if own_classes else loader.dataset.num_classes
+    classes = loader.dataset.num_classes if given.weights == "random" else None  # else that of the weights
     model = create_model(given.model, classes, weights=given.weights, seed=given.model_seed)
+    refuse_other_classes(model, loader.dataset)
     if not given.resume:
         for path in unfinished(base, given.model):
             path.unlink()
@@ -161,6 +164,7 @@ def _refuse_failure(started: Sequence[subprocess.Popen]) -> None:
 def _loader(given: argparse.Namespace) -> Loader:
     options: dict[str, Any] = input_options(given.model)
     options |= {} if given.image_size is None else {"image_size": given.image_size}
+    options |= {"classes": from_options(given.classes)}
     data = load_dataset(
         given.dataset, given.split, n_images=given.n_images, seed=given.data_seed, augment=given.augment, **options
     )

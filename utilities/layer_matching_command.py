@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import nn
 
-from utilities.checkpoints import load_checkpoint, read_checkpoint
+from utilities.checkpoints import load_checkpoint
 from utilities.datasets import load_dataset
 from utilities.images import ImageDataset
 from utilities.layer_matching import INDEXES, VIEWS, LayerMatching, layer_matching
 from utilities.loaders import Loader, make_loader
 from utilities.plain_cnn import WIDTHS, PlainCNN
-from utilities.recipes import same_recipe
+from utilities.resumption import data_facts, data_now, finished, locked, refuse_diverged, refuse_other_data
 from utilities.train import checkpoint_path, load_sets, make_loaders
-from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer
+from utilities.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer, evaluate_or_nan
 from utilities.user_errors import reporting
-from utilities.utils import PROJECT_ROOT, evaluate, set_seed, versions, write_whole
+from utilities.utils import PROJECT_ROOT, set_seed, versions
 from utilities.views import check_view
+from utilities.writing import write_torch
 
 
 def trained_networks(
@@ -79,15 +79,18 @@ def trained_networks(
     for seed in seeds:
         path = checkpoint_path(folder, name, seed, recipe.epochs)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            content = read_checkpoint(path) if path.exists() else {}
-            if not same_recipe(content.get("recipe"), recipe):
+        with locked(path):
+            content = finished(path, recipe, report=report)
+            if content is not None:
+                refuse_other_data(content, data_now(recipe, 0), path, recipe.dataset)
+            else:
                 sets = sets or load_sets(recipe)
                 set_seed(seed)
                 network = PlainCNN(sets[0].num_classes, widths)
                 content = {"name": name, "num_classes": sets[0].num_classes, "seed": seed, "recipe": asdict(recipe)}
+                content |= data_facts(sets)
                 content |= _train(network, recipe, sets, seed, device, precision, workers, report)
-                write_whole(path, lambda temporary, content=content: torch.save(content, temporary))
+                write_torch(path, content)
         network = PlainCNN(content["num_classes"], widths)
         load_checkpoint(network, content, path, {"name": name})
         networks.append(network)
@@ -114,8 +117,9 @@ def _train(
             f"seed {seed}, epoch {epoch + 1} of {recipe.epochs}: train loss {row['train_loss']:.4f}, "
             f"validation top-1 {row['top1']:.2%}, {row['seconds']:.1f} s"
         )
-    result = evaluate(trainer.model, test, device=device)
-    facts = {"precision": str(trainer.dtype or torch.float32).removeprefix("torch."), "versions": versions()}
+    result = evaluate_or_nan(trainer.model, test, device)
+    refuse_diverged(trainer, result)
+    facts = trainer.precision_facts() | {"versions": versions()}
     return facts | {"model": trainer.model.cpu().state_dict(), "history": trainer.history, "test": result}
 
 

@@ -1,8 +1,9 @@
-"""Tensors inside tuples, lists and mappings: what a loader yields, or a model takes and returns."""
+"""Tensors inside tuples, lists, mappings and dataclasses: what a loader yields, or a model takes and returns."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -14,7 +15,7 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
 
     Args:
         function: Takes a tensor.
-        value: A tensor, or tuples, lists and mappings of tensors and of anything else.
+        value: A tensor, or tuples, lists, mappings and dataclasses of tensors and of anything else.
 
     Returns:
         The same structure; a mapping that cannot be changed becomes a dictionary.
@@ -36,6 +37,11 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         parts = [map_tensors(function, part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        twin = copy.copy(value)
+        for name, part in _fields(value).items():
+            object.__setattr__(twin, name, map_tensors(function, part))  # which a frozen one allows too
+        return twin
     return value
 
 
@@ -53,3 +59,9 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from tensors_in(part)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from tensors_in(_fields(value))
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -48,7 +48,7 @@ def own_function(name: str) -> Callable[..., Any]:
         'Linear'
     """
     where, _, attribute = name.rpartition(":")
-    module = _from_file(Path(where)) if where.endswith(".py") else _from_package(where)
+    module = _from_file(Path(where).expanduser()) if where.endswith(".py") else _from_package(where)
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):

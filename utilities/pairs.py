@@ -13,6 +13,7 @@ from torch import nn
 from utilities.compare import compare
 from utilities.copies import copied
 from utilities.hooks import select_layers
+from utilities.input_type import as_input
 from utilities.similarity import TABLES, Similarity
 from utilities.zoo import comparison_layers
 
@@ -25,10 +26,12 @@ class SideBySide(nn.ModuleList):
         torch.Size([5, 4])
     """
 
+    takes_any_type = True  # each member its own
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Run all of them."""
         for model in self:
-            answer = model(copied(images))  # it may write into what it is given
+            answer = model(copied(as_input(images, model)))  # it may write into what it is given
         return answer
 
 

@@ -41,6 +41,7 @@ def open_picture(path: Path, upright: bool = True) -> Image.Image:
         (255, 255, 255)
     """
     with _opened(path) as image:
+        image.load()  # after which a TIFF is upright, and does not say any more that it was not
         turn = _turn(image) if upright else None
         image = eight_bits(image) if image.mode.startswith(_DEEP) else image
         image = image.convert("RGB")
@@ -56,8 +57,23 @@ def picture_size(path: Path, upright: bool = True) -> tuple[int, int]:
     with _opened(path) as image:
         if image.mode.startswith(_DEEP):
             eight_bits(image)
+        if image.format == "TIFF" and _turn(image):
+            image.load()
         turned = upright and _turn(image) in (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
         return image.size[::-1] if turned else image.size
+
+
+def brightest(path: Path) -> int | None:
+    """Give the largest number in a grey picture of 16 bits; None for other pictures.
+
+    Raises:
+        OSError: As `open_picture`.
+    """
+    with _opened(path) as image:
+        if not image.mode.startswith("I"):
+            return None
+        image.load()
+        return int(np.asarray(image).max())
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -76,6 +92,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
         >>> eight_bits(Image.fromarray(np.float32([[0, 0.5, 1]]))).tobytes()
         b'\x00\x80\xff'
     """
+    image.load()  # a TIFF may change its size
     pixels = np.asarray(image)
     if image.mode == "F":
         if not ((pixels >= 0) & (pixels <= 1)).all():  # which NaN fails too
@@ -100,7 +117,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open a file, and name it in whatever goes wrong with it."""
     try:
-        with Image.open(path) as image:
+        # Not by its name: PIL would map it into memory, and then takes height for width where a TIFF is turned.
+        with path.open("rb") as file, Image.open(file) as image:
             yield image
     except (OSError, ValueError, SyntaxError) as error:
         raise OSError(f"cannot read image {path}: {error}") from error

@@ -27,7 +27,8 @@ class Precision:
 
     Attributes:
         name: ``exact``, ``fast`` or ``half``.
-        forward: Type that the forward pass computes in: ``native`` (the model's own), ``tf32`` or ``bfloat16``.
+        forward: Type that the forward pass computes in: ``native`` (the model's own), ``tf32``, ``bfloat16``, or the
+            type of the autocast that the caller has entered, say ``float16 (autocast of the caller)``.
         gram: Type of the factors of the Gram matrices: ``native`` or ``bfloat16``; sums are float32 or wider.
         channels_last: Whether images are handed over with channels last, which convolutions then keep up.
     """
@@ -43,13 +44,14 @@ class Precision:
 
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
-        """Set autocast and TF32 as chosen, and put them back on exit."""
+        """Set autocast and TF32 as chosen, and put them back on exit; an autocast of the caller stays in force."""
         with ExitStack() as stack:
             if device.type == "cuda":
                 for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
                     stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
                     backend.allow_tf32 = self.forward == "tf32"
-            stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=self.forward == "bfloat16"))
+            if self.forward == "bfloat16":
+                stack.enter_context(torch.autocast(device.type, torch.bfloat16))
             yield
 
     def prepare(self, images: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -63,11 +65,40 @@ class Precision:
         return scaled_gram(x, bfloat16=self.gram == "bfloat16")
 
 
+def autocast_type(device: torch.device) -> torch.dtype | None:
+    """Give the type of the autocast that is in force on a device, or None.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     autocast_type(torch.device("cpu"))
+        torch.bfloat16
+    """
+    there = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if there else None
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Switch autocast off, for what is no forward pass: sums and products of features keep their precision.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16), without_autocast():
+        ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+        torch.float32
+    """
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if autocast_type(torch.device(kind)) is not None:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
 def choose_precision(precision: str, model: nn.Module, device: torch.device) -> Precision:
     """Choose types and layout for a model on a device.
 
     Args:
-        precision: ``"exact"``: the model's own type throughout, no TF32. ``"fast"``: Gram matrices in bfloat16 where
+        precision: Inside an autocast of the caller the forward pass runs under that. ``"exact"``: the model's own type
+            throughout, no TF32. ``"fast"``: Gram matrices in bfloat16 where
             the device has it, the forward pass in the model's own type (TF32 on CUDA); CKA within 1e-3. ``"half"``:
             the forward pass in bfloat16 too; within some 1e-2. ``"auto"``: ``fast`` where bfloat16 is native, else
             ``exact``. A float64 model is always compared exactly.
@@ -89,7 +120,9 @@ def choose_precision(precision: str, model: nn.Module, device: torch.device) -> 
     if double or (precision == "auto" and not native):
         precision = "exact"
     precision = "fast" if precision == "auto" else precision
+    caller = autocast_type(device)
     forward = {"fast": "tf32" if device.type == "cuda" else "native", "half": "bfloat16"}.get(precision, "native")
+    forward = forward if caller is None else f"{caller} (autocast of the caller)".removeprefix("torch.")
     gram = "bfloat16" if precision != "exact" and native else "native"
     spatial = [m for m in model.modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
     return Precision(precision, forward, gram, channels_last=len(spatial) > 1 and device.type in ("cpu", "cuda"))

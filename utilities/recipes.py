@@ -96,7 +96,8 @@ class Recipe:
         Raises:
             ValueError: Naming the option, its value and what it may be.
         """
-        optimizer = self.optimizer or ("adamw" if any(kind in model_name for kind in TRANSFORMERS) else "sgd")
+        bare = model_name.rpartition(":")[2]  # of a function of one's own, its name without the file's
+        optimizer = self.optimizer or ("adamw" if any(kind in bare for kind in TRANSFORMERS) else "sgd")
         choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "crop": CROPS}
         for name, known in choices.items():
             value = optimizer if name == "optimizer" else getattr(self, name)

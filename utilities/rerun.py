@@ -39,6 +39,7 @@ from utilities.notebook_source import UnreadableNotebook, check_parameters, read
 
 PACKAGE = Path(__file__).resolve().parent
 PROFILES = ("quick", "paper")
+COPIES = (".nbconvert", ".executed", ".failed", "-checkpoint")  # executed notebooks that tools leave beside theirs
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -82,9 +83,12 @@ def _cores() -> int:
 
 
 def _find(patterns: str | Iterable[str], notebooks: str | Path | None) -> list[Path]:
-    """Find the notebooks that match any pattern: a name with or without .ipynb, or a path; none means all."""
+    """Find the notebooks that match any pattern: a name with or without .ipynb, or a path; none means all.
+
+    Executed copies are found by their paths alone.
+    """
     folder = PACKAGE.parent / "notebooks" if notebooks is None else Path(notebooks)
-    there = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    there = {path.stem: path for path in sorted(folder.glob("*.ipynb")) if not path.stem.endswith(COPIES)}
     found: dict[str, Path] = {}
     for pattern in ([patterns] if isinstance(patterns, str) else list(patterns)) or ["*"]:
         stem = pattern.removesuffix(".ipynb")

@@ -30,8 +30,10 @@ from utilities.command import (
 )
 from utilities.corrupted_sets import CLEAN, load_corrupted, robustness_on_files
 from utilities.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
+from utilities.datasets import load_dataset
 from utilities.plots.noise_frequency import plot_noise_frequency
 from utilities.plots.robustness import plot_kinds, plot_severity
+from utilities.trained_on import refuse_other_classes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -103,10 +105,17 @@ def _corruptions(given: argparse.Namespace) -> Robustness:
     if given.dataset not in CLEAN:
         loader = open_loader(given, given.model)
         model, facts = open_model(given, given.model, given.weights, loader.dataset.num_classes)
+        refuse_other_classes(model, loader.dataset)
         return robustness(model, loader, seed=given.seed, provenance=facts | data_facts(loader), **sets)
+    if given.classes is not None:
+        raise ValueError(
+            f"--classes gives the order of the classes of a folder:PATH; those of {given.dataset} have one"
+        )
     choice = data_options(given, given.model)
     classes = load_corrupted(given.dataset, given.kinds[0], given.severities[0], **choice).num_classes
     model, facts = open_model(given, given.model, given.weights, classes)
+    if given.weights not in ("random", "pretrained"):  # corrupted sets do not all name their classes
+        refuse_other_classes(model, load_dataset(CLEAN[given.dataset], **choice))
     reading = {"batch_size": given.batch_size, "workers": given.workers, "provenance": facts}
     return robustness_on_files(model, given.dataset, **choice, **sets, **reading)
 
@@ -114,6 +123,7 @@ def _corruptions(given: argparse.Namespace) -> Robustness:
 def _noise_frequency(given: argparse.Namespace) -> NoiseFrequency:
     loader = open_loader(given, given.model)
     model, facts = open_model(given, given.model, given.weights, loader.dataset.num_classes)
+    refuse_other_classes(model, loader.dataset)
     number = len(given.bands) == 1 and given.bands[0].is_integer()
     return noise_frequency(
         model,

@@ -23,6 +23,7 @@ from utilities.loaders import Loader, make_loader
 from utilities.plots.style import save_figure
 from utilities.recipes import RECIPES
 from utilities.train import fit
+from utilities.trained_on import refuse_other_classes
 from utilities.trainer import Recipe, estimate_batch_norm
 from utilities.utils import PROJECT_ROOT, evaluate
 from utilities.zoo import comparison_layers, create_model, input_options
@@ -241,8 +242,14 @@ class Study:
         return model, facts | {"accuracy": self.accuracy(model, self.n_images)}
 
     def accuracy(self, model: nn.Module, n_images: int | None = None) -> float:
-        """Measure top-1 accuracy on the test images, all of them or ``n_images``, and print it."""
-        result = evaluate(model, self.loader(n_images=n_images))
+        """Measure top-1 accuracy on the test images, all of them or ``n_images``, and print it.
+
+        Raises:
+            ValueError: If the model is from a checkpoint that was trained on other classes.
+        """
+        loader = self.loader(n_images=n_images)
+        refuse_other_classes(model, loader.dataset)
+        result = evaluate(model, loader)
         print(f"{self.model}: {result['top1']:.2%} of {result['n']} test images right")
         return result["top1"]
 
@@ -287,7 +294,8 @@ class Study:
         """Say what all results of this notebook share."""
         augmented = ", augmented" if loader.augment else ""
         dataset = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
-        return {"notebook": self.name, "dataset": dataset, "profile": self.profile, "seed": self.seed}
+        facts = {"notebook": self.name, "dataset": dataset, "profile": self.profile, "seed": self.seed}
+        return facts | {"num_classes": loader.dataset.num_classes}
 
     def similarity(self, model: nn.Module, facts: Mapping[str, Any]) -> Similarity:
         """Compare all layers of a model with themselves over the test images.

@@ -19,20 +19,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torchvision.ops import StochasticDepth
 
 from utilities.augmentation import recipe_augmentation
 from utilities.checkpoints import read_checkpoint
+from utilities.class_order import HELP, from_options
 from utilities.datasets import load_dataset
 from utilities.images import ImageDataset
 from utilities.loaders import Loader, make_loader
 from utilities.memory import keeping_freed_memory
 from utilities.own_models import is_own
-from utilities.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe, same_recipe
-from utilities.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm
+from utilities.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe
+from utilities.resumption import (
+    data_facts,
+    data_now,
+    finish,
+    finished,
+    locked,
+    refuse_diverged,
+    refuse_other_data,
+    resume_file,
+    take_up,
+)
+from utilities.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm, evaluate_or_nan
 from utilities.user_errors import reporting
-from utilities.utils import evaluate, evaluating, resolve_device, set_seed, versions, write_whole
+from utilities.utils import evaluating, resolve_device, set_seed, versions
+from utilities.writing import check_writable, clear_killed, tensor_bytes, warning_of_failure, write_torch
 from utilities.zoo import check_name, create_model
 
 RESUME_EVERY = 60  # seconds of training that an interruption may cost
@@ -72,13 +84,15 @@ def fit(
     save_every: int | None = None,
     resume: bool = False,
     teacher: str | Path | None = None,
+    classes: Sequence[str] | str | Path | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
     """Train a model and write its checkpoint, whole or not at all.
 
     The checkpoint holds ``model`` (the state dictionary), ``name``, ``num_classes``, ``seed``, ``recipe``,
     ``history`` (a row for each epoch), ``test`` (loss and accuracies on the test set, measured once, at the end),
-    ``precision`` and ``versions``, and loads with ``weights_only=True``.
+    ``classes`` (their names) and ``data`` (a fingerprint of each split, see `utilities.fingerprint`), ``precision`` and
+    ``precisions`` (of each part of the epochs) and ``versions``, and loads with ``weights_only=True``.
 
     Args:
         model_name: A name that `utilities.zoo.create_model` knows.
@@ -92,17 +106,20 @@ def fit(
             which the warm-up ends, and every so many epochs. Epochs are counted from the first step, so that those of
             a warm-up that comes on top of the recipe's epochs count: of 5 + 300, the last one is 305.
         resume: Keep a finished checkpoint of the same recipe, or go on with an interrupted run of it. Where the
-            checkpoint is older than an option, that option counts as having its default.
+            checkpoint is older than an option, that option counts as having its default. Other data than it was
+            trained on are refused; one whose training diverged is trained anew.
         teacher: Checkpoint of a model, trained by this function on the same images, to learn from as well.
+        classes: The order of a folder's classes, see `utilities.datasets.load_dataset`.
         report: Is given the lines of the epoch table.
 
     Returns:
         The path of the checkpoint.
 
     Raises:
-        ValueError: For an unknown model or data set, options out of range, or stochastic depth for a model that
-            takes none, before anything is trained.
+        ValueError: For an unknown model or data set, options out of range, stochastic depth for a model that takes
+            none, or data that have changed, before anything is trained.
         FloatingPointError: If training diverges; snapshots are kept.
+        OSError: If there is no room for the checkpoint.
 
     Example:
         >>> import tempfile
@@ -112,44 +129,49 @@ def fit(
     """
     check_name(model_name)
     recipe = recipe.resolved(model_name)
-    dtype = autocast_dtype(precision, resolve_device(device))
+    autocast_dtype(precision, resolve_device(device))
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every={save_every} must be at least 1")
     path = checkpoint_path(folder, model_name, seed, recipe.epochs, teacher)
-    taught = None if teacher is None else _teacher(Path(teacher), recipe)
+    taught = None if teacher is None else _teacher(Path(teacher), recipe, classes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")), keeping_freed_memory():
-        if resume and path.exists():
-            content = read_checkpoint(path)
-            if same_recipe(content.get("recipe"), recipe) and content.get("teacher") == (taught and taught[1]):
-                report(f"{path} is there already, trained with this recipe")
-                return path
-            report(f"{path} was trained with another recipe; training anew")
-        sets = load_sets(recipe, seed)
+    with locked(path), keeping_freed_memory():
+        content = finished(path, recipe, taught and taught[1], report) if resume else None
+        if content is not None:
+            refuse_other_data(content, data_now(recipe, seed, classes), path, recipe.dataset)
+            report(f"{path} is there already, trained with this recipe")
+            return path
+        clear_killed(path)
+        clear_killed(resume_file(path))
+        sets = load_sets(recipe, seed, classes)
         (train, validation, test), num_classes = make_loaders(sets, recipe, seed, workers), sets[0].num_classes
         set_seed(seed)
         model = _create(model_name, num_classes, seed, recipe.drop_path)
         _check_size(model, train, model_name)
+        check_writable(path, tensor_bytes(model.state_dict()))
         trainer = Trainer(
             model, recipe, train, validation, device=device, precision=precision, teacher=taught and taught[0]
         )
         facts = {"name": model_name, "num_classes": num_classes, "seed": seed, "recipe": asdict(recipe)}
         facts |= {"teacher": taught[1]} if taught else {}
-        facts |= {"precision": str(dtype or torch.float32).removeprefix("torch."), "versions": versions()}
+        facts |= {"versions": versions(), **data_facts(sets)}
         _run(trainer, recipe, path, facts, save_every, resume, report)
         if recipe.norm_images:
             count = min(recipe.norm_images, len(train.dataset))
-            options = {"image_size": recipe.image_size, "masks": False}
+            options = {"image_size": recipe.image_size, "masks": False, "classes": classes}
             still = load_dataset(recipe.dataset, "train", n_images=count, seed=seed, **options)
             estimate_batch_norm(trainer.model, make_loader(still, count), device)
-        result = evaluate(trainer.model, test, device=device)
+        result = evaluate_or_nan(trainer.model, test, device)
         report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
-        _save(path, facts | {"model": trainer.model.state_dict(), "history": trainer.history, "test": result})
-        _resume_file(path).unlink(missing_ok=True)
+        refuse_diverged(trainer, result)
+        facts |= trainer.precision_facts() | {"history": trainer.history, "test": result}
+        finish(path, facts | {"model": trainer.model.state_dict()})
     return path
 
 
-def _teacher(path: Path, recipe: Recipe) -> tuple[torch.nn.Module, dict[str, Any]]:
+def _teacher(
+    path: Path, recipe: Recipe, classes: Sequence[str] | str | Path | None
+) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Load a teacher, and say how it was trained."""
     content = read_checkpoint(path)
     facts = {key: content.get(key) for key in ("name", "num_classes", "seed", "recipe")}
@@ -157,6 +179,7 @@ def _teacher(path: Path, recipe: Recipe) -> tuple[torch.nn.Module, dict[str, Any
         raise ValueError(f"{path} does not say how its model was trained; take a checkpoint of utilities.train")
     if (theirs := facts["recipe"].get("dataset")) != recipe.dataset:
         raise ValueError(f"the teacher {path} was trained on {theirs}, not on {recipe.dataset}")
+    refuse_other_data(content, data_now(recipe, facts["seed"], classes), path, recipe.dataset)
     return create_model(facts["name"], facts["num_classes"], weights=path), facts
 
 
@@ -179,18 +202,19 @@ def _create(model_name: str, num_classes: int, seed: int, drop_path: float) -> t
     raise ValueError(f"{model_name} cannot be given drop_path={drop_path} ({reason}); --drop-path 0 leaves it as it is")
 
 
-def load_sets(recipe: Recipe, seed: int = 0) -> list[ImageDataset]:
+def load_sets(recipe: Recipe, seed: int = 0, classes: Sequence[str] | str | Path | None = None) -> list[ImageDataset]:
     """Load the training (augmented), validation and test images of a recipe, without masks.
 
     Args:
         recipe: Gives data set, size and number of training images, and their augmentation.
         seed: Of the choice of training images.
+        classes: The order of a folder's classes, see `utilities.datasets.load_dataset`.
 
     Example:
         >>> [len(data) for data in load_sets(Recipe("digits", n_images=100))]
         [100, 126, 540]
     """
-    options = {"image_size": recipe.image_size, "masks": False}
+    options = {"image_size": recipe.image_size, "masks": False, "classes": classes}
     train = load_dataset(recipe.dataset, "train", n_images=recipe.n_images, seed=seed, augment=True, **options)
     train.augmentation = recipe_augmentation(recipe, train)
     return [train, *(load_dataset(recipe.dataset, split, **options) for split in ("validation", "test"))]
@@ -232,16 +256,14 @@ def _run(
     report: Callable[[str], None],
 ) -> None:
     """Run the epochs that are left, printing the table, with snapshots and a file to resume from."""
-    interrupted = _resume_file(path)
+    interrupted = resume_file(path)
     if resume and interrupted.exists():
-        state = read_checkpoint(interrupted)
-        if same_recipe(state.pop("recipe", None), recipe):
-            trainer.load_state(state)
-            report(f"going on after epoch {len(trainer.history)} of {recipe.total_epochs}")
+        take_up(trainer, recipe, interrupted, facts, report)
 
     def snapshot(epoch: int) -> None:
         if save_every and (epoch % save_every == 0 or epoch == math.ceil(recipe.warmup)):
-            _save(path.with_name(f"{path.stem}_at_{epoch}.pth"), facts | {"model": trainer.model.state_dict()})
+            content = facts | trainer.precision_facts() | {"model": trainer.model.state_dict()}
+            write_torch(path.with_name(f"{path.stem}_at_{epoch}.pth"), content)
 
     if not trainer.history:
         snapshot(0)
@@ -256,16 +278,9 @@ def _run(
         )
         snapshot(row["epoch"])
         if time.monotonic() - saved > RESUME_EVERY:
-            _save(interrupted, trainer.state() | {"recipe": asdict(recipe)})
+            with warning_of_failure(report):  # at the worst an interruption costs more
+                write_torch(interrupted, facts | trainer.state())
             saved = time.monotonic()
-
-
-def _resume_file(path: Path) -> Path:
-    return path.with_suffix(".resume.pth")
-
-
-def _save(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, lambda temporary: torch.save(content, temporary))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -285,6 +300,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     add("--precision", choices=PRECISIONS, default="auto", help="default: bfloat16 where it is fast")
     add("--workers", type=int, default=0, help="processes that load images")
+    add("--classes", nargs="+", metavar="NAME", default=argparse.SUPPRESS, help=HELP)
     add("--save-every", type=int, metavar="K", help="snapshots every K epochs, at the start and after the warm-up")
     add("--teacher", metavar="CHECKPOINT", help="learn from this model's answers as well")
     add("--resume", action="store_true", help="keep what is finished, go on with what was interrupted")
@@ -318,6 +334,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     given = vars(parser.parse_args(arguments))
     values = {field.name: given.pop(field.name) for field in fields(Recipe) if field.name in given}
+    if "classes" in given:
+        given["classes"] = from_options(given["classes"])
     recipe = replace(RECIPES[given.pop("recipe")], **values)
     with reporting(parser):
         path = fit(given.pop("model"), recipe, given.pop("seed"), given.pop("dir"), **given)

@@ -16,17 +16,19 @@ from tqdm.auto import tqdm
 from utilities.augmentation import Mix
 from utilities.copies import own_inputs
 from utilities.distillation import distillation_loss
+from utilities.input_type import as_input
 from utilities.inputs import check_gradients, explaining
 from utilities.labels import check_labels, check_logits, hits
 from utilities.loaders import Loader
 from utilities.memory import keeping_freed_memory
 from utilities.recipes import OPTIMIZERS, Recipe, schedule
-from utilities.utils import evaluate, has_fast_bfloat16, resolve_device, split_batch
-from utilities.weights import check_weights
+from utilities.utils import evaluate, evaluating, has_fast_bfloat16, resolve_device, split_batch
+from utilities.weights import STATISTICS, check_weights
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "estimate_batch_norm"]
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+DIVERGENCE_REMEDY = "use a smaller --learning-rate, a --warmup of a few epochs, or --precision float32"
 CHECK_EVERY = 20  # steps between looks at the loss, each of which makes a GPU wait
 
 
@@ -75,8 +77,36 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
     """
     target = resolve_device(device)
     with keeping_freed_memory(), own_inputs(model):
-        update_bn(loader, model.to(target), device=target)
+        model.to(target)
+        update_bn((as_input(split_batch(batch)[0], model, target) for batch in loader), model)
     return model
+
+
+def evaluate_or_nan(model: nn.Module, loader: Loader, device: str | torch.device = "auto") -> dict[str, float]:
+    """Evaluate a model in training, where an overflow is no error yet: its loss and accuracies are then NaN.
+
+    Running averages may not normalise a deep network on all images before the end, see `estimate_batch_norm`.
+
+    Example:
+        >>> batch = [(torch.full((1, 2), float("inf")), torch.tensor([0]))]
+        >>> evaluate_or_nan(nn.Flatten(), batch, "cpu")["loss"]
+        nan
+    """
+    try:
+        return evaluate(model, loader, device=device)
+    except ValueError:
+        if not _overflows(model, loader, device):
+            raise
+        return {"loss": math.nan, "top1": math.nan, "top5": math.nan, "n": len(getattr(loader, "dataset", loader))}
+
+
+def _overflows(model: nn.Module, loader: Loader, device: str | torch.device) -> bool:
+    """Tell whether statistics of norms, or logits of some images, are not finite."""
+    statistics = (buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS))
+    if not all(buffer.isfinite().all() for buffer in statistics):
+        return True
+    with evaluating(model, device) as target, torch.inference_mode():
+        return any(not model(split_batch(batch)[0].to(target)).isfinite().all() for batch in loader)
 
 
 def _make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -135,6 +165,7 @@ class Trainer:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule(recipe, len(train)))
         self.scaler = torch.amp.GradScaler(enabled=self.dtype == torch.float16)
         self.history: list[dict[str, float]] = []
+        self.precisions: list[list[Any]] = []  # epochs and their precision, in order
 
     def run_epoch(self, progress: bool = True) -> dict[str, float]:
         """Train for one epoch, then validate.
@@ -151,7 +182,7 @@ class Trainer:
         start, epoch = time.perf_counter(), len(self.history)
         self.train.epoch = epoch + 1  # orders are numbered like the rows of the table
         self.model.train()
-        total, count = torch.zeros(3, device=self.device, dtype=self._exact), 0
+        total, count = torch.zeros(3, device=self.device), 0
         rate = self.optimizer.param_groups[0]["lr"]
         options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False, "disable": not progress}
         # Not a bar around the loader: tqdm would begin an iteration that nobody finishes, workers included.
@@ -165,17 +196,35 @@ class Trainer:
                 if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
                     self._refuse_divergence(total[0].item(), epoch, step, rate)
                 bar.update()
+        self._refuse_broken_weights(epoch, rate)
         row = {
             "epoch": epoch + 1,
             "learning_rate": rate,
             "train_loss": total[0].item() / count,
             "train_top1": total[1].item() / count,
             "train_top5": total[2].item() / count,
-            **evaluate(self.model, self.validation, device=self.device),
+            **evaluate_or_nan(self.model, self.validation, self.device),
             "seconds": round(time.perf_counter() - start, 3),
         }
         self.history.append(row)
+        if not self.precisions or self.precisions[-1][1] != self.precision:
+            self.precisions.append([0, self.precision])
+        self.precisions[-1][0] += 1
         return row
+
+    @property
+    def precision(self) -> str:
+        """The name of the precision it trains in."""
+        return str(self.dtype or torch.float32).removeprefix("torch.")
+
+    def precision_facts(self) -> dict[str, Any]:
+        """Say in what precision the model was trained: in words, and as pairs of a number of epochs and its precision.
+
+        A run that was interrupted may have gone on in another one.
+        """
+        parts = [f"{name} for {epochs} {'epoch' if epochs == 1 else 'epochs'}" for epochs, name in self.precisions]
+        single = self.precisions[0][1] if self.precisions else self.precision
+        return {"precision": ", then ".join(parts) if len(parts) > 1 else single, "precisions": self.precisions}
 
     def _mix(self, images: torch.Tensor, epoch: int, step: int) -> Mix | None:
         """Draw how to mix the images of a step, a function of (seed, epoch, step), if the recipe mixes at all."""
@@ -183,10 +232,6 @@ class Trainer:
         if not (mixup or cutmix):
             return None
         return Mix.draw(mixup, cutmix, images.shape[-2:], np.random.default_rng([self.train.seed, 3, epoch, step]))
-
-    @property
-    def _exact(self) -> torch.dtype:
-        return torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, mix: Mix | None) -> torch.Tensor:
         """Take one step; give the summed loss and the numbers of right answers, first and among the first five."""
@@ -215,14 +260,24 @@ class Trainer:
         self.scaler.update()
         self.scheduler.step()
         with torch.no_grad():
-            right = [hits(logits, labels, k).sum() for k in (1, 5)]
-            return torch.stack([(loss * len(labels)).to(self._exact), *right])
+            right = [hits(logits, labels, k).sum().to(loss) for k in (1, 5)]
+            return torch.stack([loss * len(labels), *right])
 
     def _refuse_divergence(self, loss: float, epoch: int, step: int, rate: float) -> None:
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"training diverged: the loss is {loss} in epoch {epoch + 1}, step {step + 1}, learning rate {rate:g}; "
-                "use a smaller --learning-rate, a --warmup of a few epochs, or --precision float32"
+                f"{DIVERGENCE_REMEDY}"
+            )
+
+    def _refuse_broken_weights(self, epoch: int, rate: float) -> None:
+        """Refuse what the last step did: no loss after it would tell."""
+        finite = {name: value.isfinite().all() for name, value in self.model.named_parameters()}
+        if finite and not torch.stack(list(finite.values())).all():  # one look, for which a GPU waits
+            name = next(name for name, fine in finite.items() if not fine)
+            raise FloatingPointError(
+                f"training diverged: {name} is not finite after epoch {epoch + 1}, learning rate {rate:g}; "
+                f"{DIVERGENCE_REMEDY}"
             )
 
     def state(self) -> dict[str, Any]:
@@ -233,14 +288,19 @@ class Trainer:
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
         return {name: part.state_dict() for name, part in parts.items()} | {
             "history": self.history,
+            "precisions": self.precisions,
             "generators": generators,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        for name in ("model", "optimizer", "scheduler", "scaler"):
+        for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
+        if state["scaler"]:  # empty where the epochs before were not in float16
+            self.scaler.load_state_dict(state["scaler"])
         self.history = list(state["history"])
+        unknown = [[len(self.history), "unknown"]] if self.history else []  # an earlier version did not say
+        self.precisions = [list(part) for part in state.get("precisions", unknown)]
         torch.set_rng_state(state["generators"]["cpu"])
         if "cuda" in state["generators"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from utilities.copies import own_inputs
+from utilities.input_type import casting_inputs
 from utilities.inputs import check_model, explaining
 from utilities.labels import BatchCheck, hits
 from utilities.memory import keeping_freed_memory
@@ -89,8 +90,8 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 def evaluating(model: nn.Module, device: str | torch.device | None = None) -> Iterator[torch.device]:
     """Put a model in eval mode on a device, and put every module's mode and place back on exit.
 
-    Inside, every call of the model works on its own copy of the tensors it is given, as it may write into them, and an
-    error says in one sentence what is wrong with images that the model cannot take.
+    Inside, every call of the model works on its own copy of the tensors it is given, as it may write into them, brought
+    to the type that it takes; and an error says in one sentence what is wrong with images that the model cannot take.
 
     Args:
         model: The model; each submodule's own ``training`` flag is restored.
@@ -119,7 +120,7 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
         model.eval()
         if target != home:
             model.to(target)
-        with own_inputs(model), explaining():
+        with own_inputs(model), casting_inputs(model), explaining():
             yield target
     finally:
         if target != home:

@@ -113,7 +113,7 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
 
 def _applied(view: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
     """Apply a user's function and check that it left one row for each image."""
-    result = view(tensor)
+    result = view(tensor.clone())  # what the model goes on with is not the view's to change
     rows = result.shape[0] if isinstance(result, torch.Tensor) and result.ndim else None
     if rows != len(tensor):
         came = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__

@@ -24,7 +24,7 @@ from utilities.labels import as_labels, check_logits, check_loss_targets
 from utilities.loaders import seeded_generator
 from utilities.memory import keeping_freed_memory
 from utilities.parts import check_loader
-from utilities.precision import choose_precision
+from utilities.precision import choose_precision, without_autocast
 from utilities.utils import evaluating, resolve_device, split_batch
 
 MODES = ("eval", "train")
@@ -110,7 +110,15 @@ class Objective:
 
         exact = choose_precision("exact", twin, target).running(target)
         plain = sdpa_kernel(SDPBackend.MATH)
-        with keeping_freed_memory(), torch.enable_grad(), plain, exact, own_inputs(twin), explaining():
+        with (
+            keeping_freed_memory(),
+            torch.enable_grad(),
+            plain,
+            exact,
+            own_inputs(twin),
+            explaining(),
+            without_autocast(),
+        ):
             yield operator
 
     def _names(self, model: nn.Module) -> set[str]:
@@ -143,7 +151,7 @@ class _Loss(nn.Module):
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if callable(self.loss):
-            return self.loss(outputs, targets)
+            return self.loss(outputs, targets.clone())  # it may write into them
         if self.loss == "mse":
             if not targets.is_floating_point():
                 targets = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)

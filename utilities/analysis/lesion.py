@@ -22,6 +22,7 @@ from torch import nn
 from utilities.analysis.stream import Moments, precise, readable_twice, stream
 from utilities.analysis.units import Unit, find_units, mean_outputs, named_units, removed
 from utilities.blocks import Block, blocks, check_sequence, run_blocks
+from utilities.input_type import as_input
 from utilities.labels import BatchCheck, hits
 from utilities.results import Result
 from utilities.utils import versions
@@ -122,6 +123,7 @@ def lesions(
     drops, intact, check = Moments(), Moments(), BatchCheck(loader)
     with stream(model, loader, description="lesions", labelled=True, **run) as batches:
         for images, labels in batches:
+            images = as_input(images, model)
             if not found:
                 if layers is None:
                     check_sequence(model, sequence, images[:2])

@@ -65,7 +65,8 @@ def check_scale(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
         ValueError: Naming the range that comes out, and the remedy.
 
     Example:
-        >>> check_scale(torch.rand(2, 3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+        >>> images = torch.linspace(0, 1, 384).view(2, 3, 8, 8)
+        >>> check_scale(images, (0.5,) * 3, (0.5,) * 3)
         Traceback (most recent call last):
         ValueError: undoing mean (0.5, 0.5, 0.5) and std (0.5, 0.5, 0.5) gives pixels from 128 to 255, ...
     """

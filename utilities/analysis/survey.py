@@ -130,7 +130,7 @@ class Survey:
             check_logits(outputs)
             for own, labels in self.frozen:
                 check_loss_targets(labels, outputs.shape[1], len(own))
-        shape = tuple(self.loss(outputs.cpu(), targets.cpu()).shape)
+        shape = tuple(self.loss(outputs.cpu(), targets.cpu().clone()).shape)
         if shape != (len(images),):
             raise ValueError(f"loss should give each image's loss, shape ({len(images)},), not {shape}")
 
@@ -142,7 +142,7 @@ class Survey:
         losses, right = [], []
         for images, targets in self.frozen:
             outputs, targets = self.model(images).cpu(), targets.cpu()  # not every accelerator has float64
-            losses.append(self.loss(outputs, targets).double())
+            losses.append(self.loss(outputs.clone(), targets.clone()).double())  # it may write into both
             right.append(_right(outputs, targets, probabilities=self.loss is image_losses))
         return torch.cat(losses).numpy(), torch.cat(right).numpy()
 

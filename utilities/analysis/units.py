@@ -15,8 +15,11 @@ from utilities.analysis.stream import Moments, stream
 from utilities.blocks import Block, Residual, run_blocks
 from utilities.copies import copied
 from utilities.hooks import first_tensor
+from utilities.input_type import as_input
 from utilities.lambda_layer import LambdaLayer
 from utilities.nested import map_tensors, tensors_in
+
+KINDS = ("conv", "msa", "mlp")
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def named_units(model: nn.Module, named: list[Block], images: torch.Tensor) -> l
         which a warning says.
 
     Raises:
-        ValueError: If there is nothing, or a layer does not run.
+        ValueError: If there is nothing, a layer does not run, or it is of another kind than units are.
 
     Example:
         >>> from utilities.blocks import blocks
@@ -96,6 +99,9 @@ def named_units(model: nn.Module, named: list[Block], images: torch.Tensor) -> l
         >>> [unit.name for unit in named_units(model, blocks(model, {"[01]": "conv"}), torch.zeros(1, 3, 4, 4))]
         ['0', '1']
     """
+    wrong = next((block for block in named if block.kind not in KINDS), None)
+    if wrong is not None:
+        raise ValueError(f"layer {wrong.name!r} of kind {wrong.kind!r} is no unit; units are {', '.join(KINDS)}")
     ran: dict[str, bool] = {}
     with ExitStack() as stack:
         for block in named:
@@ -182,9 +188,11 @@ def _replacing(part: nn.Module, ablation: str, mean: torch.Tensor | None) -> Ite
 
 
 def _input_like(output: Any, given: Any) -> torch.Tensor | None:
-    """Find what was given that has the shape of the output, None if nothing has."""
+    """Find what was given that has the shape of the output; None if nothing has, or the output cannot be replaced."""
     found = first_tensor(output)
-    return None if found is None else next((x for x in tensors_in(given) if x.shape == found.shape), None)
+    if not any(tensor is found for tensor in tensors_in(output)):
+        return None  # of a quantised layer it is a copy
+    return next((x for x in tensors_in(given) if x.shape == found.shape), None)
 
 
 def _instead(x: torch.Tensor, ablation: str, mean: torch.Tensor | None, branch: bool) -> torch.Tensor:
@@ -218,9 +226,10 @@ def mean_outputs(
                 stack.callback(unit.part.register_forward_hook(look).remove)
         with stream(model, loader, description="means", **run) as batches:
             for images, _ in batches:
-                before = images
+                before = as_input(images, model)
                 for place, (block, x) in enumerate(run_blocks(model, sequence, images)):
                     if place in whole:
                         sums[whole[place]].add(x - before if isinstance(block.module, Residual) else x)
                     before = x
-    return {name: torch.from_numpy(moments.mean).float().to(before.device) for name, moments in sums.items()}
+    means = {name: torch.from_numpy(moments.mean).to(before.dtype) for name, moments in sums.items()}
+    return {name: mean.to(before.device) for name, mean in means.items()}

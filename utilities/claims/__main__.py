@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -34,9 +35,16 @@ def table(folder: Path) -> str:
     for path in files:
         claims = pd.read_csv(path)
         for row in claims.itertuples():
-            mark = MARKS.get(row.holds, "cannot be told")
-            lines.append(f"| {path.stem.removesuffix('_claims')} | {row.claim} ({row.source}) | {row.found} | {mark} |")
+            mark, about, reason = MARKS.get(row.holds, "cannot be told"), *(_said(row, n) for n in ("about", "reason"))
+            mark, found = mark + (f": {reason}" if reason else ""), row.found + (f"; of {about}" if about else "")
+            lines.append(f"| {path.stem.removesuffix('_claims')} | {row.claim} ({row.source}) | {found} | {mark} |")
     return "\n".join(lines)
+
+
+def _said(row: Any, name: str) -> str:
+    """Give a column that older tables, or other claims, do not have."""
+    value = getattr(row, name, "")
+    return value if isinstance(value, str) else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from utilities.analysis.classification import Classification
 from utilities.claims.claim import Claim, judge
 from utilities.claims.classification import paired_difference
+from utilities.claims.evidence import weigh
 
 WHERE = "Park & Kim 2022, build-up on CIFAR-100"
 
@@ -29,6 +30,7 @@ def claims_of_build_up(steps: Mapping[str, Classification]) -> list[Claim]:
         f"{saved_error:.3f} nats, with {len(results) - 1} attention blocks ({one})"
     )
     whole = Claim("alternating attention blocks into a CNN raises its accuracy", WHERE, found, judge(gain, error))
+    ends = {name: steps[name] for name in (next(iter(steps)), list(steps)[-1])}
     verdicts, texts = [], []
     for i in range(1, len(results)):
         gain, error = paired_difference(results[i], results[i - 1])
@@ -36,4 +38,5 @@ def claims_of_build_up(steps: Mapping[str, Classification]) -> list[Claim]:
         texts.append(f"{100 * gain:+.1f} +- {100 * error:.1f}")
     each = False if False in verdicts else True if all(verdicts) else None
     found = f"percent points by each block in turn: {', '.join(texts)} ({one})"
-    return [whole, Claim("in the paper's order, each attention block raises the accuracy", WHERE, found, each)]
+    every = Claim("in the paper's order, each attention block raises the accuracy", WHERE, found, each)
+    return [weigh(whole, ends), weigh(every, steps)]

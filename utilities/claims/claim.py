@@ -28,6 +28,9 @@ class Claim:
         source: Where: paper and figure.
         found: What the run shows, in numbers with their errors.
         holds: Whether the claim holds there; None where the run cannot tell (within the errors, or not tried).
+        about: Of what that speaks: models, whether they are trained, their accuracy, the number of images. See
+            `utilities.claims.evidence.weigh`.
+        reason: Why these can bear no verdict.
 
     Example:
         >>> print(Claim("attention lowers the variance", "Park & Kim 2022, Fig. 9", "6 of 6 blocks lower it", True))
@@ -40,11 +43,15 @@ class Claim:
     source: str
     found: str
     holds: bool | None
+    about: str = ""
+    reason: str = ""
 
     def __str__(self) -> str:
-        lines = (("Paper: ", f"{self.claim} ({self.source})."), ("Here:  ", f"{self.found}."))
+        lines = [("Paper: ", f"{self.claim} ({self.source})."), ("Here:  ", f"{self.found}.")]
+        lines += [("Of:    ", f"{self.about}.")] if self.about else []
         texts = [textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=7 * " ") for head, text in lines]
-        return "\n".join([*texts, f"The claim {VERDICTS[self.holds]}."])
+        verdict = f"The claim {VERDICTS[self.holds]}{f': {self.reason}' if self.reason else ''}."
+        return "\n".join([*texts, textwrap.fill(verdict, WIDTH, subsequent_indent=7 * " ")])
 
 
 def percent_points(value: float, error: float) -> str:
@@ -112,12 +119,15 @@ def state_claims(claims: Sequence[Claim], path: str | Path | None = None) -> str
 
     Args:
         claims: One or more.
-        path: Of a CSV file, columns ``claim, source, found, holds``; its ending is put right.
+        path: Of a CSV file, columns ``claim, source, found, holds``, and ``about`` and ``reason`` where claims have
+            them; its ending is put right.
 
     Returns:
         The text.
     """
     if path is not None:
         table = pd.DataFrame([asdict(claim) for claim in claims])
+        empty = [name for name in ("about", "reason") if claims and not table[name].any()]
+        table = table.drop(columns=empty)
         write_whole(Path(path).with_name(Path(path).name + ".csv"), lambda file: table.to_csv(file, index=False))
     return "\n\n".join(map(str, claims))

@@ -9,6 +9,7 @@ import numpy as np
 from utilities.analysis.class_embedding.agreement import ClassValueAgreement
 from utilities.analysis.class_embedding.statistics import mean_and_stderr
 from utilities.claims.claim import LAYERS, LEVEL, Claim, judge
+from utilities.claims.evidence import weigh
 
 SOURCE = "Vilas et al. 2023, class-value agreement, https://arxiv.org/abs/2310.18969"
 NEGLIGIBLE = 0.1  # of the largest excess over the untrained model: what counts as being at its level
@@ -40,11 +41,12 @@ def claims_of_class_value(results: Mapping[str, ClassValueAgreement]) -> list[Cl
             excess, where = result.scores[i] - reference, f"{model}, {part}"
             level = "the untrained model's" if twin else "chance (no untrained model was given)"
             whose = f"{LAYERS[part]}'s class-value agreement"
-            claims += [
+            judged = [
                 _late(f"in late blocks {whose} is above an untrained model's", where, level, excess, result.p[i]),
                 _early(f"in early blocks {whose} is at the level of an untrained model's", where, level, excess),
                 _peak(f"{whose} peaks in late blocks", where, result.scores[i]),
             ]
+            claims += [weigh(claim, {model: result}) for claim in judged]
     return claims
 
 

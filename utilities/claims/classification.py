@@ -8,6 +8,7 @@ import numpy as np
 
 from utilities.analysis.classification import Classification
 from utilities.claims.claim import Claim, family
+from utilities.claims.evidence import weigh
 
 ERRORS = 2  # standard errors that a difference has to exceed
 
@@ -71,4 +72,5 @@ def claims_of_classification(results: Mapping[str, Classification]) -> list[Clai
         f"{100 * difference:+.1f} ± {100 * error:.1f} points on the same {results[cnn].n:,} images"
     )
     decided = abs(difference) > ERRORS * error
-    return [Claim(claim, source, found, difference > 0 if decided else None)]
+    judged = Claim(claim, source, found, difference > 0 if decided else None)
+    return [weigh(judged, {name: results[name] for name in (hybrid, cnn)})]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from scipy.stats import norm, t
 
 from utilities.analysis.hessian import HessianSpectra, after_start
 from utilities.claims.claim import Claim, by_family, judge
+from utilities.claims.evidence import weigh
 
 SOURCE = "Park & Kim 2022, Figs. 1c and 4, https://arxiv.org/abs/2202.06709"
 IMPLIED = "implied by Park & Kim 2022, Fig. 1c, https://arxiv.org/abs/2202.06709, which shows no hybrid"
@@ -53,17 +54,24 @@ def _flat_and_convex(models: Mapping[str, HessianSpectra], when: str) -> list[Cl
     flat = f"attention flattens the loss: Hessian eigenvalues of a ViT are smaller than those of a ResNet, {when}"
     convex = f"the loss of a ViT is not convex: more eigenvalues are negative than of a ResNet, which has few, {when}"
     ape, nep = _compared(models, "cnn", "vit", _ape), _compared(models, "vit", "cnn", _nep)
+    pair = ("cnn", "vit")
     return [
-        Claim(flat, SOURCE, _said(models, "APE", _ape, ("cnn", "vit")), ape),
-        Claim(convex, SOURCE, _said(models, "NEP", _nep, ("cnn", "vit")), nep),
+        _weighed(Claim(flat, SOURCE, _said(models, "APE", _ape, pair), ape), models, pair),
+        _weighed(Claim(convex, SOURCE, _said(models, "NEP", _nep, pair), nep), models, pair),
     ]
+
+
+def _weighed(claim: Claim, models: Mapping[str, HessianSpectra], wanted: Sequence[str]) -> Claim:
+    """Weigh a claim with the models it was judged by, where all of them are there."""
+    there = {NAMES[name]: models[name] for name in wanted if name in models}
+    return weigh(claim, there) if len(there) == len(wanted) else claim
 
 
 def _between(models: Mapping[str, HessianSpectra]) -> Claim:
     text = "the more attention, the flatter the loss: the eigenvalues of a hybrid lie between those of CNN and ViT"
     steps = [_compared(models, "cnn", "hybrid", _ape), _compared(models, "hybrid", "vit", _ape)]
     holds = False if False in steps else None if None in steps else True
-    return Claim(text, IMPLIED, _said(models, "APE", _ape, tuple(NAMES)), holds)
+    return _weighed(Claim(text, IMPLIED, _said(models, "APE", _ape, tuple(NAMES)), holds), models, tuple(NAMES))
 
 
 def _disappear(models: Mapping[str, Mapping[int, HessianSpectra]]) -> Claim:
@@ -74,7 +82,8 @@ def _disappear(models: Mapping[str, Mapping[int, HessianSpectra]]) -> Claim:
         return Claim(text, SOURCE, "there is no ViT with a snapshot between the start and the end", None)
     pair = {"early": early, "late": snapshots[max(snapshots)]}
     found = ", ".join(f"{when} {_number(_nep(spectra))}" for when, spectra in pair.items())
-    return Claim(text, SOURCE, f"NEP of the ViT: {found}", _compared(pair, "early", "late", _nep))
+    claim = Claim(text, SOURCE, f"NEP of the ViT: {found}", _compared(pair, "early", "late", _nep))
+    return weigh(claim, {f"ViT, {when}": spectra for when, spectra in pair.items()})
 
 
 def claims_of_readings(results: Mapping[str, Mapping[str, HessianSpectra]]) -> list[Claim]:
@@ -101,8 +110,8 @@ def claims_of_readings(results: Mapping[str, Mapping[str, HessianSpectra]]) -> l
     pair = ("cnn", "vit")
     ape, dominant = _compared(batches, "cnn", "vit", _ape), _compared(full, "vit", "cnn", _dominant)
     return [
-        Claim(flat, SOURCE, _said(batches, "APE", _ape, pair), ape),
-        Claim(sharp, OTHER, _said(full, "largest eigenvalue", _dominant, pair), dominant),
+        _weighed(Claim(flat, SOURCE, _said(batches, "APE", _ape, pair), ape), batches, pair),
+        _weighed(Claim(sharp, OTHER, _said(full, "largest eigenvalue", _dominant, pair), dominant), full, pair),
     ]
 
 

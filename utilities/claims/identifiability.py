@@ -10,6 +10,7 @@ import numpy as np
 from utilities.analysis.class_embedding.identifiability import Identifiability
 from utilities.analysis.class_embedding.statistics import mean_and_stderr
 from utilities.claims.claim import LEVEL, Claim, all_hold, judge
+from utilities.claims.evidence import sound, weigh
 
 PAPER = "Vilas et al. 2023, https://arxiv.org/abs/2310.18969"
 MOST, FEW = 0.75, 0.5  # a claim on blocks holds in three of four, and does not in fewer than half
@@ -59,13 +60,18 @@ def claims_of_identifiability(
 def _claim(
     text: str, decide: Decide, results: Mapping[str, Identifiability], random: Mapping[str, Identifiability]
 ) -> Claim:
-    """Ask each model."""
+    """Ask each model that has learnt; of those that have not, what is said of untrained ones or by definition."""
+    learnt = decide not in (_rate_is_accuracy, _at_chance)
+    results, left_out = sound(results, learnt=learnt)
     found = {model: decide(result, random.get(model)) for model, result in results.items()}
     findings = {model: finding for model, finding in found.items() if finding is not None}
     if not findings:
         return Claim(text, PAPER, "no model was run that could tell", None)
     sentences = "; ".join(f"{model}: {finding}" for model, (finding, _) in findings.items())
-    return Claim(text, PAPER, sentences, all_hold([verdict for _, verdict in findings.values()]))
+    sentences += f"; not asked: {left_out}" if left_out else ""
+    claim = Claim(text, PAPER, sentences, all_hold([verdict for _, verdict in findings.values()]))
+    asked = random if decide is _at_chance else results
+    return weigh(claim, {model: asked[model] for model in findings}, learnt=learnt)
 
 
 def _rate_is_accuracy(result: Identifiability, twin: Identifiability | None) -> Finding | None:

@@ -10,6 +10,7 @@ from utilities.analysis.class_embedding.importance import Importance
 from utilities.analysis.class_embedding.removal_result import RemovalCurves
 from utilities.analysis.class_embedding.statistics import count, mean_and_stderr
 from utilities.claims.claim import Claim, judge
+from utilities.claims.evidence import weigh
 
 SOURCE = "Vilas et al. 2023, perturbation test, https://arxiv.org/abs/2310.18969"
 MARGIN = 0.05  # areas that differ by less are about the same: the paper finds 0.01 (negative) and 0.02 (positive)
@@ -37,13 +38,14 @@ def claims_of_removal(
     """
     claims = []
     for model, result in results.items():
-        claims += _against_random(model, result, gradient)
+        own = _against_random(model, result, gradient)
         if {gradient, relevance} <= set(result.names):
-            claims += [
+            own += [
                 _about_equal(model, result, gradient, relevance, direction) for direction in ("negative", "positive")
             ]
         if {gradient, probe} <= set(result.names):
-            claims += [_better(model, result, gradient, probe, direction) for direction in ("negative", "positive")]
+            own += [_better(model, result, gradient, probe, direction) for direction in ("negative", "positive")]
+        claims += [weigh(claim, {model: result}) for claim in own]
     return claims
 
 
@@ -61,7 +63,7 @@ def claims_of_importance(results: Mapping[str, Importance]) -> list[Claim]:
     claims = []
     for name, result in results.items():
         if result.coverage is None:
-            claims.append(Claim(text, where, f"{name}: there are no masks of objects", None))
+            claims.append(weigh(Claim(text, where, f"{name}: there are no masks of objects", None), {name: result}))
             continue
         share, area = result.on_object()
         (mean, error), (excess, paired) = mean_and_stderr(share), mean_and_stderr(share - area)
@@ -71,7 +73,7 @@ def claims_of_importance(results: Mapping[str, Importance]) -> list[Claim]:
             f"{100 * np.nanmean(area):.1f} % of the image; difference {_pm(100 * excess, 100 * paired, 1)} points, "
             f"{known} of {result.n} images"
         )
-        claims.append(Claim(text, where, found, judge(float(excess), float(paired))))
+        claims.append(weigh(Claim(text, where, found, judge(float(excess), float(paired))), {name: result}))
     return claims
 
 

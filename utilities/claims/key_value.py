@@ -8,6 +8,7 @@ import numpy as np
 
 from utilities.analysis.class_embedding.key_value_result import KeyValueAgreement
 from utilities.claims.claim import LAYERS, Claim, all_hold, judge, percent_points
+from utilities.claims.evidence import weigh
 
 AGREEMENT = "Vilas et al. 2023, key-value agreement rate"
 COMPOSITION = "Vilas et al. 2023, compositionality of memories"
@@ -31,10 +32,11 @@ def claims_of_key_value(results: Mapping[str, KeyValueAgreement]) -> list[Claim]
     """
     claims: list[Claim] = []
     for model, result in results.items():
-        claims += [_above_chance(model, result, part) for part in LAYERS]
-        claims += [_peak(model, result, part, place) for part, place in (("attn", -1), ("mlp", -2))]
-        claims.append(_less_composed(model, result))
-        claims += [_goes_with_accuracy(model, result, part) for part in LAYERS]
+        own = [_above_chance(model, result, part) for part in LAYERS]
+        own += [_peak(model, result, part, place) for part, place in (("attn", -1), ("mlp", -2))]
+        own.append(_less_composed(model, result))
+        own += [_goes_with_accuracy(model, result, part) for part in LAYERS]
+        claims += [weigh(claim, {model: result}) for claim in own]
     return claims
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from utilities.analysis.landscape import Landscape
 from utilities.claims.claim import Claim, by_family, judge
+from utilities.claims.evidence import weigh
 
 SOURCE = "Park & Kim 2022, Fig. 1a, https://arxiv.org/abs/2202.06709"
 IMPLIED = "implied by Park & Kim 2022, Fig. 1a, which shows no hybrid"
@@ -67,7 +68,8 @@ def _flatter(models: Mapping[str, Landscape], text: str, of: str, source: str = 
                   for name, model in chosen.items()}  # fmt: skip
         share = ", ".join(f"{NAMES[name]} {value:.0%}" for name, value in shares.items())
         found.append(f"share of the penalty at {_extent(chosen):g}: {share}")
-    return Claim(text, source, "; ".join(found), _verdict(chosen["cnn"], chosen["vit"], of))
+    claim = Claim(text, source, "; ".join(found), _verdict(chosen["cnn"], chosen["vit"], of))
+    return weigh(claim, {NAMES[name]: model for name, model in chosen.items()})
 
 
 def _between(models: Mapping[str, Landscape]) -> Claim:
@@ -78,7 +80,8 @@ def _between(models: Mapping[str, Landscape]) -> Claim:
     chosen = {name: models[name] for name in NAMES}
     steps = [_verdict(chosen[one], chosen[two], "nll") for one, two in (("cnn", "hybrid"), ("hybrid", "vit"))]
     holds = False if False in steps else None if None in steps else True
-    return Claim(text, IMPLIED, _rises(chosen, "nll"), holds)
+    claim = Claim(text, IMPLIED, _rises(chosen, "nll"), holds)
+    return weigh(claim, {NAMES[name]: model for name, model in chosen.items()})
 
 
 def _missing(models: Mapping[str, Landscape], wanted: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ from utilities.analysis.fourier import Fourier
 from utilities.analysis.lesion import Lesions
 from utilities.analysis.variance import Variance
 from utilities.claims.claim import Claim, by_family, judge, percent_points
+from utilities.claims.evidence import sound, weigh
 
 PAPER = "Park & Kim 2022"
 MOST, FEW = 0.75, 0.5  # "almost always" holds where three of four blocks agree, and does not where fewer than half do
@@ -45,8 +46,9 @@ def _fewer_high_frequencies(cnn: Fourier, vit: Fourier) -> Claim:
     )
     rows = [np.nan_to_num(result.pixel_frequency[-1], nan=-1).round(9) for result in (cnn, vit)]
     shared, *places = np.intersect1d(*rows, return_indices=True)
+    results = {"CNN": cnn, "ViT": vit}
     if shared.max(initial=0) <= 0:
-        return Claim(text, where, f"the last grids have no frequency in common; {own}", None)
+        return weigh(Claim(text, where, f"the last grids have no frequency in common; {own}", None), results)
     at = [int(place[shared.argmax()]) for place in places]
     values = [(r.delta[-1, i], r.delta_stderr[-1, i]) for r, i in zip((cnn, vit), at, strict=True)]
     (high, error), (low, other) = values
@@ -54,7 +56,7 @@ def _fewer_high_frequencies(cnn: Fourier, vit: Fourier) -> Claim:
         f"Delta log amplitude of the last block at {shared.max():.3g} pi per pixel of the image: {_pm(low, other)} in "
         f"the ViT, {_pm(high, error)} in the CNN; {own}"
     )
-    return Claim(text, where, found, judge(high - low, np.hypot(error, other)))
+    return weigh(Claim(text, where, found, judge(high - low, np.hypot(error, other))), results)
 
 
 def claims_of_variance(results: Mapping[str, Variance]) -> list[Claim]:
@@ -97,7 +99,7 @@ def claims_of_lesions(results: Mapping[str, Lesions]) -> list[Claim]:
         costs = [percent_points(*half) for half in (early, late)]
         found = f"{model}: a unit of the first half costs {costs[0]}, one of the second half {costs[1]}"
         verdict = judge(early[0] - late[0], early[1] + late[1])
-        claims.append(Claim("early units matter more than late ones", where, found, verdict))
+        claims.append(weigh(Claim("early units matter more than late ones", where, found, verdict), {model: result}))
     for model, result in results.items():
         if {"msa"} < set(result.kinds):
             claims += _at_stage_ends(model, result, where)
@@ -133,27 +135,31 @@ def _at_stage_ends(model: str, result: Lesions, where: str) -> list[Claim]:
                 f"{model}: the difference in the direction of the claim is {percent_points(mean, error)} on average "
                 f"over {len(values)} stage{'s' * (len(values) > 1)}, above 0 in {int((values > 0).sum())}"
             )
-            claims.append(Claim(text, where, found, judge(mean, error)))
+            claims.append(weigh(Claim(text, where, found, judge(mean, error)), {model: result}))
     return claims
 
 
 def _mostly(
     text: str, where: str, results: Mapping[str, Fourier | Variance], kinds: Sequence[str], sign: int, name: str
 ) -> Claim:
-    """Count the blocks of some kinds whose change has a sign, by two standard errors."""
-    counts = {}
+    """Count the blocks of some kinds whose change has a sign, by two standard errors; others may have it too."""
+    counts, undecided, (results, left_out) = {}, 0, sound(results)
     for model, result in results.items():
         change, error = sign * getattr(result, name), getattr(result, f"{name}_stderr")
         of_kind = [i for i, kind in enumerate(result.kinds) if kind in kinds and np.isfinite(change[i])]
         if of_kind:
-            counts[model] = (sum(judge(change[i], error[i]) is True for i in of_kind), len(of_kind))
+            judged = [judge(change[i], error[i]) for i in of_kind]
+            counts[model] = (judged.count(True), len(of_kind))
+            undecided += judged.count(None)
     total = sum(count for _, count in counts.values())
     if not total:
         return Claim(text, where, "no such block that keeps its grid was run", None)
     share = sum(agree for agree, _ in counts.values()) / total
     found = ", ".join(f"{agree} of {count} blocks in {model}" for model, (agree, count) in counts.items())
-    verdict = True if share >= MOST else False if share < FEW else None
-    return Claim(text, where, f"{'lower' if sign < 0 else 'raise'} it by two standard errors: {found}", verdict)
+    verdict = True if share >= MOST else False if share + undecided / total < FEW else None
+    found = f"{'lower' if sign < 0 else 'raise'} it by two standard errors: {found}"
+    found += f"; not counted: {left_out}" if left_out else ""
+    return weigh(Claim(text, where, found, verdict), {model: results[model] for model in counts})
 
 
 def _peaks(result: Variance, where: str) -> Claim:
@@ -163,7 +169,8 @@ def _peaks(result: Variance, where: str) -> Claim:
     peaks = sum(int(np.argmax(result.variance[places])) == len(places) - 1 for places in long)
     found = f"the last block has the largest variance in {peaks} of {len(long)} stages"
     verdict = peaks == len(long) if long else None
-    return Claim("in a CNN the variance peaks at the end of each stage", where, found, verdict)
+    claim = Claim("in a CNN the variance peaks at the end of each stage", where, found, verdict)
+    return weigh(claim, {"CNN": result})
 
 
 def _mean(result: Lesions, places: np.ndarray) -> tuple[float, float]:

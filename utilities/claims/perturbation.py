@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from utilities.analysis.class_embedding.perturbation_result import Estimate, Perturbation
 from utilities.claims.claim import Claim, all_hold, judge
+from utilities.claims.evidence import weigh
 
 PAPER = "Vilas et al. 2023"
 NEAR = 0.1  # "about chance": no more than a tenth of what the intact model had above chance is left
@@ -40,7 +41,8 @@ def _claims(text: str, kinds: tuple[str, ...], decide: Decide, results: Mapping[
                 known = judge(sides[0].value - result.chance, sides[0].stderr) is True
                 found = f"{model}, {_found(result, row, *sides)}"
                 found += "" if known else "; the intact model's tokens are not above chance by two standard errors"
-                claims.append(Claim(text, PAPER, found, decide(*sides, result.chance) if known else None))
+                claim = Claim(text, PAPER, found, decide(*sides, result.chance) if known else None)
+                claims.append(weigh(claim, {model: result}, shown=known))
     return claims or [Claim(text, PAPER, f"{' or '.join(kinds)} in all blocks was not run", None)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from utilities.analysis.class_embedding.probe_result import LinearProbes
 from utilities.analysis.class_embedding.statistics import mean_and_stderr
 from utilities.claims.claim import Claim, judge
+from utilities.claims.evidence import weigh
 
 SOURCE = "Vilas et al. 2023, linear-probe comparison, https://arxiv.org/abs/2310.18969"
 UNREAD = "the outputs of all blocks, of two or more, were not read by both"
@@ -30,11 +31,12 @@ def claims_of_probes(results: Mapping[str, LinearProbes]) -> list[Claim]:
     """
     claims = []
     for model, result in results.items():
-        gaps = _gaps(result)
+        gaps, own = _gaps(result), []
         for text, decide in ((EARLY, _early), (CLOSES, _closes)):
             found, holds = (UNREAD, None) if gaps is None else decide(result, gaps)
-            claims.append(Claim(text, SOURCE, f"{model}: {found}", holds))
-        claims.append(_collapse(model, result))
+            own.append(Claim(text, SOURCE, f"{model}: {found}", holds))
+        own.append(_collapse(model, result))
+        claims += [weigh(claim, {model: result}) for claim in own]
     return claims
 
 

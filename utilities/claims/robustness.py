@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from utilities.analysis.robustness import Robustness
 from utilities.claims.claim import Claim, by_family, judge
+from utilities.claims.evidence import weigh
 
 SOURCE = "Park & Kim 2022, https://arxiv.org/abs/2202.06709"
 
@@ -58,7 +59,7 @@ def claims_of_robustness(results: Mapping[str, Robustness]) -> list[Claim]:
             judge(a - b, math.hypot(a_error, b_error)),
         )
     )
-    return claims
+    return [weigh(claim, {"CNN": cnn, "ViT": vit}) for claim in claims]
 
 
 def _points(value: float, error: float) -> str:

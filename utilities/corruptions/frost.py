@@ -14,9 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
+
+from utilities.picture import open_picture
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 SHRINKING = {"32": 0.2, "224": 1.0}  # of the pictures, by table of parameters
@@ -88,7 +89,7 @@ def _kept_pictures(folder: str | None, scale: float, height: int, width: int) ->
         paths = [p for p in sorted(Path(folder).expanduser().glob("*")) if p.suffix.lower() in SUFFIXES]
         if not paths:
             raise ValueError(f"frost_images: {folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
-        found = [TF.pil_to_tensor(Image.open(path).convert("RGB")) for path in paths]
+        found = [TF.pil_to_tensor(open_picture(path, upright=False)) for path in paths]
     return Pictures([_fit(picture, scale, height, width) for picture in found])
 
 

@@ -123,7 +123,7 @@ def plot_surfaces(results: Mapping[str, Landscape] | Landscape, of: str = "nll",
         ends = [result.x[0], 0, result.x[-1]]
         ax.set(xticks=ends, yticks=ends)
         for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
-            axis.set_tick_params(labelsize=5, pad=-3)
+            axis.set_tick_params(labelsize=6, pad=-3)
     cut = (
         f"Surfaces are cut at {high:g} nats above the centre; the highest rise is {highest:.3g}. "
         if high < highest

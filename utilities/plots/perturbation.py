@@ -86,7 +86,7 @@ def _draw_pairs(ax: Axes, result: Perturbation, measure: str) -> None:
         ax.plot(ends, [place] * 2, color="0.8", linewidth=2, zorder=1, solid_capstyle="butt")
         change = [scale * value for value in result.estimate(place, measure)]
         text = f"{change[0]:+.{digits}f} ({change[2]:+.{digits}f} to {change[3]:+.{digits}f})"
-        ax.text(1.02, place, text if np.isfinite(change[0]) else "", transform=beside, fontsize=5, va="center")
+        ax.text(1.02, place, text if np.isfinite(change[0]) else "", transform=beside, fontsize=6, va="center")
     for offset, (side, (face, edge, label)) in zip((-0.13, 0.13), looks.items(), strict=True):
         values, errors = _values(result, measure, side)
         y = np.arange(len(values)) + offset

@@ -49,7 +49,10 @@ def resize(figure: Figure, width: float | str | None = None, *, caption: bool = 
     if text and caption:
         write_caption(figure, text)
     if width is not None:
-        _fit_titles(figure)
+        for fit in getattr(figure, "fits", ()):
+            fit()
+        for _ in range(2):  # the first pass changes the sizes of the axes
+            _fit_titles(figure)
 
 
 def _fit_legends(figure: Figure) -> float:
@@ -72,13 +75,15 @@ def _fit_titles(figure: Figure) -> None:
     figure.draw_without_rendering()
     for ax in figure.axes:
         wide, high = (size / figure.dpi for size in ax.bbox.size)
-        for artist, room in ((ax.title, _slot(ax, wide)), (ax.xaxis.label, _slot(ax, wide)), (ax.yaxis.label, high)):
+        centre = (ax.bbox.x0 + ax.bbox.x1) / 2 / figure.dpi
+        across = min(_slot(ax, wide), 1.96 * min(centre, figure.get_figwidth() - centre))
+        for artist, room in ((ax.title, across), (ax.xaxis.label, across), (ax.yaxis.label, high)):
             if artist.get_text():
                 artist.set_text(wrap(artist.get_text(), max(room, 0.5), artist.get_fontsize()))
 
 
 def _slot(ax: Axes, wide: float) -> float:
-    """Give the inches of a subplot with its share of the gaps beside it."""
+    """Give the inches of a subplot, with the margins beside it where it is alone in its row."""
     spec = ax.get_subplotspec()
     if spec is None:
         return wide

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class PaperFigure(Figure):
     """A figure whose ``savefig`` embeds TrueType fonts and writes 300 dots an inch, unless told otherwise."""
 
     caption = ""  # what is written below it, before its lines are broken
+    fits: tuple[Callable[[], None], ...] = ()  # what to do anew when it has got another size
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """Save the figure as `matplotlib.figure.Figure.savefig` does."""

@@ -91,18 +91,24 @@ def name_layers(
     axis.set_ticks([i if places is None else places[i] for i in shown], names, fontsize=POINTS)
 
 
-def fit_layers(axis: Axis, layers: Sequence[str], places: Sequence[float] | None = None, longest: float = 1.4) -> None:
-    """Name as many layers along the axis of a finished figure as there is room for in it as it is drawn.
+def fit_layers(axis: Axis, layers: Sequence[str], places: Sequence[float] | None = None) -> None:
+    """Name as many layers along the axis of a finished figure as there is room for, and again when it is resized.
 
     Args:
         axis: Of a figure whose texts are all written.
         layers: All names.
         places: Where each layer is; None is 0, 1, 2, ...
-        longest: Inches that a name may take.
     """
     figure, along = axis.figure, 0 if axis.axis_name == "x" else 1
-    figure.draw_without_rendering()
     where = range(len(layers)) if places is None else places
-    ends = axis.axes.transData.transform([[x, x] for x in (where[0], where[-1])])[:, along]
-    span = abs(ends[1] - ends[0]) / figure.dpi
-    name_layers(axis, layers, span * len(layers) / max(1, len(layers) - 1), places, longest=longest)
+
+    def fit() -> None:
+        longest = min(1.4, 0.25 * figure.get_figwidth())
+        name_layers(axis, layers, 0.5, places, longest=longest)  # names that take their room
+        figure.draw_without_rendering()
+        ends = axis.axes.transData.transform([[x, x] for x in (where[0], where[-1])])[:, along]
+        span = abs(ends[1] - ends[0]) / figure.dpi
+        name_layers(axis, layers, span * len(layers) / max(1, len(layers) - 1), places, longest=longest)
+
+    figure.fits = (*getattr(figure, "fits", ()), fit)
+    fit()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.class_embedding.space import ClassSpace, TransformerSpace
-from utilities.copies import copied
+from utilities.copies import copied, own_inputs
 
 
 @dataclass
@@ -87,7 +87,7 @@ def read_blocks(space: ClassSpace, images: torch.Tensor, visit: Visit, **forward
         visited.append(tokens.index)
         visit(tokens)
 
-    with _hooks(space, seen, tuple(images.shape[-2:])):
+    with own_inputs(space.model), _hooks(space, seen, tuple(images.shape[-2:])):
         logits = space.logits(images, **forward)
     if visited != list(range(len(space.blocks))):
         raise RuntimeError(f"blocks ran in the order {visited}, not each once; a compiled or checkpointed model?")

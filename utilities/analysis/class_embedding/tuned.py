@@ -64,7 +64,8 @@ class TunedLens(nn.Module):
         self._check(index, tokens)
         if index == len(self.maps):
             return tokens
-        change = self.maps[index].to(tokens.device)(tokens)
+        layer = self.maps[index].to(tokens.device)
+        change = layer(tokens.to(layer.weight.dtype)).to(tokens.dtype)
         return tokens + change if self.widths[index] == self.widths[-1] else change
 
     def with_classifier(
@@ -90,10 +91,12 @@ class TunedLens(nn.Module):
         if index == len(self.maps):
             return head.weight, own
         layer = self.maps[index].to(tokens.device)
-        weight, shift = head.weight @ layer.weight, head.weight @ layer.bias
+        classifier = head.weight.to(layer.weight.dtype)
+        weight, shift = classifier @ layer.weight, classifier @ layer.bias
         if self.widths[index] == self.widths[-1]:
-            weight = weight + head.weight
-        return weight, shift if own is None else shift + own
+            weight = weight + classifier
+        shift = shift if own is None else shift + own
+        return weight.to(head.weight.dtype), shift.to(head.weight.dtype)
 
     def _check(self, index: int, tokens: torch.Tensor) -> None:
         if not 0 <= index < len(self.widths) or tokens.shape[-1] != self.widths[index]:
@@ -124,7 +127,9 @@ class TunedLens(nn.Module):
             tuned.load_state_dict(content["state"])
             tuned.facts = content["facts"]
         except Exception as error:  # torch, pickle and zipfile raise a dozen types for a damaged file
-            raise ValueError(f"{path} holds no tuned lens: {error}") from error
+            raise ValueError(
+                f"{path} holds no tuned lens: {error}; give a file of its save(), or fit it again"
+            ) from error
         return tuned
 
 
@@ -225,8 +230,8 @@ def divergence(final: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         >>> divergence(torch.tensor([0.0, 0.0]), torch.tensor([0.0, 0.0]))
         tensor(0.)
     """
-    target = final.log_softmax(-1)
-    return (target.exp() * (target - logits.log_softmax(-1))).sum(-1)
+    final, logits = (x.to(torch.promote_types(x.dtype, torch.float32)).log_softmax(-1) for x in (final, logits))
+    return (final.exp() * (final - logits)).sum(-1)
 
 
 def on_grid(logits: torch.Tensor, prefix: int, grid: tuple[int, int], wanted: tuple[int, int]) -> torch.Tensor:
@@ -312,7 +317,8 @@ class _Fit(AllBlocks):
         """Make the steps of a batch."""
         if self.tuned is None:
             last = self.after[-1]
-            self.tuned = TunedLens([x.shape[2] for x in self.after], last.dtype).to(last.device)
+            precise = torch.promote_types(last.dtype, torch.float32)  # Adam's steps are lost in half precision
+            self.tuned = TunedLens([x.shape[2] for x in self.after], precise).to(last.device)
             self.optimiser = torch.optim.Adam(self.tuned.parameters())
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate
@@ -346,6 +352,7 @@ class _Fit(AllBlocks):
             losses.append(loss.detach())
         self.optimiser.step()
         self.optimiser.zero_grad()
+        torch.clear_autocast_cache()  # an autocast of the caller keeps what it has cast the maps to before the step
         return torch.stack(losses).double().cpu().numpy()
 
 

@@ -1,0 +1,141 @@
+"""What a claim rests on: of which models it speaks, whether they have learnt anything, and from how many images.
+
+A verdict on a network that has not learnt, or on a handful of images, says nothing of the claim. So each claim is
+weighed with the results that it was judged by: they say what they are of, and where they cannot bear a verdict, it is
+taken back, with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from utilities.claims.claim import Claim
+
+IMAGES = 50  # with fewer a standard error is itself hardly known, and shares move in steps of two points or more
+ERRORS = 2  # standard errors above chance from which on a model has learnt
+UNTRAINED = re.compile(r"untrained|random\b|(after|trained for) 0 epochs|.*epochs_0(\D|$)")
+
+
+def weigh(claim: Claim, results: Mapping[str, Any], *, learnt: bool = True, shown: bool = False) -> Claim:
+    """Say of what a claim speaks, and take its verdict back where the results cannot bear one.
+
+    Args:
+        claim: As it was judged.
+        results: Name of the model -> the result that it was judged by.
+        learnt: Whether the claim is about models that have learnt; False for one that is about untrained ones.
+        shown: Whether the claim's own numbers show that they have, so that results need not say it.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> result = SimpleNamespace(n=18, provenance={"weights": "trained for 9 epochs", "accuracy": 0.9})
+        >>> print(weigh(Claim("a", "b", "c", False), {"vit": result}))
+        Paper: a (b).
+        Here:  c.
+        Of:    vit (trained for 9 epochs, accuracy 90.0%, 18 images).
+        The claim cannot be told from this run: 18 images of vit are fewer than 50.
+    """
+    about = "; ".join(describe(name, result) for name, result in results.items())
+    doubts = [doubt(name, result, learnt=learnt, shown=shown) for name, result in results.items()]
+    reason = "; ".join(dict.fromkeys(one for one in doubts if one))
+    return dataclasses.replace(claim, about=about, holds=None if reason else claim.holds, reason=reason)
+
+
+def sound(results: Mapping[str, Any], *, learnt: bool = True) -> tuple[dict[str, Any], str]:
+    """Keep the results that can bear a verdict, and say why the others cannot.
+
+    Where none can, all are kept, for `weigh` to say so.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> good, bad = (SimpleNamespace(n=99, provenance={"weights": w}) for w in ("pretrained", "untrained, seed 0"))
+        >>> kept, why = sound({"a": good, "b": bad})
+        >>> list(kept), why
+        (['a'], 'b is untrained')
+    """
+    doubts = {name: doubt(name, result, learnt=learnt) for name, result in results.items()}
+    kept = {name: result for name, result in results.items() if not doubts[name]}
+    return (kept, "; ".join(filter(None, doubts.values()))) if kept else (dict(results), "")
+
+
+def describe(name: str, result: Any) -> str:
+    """Say in a few words what a result is of: the model, its weights, its accuracy and the number of images."""
+    facts, accuracy, count = _provenance(result), _accuracy(result), _images(result)
+    known = [
+        facts.get("weights") or "weights not said",
+        None if accuracy is None else f"accuracy {accuracy:.1%}",
+        None if count is None else f"{count:,} images",
+    ]
+    model = facts.get("model")
+    label = name if model is None or str(model) in name else f"{name} {model}"
+    return f"{label} ({', '.join(part for part in known if part)})"
+
+
+def doubt(name: str, result: Any, *, learnt: bool = True, shown: bool = False) -> str:
+    """Say why a result can bear no verdict; nothing if it can.
+
+    Args:
+        name: Of the model.
+        result: Of an analysis.
+        learnt: Whether the model has to have learnt.
+        shown: Whether something else shows that it has, so that a result that does not say is taken.
+    """
+    count = _images(result)
+    if count is not None and count < IMAGES:
+        return f"{count} images of {name} are fewer than {IMAGES}"
+    if not learnt:
+        return ""
+    weights, accuracy, chance = _provenance(result).get("weights"), _accuracy(result), _chance(result)
+    if weights and UNTRAINED.match(str(weights)):
+        return f"{name} is untrained"
+    # Without the number of classes, two are the fewest.
+    level = 0.5 if chance is None else chance
+    error = math.sqrt(level * (1 - level) / (count or IMAGES))
+    if accuracy is not None and accuracy > level + ERRORS * error:
+        return ""
+    if accuracy is not None and chance is not None:
+        return f"{name} has not learnt: its accuracy of {accuracy:.1%} is not above chance, {chance:.1%}, by two errors"
+    if weights or shown:
+        return ""
+    return f"nothing says that {name} has learnt; give its weights and accuracy in provenance"
+
+
+def _provenance(result: Any) -> Mapping[str, Any]:
+    return getattr(result, "provenance", None) or {}
+
+
+def _images(result: Any) -> int | None:
+    """Count the images of a result; None of one that takes none."""
+    count = getattr(result, "n", None)
+    count = _provenance(result).get("n") if count is None else count
+    if count is None and hasattr(result, "labels"):
+        count = len(result.labels)
+    if count is None and hasattr(result, "n_correct"):
+        count = result.n_correct + result.n_wrong or None
+    return None if count is None else int(count)
+
+
+def _accuracy(result: Any) -> float | None:
+    """Give the accuracy that a result has measured, or that its provenance says."""
+    for name in ("clean_accuracy", "accuracy"):
+        value = getattr(result, name, None)
+        if isinstance(value, float) and math.isfinite(value):
+            return value
+    if hasattr(result, "n_correct") and result.n_correct + result.n_wrong:
+        return result.n_correct / (result.n_correct + result.n_wrong)
+    value = _provenance(result).get("accuracy")
+    return None if value is None else float(value)
+
+
+def _chance(result: Any) -> float | None:
+    """Give the accuracy of a guess, or of naming the most frequent class where labels are known."""
+    classes = getattr(result, "num_classes", None) or _provenance(result).get("num_classes")
+    if not classes:
+        return None
+    counts = np.unique(getattr(result, "labels", np.zeros(0)), return_counts=True)[1]
+    return max(1 / classes, counts.max() / counts.sum() if len(counts) > 1 else 0.0)
