@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from utilities.analysis.hessian import hessian_spectra
+from utilities.analysis.landscape import loss_landscape
+from utilities.analysis.robustness import robustness
+from utilities.compare import compare
 from utilities.masks import split_masks
 from utilities.parts import check_loader, first_images, images_in
-from utilities.utils import split_batch
+from utilities.utils import evaluate, split_batch
 
 IMAGES, LABELS = torch.randn(4, 3, 8, 8), torch.tensor([2, 0, 1, 1])
 NAMES = ["a.png", "b.png", "c.png", "d.png"]
@@ -95,8 +99,8 @@ class Pictures(Dataset):
 @pytest.mark.parametrize(
     ("loader", "match"),
     [
-        (Pictures(), "this is a data set, a Pictures: use utilities.loaders.make_loader"),
-        (TensorDataset(IMAGES, LABELS), "this is a data set, a TensorDataset"),
+        (Pictures(), r"this is a data set \(Pictures\): use utilities.loaders.make_loader"),
+        (TensorDataset(IMAGES, LABELS), r"this is a data set \(TensorDataset\)"),
         (IMAGES, r"one tensor, torch.float32 \(4, 3, 8, 8\): pass \[images\]"),
         (IMAGES.numpy(), r"one array, float32 \(4, 3, 8, 8\)"),
         ((IMAGES, LABELS), r"a single tuple; put a batch into a list, \[batch\]"),
@@ -141,3 +145,22 @@ def test_whole_batches_are_counted_and_cut_image_by_image():
     assert images_in((torch.arange(4), IMAGES, LABELS)) == 4
     with pytest.raises(TypeError, match="cannot find images"):
         images_in({"name": "x"})
+
+
+@pytest.mark.parametrize("wrong", [Pictures(), IMAGES, (IMAGES, LABELS), {"image": IMAGES, "label": LABELS}], ids=str)
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        lambda model, loader: compare(model, model, loader, device="cpu"),
+        lambda model, loader: compare(model, model, [IMAGES], loader, device="cpu"),
+        lambda model, loader: evaluate(model, loader, device="cpu"),
+        lambda model, loader: loss_landscape(model, loader, report=None, device="cpu"),
+        lambda model, loader: hessian_spectra(model, loader, batch_size=4, n_batches=1, device="cpu"),
+        lambda model, loader: robustness(model, loader, device="cpu"),
+    ],
+    ids=["compare", "compare 2", "evaluate", "landscape", "hessian", "robustness"],
+)
+def test_every_analysis_refuses_what_is_no_loader(analysis, wrong):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
+    with pytest.raises(TypeError, match="a loader should yield batches, and this is"):
+        analysis(model, wrong)

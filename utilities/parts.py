@@ -29,7 +29,7 @@ def check_loader(loader: Any) -> None:
     """
     remedy = "use utilities.loaders.make_loader(dataset, batch_size), or a torch DataLoader"
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
-        raise TypeError(f"a loader should yield batches, and this is a data set, a {type(loader).__name__}: {remedy}")
+        raise TypeError(f"a loader should yield batches, and this is a data set ({type(loader).__name__}): {remedy}")
     if isinstance(loader, torch.Tensor) or hasattr(loader, "__array__"):
         what = f"{loader.dtype} {tuple(loader.shape)}" if hasattr(loader, "shape") else type(loader).__name__
         kind = "tensor" if isinstance(loader, torch.Tensor) else "array"

@@ -25,6 +25,7 @@ from utilities.analysis.stream import Moments, stream
 from utilities.copies import own_inputs
 from utilities.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, choose_table, corrupt
 from utilities.labels import BatchCheck
+from utilities.parts import check_loader
 from utilities.results import Result
 from utilities.utils import versions
 
@@ -270,6 +271,7 @@ def robustness(
         ((1, 2), (100.0, 0.0))
     """
     kinds, severities = check_sets(kinds, severities)
+    check_loader(loader)
     scale = normalisation(loader, mean, std)
     check = BatchCheck(loader)
     both_right, nll, gaps, n = np.zeros((), np.int64), Moments(), np.zeros(()), 0

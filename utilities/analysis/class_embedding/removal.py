@@ -27,6 +27,7 @@ from utilities.analysis.class_embedding.space import TransformerSpace, transform
 from utilities.analysis.stream import Moments, stream
 from utilities.batches import length
 from utilities.labels import hits
+from utilities.parts import check_loader
 from utilities.utils import split_batch, versions
 
 Maps = Mapping[str, "np.ndarray | Importance"]
@@ -250,6 +251,7 @@ def _values_of(maps: Maps, rows: slice, labels: torch.Tensor | None) -> list[np.
 
 def _images_in(loader: Iterable[Any]) -> int | None:
     """Count a loader's images before it is read, where that is possible."""
+    check_loader(loader)
     if isinstance(loader, (list, tuple)):
         return sum(len(split_batch(batch)[0]) for batch in loader)
     return None if getattr(loader, "drop_last", False) else length(getattr(loader, "dataset", None))
