@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from utilities.analysis.stream import Moments
+from utilities.analysis.variance import feature_variance
 from utilities.compare import compare
 from utilities.features import as_real, exponent, largest, unit_scale
 from utilities.grams import NARROW, centered_gram, scaled_gram
@@ -202,6 +204,14 @@ def test_a_complex_confounder_counts_with_both_parts():
     parts = [torch.fft.rfft, lambda images: as_real(torch.fft.rfft(images))]
     one, two = (compare(model, model, [x], confounder=c, device="cpu", progress=False).matrix for c in parts)
     np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
+def test_analyses_that_know_no_complex_features_refuse_them():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 1), Spectrum()), random(6, 3, 5, 5)
+    with pytest.raises(TypeError, match=r"complex features.*leave it out"):
+        feature_variance(model, [x], layers={"1": "conv"}, device="cpu", progress=False)
+    with pytest.raises(TypeError, match="complex features"):
+        Moments().add(torch.fft.fft(x))
 
 
 def test_exponents_can_be_inverted_at_both_ends():

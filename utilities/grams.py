@@ -59,12 +59,12 @@ def _centered_gram(x: torch.Tensor, bfloat16: bool, factor: torch.Tensor | None)
         if width <= NARROW:
             part *= part.square().sum(0).sqrt() > eps * mean.abs()
         else:
-            level = torch.hypot(level, mean.norm())
+            level += mean.square().sum()
         part = part.bfloat16() if bfloat16 else part
         left += torch.mm(part, part[:half].T, **options)
         corner += torch.mm(part[half:], part[half:].T, **options)
     gram[:half, half:] = left[half:].T
-    gone = gram.diagonal().sum().sqrt() <= eps * level  # NaN is not: it stays
+    gone = gram.diagonal().sum() <= eps**2 * level  # NaN is not: it stays
     return torch.where(gone, torch.zeros_like(gram), gram)
 
 

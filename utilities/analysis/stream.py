@@ -125,10 +125,15 @@ def _check_parts(
 def precise(values: torch.Tensor) -> torch.Tensor:
     """Convert to float64, or to float32 on Apple's GPUs, which have no more.
 
+    Raises:
+        TypeError: For complex values, whose imaginary part would be lost.
+
     Example:
         >>> precise(torch.zeros(1, dtype=torch.bfloat16)).dtype
         torch.float64
     """
+    if values.is_complex():
+        raise TypeError("a layer gives complex features, which have no such analysis: leave it out, or take its parts")
     return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
@@ -175,7 +180,7 @@ class Moments:
     def add(self, values: torch.Tensor | np.ndarray) -> None:
         """Add one value, or array of values, for each image of a batch: (batch, ...)."""
         if isinstance(values, torch.Tensor):
-            values = values.detach().cpu().double().numpy()
+            values = precise(values.detach().cpu()).numpy()
         count, mean = len(values), np.asarray(values, np.float64).mean(0)
         squares, total = ((values - mean) ** 2).sum(0), self.n + count
         change = mean - self.mean
