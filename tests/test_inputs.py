@@ -95,8 +95,9 @@ def test_types_that_do_not_fit_are_said():
         evaluate(cnn(), [(BYTES, LABELS)], device="cpu")
     with pytest.raises(ValueError, match=match):
         compare(cnn(), cnn(), [BYTES], device="cpu")
-    with pytest.raises(ValueError, match=r"images are float64, and Sequential's '0' takes float32: give images.to"):
-        evaluate(cnn(), [(images(3, 16, 16).double(), LABELS)], device="cpu")
+    match = r"images are float64, and Sequential's '0' takes float32: give images.to"
+    with pytest.raises(ValueError, match=match), explaining():
+        cnn()(images(3, 16, 16).double())
 
 
 def test_what_keeps_no_values_is_refused():

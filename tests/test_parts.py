@@ -47,6 +47,7 @@ def test_images_and_labels_are_found_wherever_they_are(batch):
     [
         ((torch.zeros(4, 5), LABELS), (4, 5), LABELS),  # features
         ((torch.ones(4, 7, dtype=int), LABELS), (4, 7), LABELS),  # tokens
+        ((torch.ones(4, 7, dtype=int), IMAGES), (4, 7), None),
         ((torch.zeros(4), LABELS), (4,), LABELS),
         ((torch.arange(4), LABELS), (4,), LABELS),
         ((IMAGES.byte(), torch.rand(4, 8, 8)), (4, 3, 8, 8), None),

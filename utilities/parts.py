@@ -104,7 +104,11 @@ def place_of_images(batch: tuple[Any, ...] | list[Any]) -> int:
         1
     """
     first = batch[0]
-    if isinstance(first, torch.Tensor) and (first.ndim > 2 or (first.ndim == 2 and first.is_floating_point())):
+    if (
+        isinstance(first, torch.Tensor)
+        and first.ndim > 1
+        and (first.is_floating_point() or first.shape[1:].numel() > 1)
+    ):
         return 0
     if isinstance(first, (tuple, list)) and any(isinstance(part, torch.Tensor) for part in first):
         return 0  # several views or sizes of each image, of which none is the image
