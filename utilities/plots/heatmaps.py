@@ -173,7 +173,7 @@ class HeatmapLayout(LayoutEngine):
             bar = np.max(bars, axis=0)
             space = GAP / 2 + BAR + bar[2]
             margins[:, [1, 3]] = np.maximum(margins[:, [1, 3]], bar[[1, 3]])
-        titles = [self._height(panel.ax.title) for panel in self.panels]
+        titles = [self._height(panel.ax.title, 6 / 72 + 0.02) for panel in self.panels]  # 6 points lie below it
         rows = [
             [*margins[i : i + self.across, [3, 1]].max(0), max(titles[i : i + self.across])]
             for i in range(0, len(self.panels), self.across)
@@ -241,16 +241,18 @@ class HeatmapLayout(LayoutEngine):
         if self.bar is not None:
             _put(self.bar, PAD + self.across * (slot + GAP) - GAP / 2, last, BAR, first - last)
 
-    def _height(self, artist: Text | None) -> float:
+    def _height(self, artist: Text | None, air: float = 0.06) -> float:
         """Measure the inches of a text from top to bottom, with a little air; 0 where there is none."""
         if artist is None or not artist.get_text():
             return 0.0
-        return artist.get_window_extent(self._renderer).height / artist.figure.dpi + 0.06
+        return artist.get_window_extent(self._renderer).height / artist.figure.dpi + air
 
     def _put_title(self, ax: Axes, x: float, start: float, end: float, high: float, wide: float, above: float) -> None:
         """Centre a title above its axes, as far as it then stays within its slot."""
         half = ax.title.get_window_extent(self._renderer).width / ax.figure.dpi / 2
         centre = np.clip(x + wide / 2, start + half, max(start + half, end - half))
+        ax._autotitlepos = False  # matplotlib would put it back
+        ax.title.set_va("bottom")
         ax.title.set_position(((centre - x) / wide, 1 + above / high))
 
     def _warn_of_crowded_ticks(self, figure: Figure) -> None:
