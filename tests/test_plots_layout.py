@@ -1,5 +1,7 @@
 """Heatmaps of any shape: all that is written can be read, measured in the drawn figure, and little is left empty."""
 
+import io
+import pickle
 import warnings
 from itertools import combinations
 
@@ -166,6 +168,26 @@ def test_what_the_user_changes_later_is_laid_out_too():
     check(figure, 0.2)
     assert figure.axes[0].get_title().replace("\n", " ") == TITLE
     assert figure.get_size_inches().tolist() == [8, 4]
+
+
+@pytest.mark.parametrize("dpi", [72, 300])
+@pytest.mark.parametrize("shape", [(5, 5), (23, 225), (111, 39)], ids=str)
+def test_the_layout_holds_at_every_resolution_and_in_a_pdf(dpi, shape):
+    """Glyphs are rounded to pixels, so that text is wider here and narrower there; a PDF has 72 dots an inch."""
+    figure = plot_similarity(result(*shape), width="column")
+    before = figure.axes[0].get_position().bounds
+    figure.savefig(io.BytesIO(), format="pdf")
+    np.testing.assert_allclose(figure.axes[0].get_position().bounds, before, atol=0.03)
+    figure = pickle.loads(pickle.dumps(figure))
+    figure.set_dpi(dpi)
+    check(figure, 0.12)
+
+
+def test_names_are_no_formulas():
+    names = ["$", "a$b", "$x$", "W" * 200, ""]
+    figure = plot_similarity(Similarity(np.eye(5), names, names, 10), title="W" * 300)
+    check(figure, 0.2)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()][:3] == names[:3]
 
 
 def test_any_figure_can_be_resized():

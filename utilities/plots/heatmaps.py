@@ -22,6 +22,7 @@ TALLEST = 6.5  # inches of a heatmap that is higher than wide
 SHORTEST = 1.1  # inches of the height of a heatmap that is wider than high
 NARROWEST = 3.4  # inches of a canvas whose width is not given
 SLIMMEST = 1.1  # inches of a heatmap; where several in a row would be less wide, fewer are in a row
+HIGHEST_ABOVE = 0.25  # inches that labels beside a heatmap may reach above it
 PAD, GAP, BAR = 0.05, 0.15, 0.11  # inches: around the canvas, between panels, and of a colour bar
 
 
@@ -88,6 +89,7 @@ class HeatmapLayout(LayoutEngine):
         self.panels, self.columns, self.across = list(panels), across, across
         self.side, self.bar = side, bar
         self._beside = 0.0  # inches that a shared bar takes
+        self._renderer: object = None
 
     def arrange(self, figure: Figure, width: float | str | None = None, caption: bool = True) -> None:
         """Give the canvas the size that the matrices ask for, and all in it its place.
@@ -113,6 +115,13 @@ class HeatmapLayout(LayoutEngine):
         self._solve(figure, *figure.get_size_inches())
 
     def _solve(self, figure: Figure, width: float | None, height: float | None) -> None:
+        self._renderer = figure._get_renderer()  # that of the format being saved, which measures text in its own way
+        try:
+            self._settle(figure, width, height)
+        finally:
+            self._renderer = None  # some cannot be pickled
+
+    def _settle(self, figure: Figure, width: float | None, height: float | None) -> None:
         """Place everything a few times: what is written depends on the sizes of the axes, and these on what is."""
         before = None
         for _ in range(6):
@@ -137,14 +146,14 @@ class HeatmapLayout(LayoutEngine):
                 if panel.named.get(i) != (shown, room):  # ticks take long to make
                     name_layers(axis, panel.layers[i], inch, indices=shown, longest=room)
                     panel.named[i] = shown, room
-                _rewrite(panel, f"label{i}", axis.label, panel.labels[i], max(inch, 1.1))
+                _rewrite(panel, f"label{i}", axis.label, panel.labels[i], max(inch, 1.1), self._renderer)
             slot = (width - 2 * PAD - self._beside + GAP) / self.across - GAP
-            _rewrite(panel, "title", ax.title, panel.title, slot)
+            _rewrite(panel, "title", ax.title, panel.title, slot, self._renderer)
         for bar, high in self._bars():
             bar._colorbar.locator = MaxNLocator(int(np.clip(high / 0.2, 1, 5)), steps=[1, 2, 2.5, 5, 10])
             bar.yaxis.label.set_text(wrap(" ".join(bar.yaxis.label.get_text().split()), max(high, 0.8), 7))
         if text := getattr(figure, "caption", "") if figure._supxlabel.get_text() else "":
-            write_wrapped(figure._supxlabel, text, width - 2 * PAD)
+            write_wrapped(figure._supxlabel, text, width - 2 * PAD, self._renderer)
 
     def _bars(self) -> list[tuple[Axes, float]]:
         bars = [(panel.bar, panel.size[0]) for panel in self.panels if panel.bar is not None]
@@ -158,13 +167,13 @@ class HeatmapLayout(LayoutEngine):
         Returns:
             Left, right and bar (with its texts) of all panels; above, below and title of each row of panels.
         """
-        margins = np.array([_around(panel.ax) for panel in self.panels])  # left, below, right, above
-        bars, space = [_around(bar) for bar, _ in self._bars()], 0.0
+        margins = np.array([_around(panel.ax, self._renderer) for panel in self.panels])  # left, below, right, above
+        bars, space = [_around(bar, self._renderer) for bar, _ in self._bars()], 0.0
         if bars:
             bar = np.max(bars, axis=0)
             space = GAP / 2 + BAR + bar[2]
             margins[:, [1, 3]] = np.maximum(margins[:, [1, 3]], bar[[1, 3]])
-        titles = [_height(panel.ax.title) for panel in self.panels]
+        titles = [self._height(panel.ax.title, 6 / 72 + 0.02) for panel in self.panels]  # 6 points lie below it
         rows = [
             [*margins[i : i + self.across, [3, 1]].max(0), max(titles[i : i + self.across])]
             for i in range(0, len(self.panels), self.across)
@@ -186,7 +195,7 @@ class HeatmapLayout(LayoutEngine):
         """Give the height of the canvas, and the inches of a side of length 1 along it."""
         shapes = [panel.shape for panel in self.panels]
         highest = np.array([max(s[0] for s in shapes[i : i + self.across]) for i in range(0, len(shapes), self.across)])
-        fixed = 2 * PAD + rows.sum() + (len(rows) - 1) * GAP + self._caption(figure) + _height(figure._suptitle)
+        fixed = 2 * PAD + rows.sum() + (len(rows) - 1) * GAP + self._caption(figure) + self._height(figure._suptitle)
         if height is None:
             widest = max(s[1] for s in shapes)
             upright = min(unit, max(TALLEST, unit * widest) / highest.max())
@@ -196,7 +205,7 @@ class HeatmapLayout(LayoutEngine):
         return height, max(0.1, (height - fixed) / highest.sum())
 
     def _caption(self, figure: Figure) -> float:
-        return _height(figure._supxlabel) + 0.03 if figure._supxlabel.get_text() else 0.0
+        return self._height(figure._supxlabel) + 0.03 if figure._supxlabel.get_text() else 0.0
 
     def _place(
         self, figure: Figure, sides: np.ndarray, rows: np.ndarray, width: float, unit: float, height: float, up: float
@@ -208,7 +217,7 @@ class HeatmapLayout(LayoutEngine):
         widest = unit * max(panel.shape[1] for panel in self.panels)
         slot = left + widest + right + own
         figure._supxlabel.set_position((PAD / width, PAD / height))
-        top = height - PAD - _height(figure._suptitle)
+        top = height - PAD - self._height(figure._suptitle)
         if figure._suptitle is not None:
             figure._suptitle.set(y=1 - PAD / height, va="top")
         first = top
@@ -223,7 +232,7 @@ class HeatmapLayout(LayoutEngine):
                 _put(panel.ax, x, top - high, wide, high)
                 square = np.isclose(high / len(panel.layers[0]), wide / len(panel.layers[1]), rtol=0.01)
                 panel.ax.set_aspect("equal" if square else "auto")
-                _put_title(panel.ax, x, start, start + slot, high, wide, above)
+                self._put_title(panel.ax, x, start, start + slot, high, wide, above)
                 if panel.bar is not None:
                     _put(panel.bar, x + wide + right + GAP / 2, top - high, BAR, high)
             top -= up * max(panel.shape[0] for panel in panels)
@@ -231,6 +240,20 @@ class HeatmapLayout(LayoutEngine):
             top -= below + GAP
         if self.bar is not None:
             _put(self.bar, PAD + self.across * (slot + GAP) - GAP / 2, last, BAR, first - last)
+
+    def _height(self, artist: Text | None, air: float = 0.06) -> float:
+        """Measure the inches of a text from top to bottom, with a little air; 0 where there is none."""
+        if artist is None or not artist.get_text():
+            return 0.0
+        return artist.get_window_extent(self._renderer).height / artist.figure.dpi + air
+
+    def _put_title(self, ax: Axes, x: float, start: float, end: float, high: float, wide: float, above: float) -> None:
+        """Centre a title above its axes, as far as it then stays within its slot."""
+        half = ax.title.get_window_extent(self._renderer).width / ax.figure.dpi / 2
+        centre = np.clip(x + wide / 2, start + half, max(start + half, end - half))
+        ax._autotitlepos = False  # matplotlib would put it back
+        ax.title.set_va("bottom")
+        ax.title.set_position(((centre - x) / wide, 1 + above / high))
 
     def _warn_of_crowded_ticks(self, figure: Figure) -> None:
         for panel in self.panels:
@@ -246,41 +269,29 @@ class HeatmapLayout(LayoutEngine):
                         return
 
 
-def _rewrite(panel: Panel, key: str, artist: Text, text: str, room: float) -> None:
+def _rewrite(panel: Panel, key: str, artist: Text, text: str, room: float, renderer: object) -> None:
     """Break a text by the room it has; what the user has written there since counts instead."""
     raw, broken = panel.written.get(key, (text, artist.get_text()))
     raw = raw if artist.get_text() == broken else artist.get_text()
     if artist.get_rotation():
         artist.set_text(wrap(raw, room, artist.get_fontsize()))
     else:
-        write_wrapped(artist, raw, room)
+        write_wrapped(artist, raw, room, renderer)
     panel.written[key] = raw, artist.get_text()
 
 
-def _around(ax: Axes) -> tuple[float, float, float, float]:
+def _around(ax: Axes, renderer: object) -> tuple[float, float, float, float]:
     """Measure the inches that ticks, names and labels take to the left, below, to the right and above."""
     dpi, inner = ax.figure.dpi, ax.bbox
-    boxes = [box for box in (ax.xaxis.get_tightbbox(), ax.yaxis.get_tightbbox()) if box is not None]
+    boxes = [box for box in (ax.xaxis.get_tightbbox(renderer), ax.yaxis.get_tightbbox(renderer)) if box is not None]
     left, below = (min([0.0, *(getattr(b, k) - getattr(inner, k) for b in boxes)]) for k in ("x0", "y0"))
     right, above = (max([0.0, *(getattr(b, k) - getattr(inner, k) for b in boxes)]) for k in ("x1", "y1"))
-    return -left / dpi, -below / dpi, right / dpi, above / dpi
-
-
-def _height(artist: Text | None) -> float:
-    """Measure the inches of a text from top to bottom, with a little air; 0 where there is none."""
-    if artist is None or not artist.get_text():
-        return 0.0
-    return artist.get_window_extent().height / artist.figure.dpi + 0.06
+    # A label that is longer than its axes are high sticks out by more the lower these get: only so far are they made
+    # lower for it.
+    return -left / dpi, -below / dpi, right / dpi, min(above / dpi, HIGHEST_ABOVE)
 
 
 def _put(ax: Axes, x: float, y: float, width: float, height: float) -> None:
     """Give axes their place in inches."""
     size = ax.figure.get_size_inches()
     ax.set_position([x / size[0], y / size[1], width / size[0], height / size[1]])
-
-
-def _put_title(ax: Axes, x: float, start: float, end: float, high: float, wide: float, above: float) -> None:
-    """Centre a title above its axes, as far as it then stays within its slot."""
-    half = ax.title.get_window_extent().width / ax.figure.dpi / 2
-    centre = np.clip(x + wide / 2, start + half, max(start + half, end - half))
-    ax.title.set_position(((centre - x) / wide, 1 + above / high))

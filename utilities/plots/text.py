@@ -87,13 +87,14 @@ def _pieces(word: str, inches: float, points: float) -> list[str]:
     return pieces
 
 
-def write_wrapped(artist: Text, text: str, inches: float) -> str:
+def write_wrapped(artist: Text, text: str, inches: float, renderer: object = None) -> str:
     """Write a text in lines that are no wider than there is room for, measured as they are drawn.
 
     Args:
         artist: A text of a figure, not rotated.
         text: What to write.
         inches: Width of a line.
+        renderer: What draws it; None takes the figure's.
 
     Returns:
         The text with its lines broken.
@@ -101,7 +102,7 @@ def write_wrapped(artist: Text, text: str, inches: float) -> str:
     room = inches
     for _ in range(4):
         artist.set_text(wrap(text, room, artist.get_fontsize()))
-        drawn = artist.get_window_extent().width / artist.figure.dpi
+        drawn = artist.get_window_extent(renderer).width / artist.figure.dpi
         if drawn <= inches:
             break
         room *= 0.98 * inches / drawn

@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from matplotlib.axis import Axis
 from matplotlib.font_manager import FontProperties
@@ -88,7 +89,7 @@ def name_layers(
     """
     shown = thinned(len(layers), inches) if indices is None else list(indices)
     names = shorten([layers[i] for i in shown], longest, POINTS)
-    axis.set_ticks([i if places is None else places[i] for i in shown], names, fontsize=POINTS)
+    axis.set_ticks([i if places is None else places[i] for i in shown], names, fontsize=POINTS, parse_math=False)
 
 
 def fit_layers(axis: Axis, layers: Sequence[str], places: Sequence[float] | None = None) -> None:
@@ -99,16 +100,16 @@ def fit_layers(axis: Axis, layers: Sequence[str], places: Sequence[float] | None
         layers: All names.
         places: Where each layer is; None is 0, 1, 2, ...
     """
-    figure, along = axis.figure, 0 if axis.axis_name == "x" else 1
-    where = range(len(layers)) if places is None else places
-
-    def fit() -> None:
-        longest = min(1.4, 0.25 * figure.get_figwidth())
-        name_layers(axis, layers, 0.5, places, longest=longest)  # names that take their room
-        figure.draw_without_rendering()
-        ends = axis.axes.transData.transform([[x, x] for x in (where[0], where[-1])])[:, along]
-        span = abs(ends[1] - ends[0]) / figure.dpi
-        name_layers(axis, layers, span * len(layers) / max(1, len(layers) - 1), places, longest=longest)
-
-    figure.fits = (*getattr(figure, "fits", ()), fit)
+    fit = partial(_fit, axis, layers, range(len(layers)) if places is None else places)
+    axis.figure.fits = (*getattr(axis.figure, "fits", ()), fit)
     fit()
+
+
+def _fit(axis: Axis, layers: Sequence[str], places: Sequence[float]) -> None:
+    figure, along = axis.figure, 0 if axis.axis_name == "x" else 1
+    longest = min(1.4, 0.25 * figure.get_figwidth())
+    name_layers(axis, layers, 0.5, places, longest=longest)  # names that take their room
+    figure.draw_without_rendering()
+    ends = axis.axes.transData.transform([[x, x] for x in (places[0], places[-1])])[:, along]
+    span = abs(ends[1] - ends[0]) / figure.dpi
+    name_layers(axis, layers, span * len(layers) / max(1, len(layers) - 1), places, longest=longest)
