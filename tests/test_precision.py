@@ -52,6 +52,7 @@ def test_without_an_autocast_the_type_is_the_models_own():
         {"measure": "rsa"},
     ],
 )
+@pytest.mark.filterwarnings("ignore:values of Given do not follow")
 def test_sums_and_products_of_features_keep_their_precision_inside_an_autocast(options):
     """Features of the autocast, handed over as data, give the same outside of it."""
     model, x = network(), torch.randn(24, 10)

@@ -86,7 +86,7 @@ def compare(
         bandwidth: For ``"rbf"``: σ as a fraction of the median distance in each batch.
         sigma: For ``"rbf"``: σ itself.
         view: What of a layer's output stands for an image: ``"flatten"``, ``"gap"``, ``"cls"``, ``"spatial"``,
-            ``"token:i"`` or a function, see `utilities.views.make_view`.
+            ``"token:i"``, perhaps with the axes as in ``"gap:NCL"``, or a function, see `utilities.views.make_view`.
         view2: The same for ``model2``; default: ``view``.
         forward: How the models are run where that is not ``model(images)``: a method's name
             (``"forward_features"``, ``"encode_image"``), or a function ``(model, batch)`` of the loader's whole batch,

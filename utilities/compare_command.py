@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--kernel", choices=["linear", "rbf"], default="linear", help="of CKA")
     add("--estimator", choices=["debiased", "biased"], default="debiased", help="of CKA")
     add("--bandwidth", type=float, default=1.0, help="of the RBF kernel: sigma over the median distance")
-    add("--view", default="flatten", help="flatten, gap, cls, spatial or token:i")
+    add("--view", default="flatten", help="flatten, gap, cls, spatial or token:i; gap:NCL names the axes")
     add("--forward", metavar="METHOD", help="how the models are run: forward_features, encode_image, ...")
     add("--batch-axis", type=int, metavar="AXIS", help="dimension of outputs that counts images; default: found out")
     add("--precision", choices=PRECISIONS, default="auto", help="exact, or faster")
