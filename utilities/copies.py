@@ -45,7 +45,7 @@ def own_inputs(model: nn.Module) -> Iterator[None]:
         ...     model(images).tolist(), images.tolist()
         ([[1.0, 1.0]], [[0.0, 0.0]])
     """
-    if _copy_inputs in model._forward_pre_hooks.values():
+    if has_own_inputs(model):
         yield
         return
     # Not the method of the instance: that of a ScriptModule refuses, though its hooks run.
@@ -54,6 +54,16 @@ def own_inputs(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def has_own_inputs(model: nn.Module) -> bool:
+    """Tell whether a model is inside `own_inputs`.
+
+    Example:
+        >>> has_own_inputs(nn.Flatten())
+        False
+    """
+    return _copy_inputs in model._forward_pre_hooks.values()
 
 
 def _copy_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

@@ -103,7 +103,7 @@ def _by_patterns(patterns: list[str | type], modules: Mapping[str, nn.Module], m
             continue
         glob = pattern.removeprefix("!")
         # A module that is registered twice has two names: a glob finds it once, its second name finds it too.
-        matches = set(fnmatch.filter(modules, glob)) or aliases & {glob}
+        matches = ({glob} if glob in modules else set(fnmatch.filter(modules, glob))) or aliases & {glob}
         if not matches:
             raise ValueError(f"layer {glob!r} is not in {kind_of(model)}; close: {close_names(glob, aliases)}")
         chosen = chosen - matches if _excludes(pattern) else chosen | matches

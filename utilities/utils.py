@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from utilities.copies import own_inputs
+from utilities.copies import has_own_inputs, own_inputs
 from utilities.input_type import casting_inputs
 from utilities.inputs import check_model, explaining
 from utilities.labels import BatchCheck, hits
@@ -111,10 +111,13 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
         >>> model[1].training
         True
     """
-    check_model(model)
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]  # or frozen
     tensor = next((t for group in (model.parameters(), model.buffers()) for t in group), None)
     home = tensor.device if tensor is not None else torch.device("cpu")
+    if device is None and has_own_inputs(model) and not any(training for _, training in modes):
+        yield home  # inside another such context, as a recorder is for each batch of a comparison
+        return
+    check_model(model)
     target = home if device is None else resolve_device(device)
     try:
         model.eval()
