@@ -241,9 +241,8 @@ def test_images_of_another_size_have_other_windows():
 def test_a_layer_that_is_not_a_number_is_placed_all_the_same():
     """That it is no number is said later, by the comparison, with the layer's name."""
     evidence, values = Evidence(), torch.full((3, 5), float("nan"))
-    evidence.see_shape(2, values[:2])
-    evidence.see_rows(3, values)
-    assert evidence.place(3, values, [1, 2, 0]) == Placement(0)
+    evidence.see(3, values)
+    assert evidence.place(3, values[:2], [1, 0]) == Placement(0)
 
 
 def test_a_wide_layer_of_two_images_agrees_with_brute_force():

@@ -35,8 +35,8 @@ class Recorder:
     execution; a module that is called again in the same pass gives another entry, ``name#2``.
 
     Which dimension of an output counts images, and how, is found out before the first pass, by running the model on
-    three of its images, on the same in another order, and on two (see `utilities.placement`); values then have a row
-    for each image. A model that takes whole batches only is run on all of them, twice.
+    three of its images, and on two of them in another order (see `utilities.placement`); values then have a row for
+    each image. A model that takes whole batches only is run on all of them, twice.
 
     Args:
         model: Any module; the size of the batch is read off its first tensor argument.

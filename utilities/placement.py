@@ -1,7 +1,7 @@
 """Where in a layer's output its images are: found out by looking, not guessed from sizes.
 
-A model is run on three images, on the same three in another order, and on two. A dimension that grows with the number
-of images counts them; the values along it say in which order. So 2n rows may hold each image's two rows side by side
+A model is run on three images, and on two of them in another order. A dimension that grows with the number of images
+counts them; the values along it say in which order. So 2n rows may hold each image's two rows side by side
 (windows, flattened tokens), or all first halves before all second ones (``torch.cat`` inside a forward pass); time
 may come before the images; and a position embedding of 196 rows belongs to no image, whatever the size of the batch.
 """
@@ -60,7 +60,7 @@ class Placement:
 
 @dataclass
 class Evidence:
-    """What three passes show of one output.
+    """What a few passes show of one output.
 
     Attributes:
         shapes: Number of images -> shape of the output.
@@ -70,14 +70,14 @@ class Evidence:
     shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     rows: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def see_shape(self, n: int, tensor: torch.Tensor) -> None:
-        """Note the shape for a number of images."""
+    def see(self, n: int, tensor: torch.Tensor) -> None:
+        """Note the output for n images in their first order: its shape, and a few values of every row."""
         self.shapes[n] = tuple(tensor.shape)
-
-    def see_rows(self, n: int, tensor: torch.Tensor) -> None:
-        """Note the shape and, along each dimension that may count images, a few values of every row."""
-        self.see_shape(n, tensor)
         self.rows = {axis: some_values(tensor, axis) for axis in self._counting(n)}
+
+    def counts(self, n: int) -> bool:
+        """Tell whether some dimension grows with the number of images, of which n came first."""
+        return bool(self._counting(n))
 
     def _counting(self, n: int) -> list[int]:
         """List the dimensions whose size is proportional to the number of images, or may be, for all that is known."""
@@ -90,26 +90,27 @@ class Evidence:
             if size and size % n == 0 and all(other[axis] * n == size * m for m, other in others.items())
         ]
 
-    def place(self, n: int, turned: torch.Tensor, order: Sequence[int], axis: int | None = None) -> Placement | str:
-        """Settle where the images are, by the same images in another order.
+    def place(self, n: int, again: torch.Tensor, order: Sequence[int], axis: int | None = None) -> Placement | str:
+        """Settle where the images are, by some of them in another order.
 
         Args:
             n: Number of images in the first order.
-            turned: The output for the images in the other order.
-            order: The other order: which image of the first is at each place.
+            again: The output for some of them in another order.
+            order: Which image of the first order is at each place.
             axis: The dimension that counts images, where the user says it.
 
         Returns:
             The placement, or the reason why the output belongs to no image.
         """
+        self.shapes.setdefault(len(order), tuple(again.shape))
         shape = self.shapes[n]
         if axis is not None:
-            return self._said(axis, n, turned, order)
+            return self._said(axis, n, again, order)
         counting = self._counting(n)
-        if not counting or tuple(turned.shape) != shape:
+        if not counting or (len(order) == n and tuple(again.shape) != shape):
             seen = " and ".join(f"{s} for {m} images" for m, s in sorted(self.shapes.items()))
             return f"no dimension of its output counts images: {seen}"
-        best, constant = self._best(counting, n, turned, order)
+        best, constant = self._best(counting, n, again, order)
         if len(self.shapes) < 2 and constant and best is not None and best.outer * best.inner > 1:
             best = None  # a multiple of the only size seen, and no value that differs: as good as no sign
         if best is not None:
@@ -121,34 +122,35 @@ class Evidence:
             "follow them when they change places"
         )
 
-    def _said(self, axis: int, n: int, turned: torch.Tensor, order: Sequence[int]) -> Placement | str:
-        shape = self.shapes[n]
-        if not -len(shape) <= axis < len(shape) or shape[axis] == 0 or shape[axis] % n:
+    def _said(self, axis: int, n: int, again: torch.Tensor, order: Sequence[int]) -> Placement | str:
+        shape, m = self.shapes[n], len(order)
+        fits = -len(shape) <= axis < len(shape) and shape[axis] and again.ndim == len(shape)
+        if not fits or shape[axis] % n or again.shape[axis] * n != shape[axis] * m:
             return f"batch_axis={axis} does not count images: its output is {shape} for a batch of {n}"
         axis %= len(shape)
-        self.rows.setdefault(axis, torch.zeros(shape[axis], 1, dtype=torch.float64))
-        best, _ = self._best([axis], n, turned, order)
+        best = self._best([axis], n, again, order)[0] if axis in self.rows else None
         return best or Placement(axis, inner=shape[axis] // n)
 
     def _best(
-        self, counting: list[int], n: int, turned: torch.Tensor, order: Sequence[int]
+        self, counting: list[int], n: int, again: torch.Tensor, order: Sequence[int]
     ) -> tuple[Placement | None, bool]:
         """Give the arrangement in which the values follow the images best, if any does, and whether they are constant.
 
         Rounding decides nothing: among arrangements that fit alike, the image varies slowest, along an early dimension.
         """
         tried = []
+        noise = torch.finfo(again.dtype).eps ** 0.5 if again.dtype.is_floating_point else 0.0
         for axis in counting:
-            first, second = self.rows[axis], some_values(turned, axis)
-            per_image = len(first) // n
-            for outer in sorted(_divisors(per_image)):
-                split = (outer, n, per_image // outer)
-                before, after = (x.unflatten(0, split) for x in (first, second))
+            first, second = self.rows[axis], some_values(again, axis)
+            if first.shape[1] != second.shape[1]:
+                continue
+            for outer in sorted(_divisors(len(first) // n)):
+                inner = len(first) // n // outer
+                before, after = first.unflatten(0, (outer, n, inner)), second.unflatten(0, (outer, len(order), inner))
                 residual = (after - before[:, list(order)]).norm().item()
                 spread = (before - before.mean(1, keepdim=True)).norm().item()
-                noise = torch.finfo(turned.dtype).eps ** 0.5 if turned.dtype.is_floating_point else 0.0
                 fits = residual <= FOLLOWS * spread + noise * before.norm().item()
-                tried.append((residual, fits, spread, Placement(axis, outer, split[2])))
+                tried.append((residual, fits, spread, Placement(axis, outer, inner)))
         least = min((residual for residual, *_ in tried), default=0.0)
         rounding = 1e-12 * max((rows.norm().item() for rows in self.rows.values()), default=0.0)
         for residual, fits, spread, placement in tried:

@@ -15,6 +15,8 @@ from utilities.nested import map_tensors, tensors_in
 from utilities.placement import Evidence, Placement
 
 ENOUGH = 3  # images: the least of which another order is told from its opposite
+# Number of images -> which of them are shown again, in another order and another number.
+SECOND_ORDER = {1: [0, 0], 2: [1, 0, 1], 3: [1, 0]}
 SEARCHED = 32  # images among which three that differ are looked for
 
 
@@ -87,12 +89,15 @@ class Trial:
         self.ran: set[str] = set()
         self.unchanged: set[str] = set()
         self._evidence: dict[str, Evidence] = {}
+        self._astray: set[str] = set()  # calls of layers that did not follow the images
         self._given: dict[str, tuple[torch.Tensor, Any]] = {}
 
     def run(self, call: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], n: int) -> None:
-        """Run the model on images in one order, in another, and on fewer of them.
+        """Run the model on three images, and on two of them in another order.
 
-        A model that cannot take a few images, for it wants whole batches, is shown all of them in two orders.
+        What does not follow them, for it mixes the images of a batch or draws at random, is looked at once more, with
+        all three in another order. A model that cannot take a few images, for it wants whole batches, is shown all of
+        them in two orders.
 
         Args:
             call: Runs the model.
@@ -106,26 +111,31 @@ class Trial:
             def cut(tensor: torch.Tensor) -> torch.Tensor:
                 return _rows(tensor, images) if tensor.ndim and len(tensor) == n else tensor.clone()
 
-            self._step, self._images, self._calls = step, images, Counter()
+            self._step, self._calls = step, Counter()
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(0)  # what draws at random draws the same each time
                 call(*map_tensors(cut, args), **map_tensors(cut, dict(kwargs)))
 
+        def show_again(order: list[int]) -> None:
+            self._order = order
+            show(self._see_again, [chosen[i] for i in order])
+
         try:
-            show(self._see_shape, chosen[:-1] if n > 1 else [0, 0])
             with ExitStack() as stack:
                 for name in self.names:
                     stack.callback(self._watch_versions(name).remove)
+                self._n = len(chosen)
                 show(self._see_first, chosen)
-            self._order = [*range(1, len(chosen)), 0]
-            show(self._see_turned, [chosen[i] for i in self._order])
+            show_again(SECOND_ORDER[len(chosen)])
+            if self._astray:
+                show_again([*range(1, len(chosen)), 0])
         except Exception:
             if n <= ENOUGH:
                 raise
-            self._evidence, self.left_out, self.placements = {}, {}, {}
-            show(self._see_first, list(range(n)))
-            self._order = [*range(1, n), 0]
-            show(self._see_turned, self._order)
+            self._evidence, self.left_out, self.placements, self._astray = {}, {}, {}, set()
+            chosen, self._n = list(range(n)), n
+            show(self._see_first, chosen)
+            show_again([*range(1, n), 0])
         for key in self._evidence.keys() - self.placements.keys() - self.left_out.keys():
             self.left_out[key] = " runs on some images only; leave it out"
 
@@ -139,30 +149,37 @@ class Trial:
         else:
             self._step(key, name, module, tensor.detach())
 
-    def _see_shape(self, key: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
-        self._evidence.setdefault(key, Evidence()).see_shape(len(self._images), tensor)
-
     def _see_first(self, key: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
         given, before = self._given.pop(name, (None, None))
         if given is not None and tensor.shape == given.shape and _same_memory(tensor, given):
             same = torch.equal(before, tensor) if given.is_inference() else before == given._version
             self.unchanged |= {name} if same else set()
-        self._evidence.setdefault(key, Evidence()).see_rows(len(self._images), tensor)
+        evidence = self._evidence[key] = Evidence()
+        evidence.see(self._n, tensor)
 
-    def _see_turned(self, key: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
-        n, evidence = len(self._images), self._evidence.get(key)
-        if evidence is None or n not in evidence.shapes:
+    def _see_again(self, key: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
+        evidence, once_more = self._evidence.get(key), len(self._order) == self._n
+        if evidence is None:
             self.left_out[key] = " runs on some images only; leave it out"
             return
-        found = evidence.place(n, tensor, self._order, self.axes.get(name))
+        if once_more and self._astray and key not in self._astray:
+            return
+        found = evidence.place(self._n, tensor, self._order, self.axes.get(name))
         if isinstance(found, str):
+            self.placements.pop(key, None)
             self.left_out[key] = (
                 f" has no row for each image: {found}. Leave this layer out, or say which dimension counts images with "
                 "batch_axis="
             )
-            return
+        else:
+            self._place(key, module, tensor, found)
+        if not once_more and name not in self.axes and (isinstance(found, str) or not found.follows):
+            self._astray |= {key} if evidence.counts(self._n) else set()
+
+    def _place(self, key: str, module: nn.Module, tensor: torch.Tensor, found: Placement) -> None:
+        self.left_out.pop(key, None)
         try:
-            self.test(key, module, found.arrange(tensor, n))
+            self.test(key, module, found.arrange(tensor, len(self._order)))
         except ValueError as error:
             self.left_out[key] = f": {error}"
         else:
