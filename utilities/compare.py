@@ -16,10 +16,11 @@ from torch import nn
 
 from utilities.batches import check_loaders, reshuffled
 from utilities.collect import collect
-from utilities.engine import Comparison, Options
+from utilities.engine import Comparison
 from utilities.hooks import BatchAxis, Forward, Layers, select_layers
 from utilities.memory import keeping_freed_memory
 from utilities.metrics import Estimator, Kernel
+from utilities.options import Options
 from utilities.similarity import Similarity, average, join
 from utilities.summary import mean_of, to_similarity
 from utilities.utils import evaluating
