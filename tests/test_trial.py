@@ -163,3 +163,15 @@ class Table(nn.Module):
 
     def forward(self, x):
         return x + self.rows(torch.arange(4)).sum(0)
+
+
+def test_a_layer_that_changes_something_in_one_of_its_calls_is_a_layer():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.flat = nn.Linear(6, 6), nn.Flatten()
+
+        def forward(self, x):
+            return self.flat(self.flat(self.fc(x)).unflatten(1, (2, 3)))
+
+    assert default_layers(Twice(), torch.randn(8, 6)) == ["fc", "flat", "flat#2"]

@@ -151,9 +151,13 @@ class Trial:
 
     def _see_first(self, key: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
         given, before = self._given.pop(name, (None, None))
-        if given is not None and tensor.shape == given.shape and _same_memory(tensor, given):
+        same = given is not None and tensor.shape == given.shape and _same_memory(tensor, given)
+        if same:
             same = torch.equal(before, tensor) if given.is_inference() else before == given._version
-            self.unchanged |= {name} if same else set()
+        if not same:
+            self.unchanged.discard(name)
+        elif key == name:  # the first call; a later one may still change something
+            self.unchanged.add(name)
         evidence = self._evidence[key] = Evidence()
         evidence.see(self._n, tensor)
 
