@@ -1,5 +1,7 @@
 """The blocks of every family, run one after the other, are the model; their features become maps."""
 
+from collections import OrderedDict
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from utilities.analysis.fourier import fourier
 from utilities.analysis.variance import feature_variance
 from utilities.blocks import KINDS, Block, blocks, check_sequence, run_blocks, to_maps
+from utilities.hooks import describe
 from utilities.zoo import create_model
 
 SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 7}
@@ -218,3 +221,30 @@ def test_named_layers_take_globs():
 def test_patterns_that_name_nothing_or_two_kinds_are_refused(layers, match):
     with pytest.raises(ValueError, match=match):
         blocks(create_model("resnet18", 5, seed=0), layers)
+
+
+def test_named_layers_of_a_model_are_run_as_forward_says():
+    from utilities.analysis.fourier import fourier
+    from utilities.analysis.variance import feature_variance
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
+
+        def encode(self, x):
+            return self.conv(x)
+
+        def forward(self, x, mask):
+            return self.head((self.encode(x) * mask).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, images = Encoder(), torch.randn(6, 3, 8, 8)
+    alone = nn.Sequential(OrderedDict(conv=model.conv))
+    for analysis in (fourier, feature_variance):
+        run = {"layers": {"conv": "conv"}, "device": "cpu", "progress": False}
+        found, truth = (analysis(m, [images], **run, **way) for m, way in ((model, {"forward": "encode"}), (alone, {})))
+        assert found.to_frame().equals(truth.to_frame())
+    with pytest.raises(ValueError, match="forward= goes with layers="):
+        blocks(model, forward="encode")
+    assert describe(model, images, "conv", forward="encode").loc["conv", "shape"] == (4, 8, 8)

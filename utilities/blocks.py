@@ -16,7 +16,7 @@ from torch import nn
 from utilities.block import KINDS, Block, Residual, Step
 from utilities.block_lists import BUILDERS, stages_of_resnet
 from utilities.copies import own_inputs
-from utilities.hooks import Recorder, select_layers
+from utilities.hooks import Forward, Recorder, select_layers
 from utilities.input_type import as_input
 from utilities.views import channels_last, prefix_tokens
 
@@ -25,7 +25,7 @@ __all__ = ["KINDS", "Block", "Residual", "Step", "blocks", "check_sequence", "ru
 TOLERANCE = 1e-5  # of the logits' largest magnitude, between a model and its sequence of blocks
 
 
-def blocks(model: nn.Module, layers: Mapping[str, str] | None = None) -> list[Block]:
+def blocks(model: nn.Module, layers: Mapping[str, str] | None = None, forward: Forward | None = None) -> list[Block]:
     """List the blocks of a model in the order in which they run.
 
     Known are this package's ResNets, Lambda ResNets and AlterNets, the ResNets of timm and torchvision, and timm's
@@ -37,6 +37,7 @@ def blocks(model: nn.Module, layers: Mapping[str, str] | None = None) -> list[Bl
             such as ``{"features.3": "conv", "stages.?": "conv"}``. Their outputs are recorded by hooks, so that they
             need not form a sequence. Whether maps have their channels last is read off their shape where it can be;
             ``"conv:NHWC"`` or ``"conv:NCHW"`` says it.
+        forward: How a model is run whose layers are named, see `utilities.hooks.Recorder`.
 
     Returns:
         The blocks; those of a known model, run one after the other, are the model: `check_sequence` sees to that.
@@ -50,8 +51,10 @@ def blocks(model: nn.Module, layers: Mapping[str, str] | None = None) -> list[Bl
         >>> [(block.name, block.kind, block.stage) for block in blocks(resnet18())][:4]
         [('stem', 'stem', 0), ('layer1.0', 'conv', 1), ('layer1.1', 'conv', 1), ('layer2.0', 'pool', 2)]
     """
+    if layers is None and forward is not None:
+        raise ValueError("forward= goes with layers=: a model whose blocks are known is run block by block")
     if layers is not None:
-        return _by_hooks(model, layers)
+        return _by_hooks(model, layers, forward)
     builder = next((build for kind, build in BUILDERS.items() if isinstance(model, kind)), None)
     if builder is None and all(hasattr(model, name) for name in ("layer1", "layer2", "layer3", "layer4", "fc")):
         builder = stages_of_resnet
@@ -86,7 +89,7 @@ def run_blocks(model: nn.Module, sequence: list[Block], images: torch.Tensor) ->
         return
     recorder = sequence[0].recorder  # one for all batches: it looks once where the images are
     with recorder:
-        model(images)
+        recorder.run(images)
     found, recorder.activations = recorder.activations, {}
     by_name = {block.name: block for block in sequence}
     for name, x in found.items():
@@ -176,11 +179,11 @@ def _grid(block: Block, count: int, size: torch.Size) -> tuple[int, int]:
     )
 
 
-def _by_hooks(model: nn.Module, layers: Mapping[str, str]) -> list[Block]:
+def _by_hooks(model: nn.Module, layers: Mapping[str, str], forward: Forward | None) -> list[Block]:
     if not isinstance(layers, Mapping):
         raise TypeError(f"layers should map names to kinds, such as {{'NAME': 'conv'}}, got {type(layers).__name__}")
     prefix, found, kinds = prefix_tokens(model), [], _kinds_by_name(model, layers)
-    recorder = Recorder(model, list(kinds))
+    recorder = Recorder(model, list(kinds), forward=forward)
     for name in recorder.layers:
         kind, _, layout = kinds[name].partition(":")
         found.append(Block(name, kind, 0, model.get_submodule(name), layout or "auto", prefix, recorder=recorder))

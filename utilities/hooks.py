@@ -321,13 +321,16 @@ class _Shapes(Recorder):
         return tuple(value.shape[1:])
 
 
-def describe(model: nn.Module, images: torch.Tensor | None = None, layers: Layers = "*") -> pd.DataFrame:
+def describe(
+    model: nn.Module, images: Any = None, layers: Layers = "*", *, forward: Forward | None = None
+) -> pd.DataFrame:
     """Tabulate a model's layers, to choose from.
 
     Args:
         model: Any module.
         images: A batch to run the model on, (batch, ...), two or more images; None runs nothing.
         layers: See `select_layers`.
+        forward: How the model is run on it, see `Recorder`.
 
     Returns:
         A row for each layer, by name: ``type``, ``shape`` (of the output for one image), ``width`` (number of
@@ -345,7 +348,7 @@ def describe(model: nn.Module, images: torch.Tensor | None = None, layers: Layer
     """
     shapes: dict[str, tuple[int, ...] | None] = {}
     if images is not None:
-        with _Shapes(model, layers, strict=False) as recorder:
+        with _Shapes(model, layers, strict=False, forward=forward) as recorder:
             recorder.run(images)
         shapes = recorder.activations
     shapes = shapes | {name: None for name in select_layers(model, layers) if name not in shapes}

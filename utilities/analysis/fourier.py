@@ -23,6 +23,7 @@ from torch import nn
 
 from utilities.analysis.stream import Moments, precise, stream
 from utilities.blocks import Block, blocks, check_sequence, run_blocks, to_maps
+from utilities.hooks import Forward
 from utilities.results import Result
 from utilities.utils import versions
 
@@ -101,6 +102,7 @@ def fourier(
     reference: str = "dc",
     window: str = "none",
     layers: Mapping[str, str] | None = None,
+    forward: Forward | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
@@ -119,6 +121,7 @@ def fourier(
             frequencies, since ReLUs and class tokens give maps a large mean.
         window: ``"hann"`` tapers maps towards their borders, where the transform sees a jump that is not there.
         layers: Kinds of named layers, of models whose blocks are not known.
+        forward: How such a model is run where that is not ``model(images)``, see `utilities.hooks.Recorder`.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
@@ -140,7 +143,7 @@ def fourier(
     for name, (value, known) in options.items():
         if value not in known:
             raise ValueError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
-    sequence, spectra = blocks(model, layers), {}
+    sequence, spectra = blocks(model, layers, forward), {}
     with stream(model, loader, device=device, description="Fourier", progress=progress) as batches:
         for images, _ in batches:
             if not spectra:

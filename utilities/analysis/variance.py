@@ -18,6 +18,7 @@ from torch import nn
 
 from utilities.analysis.stream import Moments, precise, readable_twice, stream
 from utilities.blocks import Block, blocks, check_sequence, run_blocks, to_maps
+from utilities.hooks import Forward
 from utilities.results import Result
 from utilities.utils import versions
 
@@ -78,6 +79,7 @@ def feature_variance(
     *,
     over: str = "positions",
     layers: Mapping[str, str] | None = None,
+    forward: Forward | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
@@ -90,6 +92,7 @@ def feature_variance(
         over: ``"positions"``, the paper's: of each map over its positions. ``"samples"``: of each channel and position
             over the images.
         layers: Kinds of named layers, of models whose blocks are not known.
+        forward: How such a model is run where that is not ``model(images)``, see `utilities.hooks.Recorder`.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
@@ -111,7 +114,7 @@ def feature_variance(
         raise ValueError(f"over {over!r} is not known; choose from {', '.join(OVER)}")
     if over == "samples":
         readable_twice(loader, "the variance over samples")
-    sequence = blocks(model, layers)
+    sequence = blocks(model, layers, forward)
     run = {"device": device, "progress": progress}
     means = _means(model, sequence, loader, run) if over == "samples" else {}
     found: dict[str, _Spread] = {}
