@@ -84,6 +84,8 @@ class Recorder:
         batch_axis: BatchAxis | None = None,
         innermost: bool = False,
     ) -> None:
+        if isinstance(model, torch.jit.ScriptModule) and not isinstance(model, torch.jit.TopLevelTracedModule):
+            raise ValueError("a scripted model runs without calling its modules: record the one that was scripted")
         check_forward(model, forward)
         self.model, self.forward = model, forward
         self.layers = select_layers(model, "*" if layers is None else layers)

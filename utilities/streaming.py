@@ -42,8 +42,16 @@ class Side:
         Raises:
             ValueError: If they are not the same.
         """
-        if (self.names, self.widths) != (other.names, other.widths):
+        if self.names != other.names:
             raise ValueError("the model ran other layers, or in another order, than on the batch before")
+        if self.widths != other.widths:
+            name, before, now = next(
+                part for part in zip(self.names, self.widths, other.widths, strict=True) if part[1] != part[2]
+            )
+            raise ValueError(
+                f"layer {name!r} has {now} features, and had {before} on the batch before: give all images one size, or "
+                "take view='gap'"
+            )
         larger = other.share > self.share
         self.first = self.first + other.first
         self.image = torch.where(larger, other.image, self.image)
