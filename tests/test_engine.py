@@ -180,5 +180,5 @@ def test_images_of_several_sizes_are_compared_where_a_view_gives_them_one_width(
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh())
     batches = [torch.randn(8, 3, size, size) for size in (8, 12)]
     assert compare(model, model, batches, view="gap", device="cpu", progress=False).n == 16
-    with pytest.raises(ValueError, match="layer '0' has 400 features, and had 144 on the batch before.*view='gap'"):
+    with pytest.raises(ValueError, match=r"layer '0' has 400 features, and had 144 on the batch before.*view='gap'"):
         compare(model, model, batches, device="cpu", progress=False)

@@ -49,8 +49,8 @@ class Side:
                 part for part in zip(self.names, self.widths, other.widths, strict=True) if part[1] != part[2]
             )
             raise ValueError(
-                f"layer {name!r} has {now} features, and had {before} on the batch before: give all images one size, or "
-                "take view='gap'"
+                f"layer {name!r} has {now} features, and had {before} on the batch before: give all images one size, "
+                "or take view='gap'"
             )
         larger = other.share > self.share
         self.first = self.first + other.first
