@@ -155,6 +155,33 @@ def test_equal_images_at_the_front_do_not_mislead():
     torch.testing.assert_close(found, torch.stack([features, -features], 1))
 
 
+@pytest.mark.parametrize("blank", [3, 12, 40])
+def test_images_that_a_layer_makes_alike_do_not_mislead(blank):
+    """Blank images in front are zero behind a ReLU: they show no order, and others are looked at."""
+
+    class Siamese(nn.Module):
+        def __init__(self, stacked):
+            super().__init__()
+            self.stacked, self.conv, self.relu = stacked, nn.Linear(20, 16), nn.ReLU()
+
+        def forward(self, x):
+            halves = x.chunk(2, 1)
+            if self.stacked:
+                return self.relu(self.conv(torch.cat(halves)))
+            return self.relu(self.conv(torch.stack(halves, 1)))
+
+    torch.manual_seed(0)
+    one, two = Siamese(True), Siamese(False)
+    two.load_state_dict(one.state_dict())
+    one.conv.bias.data.fill_(-0.3), two.conv.bias.data.fill_(-0.3)
+    images = torch.randn(64, 40)
+    for size in (0.0, 1e-3, 1e-9):
+        faint = images.clone()
+        faint[:blank] *= size
+        found = compare(one, two, [faint], device="cpu", progress=False, precision="exact").matrix
+        np.testing.assert_allclose(found.diagonal(), 1, atol=1e-6)
+
+
 def test_small_differences_between_images_decide():
     """The spread over images is 1e-5 of the features: more than rounding, and so a sign."""
     images = 1 + 1e-5 * torch.randn(8, 6, dtype=torch.float64)
@@ -254,3 +281,8 @@ def test_a_wide_layer_of_two_images_agrees_with_brute_force():
     )
     inner = model.inner(x).detach()
     assert result.matrix.item() == pytest.approx(cka(inner, torch.cat([inner.exp(), inner.sin()], 1)), abs=1e-6)
+
+
+def test_windows_that_are_constant_in_the_whole_batch_are_a_layer_without_variance():
+    found, _ = recorded(lambda x: torch.ones(3 * len(x), 4), torch.randn(20, 6))
+    assert torch.equal(found, torch.ones(20, 3, 4))

@@ -15,6 +15,7 @@ import torch
 
 SAMPLES = 64  # values of each row that are looked at, beside its mean and its mean square
 FOLLOWS = 0.1  # of the spread over images: a layer that differs by more does not follow its images
+ROUNDING = 8.0  # times the precision of a type: a spread over images that may be nothing but rounding
 TIE = 4.0  # residuals within this factor are both rounding, and the more usual arrangement is taken
 
 
@@ -27,12 +28,14 @@ class Placement:
         outer: How many runs over all images it holds: 1 where the image varies slowest.
         inner: How many rows of one image lie side by side: 1 where the image varies fastest.
         follows: Whether the values were seen to follow the images.
+        sure: Whether the values could tell this arrangement from others; those of equal images cannot.
     """
 
     axis: int = 0
     outer: int = 1
     inner: int = 1
     follows: bool = True
+    sure: bool = True
 
     def arrange(self, tensor: torch.Tensor, n: int) -> torch.Tensor:
         """Bring the images to the front, without a copy: (n, ...).
@@ -110,10 +113,9 @@ class Evidence:
         if not counting or (len(order) == n and tuple(again.shape) != shape):
             seen = " and ".join(f"{s} for {m} images" for m, s in sorted(self.shapes.items()))
             return f"no dimension of its output counts images: {seen}"
-        best, constant = self._best(counting, n, again, order)
-        if len(self.shapes) < 2 and constant and best is not None and best.outer * best.inner > 1:
-            best = None  # a multiple of the only size seen, and no value that differs: as good as no sign
-        if best is not None:
+        best = self._best(counting, n, again, order)
+        # A multiple of the only size that was seen, and no value that differs, are as good as no sign.
+        if best is not None and (best.sure or len(self.shapes) > 1):
             return best
         if len(self.shapes) > 1 and len(counting) == 1 and shape[counting[0]] == n:
             return Placement(counting[0], follows=False)
@@ -128,18 +130,16 @@ class Evidence:
         if not fits or shape[axis] % n or again.shape[axis] * n != shape[axis] * m:
             return f"batch_axis={axis} does not count images: its output is {shape} for a batch of {n}"
         axis %= len(shape)
-        best = self._best([axis], n, again, order)[0] if axis in self.rows else None
+        best = self._best([axis], n, again, order) if axis in self.rows else None
         return best or Placement(axis, inner=shape[axis] // n)
 
-    def _best(
-        self, counting: list[int], n: int, again: torch.Tensor, order: Sequence[int]
-    ) -> tuple[Placement | None, bool]:
-        """Give the arrangement in which the values follow the images best, if any does, and whether they are constant.
+    def _best(self, counting: list[int], n: int, again: torch.Tensor, order: Sequence[int]) -> Placement | None:
+        """Give the arrangement in which the values follow the images best, if any does.
 
         Rounding decides nothing: among arrangements that fit alike, the image varies slowest, along an early dimension.
         """
         tried = []
-        noise = torch.finfo(again.dtype).eps ** 0.5 if again.dtype.is_floating_point else 0.0
+        eps = torch.finfo(again.dtype).eps if again.dtype.is_floating_point else 0.0
         for axis in counting:
             first, second = self.rows[axis], some_values(again, axis)
             if first.shape[1] != second.shape[1]:
@@ -148,15 +148,14 @@ class Evidence:
                 inner = len(first) // n // outer
                 before, after = first.unflatten(0, (outer, n, inner)), second.unflatten(0, (outer, len(order), inner))
                 residual = (after - before[:, list(order)]).norm().item()
-                spread = (before - before.mean(1, keepdim=True)).norm().item()
-                fits = residual <= FOLLOWS * spread + noise * before.norm().item()
-                tried.append((residual, fits, spread, Placement(axis, outer, inner)))
+                spread, size = (before - before.mean(1, keepdim=True)).norm().item(), before.norm().item()
+                fits = residual <= FOLLOWS * spread + eps**0.5 * size
+                # One row an image has one arrangement; of more, only what differs by more than rounding tells.
+                sure = outer * inner == 1 or spread > ROUNDING * eps * size
+                tried.append((residual, fits, Placement(axis, outer, inner, sure=sure)))
         least = min((residual for residual, *_ in tried), default=0.0)
-        rounding = 1e-12 * max((rows.norm().item() for rows in self.rows.values()), default=0.0)
-        for residual, fits, spread, placement in tried:
-            if fits and residual <= TIE * least + rounding:
-                return placement, spread <= rounding
-        return None, False
+        alike = TIE * least + 1e-12 * max((rows.norm().item() for rows in self.rows.values()), default=0.0)
+        return next((placement for residual, fits, placement in tried if fits and residual <= alike), None)
 
 
 def some_values(tensor: torch.Tensor, axis: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from utilities.placement import Evidence, Placement
 ENOUGH = 3  # images: the least of which another order is told from its opposite
 # Number of images -> which of them are shown again, in another order and another number.
 SECOND_ORDER = {1: [0, 0], 2: [1, 0, 1], 3: [1, 0]}
+MORE = 16  # images, spread over the batch, where three are alike
 SEARCHED = 32  # images among which three that differ are looked for
 
 
@@ -90,14 +91,16 @@ class Trial:
         self.unchanged: set[str] = set()
         self._evidence: dict[str, Evidence] = {}
         self._astray: set[str] = set()  # calls of layers that did not follow the images
+        self._unsure: set[str] = set()  # calls of layers that were alike for all of them
+        self._only: set[str] | None = None  # what is still looked at, if not everything
         self._given: dict[str, tuple[torch.Tensor, Any]] = {}
 
     def run(self, call: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], n: int) -> None:
         """Run the model on three images, and on two of them in another order.
 
         What does not follow them, for it mixes the images of a batch or draws at random, is looked at once more, with
-        all three in another order. A model that cannot take a few images, for it wants whole batches, is shown all of
-        them in two orders.
+        all three in another order; what is alike for all three, such as blank images behind a ReLU, with more images.
+        A model that cannot take a few images, for it wants whole batches, is shown all of them in two orders.
 
         Args:
             call: Runs the model.
@@ -105,7 +108,7 @@ class Trial:
             kwargs: The same.
             n: Number of images in it.
         """
-        chosen = _differing(next(t for t in tensors_in((args, kwargs)) if t.ndim and len(t) == n))
+        few = _differing(next(t for t in tensors_in((args, kwargs)) if t.ndim and len(t) == n))
 
         def show(step: Callable[..., None], images: list[int]) -> None:
             def cut(tensor: torch.Tensor) -> torch.Tensor:
@@ -116,26 +119,30 @@ class Trial:
                 torch.default_generator.manual_seed(0)  # what draws at random draws the same each time
                 call(*map_tensors(cut, args), **map_tensors(cut, dict(kwargs)))
 
-        def show_again(order: list[int]) -> None:
+        def show_again(chosen: list[int], order: list[int]) -> None:
             self._order = order
             show(self._see_again, [chosen[i] for i in order])
+
+        def show_twice(chosen: list[int], order: list[int]) -> None:
+            self._n = len(chosen)
+            show(self._see_first, chosen)
+            show_again(chosen, order)
 
         try:
             with ExitStack() as stack:
                 for name in self.names:
                     stack.callback(self._watch_versions(name).remove)
-                self._n = len(chosen)
-                show(self._see_first, chosen)
-            show_again(SECOND_ORDER[len(chosen)])
-            if self._astray:
-                show_again([*range(1, len(chosen)), 0])
+                show_twice(few, SECOND_ORDER[len(few)])
+            if self._look_on(self._astray):
+                show_again(few, _turned(len(few)))
+            for count in (MORE, n):
+                if ENOUGH < count <= n and self._look_on(self._unsure):
+                    show_twice([k * n // count for k in range(count)], _turned(count))
         except Exception:
             if n <= ENOUGH:
                 raise
-            self._evidence, self.left_out, self.placements, self._astray = {}, {}, {}, set()
-            chosen, self._n = list(range(n)), n
-            show(self._see_first, chosen)
-            show_again([*range(1, n), 0])
+            self._evidence, self.left_out, self.placements, self._only = {}, {}, {}, None
+            show_twice(list(range(n)), _turned(n))
         for key in self._evidence.keys() - self.placements.keys() - self.left_out.keys():
             self.left_out[key] = " runs on some images only; leave it out"
 
@@ -158,17 +165,16 @@ class Trial:
             self.unchanged.discard(name)
         elif key == name:  # the first call; a later one may still change something
             self.unchanged.add(name)
-        evidence = self._evidence[key] = Evidence()
-        evidence.see(self._n, tensor)
+        if self._only is None or key in self._only:
+            self._evidence.setdefault(key, Evidence()).see(self._n, tensor)
 
     def _see_again(self, key: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
-        evidence, once_more = self._evidence.get(key), len(self._order) == self._n
-        if evidence is None:
+        if self._only is not None and key not in self._only:
+            return
+        if key not in self._evidence:
             self.left_out[key] = " runs on some images only; leave it out"
             return
-        if once_more and self._astray and key not in self._astray:
-            return
-        found = evidence.place(self._n, tensor, self._order, self.axes.get(name))
+        found = self._evidence[key].place(self._n, tensor, self._order, self.axes.get(name))
         if isinstance(found, str):
             self.placements.pop(key, None)
             self.left_out[key] = (
@@ -177,8 +183,16 @@ class Trial:
             )
         else:
             self._place(key, module, tensor, found)
-        if not once_more and name not in self.axes and (isinstance(found, str) or not found.follows):
-            self._astray |= {key} if evidence.counts(self._n) else set()
+        if isinstance(found, Placement) and not found.sure:
+            self._unsure.add(key)
+        elif name not in self.axes and self._evidence[key].counts(self._n) and not getattr(found, "follows", False):
+            self._astray.add(key)
+
+    def _look_on(self, keys: set[str]) -> bool:
+        """Look at nothing but some calls of layers from now on; tell whether there are any."""
+        self._only = set(keys)
+        keys.clear()
+        return bool(self._only)
 
     def _place(self, key: str, module: nn.Module, tensor: torch.Tensor, found: Placement) -> None:
         self.left_out.pop(key, None)
@@ -223,6 +237,10 @@ class Trial:
             if key.partition("#")[0] not in self.unchanged
             and not any(name.startswith(f"{key.partition('#')[0]}.") for name in below)
         }
+
+
+def _turned(n: int) -> list[int]:
+    return [*range(1, n), 0]
 
 
 def _differing(images: torch.Tensor) -> list[int]:
