@@ -182,3 +182,24 @@ def test_images_of_several_sizes_are_compared_where_a_view_gives_them_one_width(
     assert compare(model, model, batches, view="gap", device="cpu", progress=False).n == 16
     with pytest.raises(ValueError, match=r"layer '0' has 400 features, and had 144 on the batch before.*view='gap'"):
         compare(model, model, batches, device="cpu", progress=False)
+
+
+def test_features_that_are_no_numbers_are_blamed_on_the_weights_that_are_none():
+    torch.manual_seed(0)
+    model, images = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(16, 6)
+    spare = copy.deepcopy(model)
+    spare[2].weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"parameter '2\.weight' of Sequential holds NaN"):
+        compare(model, spare, [images], device="cpu", progress=False)
+    assert (
+        compare(spare, spare, [images], layers1="0", device="cpu", progress=False).n == 16
+    )  # what is compared is sound
+    overflow = nn.Sequential(nn.Linear(6, 6), Squares())
+    overflow[0].weight.data *= 1e30
+    with pytest.raises(ValueError, match=r"layer '1' gives NaN or infinite features; look at the images' scale"):
+        compare(overflow, overflow, [images], device="cpu", progress=False)
+
+
+class Squares(nn.Module):
+    def forward(self, x):
+        return x * x - x * x

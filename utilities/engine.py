@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from utilities.copies import copied
 from utilities.features import as_real, unit_scale
@@ -23,6 +24,7 @@ from utilities.precision import Precision, choose_precision, without_autocast
 from utilities.stacks import first_component, half_vectors, permuted_products, without_top_components
 from utilities.streaming import Side, Sums
 from utilities.views import make_view
+from utilities.weights import check_weights
 
 CONFOUNDER = "(confounder)"
 
@@ -85,6 +87,7 @@ class Comparison:
     ) -> None:
         self.options, self.devices = options, devices
         models, forwards = (model1, model2), (options.forward1, options.forward2)
+        self.models = models
         self.whole = tuple(callable(forward) for forward in forwards)
         if options.confounder is not None and paired:
             raise ValueError("a confounder needs both models to see the same images: leave loader2 out")
@@ -193,7 +196,7 @@ class Comparison:
         both = rise[0][:, None] * rise[1]
         terms = [cross * both, *(side * scale.square() for side, scale in zip(own, rise, strict=True))]
         if rows.device.type == "cpu" or index % 50 == 0:  # elsewhere looking means waiting for the device
-            refuse_non_finite(names, terms[1:])
+            refuse_non_finite(names, terms[1:], self.models)
         null, count = None, self.options.permutations
         if count:  # orders that depend on the batch alone, whichever process it falls to
             generator = np.random.default_rng([self.options.seed, index])
@@ -228,7 +231,7 @@ class Comparison:
                 if reason:
                     raise ValueError(f"layer {name!r}: {reason}")
         own = [torch.stack([x.value.square().sum() for x in layers.values()]) for layers in recorded]
-        refuse_non_finite([list(layers) for layers in recorded], own)
+        refuse_non_finite([list(layers) for layers in recorded], own, self.models)
         self._note(index, n, recorded, [_self_products(layers) for layers in recorded])
         rows = [measure.prepare_row(layer.value) for layer in recorded[0].values()]
         columns = [measure.prepare_column(layer.value) for layer in recorded[1].values()]
@@ -281,15 +284,18 @@ def _apply(
     return [result, result if stacks[1] is stacks[0] else function(*second)]
 
 
-def refuse_non_finite(names: Sequence[list[str]], own: Sequence[torch.Tensor | np.ndarray]) -> None:
+def refuse_non_finite(
+    names: Sequence[list[str]], own: Sequence[torch.Tensor | np.ndarray], models: Sequence[nn.Module] = ()
+) -> None:
     """Refuse features that are not finite, by their HSIC.
 
     Args:
         names: The layers of both sides.
         own: The HSIC of each with itself, perhaps with the confounder's at the end.
+        models: Whose layers they are; weights that are no numbers are blamed first.
 
     Raises:
-        ValueError: Naming a layer.
+        ValueError: Naming a layer, or a parameter.
 
     Example:
         >>> refuse_non_finite([["fc"]], [np.array([1.0])])
@@ -301,8 +307,16 @@ def refuse_non_finite(names: Sequence[list[str]], own: Sequence[torch.Tensor | n
         for what, places in wrong.items():
             bad = [layer for layer, there in zip(layers, places.tolist(), strict=True) if there]
             if bad:
-                raise ValueError(
-                    f"layer {bad[0]!r} gives {what}{f', as do {len(bad) - 1} more' if len(bad) > 1 else ''}; an "
-                    "untrained model with fresh batch-norm statistics overflows: first call "
-                    "utilities.trainer.estimate_batch_norm"
-                )
+                for model in models:
+                    check_weights(model)
+                more = f", as do {len(bad) - 1} more" if len(bad) > 1 else ""
+                raise ValueError(f"layer {bad[0]!r} gives {what}{more}; {_remedy(models)}")
+
+
+def _remedy(models: Sequence[nn.Module]) -> str:
+    if any(isinstance(module, _BatchNorm) for model in models for module in model.modules()):
+        return (
+            "an untrained model with fresh batch-norm statistics overflows: first call "
+            "utilities.trainer.estimate_batch_norm"
+        )
+    return "look at the images' scale, and whether the model's type is wide enough for what it computes"

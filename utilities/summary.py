@@ -28,7 +28,7 @@ def to_similarity(sums: Sums, run: Comparison, provenance: Mapping[str, Any] | N
     """
     assert sums.sides is not None  # there is a batch, so there are layers
     rows, columns = sums.sides
-    refuse_non_finite([rows.names, columns.names], sums.totals()[1:])
+    refuse_non_finite([rows.names, columns.names], sums.totals()[1:], run.models)
     if sums.confounded and not sums.totals()[0][-1, -1] > 0:
         raise ValueError("the confounder has no variance over the images: there is nothing to regress out")
     matrix, null = sums.matrix(), sums.null_values()
