@@ -189,7 +189,7 @@ def test_features_that_are_no_numbers_are_blamed_on_the_weights_that_are_none():
     model, images = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(16, 6)
     spare = copy.deepcopy(model)
     spare[2].weight.data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match=r"parameter '2\.weight' of Sequential holds NaN"):
+    with pytest.raises(ValueError, match=r"layer '2' gives NaN or infinite features; parameter '2\.weight'"):
         compare(model, spare, [images], device="cpu", progress=False)
     assert (
         compare(spare, spare, [images], layers1="0", device="cpu", progress=False).n == 16

@@ -141,7 +141,8 @@ def test_only_the_own_models_pass_is_recorded():
     outer = nn.Sequential(inner, nn.Linear(4, 4))
     with Recorder(outer, "0.relu") as recorder:
         inner(torch.randn(3, 4))
-        assert not recorder.activations
+        with pytest.raises(ValueError, match="layers ran, but in no pass"):
+            _ = recorder.activations
         outer(torch.randn(3, 4))
     assert list(recorder.activations) == ["0.relu"]
 
@@ -267,8 +268,8 @@ def test_a_recorder_that_saw_no_pass_says_so():
     model, x = TwoTowers(), torch.randn(5, 4)
     with pytest.raises(ValueError, match=r"no pass that the recorder saw.*forward='forward_features'"), Recorder(model):
         model.encode_image(x)
-    with Recorder(model):
-        pass  # nothing ran, nothing is missed
+    with pytest.raises(ValueError, match="the recorder saw no pass of TwoTowers"), Recorder(model):
+        TwoTowers().encode_image(x)  # another model's
     with pytest.raises(ValueError, match="TwoTowers has no method 'encode_images'; close: encode_image"):
         Recorder(model, forward="encode_images")
     with pytest.raises(TypeError, match="a method's name or a function"):

@@ -92,6 +92,20 @@ def test_an_attention_with_a_helper_inside_is_a_layer():
         compare(model, model, [x], layers1=["norm", "attn.positions"], device="cpu", progress=False)
 
 
+def test_an_attention_with_weights_of_its_own_is_a_layer_beside_its_softmax():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.softmax = nn.Parameter(torch.randn(8, 24) / 3), nn.Softmax(-1)
+
+        def forward(self, x):
+            q, k, v = (x @ self.weight).chunk(3, -1)
+            return self.softmax(q @ k.mT) @ v
+
+    model = names_of(("stem", nn.Linear(8, 8)), ("attn", Attention()), ("head", nn.Linear(8, 2)))
+    assert default_layers(model, torch.randn(8, 5, 8)) == ["stem", "attn.softmax", "attn", "head"]
+
+
 def test_multihead_attention_is_a_layer_whose_projection_never_runs():
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     layers = default_layers(names_of(("block", layer)), torch.randn(8, 5, 8))

@@ -292,10 +292,10 @@ def refuse_non_finite(
     Args:
         names: The layers of both sides.
         own: The HSIC of each with itself, perhaps with the confounder's at the end.
-        models: Whose layers they are; weights that are no numbers are blamed first.
+        models: Whose layers they are; weights that are no numbers are blamed.
 
     Raises:
-        ValueError: Naming a layer, or a parameter.
+        ValueError: Naming a layer, and the parameter that is to blame if there is one.
 
     Example:
         >>> refuse_non_finite([["fc"]], [np.array([1.0])])
@@ -307,13 +307,16 @@ def refuse_non_finite(
         for what, places in wrong.items():
             bad = [layer for layer, there in zip(layers, places.tolist(), strict=True) if there]
             if bad:
-                for model in models:
-                    check_weights(model)
                 more = f", as do {len(bad) - 1} more" if len(bad) > 1 else ""
                 raise ValueError(f"layer {bad[0]!r} gives {what}{more}; {_remedy(models)}")
 
 
 def _remedy(models: Sequence[nn.Module]) -> str:
+    for model in models:
+        try:
+            check_weights(model)
+        except ValueError as error:
+            return str(error)
     if any(isinstance(module, _BatchNorm) for model in models for module in model.modules()):
         return (
             "an untrained model with fresh batch-norm statistics overflows: first call "

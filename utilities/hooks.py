@@ -56,12 +56,11 @@ class Recorder:
     Attributes:
         layers: The names of those that are recorded.
         default: Whether no layers were named.
-        activations: Name to value of the last forward pass, in the order of execution.
         left_out: Name to the reason why the layer belongs to no image, known after the first pass.
 
     Raises:
         ValueError: For a layer that does not exist, and before the first pass, if ``strict``, for one that belongs to
-            no image or did not run. On exit, if layers ran and no pass of the model was seen.
+            no image or did not run. On exit, if no pass of the model was seen.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
@@ -96,7 +95,7 @@ class Recorder:
             self.layers = select_layers(model)  # what is taken away still lies inside another layer
         self.strict = not self.default if strict is None else strict
         self.batch_axis = axes_by_name(batch_axis, self.layers)
-        self.activations: dict[str, Any] = {}
+        self._activations: dict[str, Any] = {}
         self.left_out: dict[str, str] = {}
         self._innermost = innermost and self.default
         self._placements: dict[str, Placement] = {}
@@ -128,10 +127,30 @@ class Recorder:
     def __exit__(self, kind: type | None, *error: object) -> None:
         self._batch = self._looking = None
         self._exit.close()
-        if kind is None and self._unseen and not self._passes:
+        if kind is None:
+            self._refuse_no_pass()
+
+    @property
+    def activations(self) -> dict[str, Any]:
+        """Name to value of the last forward pass, in the order of execution.
+
+        Raises:
+            ValueError: If layers ran, but in no pass that was seen.
+        """
+        if self._unseen:
+            self._refuse_no_pass()
+        return self._activations
+
+    @activations.setter
+    def activations(self, values: dict[str, Any]) -> None:
+        self._activations = values
+
+    def _refuse_no_pass(self) -> None:
+        if not self._passes:
+            what = "layers ran, but in no pass that the recorder saw" if self._unseen else "the recorder saw no pass"
             raise ValueError(
-                f"layers of {kind_of(self.model)} ran, but in no pass that the recorder saw; say how the model is run: "
-                "forward='forward_features' or another method's name, or forward=FUNCTION and recorder.run(batch)"
+                f"{what} of {kind_of(self.model)}; say how the model is run: forward='forward_features' or another "
+                "method's name, or forward=FUNCTION and recorder.run(batch)"
             )
 
     def run(self, batch: Any) -> Any:

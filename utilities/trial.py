@@ -217,15 +217,20 @@ class Trial:
     def innermost(self) -> list[str]:
         """List the layers of their own: they have a row for each image, change something, and hold no such layer.
 
-        Of a model in which nothing changes anything, all.
+        A module with weights of its own that calls others without weights (softmax) is one beside them. Of a model in
+        which nothing changes anything, all are.
         """
+        good = self.placements.keys() - self.unchanged
         chosen, outer = [], set()
         for name in reversed(self.names):
-            if name in self.placements and name not in self.unchanged | outer:
+            if name not in good:
+                continue
+            # One that multiplies by weights of its own is a layer, whatever softmax or activation it calls inside.
+            module = self.model.get_submodule(name)
+            if name not in outer or (len(module._parameters) and not _parameters_below(module)):
                 chosen.append(name)
-            if name in self.placements and name not in self.unchanged:
-                parts = name.split(".")
-                outer |= {".".join(parts[:depth]) for depth in range(1, len(parts))}
+            parts = name.split(".")
+            outer |= {".".join(parts[:depth]) for depth in range(1, len(parts))}
         return chosen[::-1] or [name for name in self.names if name in self.placements]
 
     def missing(self, kept: Iterable[str]) -> dict[str, str]:
@@ -237,6 +242,10 @@ class Trial:
             if key.partition("#")[0] not in self.unchanged
             and not any(name.startswith(f"{key.partition('#')[0]}.") for name in below)
         }
+
+
+def _parameters_below(module: nn.Module) -> bool:
+    return any(True for child in module.children() for _ in child.parameters())
 
 
 def _turned(n: int) -> list[int]:
