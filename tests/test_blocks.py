@@ -248,3 +248,21 @@ def test_named_layers_of_a_model_are_run_as_forward_says():
     with pytest.raises(ValueError, match="forward= goes with layers="):
         blocks(model, forward="encode")
     assert describe(model, images, "conv", forward="encode").loc["conv", "shape"] == (4, 8, 8)
+
+
+def test_layers_without_positions_are_refused_by_what_needs_them():
+    from utilities.analysis.fourier import fourier
+    from utilities.analysis.variance import feature_variance
+
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.randn(8, 3, 2, 2)
+    for analysis in (fourier, feature_variance):
+        with pytest.raises(ValueError, match="none of the layers 1 gives maps or tokens"):
+            analysis(model, [images], layers={"1": "mlp"}, device="cpu", progress=False)
+
+
+def test_wrong_images_are_named_by_the_models_own_layers():
+    from utilities.analysis.fourier import fourier
+
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3)
+    with pytest.raises(ValueError, match=r"images have 1 channel, .* VisionTransformer's 'patch_embed.proj' takes 3"):
+        fourier(model, [torch.randn(4, 1, 32, 32)], device="cpu", progress=False)

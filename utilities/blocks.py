@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,17 @@ from utilities.hooks import Forward, Recorder, select_layers
 from utilities.input_type import as_input
 from utilities.views import channels_last, prefix_tokens
 
-__all__ = ["KINDS", "Block", "Residual", "Step", "blocks", "check_sequence", "run_blocks", "to_maps"]
+__all__ = [
+    "KINDS",
+    "Block",
+    "Residual",
+    "Step",
+    "blocks",
+    "check_sequence",
+    "refuse_without_positions",
+    "run_blocks",
+    "to_maps",
+]
 
 TOLERANCE = 1e-5  # of the logits' largest magnitude, between a model and its sequence of blocks
 
@@ -121,8 +132,8 @@ def check_sequence(model: nn.Module, sequence: list[Block], images: torch.Tensor
     if not all(block.in_sequence for block in sequence):
         return
     with torch.no_grad(), own_inputs(model):
+        logits = model(as_input(images, model))  # first: of images that it cannot take it names its own layers
         *_, (_, composed) = run_blocks(model, sequence, images)
-        logits = model(as_input(images, model))
     remedy = "name its layers with their kinds: layers={'NAME': 'conv'}"
     name = type(model).__name__
     if composed.shape != logits.shape:
@@ -165,6 +176,22 @@ def to_maps(block: Block, features: torch.Tensor, images: torch.Tensor) -> torch
     tokens = features[:, block.prefix :]
     rows, columns = _grid(block, tokens.shape[1], images.shape[-2:])
     return tokens.transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def refuse_without_positions(found: Mapping[str, Any], sequence: list[Block]) -> None:
+    """Refuse a sequence of which no block has given maps or tokens.
+
+    Raises:
+        ValueError: Naming the blocks.
+
+    Example:
+        >>> refuse_without_positions({}, [Block("fc", "mlp", 0, nn.Identity())])
+        Traceback (most recent call last):
+        ValueError: none of the layers fc gives maps or tokens, so there are no positions; name others
+    """
+    if not found:
+        names = ", ".join(block.name for block in sequence[:5])
+        raise ValueError(f"none of the layers {names} gives maps or tokens, so there are no positions; name others")
 
 
 def _grid(block: Block, count: int, size: torch.Size) -> tuple[int, int]:

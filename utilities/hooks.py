@@ -203,7 +203,7 @@ class Recorder:
         try:
             if placement is None:
                 raise ValueError("it runs more often on some batches than on others; leave it out")
-            self.activations[key] = self.keep(placement.arrange(first_tensor(output), self._batch), module)
+            self._activations[key] = self.keep(placement.arrange(first_tensor(output), self._batch), module)
         except ValueError as error:
             if self.strict or self._passes:
                 raise ValueError(f"layer {key!r}: {error}") from error
@@ -224,7 +224,7 @@ class Recorder:
         if self._settled[0] < seen[0] or self._settled[1] != seen[1]:
             self._settle(args, kwargs, n)
             self._settled = seen
-        self.activations, self._calls, self._late, self._batch = {}, Counter(), {}, n
+        self._activations, self._calls, self._late, self._batch = {}, Counter(), {}, n
 
     def _settle(self, args: tuple, kwargs: dict, n: int) -> None:
         """Find out which layers have a row for each image, and where."""
@@ -272,7 +272,7 @@ class Recorder:
         if self._late and not self._quiet:
             _warn_of_left_out(self.model, self._late)
         if self.strict:
-            recorded = {key.partition("#")[0] for key in self.activations}
+            recorded = {key.partition("#")[0] for key in self._activations}
             _refuse_silent(self.model, [name for name in self.layers if name not in recorded])
 
 

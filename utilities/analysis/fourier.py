@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.stream import Moments, precise, stream
-from utilities.blocks import Block, blocks, check_sequence, run_blocks, to_maps
+from utilities.blocks import Block, blocks, check_sequence, refuse_without_positions, run_blocks, to_maps
 from utilities.hooks import Forward
 from utilities.results import Result
 from utilities.utils import versions
@@ -163,6 +163,7 @@ def fourier(
                 spectrum = spectra.setdefault(block.name, _Spectrum(block, maps.shape[-2:], images.shape[-2:], path))
                 spectrum.add(curves, previous)
                 previous = (maps.shape[-2:], curves)
+            refuse_without_positions(spectra, sequence)
     facts = {"n": next(iter(spectra.values())).delta.n, "path": path, "reference": reference, "window": window}
     return _collect(list(spectra.values()), dict(provenance or {}) | facts | {"versions": versions()})
 

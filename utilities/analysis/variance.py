@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.stream import Moments, precise, readable_twice, stream
-from utilities.blocks import Block, blocks, check_sequence, run_blocks, to_maps
+from utilities.blocks import Block, blocks, check_sequence, refuse_without_positions, run_blocks, to_maps
 from utilities.hooks import Forward
 from utilities.results import Result
 from utilities.utils import versions
@@ -133,6 +133,7 @@ def feature_variance(
                 maps = precise(to_maps(block, features, images))
                 spread = found.setdefault(block.name, _Spread(block, means))
                 before = spread.add(maps, before)
+            refuse_without_positions(found, sequence)
     count = next(iter(found.values())).variance.n
     if over == "samples" and count < 2:
         raise ValueError("the variance over samples needs two images or more")
