@@ -157,3 +157,12 @@ def test_the_reason_is_in_the_text_and_in_the_table(tmp_path, capsys):
         "| One | a (b) | c; of vit vit_tiny (untrained, seed 0, 400 images) | cannot be told: vit is untrained |",
         "| One | d (e) | f; of vit (trained, accuracy 90.0%, 400 images) | holds |",
     ]
+
+
+def test_a_files_name_is_no_sign_of_learning():
+    def result(weights):
+        return SimpleNamespace(n=200, provenance={"weights": weights})
+
+    assert "nothing says that vit has learnt" in doubt("vit", result("plain.pth"))
+    for weights in ("pretrained", "trained for 9 epochs", "resnet18_seed_0_epochs_6.pth"):
+        assert doubt("vit", result(weights)) == ""

@@ -192,3 +192,16 @@ def test_commands_report_in_one_line(error, capsys):
         raise error("two\n  lines")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: two lines\n"
+
+
+def test_a_model_of_several_inputs_says_how_it_can_be_run():
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(6, 6)
+
+        def forward(self, image, text):
+            return self.fc(image) + text
+
+    with pytest.raises(ValueError, match=r"Two takes more than images, 'text' too: .* forward=lambda model, batch"):
+        compare(Two(), Two(), [torch.randn(8, 6)], device="cpu", progress=False)

@@ -1,5 +1,6 @@
 """What is taken for images, labels and masks in batches of every kind."""
 
+import itertools
 from collections import UserDict, namedtuple
 
 import pytest
@@ -165,3 +166,12 @@ def test_every_analysis_refuses_what_is_no_loader(analysis, wrong):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
     with pytest.raises(TypeError, match="a loader should yield batches, and this is"):
         analysis(model, wrong)
+
+
+@pytest.mark.parametrize(
+    "batch", [([torch.zeros(3, 8 + i, 8) for i in range(6)], torch.zeros(6)), [torch.zeros(3, 8, 8)] * 6]
+)
+def test_images_one_by_one_are_not_counted_by_their_channels(batch):
+    for function in itertools.product((images_in, split_batch), ((sizes, torch.zeros(6)), sizes)):
+        with pytest.raises(TypeError, match=r"a batch is a list of 6 images: stack them"):
+            function(batch)

@@ -91,7 +91,7 @@ def explaining() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         sentence = explain(error)
         if sentence is None:
             raise
@@ -115,6 +115,8 @@ def explain(error: Exception) -> str | None:
     call = _call_in(error.__traceback__)
     if call is None:
         return None
+    if isinstance(error, TypeError):
+        return _several_inputs(text, call)
     if "meta" in text and call.images.is_meta | any(p.is_meta for p in call.model.parameters()):
         return "a tensor on the meta device keeps no values: load images and weights outside `torch.device('meta')`"
     return next(filter(None, (rule(text, call) for rule in RULES)), None)
@@ -158,6 +160,16 @@ def _call_in(traceback: TracebackType | None) -> _Call | None:
     if not runs or runs[0][1] is None:
         return None
     return _Call(*runs[0], *runs[-1])
+
+
+def _several_inputs(text: str, call: _Call) -> str | None:
+    missing = re.search(r"forward\(\) missing \d+ required (?:positional|keyword-only) arguments?: (.+)", text)
+    if missing is None:
+        return None
+    return (
+        f"{type(call.layer).__name__} takes more than images, {missing[1]} too: say how it is run with a whole batch, "
+        "forward=lambda model, batch: model(**batch)"
+    )
 
 
 def _wrong_type(text: str, call: _Call) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from utilities.inputs import check_images
+from utilities.inputs import CHANNELS, check_images
 from utilities.nested import map_tensors, tensors_in
 
 IMAGE_KEYS = ("pixel_values", "images", "image", "img")
@@ -78,6 +78,7 @@ def split_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         >>> split_batch((index, torch.zeros(2, 3, 8, 8), torch.tensor([1, 0])))[1]
         tensor([1, 0])
     """
+    _refuse_list_of_images(batch)
     if isinstance(batch, torch.Tensor):
         images, labels = batch, None
     elif isinstance(batch, Mapping):
@@ -141,6 +142,16 @@ def _nothing_found(batch: Any, images: Any) -> str:
     return f"cannot find images in a batch of type {type(batch).__name__}: {what}{found}; {should}"
 
 
+def _refuse_list_of_images(batch: Any) -> None:
+    """Refuse a batch that holds its images one by one, as those of detectors do."""
+    nested = isinstance(batch, (list, tuple)) and bool(batch) and isinstance(batch[0], list)
+    images = batch[0] if nested else batch
+    if not isinstance(images, list) or len(images) < (2 if nested else 4):
+        return
+    if all(isinstance(part, torch.Tensor) and part.ndim == 3 and part.shape[0] in CHANNELS for part in images):
+        raise TypeError(f"a batch is a list of {len(images)} images: stack them in the loader, collate_fn=torch.stack")
+
+
 def images_in(batch: Any) -> int:
     """Count the images of a whole batch of any structure: as many as its images, else as its first tensor has rows.
 
@@ -151,6 +162,7 @@ def images_in(batch: Any) -> int:
         >>> images_in({"input_ids": torch.zeros(5, 7), "attention_mask": torch.ones(5, 7)})
         5
     """
+    _refuse_list_of_images(batch)
     try:
         return len(split_batch(batch)[0])
     except TypeError as error:

@@ -19,6 +19,7 @@ from utilities.claims.claim import Claim
 
 IMAGES = 50  # with fewer a standard error is itself hardly known, and shares move in steps of two points or more
 ERRORS = 2  # standard errors above chance from which on a model has learnt
+TRAINED = re.compile(r"trained|epochs_[1-9]|after [1-9]")  # pretrained, trained for 9 epochs, ..._epochs_9.pth
 UNTRAINED = re.compile(r"untrained|random\b|(after|trained for) 0 epochs|.*epochs_0(\D|$)")
 
 
@@ -100,7 +101,7 @@ def doubt(name: str, result: Any, *, learnt: bool = True, shown: bool = False) -
         return ""
     if accuracy is not None and chance is not None:
         return f"{name} has not learnt: its accuracy of {accuracy:.1%} is not above chance, {chance:.1%}, by two errors"
-    if weights or shown:
+    if shown or (weights and TRAINED.search(str(weights))):
         return ""
     return f"nothing says that {name} has learnt; give its weights and accuracy in provenance"
 
