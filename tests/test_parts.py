@@ -168,10 +168,8 @@ def test_every_analysis_refuses_what_is_no_loader(analysis, wrong):
         analysis(model, wrong)
 
 
-@pytest.mark.parametrize(
-    "batch", [([torch.zeros(3, 8 + i, 8) for i in range(6)], torch.zeros(6)), [torch.zeros(3, 8, 8)] * 6]
-)
-def test_images_one_by_one_are_not_counted_by_their_channels(batch):
-    for function in itertools.product((images_in, split_batch), ((sizes, torch.zeros(6)), sizes)):
+def test_images_one_by_one_are_not_counted_by_their_channels():
+    images = [torch.zeros(3, 8 + i, 8) for i in range(6)]
+    for function, batch in itertools.product((images_in, split_batch), ((images, torch.zeros(6)), images)):
         with pytest.raises(TypeError, match=r"a batch is a list of 6 images: stack them"):
             function(batch)
