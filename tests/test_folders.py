@@ -132,6 +132,38 @@ def test_16_bits_that_are_not_filled_are_not_dark_in_silence(tmp_path):
         load_dataset(f"folder:{tmp_path}")
 
 
+def save_grey(folder, *pictures):
+    folder.mkdir(parents=True)
+    for k, pixels in enumerate(pictures):
+        Image.fromarray(pixels).save(folder / f"{k:02}.png")
+
+
+def test_a_class_of_8_bits_in_files_of_16_is_named_beside_others_that_fill_them(tmp_path):
+    save_grey(tmp_path / "test" / "a", *[GREY * 257] * 10)
+    save_grey(tmp_path / "test" / "b", *[GREY] * 10)
+    with pytest.warns(UserWarning, match=r"b/00.png has 16 bits.*largest number is 245.*multiply them by 257"):
+        data = load_dataset(f"folder:{tmp_path}", "test")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is not said once more for every picture
+        assert all(data[k][0].isfinite().all() for k in range(len(data)))
+
+
+def test_a_picture_of_8_bits_among_others_is_named_when_it_is_read_and_black_ones_are_not(tmp_path):
+    pictures = [GREY * 257] * 40
+    pictures[1], pictures[3] = GREY * 0, GREY  # neither among those that are looked at before
+    save_grey(tmp_path / "test" / "a", *pictures)
+    with pytest.warns(UserWarning, match=r"a/03.png has 16 bits"):
+        data = load_dataset(f"folder:{tmp_path}", "test", mean=(0,) * 3, std=(1,) * 3)
+    assert [bool(data[k][0].any()) for k in range(3)] == [True, False, True]
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_colours_of_8_bits_in_16_are_not_black_in_silence(tmp_path, kind, channels):
+    save_png16(tmp_path / "x.png", np.stack([GREY] * channels, -1), kind)
+    with pytest.warns(UserWarning, match=r"x.png has 16 bits.*all its numbers are below 256"):
+        assert not np.asarray(open_picture(tmp_path / "x.png")).any()
+
+
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Valid"])
 def test_every_name_of_the_validation_part(tmp_path, name, recwarn):
     for part, count in (("train", 8), (name, 3), ("test", 2)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from utilities.class_order import NATURAL, ordered
 from utilities.images import Source
-from utilities.picture import brightest, open_picture, picture_size
+from utilities.picture import EIGHT_BITS, brightest, open_picture, picture_size, say_if_dark
 from utilities.utils import PROJECT_ROOT
 
 LAYOUT = "expected: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg"
-EIGHT_BITS, TWELVE_BITS = 255, 4095  # what is white in pictures of so many
+TWELVE_BITS = 4095  # what is white in pictures of so many
+CLASSES_SEEN = 64  # at most, of which one picture is looked at for its depth
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -137,7 +138,7 @@ def read_folders(
     opener = partial(open_file, files, upright=known is None)
     looked_at = np.unique(np.linspace(0, len(files) - 1, 8).astype(int))
     sizes = {opener(i, header=True) for i in looked_at}
-    _refuse_dark([files[i] for i in looked_at], path)
+    _refuse_dark(files, labels, looked_at, path)
     size = min(min(sizes)) if len(sizes) == 1 else 224
     return Source(
         names,
@@ -152,19 +153,33 @@ def read_folders(
     )
 
 
-def _refuse_dark(files: list[Path], path: Path) -> None:
+def _refuse_dark(files: list[Path], labels: np.ndarray, looked_at: np.ndarray, path: Path) -> None:
     """Refuse 16-bit pictures that hold no more than 8 bits, and warn of those that hold no more than 12.
+
+    Where there are others too, those that hold no more than 8 bits are warned of.
 
     Raises:
         ValueError: Naming the largest number, and the remedy.
     """
-    found = [value for file in files if (value := brightest(file)) is not None]
-    if not found or max(found) > TWELVE_BITS:
+    found = _brightest(files[i] for i in looked_at)
+    if not found:
         return
-    text = f"the pictures of {path} have 16 bits, white being 65535, but the brightest of {len(found)} is {max(found)}"
-    if max(found) <= EIGHT_BITS:
+    first = np.unique(labels, return_index=True)[1]  # each class may have been written in another way
+    some = np.unique(np.linspace(0, len(first) - 1, CLASSES_SEEN).astype(int))
+    found |= _brightest(files[i] for i in first[some] if files[i] not in found)
+    largest = max(found.values())
+    if largest > TWELVE_BITS:
+        for file, value in found.items():
+            say_if_dark(file, value)
+        return
+    text = f"the pictures of {path} have 16 bits, white being 65535, but the brightest of {len(found)} is {largest}"
+    if largest <= EIGHT_BITS:
         raise ValueError(f"{text}: they would be black; save them with 8 bits, or multiply them by 257")
     warnings.warn(f"{text}: they stay that dark; multiply them by 16 if 4095 is white", stacklevel=5)
+
+
+def _brightest(files: Iterable[Path]) -> dict[Path, int]:
+    return {file: value for file in files if (value := brightest(file)) is not None}
 
 
 def split_folders(path: Path) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +22,14 @@ _TURNS = {
 }
 _DEEP = ("I", "F")  # modes of more than 8 bits begin so
 _REMEDY = "save it with 8 or 16 bits"
+EIGHT_BITS = 255  # what is white in pictures of so many
+_told: set[Path] = set()  # folders of whose dark pictures has been warned
 
 
 def open_picture(path: Path, upright: bool = True) -> Image.Image:
     """Read a picture: palettes, CMYK and transparency as PIL converts them, other depths by `eight_bits`.
+
+    A picture of 16 bits that becomes black since it holds numbers of 8 bits is warned of, once for each folder.
 
     Args:
         path: Of the file.
@@ -41,10 +46,16 @@ def open_picture(path: Path, upright: bool = True) -> Image.Image:
         (255, 255, 255)
     """
     with _opened(path) as image:
+        wide = any(";16" in str(tile) for tile in image.tile)  # colours of 16 bits, of which PIL keeps the upper 8
         image.load()  # after which a TIFF is upright, and does not say any more that it was not
         turn = _turn(image) if upright else None
+        if image.mode.startswith("I"):
+            say_if_dark(path, int(np.asarray(image).max()))
         image = eight_bits(image) if image.mode.startswith(_DEEP) else image
+        wide = wide and image.mode.startswith(("RGB", "LA"))
         image = image.convert("RGB")
+        if wide and not any(high for _, high in image.getextrema()):
+            _say_dark(path, "all its numbers are below 256")
         return image if turn is None else image.transpose(turn)
 
 
@@ -74,6 +85,33 @@ def brightest(path: Path) -> int | None:
             return None
         image.load()
         return int(np.asarray(image).max())
+
+
+def say_if_dark(path: Path, largest: int) -> None:
+    """Warn of a picture of 16 bits that holds numbers of 8 at most, and not 0 alone; once for each folder.
+
+    It is read all the same: it may be as dark as that, and then no more is lost than in any picture of 8 bits.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as said:
+        ...     warnings.simplefilter("always")
+        ...     for largest in (0, 65535, 200, 200):
+        ...         say_if_dark(Path("night/a.png"), largest)
+        >>> len(said)
+        1
+    """
+    if 0 < largest <= EIGHT_BITS:
+        _say_dark(path, f"its largest number is {largest}")
+
+
+def _say_dark(path: Path, why: str) -> None:
+    if path.parent not in _told:
+        _told.add(path.parent)
+        warnings.warn(
+            f"{path} has 16 bits, white being 65535, but {why}, so that it becomes black; if it is not meant to be "
+            "that dark, save it, and others of its folder that are so, with 8 bits, or multiply them by 257",
+            stacklevel=3,
+        )
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
