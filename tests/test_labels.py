@@ -112,6 +112,38 @@ def test_lists_arrays_and_small_integers_are_labels(use, kind):
         assert one.to_frame().equals(two.to_frame())
 
 
+@pytest.mark.parametrize("use", ["hessian", "density", "landscape"])
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "uint8", "uint16", "bool"])
+def test_a_loss_takes_whole_numbers_of_any_width(use, kind):
+    make, run = USES[use]
+    labels = GOOD.clamp(max=1)
+    one, two = (run(make(), batch(each)) for each in (labels.to(getattr(torch, kind)), labels))
+    assert one.to_frame().equals(two.to_frame())
+
+
+@pytest.mark.parametrize("kind", ["int16", "int32"])
+def test_losses_and_mixing_of_ones_own_get_classes_as_int64(kind):
+    """As torch's own losses want them; booleans stay, which are masks."""
+    kinds = []
+
+    def seen(outputs, targets):
+        kinds.append(targets.dtype)
+        return nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
+
+    def mix(images, labels, generator=None):
+        kinds.append(labels.dtype)
+        return images, labels
+
+    options = {"points": 3, "report": None, **QUIET}
+    data = batch(GOOD.to(getattr(torch, kind)))
+    loss_landscape(linear(), data, loss=seen, mix=mix, **options)
+    spectral_density(linear(), data, loss=lambda *pair: seen(*pair).mean(), mix=mix, n_vectors=1, steps=2, **QUIET)
+    assert set(kinds) == {torch.int64}
+    kinds.clear()
+    loss_landscape(linear(), batch(GOOD > 1), loss=seen, **options)
+    assert set(kinds) == {torch.bool}
+
+
 @pytest.mark.parametrize("use", USES)
 def test_weights_of_nan_are_refused_before_the_work(use):
     make, run = USES[use]

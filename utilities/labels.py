@@ -34,6 +34,19 @@ def as_labels(labels: Any) -> torch.Tensor:
         raise TypeError(f"labels should be whole numbers, one an image, in a tensor; got a {kind}: {error}") from error
 
 
+def widened(labels: torch.Tensor) -> torch.Tensor:
+    """Bring whole numbers of any width to int64, which torch's losses take; leave all else as it is.
+
+    Booleans are left too: a loss of one's own may take them as a mask.
+
+    Example:
+        >>> widened(torch.tensor([0, 2], dtype=torch.int16)).dtype, widened(torch.tensor([0.5])).dtype
+        (torch.int64, torch.float32)
+    """
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    return labels.long() if whole else labels
+
+
 def check_labels(labels: Any, num_classes: int | None, count: int | None = None) -> torch.Tensor:
     """Refuse labels that are no classes of a model, and give them as int64.
 
@@ -57,8 +70,9 @@ def check_labels(labels: Any, num_classes: int | None, count: int | None = None)
         kind = str(labels.dtype).removeprefix("torch.")
         text = f"labels should be integers of shape ({count},), got {kind} of shape {shape}"
         raise ValueError(f"{text}{_remedy(shape, count, num_classes)}")
+    labels = labels.long()  # not every type of whole numbers has a least one
     if not count:
-        return labels.long()
+        return labels
     low, high = int(labels.min()), int(labels.max())
     if low == IGNORED:
         raise ValueError(f"label {low}: an ignore_index is not supported; leave images without a class out of the set")
@@ -70,7 +84,7 @@ def check_labels(labels: Any, num_classes: int | None, count: int | None = None)
             f"label {wrong} is {known}; use the data set that the model was trained on, or give the model as many "
             "classes"
         )
-    return labels.long()
+    return labels
 
 
 def _remedy(shape: tuple[int, ...], count: int | None, num_classes: int | None) -> str:

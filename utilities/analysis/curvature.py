@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from utilities.copies import own_inputs
 from utilities.inputs import check_gradients, explaining
-from utilities.labels import as_labels, check_logits, check_loss_targets
+from utilities.labels import as_labels, check_logits, check_loss_targets, widened
 from utilities.loaders import seeded_generator
 from utilities.memory import keeping_freed_memory
 from utilities.parts import check_loader
@@ -152,8 +152,10 @@ class _Loss(nn.Module):
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if callable(self.loss):
             return self.loss(outputs, targets.clone())  # it may write into them
+        classes = not targets.is_floating_point()
+        targets = targets.long() if classes else targets
         if self.loss == "mse":
-            if not targets.is_floating_point():
+            if classes:
                 targets = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
             return F.mse_loss(outputs, targets)
         return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
@@ -284,7 +286,7 @@ def reading(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]
             images, labels = split_batch(batch)
             if labels is None:
                 raise ValueError("a Hessian needs a loss: the loader should yield (images, labels)")
-            yield images, as_labels(labels)
+            yield images, widened(as_labels(labels))
     finally:
         if epoch is not None:
             loader.epoch = epoch

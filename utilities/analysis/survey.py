@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from utilities.analysis.directions import Moved
 from utilities.analysis.points import Points
 from utilities.analysis.stream import Batches
-from utilities.labels import check_logits, check_loss_targets, hits
+from utilities.labels import check_logits, check_loss_targets, hits, widened
 from utilities.loaders import Loader
 from utilities.utils import set_seed
 
@@ -72,7 +72,7 @@ def freeze(batches: Batches, n_images: int | None, mix: Mix | None, seed: int, m
                     f"{count + len(images)} images take {size / 2**30:.2g} GiB, more than memory={memory:g}; use fewer "
                     "with n_images, or allow more: all of them are kept, so that they are the same at every point"
                 )
-            images, labels = (images.clone(), labels) if mix is None else mix(images.clone(), labels.clone())
+            images, labels = (images.clone(), labels) if mix is None else mix(images.clone(), widened(labels).clone())
             frozen.append((images, labels))
             count += len(images)
             if count == n_images:
@@ -86,7 +86,8 @@ class Survey:
     """Measures points, all on the same frozen images."""
 
     def __init__(self, model: nn.Module, moved: Moved, frozen: Frozen, estimate: bool, loss: Callable) -> None:
-        self.model, self.moved, self.frozen, self.loss = model, moved, frozen, loss
+        self.model, self.moved, self.loss = model, moved, loss
+        self.frozen = [(images, widened(targets)) for images, targets in frozen]
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.estimated = [norm for norm in norms if estimate and norm.track_running_stats]
 
