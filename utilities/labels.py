@@ -175,9 +175,15 @@ class BatchCheck:
     def __call__(self, logits: Any, labels: Any) -> torch.Tensor:
         """Check a batch, see `check_batch`."""
         labels = check_batch(logits, labels)
-        self.outputs, self.count = logits.shape[1], self.count + len(labels)
-        self.highest = max(self.highest, int(labels.max()) if len(labels) else 0)
+        self.note(logits.shape[1], labels)
         return labels
+
+    def note(self, outputs: int, targets: torch.Tensor) -> None:
+        """Count targets that are checked already; probabilities, as mixing makes them, do not tell the labels."""
+        self.outputs = outputs
+        if not targets.is_floating_point() and len(targets):
+            self.count += len(targets)
+            self.highest = max(self.highest, int(targets.max()))
 
     def finish(self, stacklevel: int = 3) -> None:
         """Warn if labels speak of a set of fewer classes: an accuracy then compares numbers, not names."""

@@ -312,7 +312,7 @@ def spectral_density(
         raise ValueError(f"n_vectors={n_vectors} and steps={steps} should be 1 or more, width={width} above 0 or None")
     check_weights(model)
     data = Passes(loader, goal.type, mix, seed, together=goal.mode == "train" and _has_batch_norm(model))
-    check_targets(model, data.first, data.targets, goal, device)
+    check_targets(model, data.first, data.targets, goal, device, loader)
     found = []
     with goal.of(model, device) as make:
         operator = make(list(data) if data.count == 1 else data, data.n)
