@@ -179,8 +179,12 @@ def test_the_logarithm_of_zero_is_a_logit():
 
 
 def test_labels_that_are_no_numbers_are_refused():
+    names = ["cat", "dog"]
+    for given in (names, tuple(names), np.array(names), np.array(names, dtype=object)):
+        with pytest.raises(TypeError, match=r"got strings such as 'cat': give .* classes.index\(name\)"):
+            as_labels(given)
     with pytest.raises(TypeError, match="got a list"):
-        as_labels(["cat", "dog"])
+        as_labels([None, None])
     with pytest.raises(ValueError, match="got int64 of shape"):
         check_labels(torch.tensor(3), 4)
 

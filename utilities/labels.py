@@ -28,10 +28,17 @@ def as_labels(labels: Any) -> torch.Tensor:
     if isinstance(labels, torch.Tensor):
         return labels
     try:
-        return torch.as_tensor(np.asarray(labels))
+        array = np.asarray(labels)
+        name = next(iter(array.flat), None)
+        if not isinstance(name, (str, bytes)):
+            return torch.as_tensor(array)
     except (TypeError, ValueError) as error:
         kind = type(labels).__name__
         raise TypeError(f"labels should be whole numbers, one an image, in a tensor; got a {kind}: {error}") from error
+    raise TypeError(
+        f"labels should be whole numbers, got strings such as {str(name)!r}: give each class's place among the model's "
+        "classes, as classes.index(name) does"
+    )
 
 
 def widened(labels: torch.Tensor) -> torch.Tensor:
