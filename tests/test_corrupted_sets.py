@@ -68,6 +68,9 @@ def test_kinds_are_files_and_images_are_ready_for_a_model(root):
     assert (data.mean, data.std, data.num_classes) == (*CIFAR["cifar10"][1:], 10)
     assert str(data) == "cifar10-c (snow, severity 2, 6 images)"
     assert load_corrupted("cifar10-c", "snow", 2, root=root, image_size=48).batch([0])[0].shape == (1, 3, 48, 48)
+    assert load_corrupted("cifar10-c", "snow", 2, root=root, mean=(0.5,), std=0.5).std == (0.5,) * 3
+    with pytest.raises(ValueError, match="std=0 should be above 0"):
+        load_corrupted("cifar10-c", "snow", 2, root=root, std=0)
 
 
 def test_a_choice_of_images_is_the_same_for_all_sets(root):

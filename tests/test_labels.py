@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.classification import classify
-from utilities.analysis.hessian import hessian_spectra
+from utilities.analysis.hessian import hessian_spectra, over_training
 from utilities.analysis.landscape import loss_landscape
 from utilities.analysis.lesion import lesions
 from utilities.analysis.noise_frequency import noise_frequency
@@ -112,6 +113,38 @@ def test_lists_arrays_and_small_integers_are_labels(use, kind):
         assert one.to_frame().equals(two.to_frame())
 
 
+@pytest.mark.parametrize("use", ["hessian", "density", "landscape"])
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "uint8", "uint16", "bool"])
+def test_a_loss_takes_whole_numbers_of_any_width(use, kind):
+    make, run = USES[use]
+    labels = GOOD.clamp(max=1)
+    one, two = (run(make(), batch(each)) for each in (labels.to(getattr(torch, kind)), labels))
+    assert one.to_frame().equals(two.to_frame())
+
+
+@pytest.mark.parametrize("kind", ["int16", "int32"])
+def test_losses_and_mixing_of_ones_own_get_classes_as_int64(kind):
+    """As torch's own losses want them; booleans stay, which are masks."""
+    kinds = []
+
+    def seen(outputs, targets):
+        kinds.append(targets.dtype)
+        return nn.functional.cross_entropy(outputs, targets.long(), reduction="none")
+
+    def mix(images, labels, generator=None):
+        kinds.append(labels.dtype)
+        return images, labels
+
+    options = {"points": 3, "report": None, **QUIET}
+    data = batch(GOOD.to(getattr(torch, kind)))
+    loss_landscape(linear(), data, loss=seen, mix=mix, **options)
+    spectral_density(linear(), data, loss=lambda *pair: seen(*pair).mean(), mix=mix, n_vectors=1, steps=2, **QUIET)
+    assert set(kinds) == {torch.int64}
+    kinds.clear()
+    loss_landscape(linear(), batch(GOOD > 1), loss=seen, **options)
+    assert set(kinds) == {torch.bool}
+
+
 @pytest.mark.parametrize("use", USES)
 def test_weights_of_nan_are_refused_before_the_work(use):
     make, run = USES[use]
@@ -146,8 +179,12 @@ def test_the_logarithm_of_zero_is_a_logit():
 
 
 def test_labels_that_are_no_numbers_are_refused():
+    names = ["cat", "dog"]
+    for given in (names, tuple(names), np.array(names), np.array(names, dtype=object)):
+        with pytest.raises(TypeError, match=r"got strings such as 'cat': give .* classes.index\(name\)"):
+            as_labels(given)
     with pytest.raises(TypeError, match="got a list"):
-        as_labels(["cat", "dog"])
+        as_labels([None, None])
     with pytest.raises(ValueError, match="got int64 of shape"):
         check_labels(torch.tensor(3), 4)
 
@@ -160,13 +197,13 @@ def test_a_label_of_minus_100_does_not_halve_the_loss():
         evaluate(nn.Flatten(), [(logits, torch.tensor([0, 0, -100, -100]))], device="cpu")
 
 
-@pytest.mark.parametrize("use", ["evaluate", "classify", "robustness", "noise"])
+@pytest.mark.parametrize("use", [use for use in USES if use not in ("training", "lesions")])
 def test_a_model_of_many_more_classes_is_worth_one_warning(use):
     data = Data(batch(GOOD % 3) * 2)
     data.dataset = type("Three", (), {"classes": ["a", "b", "c"], "dataset": None})()
     with pytest.warns(UserWarning, match="the model has 1,000 classes, and the data set has 3") as caught:
         USES[use][1](linear(1000), data)
-    assert len(caught) == 1
+    assert [Path(one.filename).name for one in caught] == [Path(__file__).name]
     data.dataset.classes = list("abcd")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -186,6 +223,26 @@ def test_labels_alone_tell_of_fewer_classes_once_they_are_many():
     assert found(1000, 1, 2) == 0  # one image may be of class 2
     assert found(1000, 50, 940) == 0
     assert found(10, 50, 1) == 0
+
+
+@pytest.mark.parametrize("use", ["hessian", "density", "landscape"])
+def test_losses_on_labels_of_few_classes_alone_are_warned_of_too(use):
+    with pytest.warns(UserWarning, match="the model has 1,000 classes, and labels reach 2 only"):
+        USES[use][1](linear(1000), batch(GOOD % 3))
+
+
+def test_snapshots_and_mixed_targets_are_warned_of_by_the_classes_of_the_set():
+    data = batch(GOOD % 3)
+    data.dataset = type("Three", (), {"classes": ["a", "b", "c"]})()
+
+    def mix(images, labels, generator=None):
+        return images, nn.functional.one_hot(labels, 1000).float()
+
+    options = {"k": 1, "batch_size": 6, "n_batches": 1, "ends": ["largest"], **QUIET}
+    with pytest.warns(UserWarning, match="the model has 1,000 classes, and the data set has 3"):
+        over_training({1: linear(1000)}, data, mix=mix, **options)
+    with pytest.warns(UserWarning, match="the model has 1,000 classes, and the data set has 3"):
+        loss_landscape(linear(1000), data, mix=mix, points=3, report=None, **QUIET)
 
 
 def test_classes_are_those_of_the_innermost_set_that_names_them():

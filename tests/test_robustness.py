@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
+from torchvision import transforms
 
 from utilities.analysis import robustness as module
 from utilities.analysis.pixels import to_images, to_pixels
@@ -236,6 +237,33 @@ def test_a_normalisation_that_is_not_known_is_asked_for(data, model):
         robustness(model, batches, **SOME, **QUIET)
     given = robustness(model, batches, mean=data.mean, std=data.std, **SOME, **QUIET)
     np.testing.assert_array_equal(given.nll, robustness(model, make_loader(data, 20), **SOME, **QUIET).nll)
+
+
+@pytest.mark.parametrize("half", [0.5, (0.5,), [0.5], np.array([0.5]), torch.tensor([0.5])], ids=str)
+def test_one_number_normalises_every_channel(model, half):
+    loader = make_loader(load_dataset("digits", n_images=20, mean=(0.5,) * 3, std=(0.5,) * 3), 20)
+    results = [robustness(model, list(loader), mean=x, std=x, **SOME, **QUIET) for x in (half, (0.5,) * 3)]
+    np.testing.assert_array_equal(*(result.nll for result in results))
+    said = torch.utils.data.TensorDataset(*next(iter(loader)))
+    said.transform = transforms.Normalize((0.5,), (0.5,))
+    told = robustness(model, torch.utils.data.DataLoader(said, 20), **SOME, **QUIET)
+    np.testing.assert_array_equal(told.nll, results[0].nll)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": (0.5, 0.5)}, r"mean=\(0.5, 0.5\) should be one number, or three"),
+        ({"mean": "imagenet"}, "mean='imagenet' should be one number, or three"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "should be one number, or three"),
+        ({"std": 0}, "std=0 should be above 0: images are divided by it"),
+        ({"std": (0.5, 0.0, 0.5)}, r"std=\(0.5, 0.0, 0.5\) should be above 0"),
+        ({"std": (0.5, -0.5, 0.5)}, "should be above 0"),
+    ],
+)
+def test_numbers_that_normalise_nothing_are_refused(data, model, options, message):
+    with pytest.raises(ValueError, match=message):
+        robustness(model, list(make_loader(data, 20)), **{"mean": 0.5, "std": 0.5, **SOME, **QUIET, **options})
 
 
 def test_each_batch_is_read_and_brought_to_8_bits_once(data, model, monkeypatch):

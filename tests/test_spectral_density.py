@@ -198,6 +198,22 @@ def test_a_loader_that_changes_its_images_is_refused():
         spectral_density(mlp(), iter([batch(2), batch(2)]), device="cpu")
 
 
+def test_what_changes_from_pass_to_pass_is_said():
+    """In each pass 12 of 13 images, or all of them with other noise: the numbers alone explain nothing."""
+    data = torch.utils.data.TensorDataset(*batch(13))
+    generator = torch.Generator().manual_seed(0)
+    rest = torch.utils.data.DataLoader(data, 4, shuffle=True, drop_last=True, generator=generator)
+    with pytest.raises(ValueError, match=r"\(12 as in the first, but others: drop_last leaves out other ones whenever"):
+        spectral_density(mlp(), rest, device="cpu")
+
+    class Noise(list):
+        def __iter__(self):
+            return iter([(torch.rand(13, 1, 2, 2), torch.zeros(13).long())])
+
+    with pytest.raises(ValueError, match=r"\(13 as in the first, but others, or changed ones, as augmentation"):
+        spectral_density(mlp(), Noise(), device="cpu")
+
+
 def shuffled(images, labels, size=4):
     generator = torch.Generator().manual_seed(0)
     data = torch.utils.data.TensorDataset(images, labels)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.analysis.pixels import per_channel
 from utilities.analysis.robustness import FAMILIES, Robustness, check_sets, right_in_both, score_logits
 from utilities.analysis.stream import Moments, stream
 from utilities.corruptions import CORRUPTIONS, SEVERITIES
@@ -88,7 +89,8 @@ def load_corrupted(
     """
     place = locate(name, kind, severity, root)
     source = _read_folders(place) if name == "imagenet-c" else _read_array(name, place, severity)
-    own = {"size": image_size, "mean": mean, "std": std}
+    given = {"mean": mean, "std": std}
+    own = {"size": image_size, **{key: None if v is None else per_channel(key, v) for key, v in given.items()}}
     if n_images is not None:
         if not 1 <= n_images <= len(source.members):
             raise ValueError(f"n_images should be from 1 to the {len(source.members)} of {name}, got {n_images}")

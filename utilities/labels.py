@@ -28,10 +28,30 @@ def as_labels(labels: Any) -> torch.Tensor:
     if isinstance(labels, torch.Tensor):
         return labels
     try:
-        return torch.as_tensor(np.asarray(labels))
+        array = np.asarray(labels)
+        name = next(iter(array.flat), None)
+        if not isinstance(name, (str, bytes)):
+            return torch.as_tensor(array)
     except (TypeError, ValueError) as error:
         kind = type(labels).__name__
         raise TypeError(f"labels should be whole numbers, one an image, in a tensor; got a {kind}: {error}") from error
+    raise TypeError(
+        f"labels should be whole numbers, got strings such as {str(name)!r}: give each class's place among the model's "
+        "classes, as classes.index(name) does"
+    )
+
+
+def widened(labels: torch.Tensor) -> torch.Tensor:
+    """Bring whole numbers of any width to int64, which torch's losses take; leave all else as it is.
+
+    Booleans are left too: a loss of one's own may take them as a mask.
+
+    Example:
+        >>> widened(torch.tensor([0, 2], dtype=torch.int16)).dtype, widened(torch.tensor([0.5])).dtype
+        (torch.int64, torch.float32)
+    """
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    return labels.long() if whole else labels
 
 
 def check_labels(labels: Any, num_classes: int | None, count: int | None = None) -> torch.Tensor:
@@ -57,8 +77,9 @@ def check_labels(labels: Any, num_classes: int | None, count: int | None = None)
         kind = str(labels.dtype).removeprefix("torch.")
         text = f"labels should be integers of shape ({count},), got {kind} of shape {shape}"
         raise ValueError(f"{text}{_remedy(shape, count, num_classes)}")
+    labels = labels.long()  # not every type of whole numbers has a least one
     if not count:
-        return labels.long()
+        return labels
     low, high = int(labels.min()), int(labels.max())
     if low == IGNORED:
         raise ValueError(f"label {low}: an ignore_index is not supported; leave images without a class out of the set")
@@ -70,7 +91,7 @@ def check_labels(labels: Any, num_classes: int | None, count: int | None = None)
             f"label {wrong} is {known}; use the data set that the model was trained on, or give the model as many "
             "classes"
         )
-    return labels.long()
+    return labels
 
 
 def _remedy(shape: tuple[int, ...], count: int | None, num_classes: int | None) -> str:
@@ -161,9 +182,15 @@ class BatchCheck:
     def __call__(self, logits: Any, labels: Any) -> torch.Tensor:
         """Check a batch, see `check_batch`."""
         labels = check_batch(logits, labels)
-        self.outputs, self.count = logits.shape[1], self.count + len(labels)
-        self.highest = max(self.highest, int(labels.max()) if len(labels) else 0)
+        self.note(logits.shape[1], labels)
         return labels
+
+    def note(self, outputs: int, targets: torch.Tensor) -> None:
+        """Count targets that are checked already; probabilities, as mixing makes them, do not tell the labels."""
+        self.outputs = outputs
+        if not targets.is_floating_point() and len(targets):
+            self.count += len(targets)
+            self.highest = max(self.highest, int(targets.max()))
 
     def finish(self, stacklevel: int = 3) -> None:
         """Warn if labels speak of a set of fewer classes: an accuracy then compares numbers, not names."""

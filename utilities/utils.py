@@ -178,7 +178,7 @@ def evaluate(
                 right[k] += hits(logits, labels, k).sum().item()
     if count == 0:
         raise ValueError("evaluate got no images: the loader is empty")
-    check.finish()
+    check.finish(stacklevel=4)  # above the frame of inference_mode
     return {"loss": loss / count, **{f"top{k}": right[k] / count for k in topk}, "n": count}
 
 

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from utilities.copies import own_inputs
 from utilities.inputs import check_gradients, explaining
-from utilities.labels import as_labels, check_logits, check_loss_targets
+from utilities.labels import BatchCheck, as_labels, check_logits, check_loss_targets, widened
 from utilities.loaders import seeded_generator
 from utilities.memory import keeping_freed_memory
 from utilities.parts import check_loader
@@ -152,8 +152,10 @@ class _Loss(nn.Module):
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if callable(self.loss):
             return self.loss(outputs, targets.clone())  # it may write into them
+        classes = not targets.is_floating_point()
+        targets = targets.long() if classes else targets
         if self.loss == "mse":
-            if not targets.is_floating_point():
+            if classes:
                 targets = F.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
             return F.mse_loss(outputs, targets)
         return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
@@ -243,9 +245,16 @@ def mini_batches(
 
 
 def check_targets(
-    model: nn.Module, images: torch.Tensor, targets: Iterable[torch.Tensor], goal: Objective, device: str | torch.device
+    model: nn.Module,
+    images: torch.Tensor,
+    targets: Iterable[torch.Tensor],
+    goal: Objective,
+    device: str | torch.device,
+    loader: Iterable[Any] = (),
 ) -> None:
     """Refuse targets that are neither the model's classes nor, for cross-entropy, probabilities, before long work.
+
+    A model that has more classes than the data set is warned of, see `utilities.labels.BatchCheck`.
 
     Args:
         model: Of which one image shows the number of classes.
@@ -253,6 +262,7 @@ def check_targets(
         targets: Of the mini-batches.
         goal: Its loss; what a function of one's own takes is not known.
         device: Where the model runs.
+        loader: Asked for its data set's classes, where it knows them.
 
     Raises:
         TypeError: If the model gives no tensor.
@@ -267,8 +277,10 @@ def check_targets(
     with evaluating(model, device) as target, torch.no_grad():
         outputs = model(images[:1].to(target, parameter.dtype))
     check_logits(outputs)
+    check = BatchCheck(loader)
     for one in targets:
-        check_loss_targets(one, outputs.shape[1], len(one))
+        check.note(outputs.shape[1], check_loss_targets(one, outputs.shape[1], len(one)))
+    check.finish(stacklevel=4)
 
 
 def reading(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -284,7 +296,7 @@ def reading(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]
             images, labels = split_batch(batch)
             if labels is None:
                 raise ValueError("a Hessian needs a loss: the loader should yield (images, labels)")
-            yield images, as_labels(labels)
+            yield images, widened(as_labels(labels))
     finally:
         if epoch is not None:
             loader.epoch = epoch

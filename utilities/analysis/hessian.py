@@ -239,7 +239,7 @@ def hessian_spectra(
         raise ValueError(f"tolerance should be above 0, restarts 1 or more, trace_probes 0 or more; got {given}")
     check_weights(model)
     batches = mini_batches(loader, batch_size, n_batches, mix=mix, seed=seed)
-    check_targets(model, batches[0][0], [targets for _, targets in batches], goal, device)
+    check_targets(model, batches[0][0], [targets for _, targets in batches], goal, device, loader)
     settings = {"tolerance": tolerance, "lanczos_vectors": lanczos_vectors, "restarts": restarts}
     found, traces = [], []
     with goal.of(model, device) as make:
@@ -316,6 +316,7 @@ class _Kept(list):
         super().__init__(mini_batches(loader, batch_size, n_batches))
         if hasattr(loader, "augment"):
             self.augment = loader.augment  # for the provenance
+        self.dataset = getattr(loader, "dataset", None)  # for its classes
 
 
 def after_start(history: Mapping[str, Mapping[int, HessianSpectra]]) -> dict[str, HessianSpectra]:

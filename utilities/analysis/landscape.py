@@ -33,6 +33,7 @@ from utilities.analysis.survey import (
     normalising,
     same_epoch,
 )
+from utilities.labels import BatchCheck
 from utilities.partial import code_of, fingerprint
 from utilities.results import Result
 from utilities.utils import versions
@@ -233,7 +234,7 @@ def loss_landscape(
         grid = [(float(a), float(b)) for b in y for a in x]
         todo = [index for index in range(len(grid))[part[0] :: part[1]] if index not in done]
         with moving(model, directions) as moved, normalising(model, batch_norm):
-            survey = Survey(model, moved, frozen, batch_norm == "estimate", loss)
+            survey = Survey(model, moved, frozen, batch_norm == "estimate", loss, BatchCheck(loader))
             survey.run(grid, todo, done, saved, report, progress)
     if saved is not None and part[1] == 1:
         saved.remove()

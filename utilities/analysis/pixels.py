@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -133,29 +134,55 @@ def _scale(images: torch.Tensor, *values: Sequence[float]) -> list[torch.Tensor]
     return [255 * torch.tensor(value, device=images.device).view(1, 3, 1, 1) for value in values]
 
 
+def per_channel(name: str, values: float | Sequence[float]) -> tuple[float, ...]:
+    """Give the three numbers of a normalisation; a single one is that of every channel, as torchvision takes it.
+
+    Args:
+        name: ``"mean"`` or ``"std"``, which has to be above 0.
+        values: One number or three.
+
+    Raises:
+        ValueError: Naming the numbers.
+
+    Example:
+        >>> per_channel("mean", [0.5]), per_channel("std", (0.2, 0.3, 0.4))
+        ((0.5, 0.5, 0.5), (0.2, 0.3, 0.4))
+    """
+    try:
+        found = torch.as_tensor(values, dtype=torch.float64).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError):
+        found = []
+    if len(found) not in (1, 3) or not all(map(math.isfinite, found)):
+        raise ValueError(f"{name}={values!r} should be one number, or three, of the channels red, green and blue")
+    if name == "std" and min(found) <= 0:
+        raise ValueError(f"std={values!r} should be above 0: images are divided by it, as Normalize does")
+    return tuple(found * (3 // len(found)))
+
+
 def normalisation(
-    loader: Iterable[Any], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
-) -> tuple[Sequence[float], Sequence[float]]:
+    loader: Iterable[Any],
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Give mean and deviation that a loader's images were normalised with, as its data set or as the caller says.
 
     The data set's are its ``mean`` and ``std``, also below subsets, or those of torchvision's ``Normalize`` among its
     transforms.
 
     Raises:
-        ValueError: If they are not known, or those given are not the data set's own.
+        ValueError: If they are not known or no normalisation, or those given are not the data set's own.
     """
     own = next(_said(loader), (None, None))
     mean, std = (theirs if told is None else told for told, theirs in zip((mean, std), own, strict=True))
     if mean is None or std is None:
         raise ValueError(
             "the loader does not say how its images were normalised, so they cannot be brought back to 8 bits: pass "
-            "mean= and std=, three numbers each, as given to Normalize, or use utilities.datasets.load_dataset"
+            "mean= and std=, one number or three each, as given to Normalize, or use utilities.datasets.load_dataset"
         )
+    mean, std = per_channel("mean", mean), per_channel("std", std)
     for name, told, theirs in (("mean", mean, own[0]), ("std", std, own[1])):
-        if theirs is not None and max(abs(a - b) for a, b in zip(told, theirs, strict=True)) > 1e-3:
-            raise ValueError(
-                f"{name}={tuple(told)} is not the data set's own, {tuple(theirs)}; leave mean= and std= to it"
-            )
+        if theirs is not None and max(abs(a - b) for a, b in zip(told, per_channel(name, theirs), strict=True)) > 1e-3:
+            raise ValueError(f"{name}={told} is not the data set's own, {tuple(theirs)}; leave mean= and std= to it")
     return mean, std
 
 
@@ -166,5 +193,5 @@ def _said(loader: Any) -> Iterator[tuple[Sequence[float], Sequence[float]]]:
         transform = getattr(data, "transform", None)
         for one in (data, transform, *(getattr(transform, "transforms", None) or ())):
             pair = getattr(one, "mean", None), getattr(one, "std", None)
-            if all(isinstance(values, (tuple, list)) and len(values) == 3 for values in pair):
+            if all(isinstance(values, (tuple, list)) and len(values) in (1, 3) for values in pair):
                 yield pair

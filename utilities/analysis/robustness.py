@@ -233,8 +233,8 @@ def robustness(
     kinds: Sequence[str] = CORRUPTIONS,
     severities: Sequence[int] = SEVERITIES,
     seed: int = 0,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
@@ -251,7 +251,7 @@ def robustness(
         kinds: Of `utilities.corruptions.CORRUPTIONS` (the 15 of the benchmark) and ``EXTRA_CORRUPTIONS``.
         severities: From 1 to 5.
         seed: Of the random corruptions.
-        mean: What was subtracted from images in 0..1; None is that of ``loader.dataset``.
+        mean: What was subtracted from images in 0..1, one number or three; None is that of ``loader.dataset``.
         std: What they were divided by; None likewise.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.

@@ -228,9 +228,17 @@ class Passes:
         now = np.concatenate(marks) if marks else np.zeros((0, 2))
         if not _same(_sorted(now), _sorted(np.concatenate(self._marks))):
             raise ValueError(
-                f"the loader does not bring the same images in every pass ({self.n} in the first, {len(now)} now): use "
+                f"the loader does not bring the same images in every pass ({self._difference(len(now))}): use "
                 "utilities.loaders.make_loader, or a list of batches"
             )
+
+    def _difference(self, now: int) -> str:
+        """Say how a later pass differs from the first, and what would do so."""
+        if now != self.n:
+            return f"{self.n} in the first, {now} now"
+        if getattr(self._loader, "drop_last", False):
+            return f"{now} as in the first, but others: drop_last leaves out other ones whenever the loader shuffles"
+        return f"{now} as in the first, but others, or changed ones, as augmentation or sampling at random gives them"
 
     def _is_batch(self, number: int, marks: np.ndarray) -> bool:
         """Tell whether these are the images that the first pass brought in this batch; mixing looks at their order."""
@@ -312,7 +320,7 @@ def spectral_density(
         raise ValueError(f"n_vectors={n_vectors} and steps={steps} should be 1 or more, width={width} above 0 or None")
     check_weights(model)
     data = Passes(loader, goal.type, mix, seed, together=goal.mode == "train" and _has_batch_norm(model))
-    check_targets(model, data.first, data.targets, goal, device)
+    check_targets(model, data.first, data.targets, goal, device, loader)
     found = []
     with goal.of(model, device) as make:
         operator = make(list(data) if data.count == 1 else data, data.n)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from utilities.analysis.directions import Moved
 from utilities.analysis.points import Points
 from utilities.analysis.stream import Batches
-from utilities.labels import check_logits, check_loss_targets, hits
+from utilities.labels import BatchCheck, check_logits, check_loss_targets, hits, widened
 from utilities.loaders import Loader
 from utilities.utils import set_seed
 
@@ -72,7 +72,7 @@ def freeze(batches: Batches, n_images: int | None, mix: Mix | None, seed: int, m
                     f"{count + len(images)} images take {size / 2**30:.2g} GiB, more than memory={memory:g}; use fewer "
                     "with n_images, or allow more: all of them are kept, so that they are the same at every point"
                 )
-            images, labels = (images.clone(), labels) if mix is None else mix(images.clone(), labels.clone())
+            images, labels = (images.clone(), labels) if mix is None else mix(images.clone(), widened(labels).clone())
             frozen.append((images, labels))
             count += len(images)
             if count == n_images:
@@ -85,8 +85,11 @@ def freeze(batches: Batches, n_images: int | None, mix: Mix | None, seed: int, m
 class Survey:
     """Measures points, all on the same frozen images."""
 
-    def __init__(self, model: nn.Module, moved: Moved, frozen: Frozen, estimate: bool, loss: Callable) -> None:
-        self.model, self.moved, self.frozen, self.loss = model, moved, frozen, loss
+    def __init__(
+        self, model: nn.Module, moved: Moved, frozen: Frozen, estimate: bool, loss: Callable, check: BatchCheck
+    ) -> None:
+        self.model, self.moved, self.loss, self.check = model, moved, loss, check
+        self.frozen = [(images, widened(targets)) for images, targets in frozen]
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.estimated = [norm for norm in norms if estimate and norm.track_running_stats]
 
@@ -129,7 +132,8 @@ class Survey:
         if self.loss is image_losses:
             check_logits(outputs)
             for own, labels in self.frozen:
-                check_loss_targets(labels, outputs.shape[1], len(own))
+                self.check.note(outputs.shape[1], check_loss_targets(labels, outputs.shape[1], len(own)))
+            self.check.finish(stacklevel=5)
         shape = tuple(self.loss(outputs.cpu(), targets.cpu().clone()).shape)
         if shape != (len(images),):
             raise ValueError(f"loss should give each image's loss, shape ({len(images)},), not {shape}")
