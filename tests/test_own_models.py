@@ -58,6 +58,18 @@ def broken():
     raise TypeError("no such luck")
 
 
+def boom():
+    raise RuntimeError("no weights here")
+
+
+def leave():
+    raise SystemExit(3)
+
+
+def doubt():
+    assert False
+
+
 SIZE = 4
 """
 
@@ -103,6 +115,9 @@ def test_modules_are_imported_from_the_current_folder(nets: str, monkeypatch: py
         ("FILE:SIZE", TypeError, "is a int, not a function"),
         ("FILE:number", TypeError, "gives a int, not a torch module"),
         ("FILE:broken", TypeError, "called with .* refuses: no such luck"),
+        ("FILE:boom", ValueError, r"nets\.py:boom raised RuntimeError: no weights here$"),
+        ("FILE:leave", ValueError, r"nets\.py:leave raised SystemExit: 3$"),
+        ("FILE:doubt", ValueError, r"nets\.py:doubt raised AssertionError$"),
         ("utilities.resnet:relu", ValueError, "no 'relu' in utilities.resnet"),
     ],
 )
@@ -111,7 +126,7 @@ def test_names_that_lead_nowhere(nets: str, name: str, error: type, match: str) 
         create_model(name.replace("FILE", nets))
 
 
-@pytest.mark.parametrize("text", ["import no_such_module_at_all", "1 / 0", "def f(:"])
+@pytest.mark.parametrize("text", ["import no_such_module_at_all", "1 / 0", "def f(:", "raise SystemExit(3)"])
 def test_what_cannot_be_imported_is_named(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bad_nets.py").write_text(text)
     monkeypatch.chdir(tmp_path)
@@ -190,3 +205,13 @@ def test_a_command_says_in_one_line_what_is_wrong(nets: str, tmp_path: Path, cap
     with pytest.raises(SystemExit):
         compare_command.main(["--model1", f"{nets}:mke", *COMMON, "--out", str(tmp_path / "a.npz")])
     assert "error: there is no 'mke'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("function", "says"), [("boom", "RuntimeError: no weights here"), ("leave", "SystemExit: 3")])
+def test_a_command_names_the_function_that_raises(
+    nets: str, tmp_path: Path, capsys: pytest.CaptureFixture, function: str, says: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        compare_command.main(["--model1", f"{nets}:{function}", *COMMON, "--out", str(tmp_path / "a.npz")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: {nets}:{function} raised {says}\n")

@@ -19,6 +19,7 @@ from utilities.block_lists import BUILDERS, stages_of_resnet
 from utilities.copies import own_inputs
 from utilities.hooks import Forward, Recorder, select_layers
 from utilities.input_type import as_input
+from utilities.inputs import SINGLE
 from utilities.views import channels_last, prefix_tokens
 
 __all__ = [
@@ -128,7 +129,8 @@ def check_sequence(model: nn.Module, sequence: list[Block], images: torch.Tensor
         ValueError: the blocks of ResNet give (1, 512, 1, 1), the model gives (1, 100); ...
     """
     if images.ndim != 4:
-        raise ValueError(f"images should be (batch, channels, height, width), got {tuple(images.shape)}")
+        single = f"; {SINGLE}" if images.ndim == 3 else ""
+        raise ValueError(f"images should be (batch, channels, height, width), got {tuple(images.shape)}{single}")
     if not all(block.in_sequence for block in sequence):
         return
     with torch.no_grad(), own_inputs(model):

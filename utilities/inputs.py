@@ -19,6 +19,8 @@ from torch import nn
 from utilities.nested import tensors_in
 
 CHANNELS = 1, 3, 4  # of grey, colour and transparent images
+SINGLE = "give a single image as images[None]"
+FROM_BYTES = "divide 8-bit images by 255 and normalise them, as utilities.datasets.load_dataset does"
 
 
 def check_images(images: Any, model: nn.Module | None = None) -> None:
@@ -182,7 +184,7 @@ def _wrong_type(text: str, call: _Call) -> str | None:
     what = f"images are {images}, and {call.taker} takes {taken}"
     if call.images.is_floating_point():
         return f"{what}: give images.to(torch.{taken})"
-    return f"{what}: divide 8-bit images by 255 and normalise them, as utilities.datasets.load_dataset does"
+    return f"{what}: {FROM_BYTES}"
 
 
 def _wrong_channels(text: str, call: _Call) -> str | None:
@@ -222,7 +224,8 @@ def _wrong_axes(text: str, call: _Call) -> str | None:
     found = re.search(r"expected images of|xpected .*\dD .*input|not enough values to unpack", text)
     if found is None or not call.at_once:
         return None
-    return f"images are {call.size}, and {call.taker} takes (n, channels, height, width)"
+    single = f": {SINGLE}" if call.images.ndim == 3 else ""
+    return f"images are {call.size}, and {call.taker} takes (n, channels, height, width){single}"
 
 
 def _wrong_size(text: str, call: _Call) -> str | None:

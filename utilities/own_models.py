@@ -70,7 +70,7 @@ def build_own(name: str, num_classes: int | None, pretrained: bool, kwargs: dict
         kwargs: Passed on.
 
     Raises:
-        ValueError: See `own_function`; or if weights are asked for that it does not bring.
+        ValueError: See `own_function`; or if weights are asked for that it does not bring, or it raises another error.
         TypeError: If it gives no module, or does not take an option.
 
     Example:
@@ -93,9 +93,15 @@ def build_own(name: str, num_classes: int | None, pretrained: bool, kwargs: dict
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise TypeError(f"{name} was called with ({given}) and refuses: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the function does
+        raise ValueError(f"{name} raised {_said(error)}") from error
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} gives a {type(model).__name__}, not a torch module")
     return model
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _takes(function: Callable[..., Any], argument: str, any_keyword: bool = True) -> bool:
@@ -117,8 +123,8 @@ def _from_package(where: str) -> ModuleType:
             if isinstance(error, ModuleNotFoundError) and missing and not f"{where}.".startswith(f"{missing}."):
                 raise ValueError(f"{where} cannot be imported: {error}") from error
             raise ValueError(f"there is no module {where!r} to import from {Path.cwd()}; {HOW}") from error
-        except Exception as error:  # whatever the module does
-            raise ValueError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # whatever the module does
+            raise ValueError(f"{where} cannot be imported: {_said(error)}") from error
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -135,9 +141,9 @@ def _from_file(path: Path) -> ModuleType:
     try:
         with _importing_from(path.parent):
             spec.loader.exec_module(module)
-    except Exception as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # whatever the file does
         del sys.modules[name]
-        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} cannot be imported: {_said(error)}") from error
     return module
 
 

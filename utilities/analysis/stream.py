@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from utilities.inputs import check_gradients
+from utilities.inputs import FROM_BYTES, SINGLE, check_gradients
 from utilities.labels import as_labels
 from utilities.masks import split_masks
 from utilities.memory import keeping_freed_memory
@@ -29,7 +29,7 @@ def stream(
     *,
     device: str | torch.device = "auto",
     description: str = "images",
-    labelled: bool = False,
+    labelled: bool | None = None,
     masked: bool | None = None,
     gradients: bool = False,
     progress: bool = True,
@@ -41,7 +41,8 @@ def stream(
         loader: Yields what `utilities.utils.split_batch` understands.
         device: See `utilities.utils.resolve_device`.
         description: Of the progress bar, which appears after two seconds.
-        labelled: Whether a batch without labels is an error.
+        labelled: Whether a batch without labels is an error. If False, what is there and is no numbers, such as names
+            or boxes, counts as none; if None, labels are not looked at, and none come.
         masked: Whether a batch without masks of the objects is an error. Unless this is None, masks come third, or None
             where there are none.
         gradients: Whether autograd stays on.
@@ -71,14 +72,14 @@ def _batches(
     loader: Iterable[Any],
     target: torch.device,
     description: str,
-    labelled: bool,
+    labelled: bool | None,
     masked: bool | None,
     progress: bool,
 ) -> Batches:
     count, found = 0, None
     for batch in tqdm(loader, desc=description, delay=2, leave=False, disable=not progress):
         images, labels = split_batch(batch)
-        labels = None if labels is None else as_labels(labels)
+        labels = _labels(labels, labelled)
         if labels is None and labelled:
             raise ValueError(f"{description}: labels are needed; the loader should yield (images, labels)")
         masks = None if masked is None else split_masks(batch)
@@ -89,7 +90,8 @@ def _batches(
             )
         found = _check_parts(description, images, labels, masks, found)
         if not images.is_floating_point() or not images.isfinite().all():
-            kind = "NaN or infinity" if images.is_floating_point() else str(images.dtype).removeprefix("torch.")
+            floats, dtype = images.is_floating_point(), str(images.dtype).removeprefix("torch.")
+            kind = "NaN or infinity" if floats else f"{dtype}: {FROM_BYTES}"
             raise ValueError(f"{description}: images should be finite float tensors, normalised; batch holds {kind}")
         if len(images):
             count += len(images)
@@ -97,6 +99,18 @@ def _batches(
             yield tuple(None if part is None else part.to(target) for part in parts)
     if count == 0:
         raise ValueError(f"{description}: the loader yields no image")
+
+
+def _labels(labels: Any, labelled: bool | None) -> torch.Tensor | None:
+    """Give labels as far as they are asked for, see `stream`."""
+    if labels is None or labelled is None:
+        return None
+    try:
+        return as_labels(labels)
+    except TypeError:
+        if labelled:
+            raise
+        return None
 
 
 def _check_parts(
@@ -108,8 +122,10 @@ def _check_parts(
 ) -> tuple[bool, bool]:
     """Refuse labels and masks that do not belong to the images, or that some batches lack; say which there are."""
     for what, part in (("labels", labels), ("masks", masks)):
-        if part is not None and len(part) != len(images):
-            raise ValueError(f"{description}: a batch of {len(images)} images has {len(part)} {what}")
+        count = None if part is None else len(part) if part.ndim else 1
+        if count not in (None, len(images)):
+            single = f"; {SINGLE}" if images.ndim == 3 and count == 1 else ""
+            raise ValueError(f"{description}: a batch of {len(images)} images has {count} {what}{single}")
     if masks is not None and masks.shape[-2] * images.shape[-1] != masks.shape[-1] * images.shape[-2]:
         sizes = ["x".join(map(str, part.shape[-2:])) for part in (masks, images)]
         raise ValueError(
