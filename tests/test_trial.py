@@ -45,6 +45,26 @@ def test_flattening_and_in_place_layers_stay():
         assert default_layers(model, torch.randn(8, 3, 8, 8)) == ["conv", "relu", "flat", "fc"]
 
 
+def test_layers_that_are_alike_for_all_images_leave_the_others_as_they_are():
+    """Windows that are constant are looked at again, with more images; dropout stays none."""
+
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.zeros(3 * len(x), 2)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.drop, self.windows = nn.Linear(4, 4), nn.Dropout(), Constant()
+
+        def forward(self, x):
+            return self.drop(self.fc(x)) + self.windows(x).sum()
+
+    with Recorder(Net(), innermost=True) as recorder:
+        recorder.run(torch.randn(20, 4))
+    assert recorder.layers == ["fc", "windows"]
+
+
 def test_a_model_that_changes_nothing_keeps_its_layers():
     assert default_layers(names_of(("a", nn.Identity()), ("b", nn.Dropout())), torch.randn(8, 4)) == ["a", "b"]
 
@@ -104,6 +124,11 @@ def test_an_attention_with_weights_of_its_own_is_a_layer_beside_its_softmax():
 
     model = names_of(("stem", nn.Linear(8, 8)), ("attn", Attention()), ("head", nn.Linear(8, 2)))
     assert default_layers(model, torch.randn(8, 5, 8)) == ["stem", "attn.softmax", "attn", "head"]
+
+
+def test_a_norm_that_ends_with_its_activation_is_one_layer():
+    model = names_of(("conv", nn.Conv2d(3, 4, 3)), ("norm", timm.layers.BatchNormAct2d(4)))
+    assert default_layers(model, torch.randn(8, 3, 8, 8)) == ["conv", "norm.act"]
 
 
 def test_multihead_attention_is_a_layer_whose_projection_never_runs():

@@ -157,6 +157,10 @@ class Trial:
             self._step(key, name, module, tensor.detach())
 
     def _see_first(self, key: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
+        if self._only is None or key in self._only:
+            self._evidence.setdefault(key, Evidence()).see(self._n, tensor)
+        if self._only is not None:
+            return
         given, before = self._given.pop(name, (None, None))
         same = given is not None and tensor.shape == given.shape and _same_memory(tensor, given)
         if same:
@@ -165,8 +169,6 @@ class Trial:
             self.unchanged.discard(name)
         elif key == name:  # the first call; a later one may still change something
             self.unchanged.add(name)
-        if self._only is None or key in self._only:
-            self._evidence.setdefault(key, Evidence()).see(self._n, tensor)
 
     def _see_again(self, key: str, name: str, module: nn.Module, tensor: torch.Tensor) -> None:
         if self._only is not None and key not in self._only:
@@ -227,11 +229,22 @@ class Trial:
                 continue
             # One that multiplies by weights of its own is a layer, whatever softmax or activation it calls inside.
             module = self.model.get_submodule(name)
-            if name not in outer or (len(module._parameters) and not _parameters_below(module)):
+            if name not in outer or (
+                len(module._parameters) and not _parameters_below(module) and self._own_output(name)
+            ):
                 chosen.append(name)
             parts = name.split(".")
             outer |= {".".join(parts[:depth]) for depth in range(1, len(parts))}
         return chosen[::-1] or [name for name in self.names if name in self.placements]
+
+    def _own_output(self, name: str) -> bool:
+        """Tell whether a layer returns something else than what one inside has returned."""
+        mine = self._evidence[name]
+        inside = (self._evidence[key] for key in self.placements if key.startswith(f"{name}."))
+        return not any(
+            mine.shapes == other.shapes and all(torch.equal(rows, other.rows[axis]) for axis, rows in mine.rows.items())
+            for other in inside
+        )
 
     def missing(self, kept: Iterable[str]) -> dict[str, str]:
         """Say which layers are left out beside those that are kept: the reason of each that holds neither."""
