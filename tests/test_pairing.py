@@ -26,7 +26,7 @@ from utilities.datasets import load_dataset
 from utilities.loaders import make_loader
 from utilities.orders import same_images
 from utilities.pairing import check_pairing
-from utilities.witnesses import in_another_order
+from utilities.witnesses import fingerprints, in_another_order
 
 N = 48
 GENERATOR = torch.Generator().manual_seed(0)
@@ -318,3 +318,15 @@ def test_lists_are_the_same_in_another_order_if_that_is_no_chance():
     assert not in_another_order(NAMES[:24], NAMES[24:])
     assert not in_another_order([0, 0, 1], [1, 0, 0])  # too few to be no chance
     assert in_another_order(LABELS.tolist(), LABELS.flip(0).tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.bool, torch.complex64])
+def test_fingerprints_are_of_each_image_alone(dtype):
+    images = torch.randint(0, 256, (5, 3, 40, 41), generator=torch.Generator().manual_seed(0)).to(dtype)
+    if dtype == torch.bool:
+        images = torch.rand(5, 3, 40, 41, generator=torch.Generator().manual_seed(0)) < 0.5
+    found = fingerprints(images)
+    assert len(set(found)) == 5
+    assert fingerprints(images.flip(0)) == found[::-1]
+    assert fingerprints(images.to(memory_format=torch.channels_last)) == found
+    assert fingerprints(images.to("meta")) == fingerprints(images.to_sparse()) == []

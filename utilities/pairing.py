@@ -181,13 +181,10 @@ class Partners:
             self.told += len(values) if len(set(values)) > 1 else 0
 
     def _all_facts(self, batch: Any) -> dict[str, list[Any]]:
+        facts = _facts(batch)
         if self.lists:  # in the order that the user gave them
-            return _facts(batch)
-        try:
-            images = split_batch(batch)[0]
-        except TypeError:
-            images = None
-        return _facts(batch) | {PIXELS: fingerprints(images)}
+            return facts
+        return facts | {PIXELS: fingerprints(_split(batch)[0])}
 
     def end(self) -> None:
         """Warn if nothing told whether the images were the same, or if they were, in another order."""
@@ -209,10 +206,7 @@ class Partners:
 
 def _facts(batch: Any) -> dict[str, list[Any]]:
     """Give labels, numbers and names that come with a batch's images."""
-    try:
-        images, labels = split_batch(batch)
-    except TypeError:
-        images, labels = None, None
+    images, labels = _split(batch)
     parts = {"label": labels}
     if isinstance(batch, Mapping):
         parts |= {key: batch[key] for key in NAME_KEYS if key in batch}
@@ -227,6 +221,14 @@ def _facts(batch: Any) -> dict[str, list[Any]]:
         if isinstance(values, (list, tuple)) and values and isinstance(values[0], (str, int)):
             found[what] = list(values)
     return found
+
+
+def _split(batch: Any) -> tuple[Any, Any]:
+    """Give images and labels, or neither of a batch of another structure: what is wrong with it is said elsewhere."""
+    try:
+        return split_batch(batch)
+    except (TypeError, ValueError):
+        return None, None
 
 
 def _are_names(part: Any) -> bool:
