@@ -1,5 +1,7 @@
 """Which axis holds the channels: of every kind of layer, and of models of one, two and three dimensions."""
 
+import warnings
+
 import pytest
 import timm
 import torch
@@ -309,10 +311,29 @@ def test_letters_say_the_axes(letters, shape, axes):
 def test_letters_hold_where_the_kind_of_the_layer_is_silent():
     conv, act, x = nn.Conv1d(3, 4, 1), nn.ReLU(), torch.randn(2, 4, 6)
     model = nn.ModuleList([conv, act])
-    assert torch.equal(make_view("gap:NLC", model)(x, conv), x.mean(2))
+    with pytest.warns(UserWarning, match="since a Conv1d tells it"):
+        assert torch.equal(make_view("gap:NLC", model)(x, conv), x.mean(2))
     assert torch.equal(make_view("gap:NLC", model)(x, act), x.mean(1))
     maps = torch.randn(2, 4, 6, 5)  # of other dimensions than the letters: as without
     assert torch.equal(make_view("gap:NLC", nn.Conv2d(3, 4, 1))(maps), maps.mean((2, 3)))
+
+
+@pytest.mark.parametrize("follower", [False, True])
+def test_a_kind_that_overrules_the_letters_is_said_once_with_a_remedy_that_works(follower):
+    """A linear layer over transposed tokens, (batch, channels, tokens), and what follows it in a sequence."""
+    model = nn.Sequential(nn.Linear(7, 6), nn.ReLU())
+    output, module = torch.randn(2, 4, 6), model[int(follower)]
+    view = make_view("gap:NCL", model)
+    said = r"view 'gap:NCL': axis 2 of .*\(2, 4, 6\).* Linear tells it.*lambda output: output.mean\(\(2,\)\)"
+    with pytest.warns(UserWarning, match=said):
+        assert torch.equal(view(output, module), output.mean(1))  # as in a model of convolutions beside tokens
+    function = make_view(lambda output: output.mean((2,)), model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        view(output, module)
+        make_view("gap:NLC", model)(output, module)
+        make_view("spatial:NCL", model)(output, module)  # without a class token the axes make no difference
+        assert torch.equal(function(output, module), output.mean(2))
 
 
 @pytest.mark.parametrize(

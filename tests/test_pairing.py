@@ -26,6 +26,7 @@ from utilities.datasets import load_dataset
 from utilities.loaders import make_loader
 from utilities.orders import same_images
 from utilities.pairing import check_pairing
+from utilities.witnesses import fingerprints, in_another_order
 
 N = 48
 GENERATOR = torch.Generator().manual_seed(0)
@@ -212,3 +213,120 @@ def test_sets_of_this_package_are_known_by_name_in_any_size():
     compare(model, model, make_loader(small, 32), make_loader(large, 32), **options)
     with pytest.raises(ValueError, match="in two orders"):
         compare(model, model, make_loader(small, 32), make_loader(large, 32, seed=1), **options)
+
+
+class Around(Dataset):
+    """A wrapper with its data set under any name."""
+
+    def __init__(self, name, dataset, scale=1.0):
+        setattr(self, name, dataset)
+        self._name, self.scale = name, scale
+
+    def __len__(self):
+        return len(getattr(self, self._name))
+
+    def __getitem__(self, index):
+        image, *rest = getattr(self, self._name)[index]
+        return self.scale * image, *rest
+
+
+BACK = list(range(N - 1, -1, -1))
+
+
+@pytest.mark.parametrize("name", ["base", "ds", "_inner", "_Around__data"])
+def test_a_data_set_is_found_in_wrappers_under_any_name(name):
+    one, two = Around(name, DATA), Around(name, DATA, 2)
+    assert run(load(one), load(two)) > 0.9
+    for other in (load(two, shuffle=True), load(Around(name, Subset(DATA, BACK), 2)), load(two, sampler=Own(ORDER))):
+        with pytest.raises(ValueError, match=r"in two orders|one shuffles"):
+            run(load(one), other)
+    bare = Around(name, BARE), Around(name, Subset(BARE, BACK), 2)
+    with pytest.warns(UserWarning, match="neither their samplers nor labels tell"):
+        compare(MODEL, MODEL, load(bare[0]), load(bare[1]), device="cpu", progress=False)
+    assert abs(run(load(one), load(Around(name, OTHER), shuffle=True))) < 0.5
+
+
+class Synthetic(Dataset):
+    """Images made from their numbers, as those of torchvision's FakeData."""
+
+    def __init__(self, seed, transform=None):
+        self.seed, self.transform = seed, transform
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        own = torch.Generator().manual_seed(1000 * self.seed + index)
+        image = torch.randn(6, generator=own)
+        return image if self.transform is None else self.transform(image)
+
+
+def test_two_sets_of_one_class_with_equal_attributes_are_warned_of_before_they_are_read():
+    loader = load(Synthetic(0))
+    for other in (load(Synthetic(0, torch.sin), shuffle=True), load(Synthetic(0), sampler=ORDER)):
+        with pytest.warns(UserWarning, match="two Synthetic with equal attributes are probably one data set; then"):
+            check_pairing(loader, other)
+    assert run(loader, load(Synthetic(0))) > 0.9
+    assert abs(run(loader, load(Synthetic(1), shuffle=True))) < 0.5
+
+
+class Batches:
+    """An object that yields batches, of which nothing is known."""
+
+    def __init__(self, order, images=IMAGES, **facts):
+        self.batches = [{"image": images[part]} for part in torch.tensor(order).split(16)]
+        for name, values in facts.items():
+            for batch, part in zip(self.batches, torch.tensor(order).split(16), strict=True):
+                batch[name] = values[part] if isinstance(values, torch.Tensor) else [values[i] for i in part]
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+NAMES, PREPARED = [f"{i:x}.png" for i in range(N)], IMAGES.sin()
+LABELLED = Batches(range(N), PREPARED, label=LABELS)
+
+
+@pytest.mark.parametrize(
+    ("loader", "loader2", "what"),
+    [
+        (Batches(range(N), image_id=NAMES), Batches(ORDER, PREPARED, image_id=NAMES), "images by their image_ids"),
+        (LABELLED, Batches(ORDER, label=LABELS), "images by their labels"),
+        (Batches(range(N)), Batches(ORDER), "images"),
+    ],
+)
+def test_the_same_names_labels_or_pixels_in_another_order_are_warned_of(loader, loader2, what):
+    with pytest.warns(UserWarning, match=f"both loaders serve the same {what}, but in two orders"):
+        compare(MODEL, MODEL, loader, loader2, device="cpu", progress=False)
+    assert run(loader, loader) > 0.9
+
+
+def test_other_data_sets_that_yield_names_and_labels_pass_without_a_word():
+    others = torch.randn(N, 6, generator=torch.Generator().manual_seed(5))
+    for facts, facts2 in (
+        ({"image_id": NAMES}, {"image_id": [f"other {name}" for name in NAMES]}),
+        ({"index": torch.arange(N)}, {"index": torch.arange(N)}),
+        ({"label": torch.arange(N) % 6}, {"label": torch.arange(N) % 6}),  # of balanced sets
+        ({"label": LABELS}, {"label": LABELS.roll(1).clamp(1)}),
+    ):
+        run(Batches(range(N), **facts), Batches(ORDER, others, **facts2))
+
+
+def test_lists_are_the_same_in_another_order_if_that_is_no_chance():
+    assert in_another_order(NAMES[:40], NAMES[:3:-1])  # the last batch of each dropped
+    assert not in_another_order(NAMES, NAMES)
+    assert not in_another_order(NAMES[:24], NAMES[24:])
+    assert not in_another_order([0, 0, 1], [1, 0, 0])  # too few to be no chance
+    assert in_another_order(LABELS.tolist(), LABELS.flip(0).tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.bool, torch.complex64])
+def test_fingerprints_are_of_each_image_alone(dtype):
+    images = torch.randint(0, 256, (5, 3, 40, 41), generator=torch.Generator().manual_seed(0)).to(dtype)
+    if dtype == torch.bool:
+        images = torch.rand(5, 3, 40, 41, generator=torch.Generator().manual_seed(0)) < 0.5
+    found = fingerprints(images)
+    assert len(set(found)) == 5
+    assert fingerprints(images.flip(0)) == found[::-1]
+    assert fingerprints(images.to(memory_format=torch.channels_last)) == found
+    assert fingerprints(images.to("meta")) == fingerprints(images.to_sparse()) == []

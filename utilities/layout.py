@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
@@ -61,6 +63,7 @@ class Layout:
 
     def __init__(self, model: nn.Module, letters: str | None = None) -> None:
         self.model, self.letters = model, letters
+        self._said = letters is None  # that a layer's kind overrules the letters
         self.prefix = prefix_tokens(model)
         self.patches = _first_integer(model, "num_patches")
         self.nhwc = getattr(model, "output_fmt", None) == "NHWC"
@@ -120,9 +123,30 @@ class Layout:
             self._known[key] = self._by_model(shape, module) if told is None else told
         return self._known[key]
 
-    def _by_kind(self, shape: torch.Size, module: nn.Module | None) -> int | None:
+    def say_if_overruled(self, view: str, shape: torch.Size, module: nn.Module | None) -> None:
+        """Warn, once, that the letters do not hold for an output, since its layer's kind says another axis."""
+        asked = None if self._said else self._by_letters(shape)
+        if asked is None or self._by_kind(shape, module) in (None, asked):
+            return
+        self._said = True
+        teller, axis = self._told(shape, module)
+        axes = tuple(i for i in range(1, len(shape)) if i != asked)
+        warnings.warn(
+            f"view '{view}:{self.letters}': axis {axis} of an output of shape {tuple(shape)} is taken for the "
+            f"channels, and not axis {asked}, since a {type(teller).__name__} tells it; letters hold where the kind "
+            "of a layer is silent. If they are right for this layer, give a function: "
+            f"view=lambda output: output.mean({axes})",
+            stacklevel=3,
+        )
+
+    def _told(self, shape: torch.Size, module: nn.Module | None) -> tuple[nn.Module | None, int | None]:
+        """Give the layer whose kind tells the axis of an output's channels, and the axis."""
         tellers = [one for one in (module, self._teller.get(module)) if one is not None]
-        axis = next((axis for one in tellers if (axis := channel_axis_of(one, shape)) is not None), None)
+        found = ((one, axis) for one in tellers if (axis := channel_axis_of(one, shape)) is not None)
+        return next(found, (None, None))
+
+    def _by_kind(self, shape: torch.Size, module: nn.Module | None) -> int | None:
+        axis = self._told(shape, module)[1]
         return None if axis == 3 and self.prefix else axis  # among (batch, heads, T, d) there may be prefix tokens
 
     def _by_letters(self, shape: torch.Size) -> int | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     RandomSampler,
     SequentialSampler,
     Subset,
@@ -25,6 +28,7 @@ from utilities.images import ImageDataset
 from utilities.loaders import Loader
 
 DRAWN = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+ARRAYS = ("builtins", "collections", "array", "numpy", "pandas", "polars", "h5py", "zarr", "torch")  # no data sets
 FILES, PIXELS, CLASSES = ("samples", "imgs", "image_files", "paths", "files"), ("data", "images"), ("targets", "labels")
 
 
@@ -107,20 +111,41 @@ def source_of(dataset: Any) -> tuple[Any, np.ndarray | None, bool]:
     while True:
         if isinstance(dataset, Subset):
             places, dataset = _through(np.asarray(dataset.indices), places), dataset.dataset
-        elif _wraps(dataset):
-            dataset, sure = dataset.dataset, False  # image i is most likely image i of what it wraps
         elif isinstance(dataset, ImageDataset):
             targets = (
                 dataset.targets.tobytes() if dataset.name.startswith("folder:") else None
             )  # a name of many folders
             return (dataset.name, dataset.split, targets), _through(dataset.indices, places), sure
+        elif (inner := _wrapped(dataset)) is not None:
+            dataset, sure = inner, False  # image i is most likely image i of what it wraps
         else:
             return dataset, places, sure
 
 
-def _wraps(dataset: Any) -> bool:
+def _wrapped(dataset: Any) -> Any:
+    """Find what a data set is wrapped around: its ``dataset``, or else the only one among its attributes."""
     inner = getattr(dataset, "dataset", None)
-    return hasattr(inner, "__len__") and hasattr(dataset, "__len__") and len(inner) == len(dataset)
+    if hasattr(inner, "__len__") and _equally_long(inner, dataset):
+        return inner
+    own = getattr(dataset, "__dict__", {})
+    if any(isinstance(own.get(name), (list, tuple, np.ndarray, torch.Tensor)) for name in (*FILES, *PIXELS)):
+        return None  # it says itself which images it has
+    found = {id(value): value for value in own.values() if _is_dataset(value) and _equally_long(value, dataset)}
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def _is_dataset(value: Any) -> bool:
+    if isinstance(value, Dataset):
+        return True
+    listed = hasattr(type(value), "__getitem__") and hasattr(type(value), "__len__")
+    return listed and not isinstance(value, nn.Module) and type(value).__module__.partition(".")[0] not in ARRAYS
+
+
+def _equally_long(one: Any, two: Any) -> bool:
+    try:
+        return one is not two and len(one) == len(two)
+    except (TypeError, NotImplementedError):
+        return False
 
 
 def _through(indices: np.ndarray, places: np.ndarray | None) -> np.ndarray:
@@ -162,6 +187,30 @@ def same_images(one: Any, two: Any) -> bool:
         return True
     classes = [next((own[name] for name in CLASSES if own.get(name) is not None), None) for own in (own1, own2)]
     return _equal(*classes) and _scattered(classes[0])
+
+
+def alike(one: Any, two: Any, depth: int = 4) -> bool:
+    """Tell whether two objects are of one class and have equal attributes, but for functions such as transforms.
+
+    Example:
+        >>> from torch.utils.data import ConcatDataset
+        >>> alike(ConcatDataset(["ab", "c"]), ConcatDataset(["ab", "c"])), alike(object(), object())
+        (True, False)
+    """
+    if one is two or type(one) is not type(two):
+        return one is two
+    if isinstance(one, (str, bytes, int, float, PurePath)):
+        return one == two
+    if isinstance(one, (torch.Tensor, np.ndarray)):
+        return _equal(one, two)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(alike(a, b, depth) for a, b in zip(one, two, strict=True))
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(alike(one[key], two[key], depth) for key in one)
+    whole = [getattr(x, "__dict__", {}) for x in (one, two)]
+    functions = {name for own in whole for name, value in own.items() if callable(value)}
+    own1, own2 = ({name: own[name] for name in own.keys() - functions} for own in whole)
+    return depth > 0 and bool(own1) and alike(own1, own2, depth - 1)
 
 
 def _equal(one: Any, two: Any) -> bool:

@@ -1,8 +1,8 @@
 """Whether two loaders serve the same images in the same order, as far as that can be known.
 
 A comparison with two loaders pairs image i of one with image i of the other. Loaders of two data sets have no order in
-common that could be checked. Within one data set it follows from the samplers, where they are deterministic, else from
-what comes with the images: labels, paths, numbers.
+common that could be checked, unless what they serve is seen to be the same. Within one data set it follows from the
+samplers, where they are deterministic, else from what comes with the images: labels, paths, numbers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import TensorDataset
 
 from utilities.loaders import Loader
 from utilities.nested import tensors_in
-from utilities.orders import Drawn, order_of, placed, same_images, source_of
+from utilities.orders import Drawn, alike, order_of, placed, same_images, source_of
 from utilities.parts import place_of_images, split_batch
+from utilities.witnesses import PIXELS, Witnesses, fingerprints
 
 NAME_KEYS = ("id", "ids", "image_id", "index", "indices", "idx", "path", "paths", "file", "filename", "name")
 REMEDY = (
@@ -67,9 +69,19 @@ def check_pairing(loader: Any, loader2: Any) -> bool:
             stacklevel=4,
         )
         return same
-    if not same:
-        return False
-    return _compare_orders(*orders, sure1 and sure2)
+    if same:
+        return _compare_orders(*orders, sure1 and sure2)
+    if hasattr(base1, "__dict__") and alike(base1, base2):
+        _warn_of_orders(*orders, type(base1).__name__)
+    return False
+
+
+def _warn_of_orders(order1: Any, order2: Any, name: str) -> None:
+    """Warn of two orders of what is probably one data set."""
+    try:
+        _compare_orders(order1, order2, sure=True)
+    except ValueError as error:
+        warnings.warn(f"two {name} with equal attributes are probably one data set; then {error}", stacklevel=5)
 
 
 def _compare_orders(order1: Any, order2: Any, sure: bool) -> bool:
@@ -139,6 +151,11 @@ class Partners:
             warnings.simplefilter("always")
             self.open = check_pairing(loader, loader2)
         self.said = bool(said)
+        self.lists = isinstance(loader, (list, tuple)) and isinstance(loader2, (list, tuple))
+        known = [source_of(getattr(one, "dataset", None))[0] for one in (loader, loader2)]
+        differ = all(isinstance(one, TensorDataset) for one in known)  # by their tensors, so that labels tell nothing
+        watched = loader2 is not None and not self.open and not self.said
+        self.witnesses = Witnesses(("label",) if differ else ()) if watched else None
         self.told = 0  # images whose labels or names agreed, in batches where these differ from image to image
 
     def see(self, index: int, batch1: Any, batch2: Any) -> None:
@@ -147,6 +164,8 @@ class Partners:
         Raises:
             ValueError: If labels or names say that they are of different images.
         """
+        if self.witnesses is not None:
+            self.witnesses.add(*(self._all_facts(batch) for batch in (batch1, batch2)))
         if not self.open:
             return
         facts1, facts2 = _facts(batch1), _facts(batch2)
@@ -161,8 +180,22 @@ class Partners:
                 )
             self.told += len(values) if len(set(values)) > 1 else 0
 
+    def _all_facts(self, batch: Any) -> dict[str, list[Any]]:
+        facts = _facts(batch)
+        if self.lists:  # in the order that the user gave them
+            return facts
+        return facts | {PIXELS: fingerprints(_split(batch)[0])}
+
     def end(self) -> None:
-        """Warn if nothing told whether the images were the same."""
+        """Warn if nothing told whether the images were the same, or if they were, in another order."""
+        what = None if self.witnesses is None else self.witnesses.telling()
+        if what is not None:
+            said = "images" if what == PIXELS else f"images by their {what}s"
+            warnings.warn(
+                f"both loaders serve the same {said}, but in two orders, so that no image meets its partner and the "
+                f"similarity means nothing: {REMEDY}",
+                stacklevel=4,
+            )
         if self.open and not self.told and not self.said:
             warnings.warn(
                 "both loaders serve one data set, and neither their samplers nor labels tell whether in the same "
@@ -173,10 +206,7 @@ class Partners:
 
 def _facts(batch: Any) -> dict[str, list[Any]]:
     """Give labels, numbers and names that come with a batch's images."""
-    try:
-        images, labels = split_batch(batch)
-    except TypeError:
-        images, labels = None, None
+    images, labels = _split(batch)
     parts = {"label": labels}
     if isinstance(batch, Mapping):
         parts |= {key: batch[key] for key in NAME_KEYS if key in batch}
@@ -191,6 +221,14 @@ def _facts(batch: Any) -> dict[str, list[Any]]:
         if isinstance(values, (list, tuple)) and values and isinstance(values[0], (str, int)):
             found[what] = list(values)
     return found
+
+
+def _split(batch: Any) -> tuple[Any, Any]:
+    """Give images and labels, or neither of a batch of another structure: what is wrong with it is said elsewhere."""
+    try:
+        return split_batch(batch)
+    except (TypeError, ValueError):
+        return None, None
 
 
 def _are_names(part: Any) -> bool:

@@ -14,8 +14,8 @@ a function              what it makes of the tensor (batch, ...)
 Which axis holds the channels is told by the kind of the layer, by the sizes of those around it, or by you: in
 ``"gap:NCL"``, letters after a colon name the axes, N the batch, C the channels, and any of L, T, D, H and W positions.
 They hold for outputs with as many dimensions, but where the layer's kind says otherwise: those of a convolution have
-their channels second whatever is asked. See `utilities.layout.Layout`. Queries and keys of a ViT (batch, heads, T, d)
-are tokens. Inside the attention of Swin, positions follow the order of its windows.
+their channels second whatever is asked, which a warning says. See `utilities.layout.Layout`. Queries and keys of a
+ViT (batch, heads, T, d) are tokens. Inside the attention of Swin, positions follow the order of its windows.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ def _selected(view: str, tensor: torch.Tensor, module: nn.Module | None, layout:
     """Take the positions that a named view asks for, or their mean."""
     if view == "spatial" and (not layout.prefix or layout.holds_tokens(tensor.shape, module) is False):
         return tensor
+    layout.say_if_overruled(view, tensor.shape, module)
     found = layout.positions(tensor, module)
     if found is None:
         names = {3: ("NCL", "NLC"), 4: ("NCHW", "NHWC")}.get(tensor.ndim, ("NCDHW", "NDHWC"))
