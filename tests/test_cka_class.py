@@ -61,3 +61,17 @@ def test_a_pair_is_one_layer_of_each_model():
         comparison.compare_minibatches(LOADER, layers=("0", "1", "2"))
     with pytest.raises(ValueError, match="name one pair"):
         comparison.compare_minibatches(LOADER, layers="*")
+
+
+def test_data_are_named_in_a_few_words_and_never_by_what_they_hold():
+    images, comparison = torch.randn(8, 8), CKA(net(0, 12), net(1, 16), "student", "teacher", device="cpu")
+    named = {
+        "list of 2 batches": list(images.split(4)),
+        "tuple of 1 batch": images.split(8),
+        "Tensor of 8 images": DataLoader(images, batch_size=4),
+        "list of 8 images": DataLoader(list(images), batch_size=4),
+        "generator": (batch for batch in images.split(4)),
+    }
+    for name, loader in named.items():
+        comparison.compare(loader)
+        assert comparison.export()["dataset1_name"] == comparison.export()["dataset2_name"] == name

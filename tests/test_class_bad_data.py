@@ -43,6 +43,10 @@ def vit(**options):
     [
         ([(IMAGES, LABELS[:4])], "a batch of 6 images has 4 labels"),
         ([(IMAGES, LABELS), (IMAGES, None)], "labels are needed|some batches come with labels or masks"),
+        (
+            [(IMAGES.permute(0, 2, 3, 1), LABELS)],
+            r"images have channels last, 6x8x8x3, and VisionTransformer takes .* use images\.permute\(0, 3, 1, 2\)",
+        ),
         ([(torch.randn(2, 3, 16, 16), LABELS[:2])], "images have 16x16 pixels, the VisionTransformer takes 8x8"),
     ],
 )
@@ -56,6 +60,7 @@ def test_parts_that_do_not_belong_together(analysis, batches, message):
     ("batches", "message"),
     [
         ([(IMAGES, LABELS, MASKS[:5])], "a batch of 6 images has 5 masks"),
+        ([(IMAGES.permute(0, 2, 3, 1), LABELS, MASKS)], r"images have channels last, 6x8x8x3"),
         ([(IMAGES, LABELS, MASKS.repeat(1, 2, 1))], "masks of 16x8 pixels do not lie on images of 8x8"),
         ([(IMAGES, LABELS, MASKS), (IMAGES, LABELS)], "some batches come with labels or masks"),
     ],

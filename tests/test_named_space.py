@@ -139,12 +139,44 @@ def test_a_model_that_pools_otherwise_is_refused() -> None:
         ({"batch_first": False}, ValueError, "its last block's tokens|are no grid"),
         ({"norm": None}, ValueError, "the model's logits are not its classifier's"),
         ({"blocks": "patches"}, ValueError, "not tokens"),
-        ({"blok": "layers"}, TypeError, "blok"),
+        (
+            {"blok": "layers"},
+            TypeError,
+            "no key 'blok'; needed are blocks and classifier, and known norm, prefix,",
+        ),
+        ({"blocks": "last_norm"}, ValueError, "block 'last_norm' is the norm or a part of it, .* name the list of"),
+        ({"blocks": ["layers.0", "to_classes"]}, ValueError, "block 'to_classes' is the classifier or a part of it"),
     ],
 )
 def test_wrong_names_are_refused(change: dict, error: type, match: str) -> None:
     with pytest.raises(error, match=match):
         lens(Own("token"), batches(), top=1, names={**NAMES, **change}, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        ({"blocks": "layers"}, "names lack 'classifier'; needed are blocks and classifier"),
+        ({"norm": "last_norm"}, "names lack 'blocks' and 'classifier'; needed"),
+        ("layers", "names should be a dictionary of the model's parts, not a str; needed"),
+        (["layers", "to_classes"], "not a list; needed"),
+    ],
+)
+def test_names_that_are_no_table_of_the_parts(names: object, match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        lens(Own("token"), batches(), top=1, names=names, **OPTIONS)
+    with pytest.raises(TypeError, match=match):
+        linear_probes(Own("token"), batches(), batches(1), names=names, **OPTIONS)
+
+
+@pytest.mark.parametrize(("pool", "count"), [("token", 1), ("token", 4), ("token", 16), ("avg", 1), ("avg", 4)])
+def test_tokens_first_names_the_option(pool: str, count: int) -> None:
+    """Whether or not the images, taken for tokens, would make a grid."""
+    images, names = torch.randn(count, 3, 16, 16), {**NAMES, "pool": pool, "prefix": int(pool == "token")}
+    with pytest.raises(ValueError, match="batch_first=False"):
+        identifiability(Own(pool, batch_first=False), [(images, torch.zeros(count).long())], names=names, **OPTIONS)
+    with pytest.raises(ValueError, match="batch_first=True"):
+        identifiability(Own("avg"), batches(), names={**NAMES, "pool": "avg", "batch_first": False}, **OPTIONS)
 
 
 def test_what_needs_attention_says_so() -> None:

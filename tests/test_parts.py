@@ -5,6 +5,7 @@ from collections import UserDict, namedtuple
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from utilities.analysis.hessian import hessian_spectra
@@ -80,6 +81,17 @@ def test_batches_without_images_say_what_they_hold():
         split_batch(((IMAGES, IMAGES), LABELS))
     with pytest.raises(TypeError, match="batch of type str"):
         split_batch("image")
+
+
+def test_batches_of_pictures_say_each_kind_once_and_what_to_do():
+    pictures, remedy = [Image.new("RGB", (8, 8))] * 16, "give the data set a transform to tensors, such as torchvision"
+    with pytest.raises(TypeError, match=rf"it holds 16 of Image; {remedy}"):
+        split_batch(pictures)
+    with pytest.raises(TypeError, match=rf"it holds 15 of Image, Tensor; {remedy}"):
+        split_batch([*pictures[1:], LABELS])
+    for batch in ((pictures, LABELS), {"image": pictures, "label": LABELS}, [(picture, 0) for picture in pictures]):
+        with pytest.raises(TypeError, match=remedy):
+            split_batch(batch)
 
 
 def test_single_images_are_no_batches():

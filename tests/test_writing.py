@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from torch import nn
 from utilities import writing
 from utilities.analysis.points import Points
 from utilities.compare import compare
+from utilities.recipes import Recipe
+from utilities.train import fit
 from utilities.writing import check_writable, clear_killed, tensor_bytes, write_json, write_torch, write_whole
 
 
@@ -29,6 +32,33 @@ def test_a_full_disk_is_named_with_what_is_needed_and_what_is_free(tmp_path):
         write_whole(tmp_path / "a.npz", full, needs=8_000_000)
     assert error.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
+
+
+def test_small_amounts_are_not_rounded_to_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 8_192))
+
+    def fail(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for needs, amount in ((900, "900 bytes"), (1, "1 byte"), (20_480, r"20\.5 kB"), (2_000_000, r"2\.0 MB")):
+        with pytest.raises(OSError, match=rf"a\.npz: it needs about {amount}, and 8\.2 kB are free in"):
+            write_whole(tmp_path / "a.npz", fail, needs=needs)
+    with pytest.raises(OSError, match=r"a\.npz: 8\.2 kB are free in"):  # nothing is known of what it needs
+        write_whole(tmp_path / "a.npz", fail)
+
+
+def test_training_names_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    opened = os.open
+
+    def read_only(path, flags, *args, **options):
+        if str(path).startswith(str(tmp_path)) and flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    recipe = Recipe("digits", epochs=0, image_size=8, n_images=20, batch_size=10)
+    with pytest.raises(OSError, match=rf"nothing can be written to {re.escape(str(tmp_path))}: Read-only file system"):
+        fit("resnet18", recipe, 0, tmp_path, report=lambda line: None)
 
 
 def test_a_full_disk_that_torch_reports_in_its_own_words(tmp_path, monkeypatch):
@@ -56,7 +86,7 @@ def test_other_errors_stay_what_they_are(tmp_path):
 def test_room_is_looked_at_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 0))
     check_writable(tmp_path / "a.pth")
-    with pytest.raises(OSError, match=r"no room for .*a\.pth: it needs about 5\.0 MB, and 0\.0 MB are free"):
+    with pytest.raises(OSError, match=r"no room for .*a\.pth: it needs about 5\.0 MB, and 0 bytes are free"):
         check_writable(tmp_path / "a.pth", needs=5_000_000)
 
 

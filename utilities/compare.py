@@ -192,10 +192,14 @@ def _shuffled(loader: Any, loader2: Any, seed: int) -> tuple[Any, Any]:
     return shuffled
 
 
-def _name_of(dataset: Any) -> str:
-    """Name a data set by what it prints, or by its class if that is its address in memory."""
+def _name_of(loader: Any) -> str:
+    """Name a loader's data set by what it prints, or by its class if that is its address in memory or its contents."""
+    dataset = getattr(loader, "dataset", loader)
+    if isinstance(dataset, (list, tuple, torch.Tensor)):
+        forms = ("batch", "batches") if dataset is loader else ("image", "images")
+        return f"{type(dataset).__name__} of {len(dataset)} {forms[len(dataset) != 1]}"
     text = str(dataset).partition("\n")[0]
-    return type(dataset).__name__ if " object at 0x" in text or len(text) > 200 else text
+    return type(dataset).__name__ if " at 0x" in text or len(text) > 200 else text
 
 
 class CKA:
@@ -251,7 +255,7 @@ class CKA:
             **options: Passed on to `compare`.
         """
         loaders = (dataloader1, dataloader1 if dataloader2 is None else dataloader2)
-        self.datasets = tuple(_name_of(getattr(one, "dataset", one)) for one in loaders)
+        self.datasets = tuple(_name_of(one) for one in loaders)
         facts = {
             "model1": self.names[0],
             "model2": self.names[1],

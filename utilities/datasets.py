@@ -44,6 +44,7 @@ from utilities.imagenet_s import FOLDERS, read_imagenet_s
 from utilities.images import Augmentation, ImageDataset, Source
 from utilities.loaders import Loader, make_loader
 from utilities.utils import PROJECT_ROOT
+from utilities.writing import check_writable
 
 __all__ = ["NAMES", "SPLITS", "Augmentation", "ImageDataset", "Loader", "load_dataset", "make_loader"]
 
@@ -300,7 +301,7 @@ def _fetch_cifar(name: str, root: Path, download: bool) -> None:
     )
     if not download and not archive.exists():
         raise FileNotFoundError(f"{root / kind.base_folder} is missing or damaged, and so is {archive}. {remedy}")
-    root.mkdir(parents=True, exist_ok=True)
+    check_writable(archive)
     with FileLock(root / f".{name}.lock"):
         if archive.exists() and not check_integrity(archive, kind.tgz_md5):
             raise ValueError(

@@ -147,7 +147,7 @@ class _Call:
     @property
     def size(self) -> str:
         """The images' shape."""
-        return "x".join(map(str, self.images.shape))
+        return _pixels(tuple(self.images.shape))
 
 
 def _call_in(traceback: TracebackType | None) -> _Call | None:
@@ -200,7 +200,7 @@ def _wrong_channels(text: str, call: _Call) -> str | None:
     if len(shape) == 3:
         return f"images have no axis of channels, {call.size}, and {call.taker} takes {taken} channels: {_batch(taken)}"
     if shape[-1] == taken:
-        return _channels_last(call)
+        return channels_last(call.images, call.taker)
     remedy = f"give it images of {taken}, or make the model for {got} (in_chans of timm)"
     if got == 1:
         remedy = f"repeat grey images, images.expand(-1, {taken}, {', '.join(['-1'] * (len(shape) - 2))})"
@@ -216,8 +216,25 @@ def _batch(channels: int) -> str:
     return f"give grey images as {grey}, and a single image as images[None]"
 
 
-def _channels_last(call: _Call) -> str:
-    return f"images have channels last, {call.size}, and {call.taker} takes them first: use images.permute(0, 3, 1, 2)"
+def has_channels_last(images: torch.Tensor) -> bool:
+    """Tell whether a batch's channels seem to be on its last axis.
+
+    Example:
+        >>> has_channels_last(torch.zeros(2, 8, 8, 3)), has_channels_last(torch.zeros(2, 3, 8, 8))
+        (True, False)
+    """
+    return images.ndim == 4 and images.shape[-1] in CHANNELS and images.shape[1] not in CHANNELS
+
+
+def channels_last(images: torch.Tensor, taker: str) -> str:
+    """Say that channels are on the last axis, where ``taker`` has them first.
+
+    Example:
+        >>> channels_last(torch.zeros(2, 8, 8, 3), "Conv2d")
+        'images have channels last, 2x8x8x3, and Conv2d takes them first: use images.permute(0, 3, 1, 2)'
+    """
+    size = _pixels(tuple(images.shape))
+    return f"images have channels last, {size}, and {taker} takes them first: use images.permute(0, 3, 1, 2)"
 
 
 def _wrong_axes(text: str, call: _Call) -> str | None:
@@ -237,8 +254,8 @@ def _wrong_size(text: str, call: _Call) -> str | None:
     )
     if stated is None:
         return None
-    if call.images.shape[-1] in CHANNELS and call.images.shape[1] not in CHANNELS:
-        return _channels_last(call)
+    if has_channels_last(call.images):
+        return channels_last(call.images, call.taker)
     size, made_for = tuple(call.images.shape[-2:]), _made_for(call.model) or _made_for(call.layer)
     if made_for is None or made_for == size:
         return f"images are {_pixels(size)}, which {call.taker} cannot take: {text.rstrip('.')}" if stated[1] else None

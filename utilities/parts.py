@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from utilities.inputs import CHANNELS, check_images
@@ -135,9 +137,14 @@ def _nothing_found(batch: Any, images: Any) -> str:
         kinds = ", ".join(f"{key!r} ({type(value).__name__})" for key, value in batch.items())
         found = f"its keys are {kinds}" if batch else "it is empty"
     elif isinstance(batch, (tuple, list)):
-        found = f"it holds {', '.join(type(part).__name__ for part in batch) or 'nothing'}"
+        counts = Counter(type(part).__name__ for part in batch)
+        found = f"it holds {', '.join(k if n == 1 else f'{n} of {k}' for k, n in counts.items()) or 'nothing'}"
     else:
         found = "it is none that holds tensors"
+    if isinstance(_first_of(images), Image.Image):
+        should = (
+            "give the data set a transform to tensors, such as torchvision's ToTensor, and stack them to one tensor"
+        )
     what = "" if images is None else f"images should be a tensor, not a {type(images).__name__}; "
     return f"cannot find images in a batch of type {type(batch).__name__}: {what}{found}; {should}"
 
@@ -150,6 +157,12 @@ def _refuse_list_of_images(batch: Any) -> None:
         return
     if all(isinstance(part, torch.Tensor) and part.ndim == 3 and part.shape[0] in CHANNELS for part in images):
         raise TypeError(f"a batch is a list of {len(images)} images: stack them in the loader, collate_fn=torch.stack")
+
+
+def _first_of(part: Any) -> Any:
+    while isinstance(part, (tuple, list)) and part:
+        part = part[0]
+    return part
 
 
 def images_in(batch: Any) -> int:

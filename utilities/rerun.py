@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 
 from utilities.notebook import read_json
 from utilities.notebook_source import UnreadableNotebook, check_parameters, read_notebook
+from utilities.writing import check_writable
 
 # utilities.utils is imported where it is used: it brings torch, and the child processes do without.
 
@@ -173,7 +174,7 @@ def _clear(name: str, out: Path) -> None:
 def _claimed(names: set[str], out: Path) -> Iterator[None]:
     """Hold each notebook's lock; clear what killed runs left behind, and leave nothing temporary."""
     partial = out / ".partial"
-    partial.mkdir(parents=True, exist_ok=True)
+    check_writable(partial / "any.lock")
 
     def release(lock: FileLock, name: str) -> None:
         _clear(name, out)

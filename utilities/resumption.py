@@ -20,7 +20,7 @@ from utilities.recipes import Recipe, same_recipe
 from utilities.state_dicts import state_of
 from utilities.trained_on import difference
 from utilities.trainer import DIVERGENCE_REMEDY, Trainer
-from utilities.writing import write_torch
+from utilities.writing import check_writable, write_torch
 
 PARTS = ("train", "validation", "test")
 REMEDY = "train into another folder, or anew without resuming, which replaces it"
@@ -222,7 +222,8 @@ def resume_file(path: Path) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a checkpoint; where it is refused in the end, no new lock file stays."""
+    """Hold the lock of a checkpoint, whose folder is made; where it is refused in the end, no new lock file stays."""
+    check_writable(path)
     file = path.with_suffix(".lock")
     fresh = not file.exists()
     with FileLock(file):

@@ -134,7 +134,6 @@ def fit(
         raise ValueError(f"save_every={save_every} must be at least 1")
     path = checkpoint_path(folder, model_name, seed, recipe.epochs, teacher)
     taught = None if teacher is None else _teacher(Path(teacher), recipe, classes)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path), keeping_freed_memory():
         content = finished(path, recipe, taught and taught[1], report) if resume else None
         if content is not None:

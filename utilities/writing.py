@@ -42,7 +42,7 @@ def check_writable(path: str | Path, needs: int = 0) -> None:
     except OSError as error:
         raise OSError(f"nothing can be written to {folder}: {error.strerror or error}") from error
     if needs > shutil.disk_usage(folder).free:
-        raise _no_room(Path(path), f"about {_megabytes(needs)}", errno.ENOSPC)
+        raise _no_room(Path(path), f"about {_bytes(needs)}", errno.ENOSPC)
 
 
 def write_whole(path: str | Path, write: Callable[[Path], Any], needs: int | None = None) -> Path:
@@ -88,7 +88,8 @@ def write_whole(path: str | Path, write: Callable[[Path], Any], needs: int | Non
         written = temporary.stat().st_size if temporary and temporary.exists() else 0
         if temporary:
             temporary.unlink(missing_ok=True)
-        needed = f"more than {_megabytes(written)}" if needs is None else f"about {_megabytes(needs)}"
+        least = f"more than {_bytes(written)}" if written else ""
+        needed = least if needs is None else f"about {_bytes(needs)}"
         raise _no_room(path, needed, code) from error
     finally:
         if temporary:
@@ -221,14 +222,19 @@ def _no_room(path: Path, needed: str, code: int) -> OSError:
     """Say which file finds no room."""
     folder = path.absolute().parent
     limit = ", and a quota is used up" if code == errno.EDQUOT else ""
-    free = _megabytes(shutil.disk_usage(folder).free)
+    free = _bytes(shutil.disk_usage(folder).free)
+    needs = f"it needs {needed}, and " if needed else ""
     error = OSError(
-        f"there is no room for {path}: it needs {needed}, and {free} are free in {folder}{limit}; free some space "
+        f"there is no room for {path}: {needs}{free} are free in {folder}{limit}; free some space "
         "there, or write elsewhere"
     )
     error.errno = code
     return error
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+def _bytes(count: int) -> str:
+    """Print a number of bytes in a unit that leaves something before the point."""
+    for size, unit in ((1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} byte{'s' * (count != 1)}"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from utilities.inputs import FROM_BYTES, SINGLE, check_gradients
+from utilities.inputs import FROM_BYTES, SINGLE, channels_last, check_gradients, has_channels_last
 from utilities.labels import as_labels
 from utilities.masks import split_masks
 from utilities.memory import keeping_freed_memory
@@ -127,6 +127,8 @@ def _check_parts(
             single = f"; {SINGLE}" if images.ndim == 3 and count == 1 else ""
             raise ValueError(f"{description}: a batch of {len(images)} images has {count} {what}{single}")
     if masks is not None and masks.shape[-2] * images.shape[-1] != masks.shape[-1] * images.shape[-2]:
+        if has_channels_last(images):
+            raise ValueError(channels_last(images, description))
         sizes = ["x".join(map(str, part.shape[-2:])) for part in (masks, images)]
         raise ValueError(
             f"{description}: masks of {sizes[0]} pixels do not lie on images of {sizes[1]}; put both through the same "

@@ -6,7 +6,8 @@ E norm(x) + e. Blocks alone are read; what attention and MLP add inside of them 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,7 +77,19 @@ class NamedSpace(ClassSpace):
         self.norm, self.head = None if norm is None else _part(model, norm), _part(model, classifier)
         if not isinstance(self.head, nn.Linear):
             raise TypeError(f"classifier {classifier!r} is a {type(self.head).__name__}, not a linear layer")
+        self._check_apart()
         self.num_classes = self.head.out_features
+
+    def _check_apart(self) -> None:
+        """Refuse blocks that norm or classifier are made of: reading one would run it, and so read it again."""
+        for what, part in (("norm", self.norm), ("classifier", self.head)):
+            inside = [] if part is None else list(part.modules())
+            for name, block in zip(self.names, self.blocks, strict=True):
+                if any(block is module for module in inside):
+                    raise ValueError(
+                        f"block {name!r} is the {what} or a part of it, by which blocks are read; name the list of "
+                        "blocks before it, such as 'encoder.layers'"
+                    )
 
     def logits(self, images: torch.Tensor, **forward: Any) -> torch.Tensor:
         """Run the model, and take the logits out of what it gives."""
@@ -122,14 +135,42 @@ class NamedSpace(ClassSpace):
         rows = max(1, round((max(count, 1) * height / width) ** 0.5))
         grid = self.own_grid or (rows, count // rows)
         if grid[0] * grid[1] != count or count < 1:
+            order = "(tokens, batch, width)" if self.batch_first else "(batch, tokens, width)"
             raise ValueError(
                 f"{count} image tokens, after {self.prefix} others, are no grid of {grid[0]}x{grid[1]}; say prefix and "
-                "grid, (rows, columns), with the names"
+                f"grid, (rows, columns), with the names, or batch_first={not self.batch_first} if blocks give {order}"
             )
         return grid
 
     def _normed(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens if self.norm is None else self.norm(tokens)
+
+
+def check_names(names: Any) -> None:
+    """Refuse names of parts that are no mapping, or whose keys are not those of `NamedSpace`.
+
+    Raises:
+        TypeError: With the known keys.
+
+    Example:
+        >>> check_names({"blocks": "encoder.layers", "head": "heads.head"})
+        Traceback (most recent call last):
+        TypeError: names have no key 'head'; needed are blocks and classifier, and known norm, prefix, pool, grid, ...
+    """
+    known = [
+        one for one in inspect.signature(NamedSpace).parameters.values() if one.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    needed = [one.name for one in known if one.default is inspect.Parameter.empty]
+    optional = [one.name for one in known if one.name not in needed]
+    keys = f"needed are {' and '.join(needed)}, and known {', '.join(optional)}"
+    if not isinstance(names, Mapping):
+        raise TypeError(f"names should be a dictionary of the model's parts, not a {type(names).__name__}; {keys}")
+    unknown = [key for key in names if key not in {*needed, *optional}]
+    missing = [key for key in needed if key not in names]
+    if unknown:
+        raise TypeError(f"names have no key {unknown[0]!r}; {keys}")
+    if missing:
+        raise TypeError(f"names lack {' and '.join(map(repr, missing))}; {keys}")
 
 
 def _part(model: nn.Module, name: str) -> nn.Module:

@@ -13,6 +13,7 @@ from utilities import labels as rules
 from utilities.analysis.class_embedding.record import BlockTokens, read_blocks
 from utilities.analysis.class_embedding.space import ClassSpace, TransformerSpace
 from utilities.analysis.stream import stream
+from utilities.inputs import channels_last, has_channels_last
 from utilities.masks import class_tokens, token_coverage
 
 Target = str | int
@@ -170,7 +171,7 @@ def check_size(space: ClassSpace, images: torch.Tensor, *, own: bool = False) ->
         own: Whether a model that takes any size has to get its own here.
 
     Raises:
-        ValueError: Naming both sizes.
+        ValueError: Naming both sizes, or that channels come last.
 
     Example:
         >>> from utilities.analysis.class_embedding.space import class_space
@@ -183,6 +184,8 @@ def check_size(space: ClassSpace, images: torch.Tensor, *, own: bool = False) ->
         return
     asked, given = tuple(space.model.patch_embed.img_size), tuple(images.shape[-2:])
     if given != asked:
+        if has_channels_last(images):
+            raise ValueError(channels_last(images, type(space.model).__name__))
         sizes = ["x".join(map(str, size)) for size in (given, asked)]
         raise ValueError(
             f"images have {sizes[0]} pixels, the {type(space.model).__name__} takes {sizes[1]}; load them with "

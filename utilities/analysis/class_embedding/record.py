@@ -69,6 +69,7 @@ def read_blocks(space: ClassSpace, images: torch.Tensor, visit: Visit, **forward
 
     Raises:
         RuntimeError: If a block did not run once.
+        ValueError: If a block's tokens are of more or fewer images.
 
     Example:
         >>> from utilities.analysis.class_embedding.space import class_space
@@ -87,7 +88,7 @@ def read_blocks(space: ClassSpace, images: torch.Tensor, visit: Visit, **forward
         visited.append(tokens.index)
         visit(tokens)
 
-    with own_inputs(space.model), _hooks(space, seen, tuple(images.shape[-2:])):
+    with own_inputs(space.model), _hooks(space, seen, images.shape):
         logits = space.logits(images, **forward)
     if visited != list(range(len(space.blocks))):
         raise RuntimeError(f"blocks ran in the order {visited}, not each once; a compiled or checkpointed model?")
@@ -95,7 +96,7 @@ def read_blocks(space: ClassSpace, images: torch.Tensor, visit: Visit, **forward
 
 
 @contextmanager
-def _hooks(space: ClassSpace, visit: Visit, size: tuple[int, int]) -> Iterator[None]:
+def _hooks(space: ClassSpace, visit: Visit, shape: torch.Size) -> Iterator[None]:
     """Hook all blocks, and remove the hooks on exit."""
     handles = []
     try:
@@ -103,7 +104,7 @@ def _hooks(space: ClassSpace, visit: Visit, size: tuple[int, int]) -> Iterator[N
             kept: dict[str, torch.Tensor] = {}
             if isinstance(space, TransformerSpace):
                 handles += _hook_parts(space, index, kept)
-            handles.append(block.register_forward_hook(_at_end(space, index, kept, visit, size)))
+            handles.append(block.register_forward_hook(_at_end(space, index, kept, visit, shape)))
         yield
     finally:
         for handle in handles:
@@ -127,12 +128,19 @@ def _hook_parts(space: TransformerSpace, index: int, kept: dict[str, torch.Tenso
 
 
 def _at_end(
-    space: ClassSpace, index: int, kept: dict[str, torch.Tensor], visit: Visit, size: tuple[int, int]
+    space: ClassSpace, index: int, kept: dict[str, torch.Tensor], visit: Visit, shape: torch.Size
 ) -> Callable[..., None]:
     """Make the hook that gathers a block's tokens, has them visited and lets go of them."""
 
     def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        visit(BlockTokens(space, index, space.tokens(copied(output)), space.grid(output, size), **kept))
+        tokens, grid = space.tokens(copied(output)), space.grid(output, tuple(shape[-2:]))
+        if len(tokens) != shape[0]:
+            other = not getattr(space, "batch_first", True)
+            raise ValueError(
+                f"{space.names[index]} gives tokens of {len(tokens)} images, and there are {shape[0]}: its axes are "
+                f"in another order than the names say; try batch_first={other} with the names"
+            )
+        visit(BlockTokens(space, index, tokens, grid, **kept))
         kept.clear()
 
     return hook

@@ -199,8 +199,9 @@ def class_space(
     """
     options = options or LensOptions()
     if names is not None:
-        from utilities.analysis.class_embedding.named_space import NamedSpace
+        from utilities.analysis.class_embedding.named_space import NamedSpace, check_names
 
+        check_names(names)
         return _checked(NamedSpace(model, options, **names))
     if isinstance(model, VisionTransformer):
         return _checked(TransformerSpace(model, options))
