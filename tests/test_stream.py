@@ -47,7 +47,7 @@ def test_labels_that_are_not_needed_are_taken_as_if_there_were_none(analysis, la
 
 def test_labels_that_are_needed_are_refused_where_they_are_no_numbers():
     for labels in NO_NUMBERS.values():
-        with pytest.raises(TypeError, match="labels should be whole numbers, one an image"):
+        with pytest.raises(TypeError, match="labels should be whole numbers"):
             classify(vit(), [(IMAGES, labels)], **CPU)
 
 
