@@ -1,7 +1,7 @@
 """Time a comparison of all default layers against plain forward passes and against an earlier version of this package.
 
-    git worktree add /tmp/before REVISION
-    python benchmarks/default_layers.py --before /tmp/before --out runs/default_layers.json
+    git worktree add ../before REVISION
+    python benchmarks/default_layers.py --before ../before --out runs/default_layers.json
 
 A model with random weights is compared with itself, one batch of 64 images of 224 pixels. Every contender runs in a
 process of its own, in turn, round after round; its time is its best round. ``forward`` is one plain pass. Let nothing

@@ -273,7 +273,7 @@ class Mixing:
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give mixed images and probabilities (batch, classes); None draws from torch's global generator.
+        """Return mixed images and probabilities (batch, classes); None draws from torch's global generator.
 
         Raises:
             ValueError: If labels are none of the classes.

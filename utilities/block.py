@@ -45,7 +45,7 @@ class Block:
         return self.recorder is None
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """Give the features after the block; those before it stay as they are, whatever the module writes into."""
+        """Return the features after the block; those before it stay as they are, whatever the module writes into."""
         return self.module(features.clone())
 
 

@@ -220,7 +220,7 @@ def _by_hooks(model: nn.Module, layers: Mapping[str, str], forward: Forward | No
 
 
 def _kinds_by_name(model: nn.Module, layers: Mapping[str, str]) -> dict[str, str]:
-    """Give the kind of each layer that a name or glob chooses; a name by itself goes before a glob."""
+    """Return the kind of each layer that a name or glob chooses; a name by itself goes before a glob."""
     kinds, chosen_by = {}, {}
     for pattern, kind in layers.items():
         base, _, layout = str(kind).partition(":")

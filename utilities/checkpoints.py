@@ -66,7 +66,7 @@ def _plain_values() -> AbstractContextManager:
 
 
 def _reason(error: Exception, path: Path, remedy: str) -> str:
-    """Say why a file cannot be read, and what to do."""
+    """Explain why a file cannot be read, and what to do."""
     text = str(error).strip()
     named = re.search(r"GLOBAL ([\w.]+)|(Unsupported (?:class|type)|TorchScript)", text)
     if named:

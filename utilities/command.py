@@ -69,7 +69,7 @@ def _width(text: str) -> float:
 
 
 def figure_options(given: argparse.Namespace) -> dict[str, Any]:
-    """Give what the command line says of figures, as `utilities.plots.style.save_figures` takes it."""
+    """Return what the command line says of figures, as `utilities.plots.style.save_figures` takes it."""
     return {"suffix": split_picture(given.out)[1], "width": given.width, "caption": given.caption}
 
 
@@ -107,7 +107,7 @@ def open_model(given: argparse.Namespace, model: str, weights: str, classes: int
 
 
 def _tested(weights: str, dataset: str) -> dict[str, float]:
-    """Give the accuracy that a checkpoint's training measured at its end, on the data set that is asked for."""
+    """Return the accuracy that a checkpoint's training measured at its end, on the data set that is asked for."""
     if weights in ("random", "pretrained"):
         return {}
     content = read_checkpoint(Path(weights))

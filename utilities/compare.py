@@ -302,7 +302,7 @@ class CKA:
         return self.result
 
     def export(self) -> dict[str, Any]:
-        """Give names, layers and values as a dictionary.
+        """Return names, layers and values as a dictionary.
 
         Returns:
             ``CKA`` is a float64 tensor: the matrix, or after `compare_minibatches` a value for each batch, in the

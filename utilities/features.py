@@ -22,7 +22,7 @@ def as_real(x: torch.Tensor) -> torch.Tensor:
 
 
 def exponent(size: torch.Tensor) -> torch.Tensor:
-    """Give the power of two that a size is divided by to come near 1; 0 for 0, NaN and infinity.
+    """Return the power of two that a size is divided by to come near 1; 0 for 0, NaN and infinity.
 
     Args:
         size: A floating-point tensor, 0 or more.
@@ -56,7 +56,7 @@ def unit_scale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def largest(x: torch.Tensor) -> torch.Tensor:
-    """Give the largest magnitude in a floating-point tensor, NaN if there is one; of no values, 0.
+    """Return the largest magnitude in a floating-point tensor, NaN if there is one; of no values, 0.
 
     Example:
         >>> largest(torch.tensor([1.0, -3.0]))

@@ -62,5 +62,5 @@ def _of_files(files: list[Path], root: Path) -> Iterator[bytes]:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Give at most so many places, spread evenly."""
+    """Return at most so many places, spread evenly."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist() if count else []

@@ -14,7 +14,7 @@ from utilities.nested import map_tensors, tensors_in
 
 
 def input_type(model: nn.Module) -> torch.dtype | None:
-    """Give the floating-point type of a model's first convolution or linear layer, or else of its first parameter.
+    """Return the floating-point type of a model's first convolution or linear layer, or else of its first parameter.
 
     Parameters that come before, such as a class token or a scale, may be of another type: what meets the images is
     the first layer.

@@ -101,7 +101,7 @@ def explaining() -> Iterator[None]:
 
 
 def explain(error: Exception) -> str | None:
-    """Say in one sentence what was wrong with the images, or give None where that is not known.
+    """State in one sentence what was wrong with the images, or give None where that is not known.
 
     Args:
         error: As it was caught: its traceback tells which layer of which model got what.
@@ -227,7 +227,7 @@ def has_channels_last(images: torch.Tensor) -> bool:
 
 
 def channels_last(images: torch.Tensor, taker: str) -> str:
-    """Say that channels are on the last axis, where ``taker`` has them first.
+    """State that channels are on the last axis, where ``taker`` has them first.
 
     Example:
         >>> channels_last(torch.zeros(2, 8, 8, 3), "Conv2d")
@@ -270,7 +270,7 @@ def _pixels(size: tuple[int, ...]) -> str:
 
 
 def _made_for(model: nn.Module) -> tuple[int, int] | None:
-    """Give the height and width that a model says it takes."""
+    """Return the height and width that a model says it takes."""
     patches = getattr(model, "patch_embed", None)
     places = [
         (owner, name)

@@ -30,7 +30,7 @@ _ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "timm
 
 
 def spatial_dimensions(module: nn.Module) -> int | None:
-    """Give how many axes of positions a layer of torch works on, as its name says; None where it does not.
+    """Return how many axes of positions a layer of torch works on, as its name says; None where it does not.
 
     Example:
         >>> spatial_dimensions(nn.MaxPool1d(2)), spatial_dimensions(nn.Conv3d(1, 1, 1)), spatial_dimensions(nn.ReLU())
@@ -64,7 +64,7 @@ def keeps_channels_last(module: nn.Module) -> bool:
 
 
 def declared_width(module: nn.Module) -> int | None:
-    """Give the number of channels that a layer says its output has.
+    """Return the number of channels that a layer says its output has.
 
     Example:
         >>> declared_width(nn.Conv1d(3, 8, 1)), declared_width(nn.LayerNorm(4)), declared_width(nn.ReLU())
@@ -77,7 +77,7 @@ def declared_width(module: nn.Module) -> int | None:
 
 
 def channel_axis_of(module: nn.Module, shape: torch.Size) -> int | None:
-    """Give the axis of a layer's output that holds its channels, as far as its kind tells.
+    """Return the axis of a layer's output that holds its channels, as far as its kind tells.
 
     Args:
         module: The layer.
@@ -151,7 +151,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _normalized(module: nn.Module) -> int | None:
-    """Give the width of a norm of one axis."""
+    """Return the width of a norm of one axis."""
     shape = getattr(module, "normalized_shape", None)
     return shape[0] if isinstance(shape, (tuple, list)) and len(shape) == 1 else None
 
@@ -166,7 +166,7 @@ def _axis_of_norm(module: nn.Module, shape: torch.Size, width: int) -> int | Non
 
 
 def layers_in(module: nn.Module, dimensions: int) -> Iterator[tuple[bool, nn.Module]]:
-    """Give the layers inside that tell of outputs with so many axes of positions: whether channels come last, and it.
+    """Return the layers inside that tell of outputs with so many axes of positions: whether channels come last, and it.
 
     Example:
         >>> [last for last, _ in layers_in(nn.Sequential(nn.Conv1d(3, 8, 1), nn.ReLU(), nn.Linear(8, 2)), 1)]

@@ -95,7 +95,7 @@ def check_labels(labels: Any, num_classes: int | None, count: int | None = None)
 
 
 def _remedy(shape: tuple[int, ...], count: int | None, num_classes: int | None) -> str:
-    """Say how labels of another form become classes."""
+    """Describe how labels of another form become classes."""
     if len(shape) == 2 and shape[0] == count and shape[1] in (num_classes, None) and shape[1] != 1:
         return "; of one-hot or soft labels take the class by labels.argmax(1)"
     if shape == (count, 1):

@@ -107,7 +107,7 @@ class Layout:
         return self.width is not None and max(shape[1], shape[3]) < self.width == shape[1] * shape[3]
 
     def channel_axis(self, shape: torch.Size, module: nn.Module | None = None) -> int | None:
-        """Give the axis that holds the channels of a layer's output of three or more dimensions.
+        """Return the axis that holds the channels of a layer's output of three or more dimensions.
 
         Args:
             shape: Of the output.
@@ -140,7 +140,7 @@ class Layout:
         )
 
     def _told(self, shape: torch.Size, module: nn.Module | None) -> tuple[nn.Module | None, int | None]:
-        """Give the layer whose kind tells the axis of an output's channels, and the axis."""
+        """Return the layer whose kind tells the axis of an output's channels, and the axis."""
         tellers = [one for one in (module, self._teller.get(module)) if one is not None]
         found = ((one, axis) for one in tellers if (axis := channel_axis_of(one, shape)) is not None)
         return next(found, (None, None))

@@ -46,7 +46,7 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Give every tensor inside, in order.
+    """Return every tensor inside, in order.
 
     Example:
         >>> [tensor.item() for tensor in tensors_in([torch.tensor(1), {"a": torch.tensor(2), "b": None}])]

@@ -72,7 +72,7 @@ class Options:
         return MIN_IMAGES[self.estimator] if self.measure == "cka" else MIN_IMAGES["debiased"]
 
     def facts(self, batch_size: int) -> dict[str, Any]:
-        """Give what a result's provenance says of them."""
+        """Return what a result's provenance says of them."""
         facts: dict[str, Any] = {"batch_size": batch_size}
         if self.measure == "cka":
             facts |= {"measure": f"{self.kernel} CKA", "estimator": self.estimator}

@@ -205,7 +205,7 @@ class Partners:
 
 
 def _facts(batch: Any) -> dict[str, list[Any]]:
-    """Give labels, numbers and names that come with a batch's images."""
+    """Return labels, numbers and names that come with a batch's images."""
     images, labels = _split(batch)
     parts = {"label": labels}
     if isinstance(batch, Mapping):
@@ -224,7 +224,7 @@ def _facts(batch: Any) -> dict[str, list[Any]]:
 
 
 def _split(batch: Any) -> tuple[Any, Any]:
-    """Give images and labels, or neither of a batch of another structure: what is wrong with it is said elsewhere."""
+    """Return images and labels, or neither of a batch of another structure: what is wrong with it is said elsewhere."""
     try:
         return split_batch(batch)
     except (TypeError, ValueError):

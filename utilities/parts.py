@@ -121,7 +121,7 @@ def place_of_images(batch: tuple[Any, ...] | list[Any]) -> int:
 
 
 def _labels_after(parts: tuple[Any, ...] | list[Any]) -> Any:
-    """Give the part after the images; names of images there are passed over if labels follow."""
+    """Return the part after the images; names of images there are passed over if labels follow."""
     if parts and isinstance(parts[0], (tuple, list)) and all(isinstance(name, str) for name in parts[0]):
         return next((part for part in parts if _is_labels(part, len(parts[0]))), parts[0])
     return parts[0] if parts else None

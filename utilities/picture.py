@@ -60,7 +60,7 @@ def open_picture(path: Path, upright: bool = True) -> Image.Image:
 
 
 def picture_size(path: Path, upright: bool = True) -> tuple[int, int]:
-    """Give a picture's width and height, without reading the pixels where that is not needed to see that it can be.
+    """Return a picture's width and height, without reading the pixels where that is not needed to see that it can be.
 
     Raises:
         OSError: As `open_picture`.
@@ -75,7 +75,7 @@ def picture_size(path: Path, upright: bool = True) -> tuple[int, int]:
 
 
 def brightest(path: Path) -> int | None:
-    """Give the largest number in a grey picture of 16 bits; None for other pictures.
+    """Return the largest number in a grey picture of 16 bits; None for other pictures.
 
     Raises:
         OSError: As `open_picture`.

@@ -134,7 +134,7 @@ class Evidence:
         return best or Placement(axis, inner=shape[axis] // n)
 
     def _best(self, counting: list[int], n: int, again: torch.Tensor, order: Sequence[int]) -> Placement | None:
-        """Give the arrangement in which the values follow the images best, if any does.
+        """Return the arrangement in which the values follow the images best, if any does.
 
         Rounding decides nothing: among arrangements that fit alike, the image varies slowest, along an early dimension.
         """

@@ -66,7 +66,7 @@ class Precision:
 
 
 def autocast_type(device: torch.device) -> torch.dtype | None:
-    """Give the type of the autocast that is in force on a device, or None.
+    """Return the type of the autocast that is in force on a device, or None.
 
     Example:
         >>> with torch.autocast("cpu", torch.bfloat16):

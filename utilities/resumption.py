@@ -27,7 +27,7 @@ REMEDY = "train into another folder, or anew without resuming, which replaces it
 
 
 def data_facts(sets: Sequence[ImageDataset]) -> dict[str, Any]:
-    """Say what a checkpoint keeps of its data: the classes in the order of the labels, a fingerprint of each part.
+    """Describe what a checkpoint keeps of its data: the classes in the order of the labels, a fingerprint of each part.
 
     Args:
         sets: Training, validation and test images, see `utilities.train.load_sets`.
@@ -42,7 +42,7 @@ def data_facts(sets: Sequence[ImageDataset]) -> dict[str, Any]:
 
 
 def data_now(recipe: Recipe, seed: int, classes: Sequence[str] | str | Path | None = None) -> dict[str, Any] | None:
-    """Give the `data_facts` of a folder as it is now, without decoding it; None for data that a name fixes."""
+    """Return the `data_facts` of a folder as it is now, without decoding it; None for data that a name fixes."""
     if not recipe.dataset.startswith("folder:"):
         return None
     found = [
@@ -60,7 +60,7 @@ def data_now(recipe: Recipe, seed: int, classes: Sequence[str] | str | Path | No
 
 
 def parts_now(name: str) -> dict[str, str]:
-    """Give the fingerprint of each part that a folder has now.
+    """Return the fingerprint of each part that a folder has now.
 
     Args:
         name: ``folder:PATH``.

@@ -133,7 +133,7 @@ def _depth(name: str) -> int:
 
 
 def kind_of(model: nn.Module) -> str:
-    """Give the name of a module's class."""
+    """Return the name of a module's class."""
     return type(model).__name__
 
 

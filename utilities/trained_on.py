@@ -44,7 +44,7 @@ class TrainedOn:
 
 
 def difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
-    """Say how two lists of classes differ; nothing if they do not.
+    """Describe how two lists of classes differ; nothing if they do not.
 
     Args:
         ours: Of the images at hand.
@@ -72,7 +72,7 @@ def _shown(names: Sequence[str], first: int) -> str:
 
 
 def other_classes(model: nn.Module, data: ImageDataset) -> str:
-    """Say why a model from a checkpoint has no accuracy on a data set; nothing if it has one.
+    """Explain why a model from a checkpoint has no accuracy on a data set; nothing if it has one.
 
     Where the checkpoint does not name its classes, a warning says so, and their number decides.
 

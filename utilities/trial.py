@@ -247,7 +247,7 @@ class Trial:
         )
 
     def missing(self, kept: Iterable[str]) -> dict[str, str]:
-        """Say which layers are left out beside those that are kept: the reason of each that holds neither."""
+        """Name the layers that are left out beside those that are kept: the reason of each that holds neither."""
         below = {*kept, *(key.partition("#")[0] for key in self.left_out)}
         return {
             key: reason

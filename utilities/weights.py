@@ -44,7 +44,7 @@ def check_weights(model: nn.Module) -> None:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
-    """Give what a parameter or buffer is called, its values, and whether it may hold infinities."""
+    """Return what a parameter or buffer is called, its values, and whether it may hold infinities."""
     for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in named:
             if nn.parameter.is_lazy(tensor) or not (tensor.is_floating_point() or tensor.is_complex()):

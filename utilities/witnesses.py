@@ -17,7 +17,7 @@ FEWEST_CLASSES, FEWEST_LABELS = 5, 20
 
 
 def fingerprints(images: Any) -> list[int]:
-    """Give a number for each image, the same where the images are the same; none for what is not in main memory.
+    """Return a number for each image, the same where the images are the same; none for what is not in main memory.
 
     Example:
         >>> one, two, three = fingerprints(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]))
@@ -84,5 +84,5 @@ class Witnesses:
                 values.extend(new)
 
     def telling(self) -> str | None:
-        """Give a kind of facts that is the same in another order."""
+        """Return a kind of facts that is the same in another order."""
         return next((what for what, lists in sorted(self._seen.items()) if in_another_order(*lists)), None)

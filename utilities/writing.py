@@ -219,7 +219,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _no_room(path: Path, needed: str, code: int) -> OSError:
-    """Say which file finds no room."""
+    """Name the file that finds no room."""
     folder = path.absolute().parent
     limit = ", and a quota is used up" if code == errno.EDQUOT else ""
     free = _bytes(shutil.disk_usage(folder).free)

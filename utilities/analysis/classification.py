@@ -213,7 +213,7 @@ class Classification(Result):
         return float(np.std(errors, ddof=1))
 
     def reliability(self) -> pd.DataFrame:
-        """Give the bins that the calibration error sums over, see `bin_index`.
+        """Return the bins that the calibration error sums over, see `bin_index`.
 
         Returns:
             ``lower`` and ``upper`` edge, ``count``, how many are right (``hits``), and ``accuracy`` and mean

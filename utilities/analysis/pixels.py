@@ -135,7 +135,7 @@ def _scale(images: torch.Tensor, *values: Sequence[float]) -> list[torch.Tensor]
 
 
 def per_channel(name: str, values: float | Sequence[float]) -> tuple[float, ...]:
-    """Give the three numbers of a normalisation; a single one is that of every channel, as torchvision takes it.
+    """Return the three numbers of a normalisation; a single one is that of every channel, as torchvision takes it.
 
     Args:
         name: ``"mean"`` or ``"std"``, which has to be above 0.
@@ -164,7 +164,7 @@ def normalisation(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Give mean and deviation that a loader's images were normalised with, as its data set or as the caller says.
+    """Return mean and deviation that a loader's images were normalised with, as its data set or as the caller says.
 
     The data set's are its ``mean`` and ``std``, also below subsets, or those of torchvision's ``Normalize`` among its
     transforms.

@@ -233,7 +233,7 @@ class Passes:
             )
 
     def _difference(self, now: int) -> str:
-        """Say how a later pass differs from the first, and what would do so."""
+        """Describe how a later pass differs from the first, and what would do so."""
         if now != self.n:
             return f"{self.n} in the first, {now} now"
         if getattr(self._loader, "drop_last", False):
@@ -249,7 +249,7 @@ class Passes:
 
 
 def _marks(images: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-    """Give a few numbers that tell an image and its label from others, (batch, 2)."""
+    """Return a few numbers that tell an image and its label from others, (batch, 2)."""
     own = images.detach().flatten(1).double().sum(1)
     # Of probabilities one number has to tell which class is which.
     weights = torch.arange(1, targets.shape[1:].numel() + 1, dtype=torch.float64, device=targets.device)

@@ -102,7 +102,7 @@ def _batches(
 
 
 def _labels(labels: Any, labelled: bool | None) -> torch.Tensor | None:
-    """Give labels as far as they are asked for, see `stream`."""
+    """Return labels as far as they are asked for, see `stream`."""
     if labels is None or labelled is None:
         return None
     try:

@@ -151,7 +151,7 @@ def _same_shape(block: Block, x: torch.Tensor) -> tuple[dict[str, nn.Module], to
 def removed(
     unit: Unit, sequence: list[Block], ablation: str, means: Mapping[str, torch.Tensor]
 ) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-    """Give the unit's block without the unit, as a function of the features before it.
+    """Return the unit's block without the unit, as a function of the features before it.
 
     Args:
         unit: See `find_units` and `named_units`.
@@ -196,7 +196,7 @@ def _input_like(output: Any, given: Any) -> torch.Tensor | None:
 
 
 def _instead(x: torch.Tensor, ablation: str, mean: torch.Tensor | None, branch: bool) -> torch.Tensor:
-    """Give what stands in the place of a unit's output, x being its input: a tensor that may be written into."""
+    """Return what stands in the place of a unit's output, x being its input: a tensor that may be written into."""
     if ablation == "mean":
         return mean.to(x.dtype).expand_as(x).clone()
     return torch.zeros_like(x) if ablation == "zero" and not branch else x.clone()

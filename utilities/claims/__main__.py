@@ -42,7 +42,7 @@ def table(folder: Path) -> str:
 
 
 def _said(row: Any, name: str) -> str:
-    """Give a column that older tables, or other claims, do not have."""
+    """Return a column that older tables, or other claims, do not have."""
     value = getattr(row, name, "")
     return value if isinstance(value, str) else ""
 

@@ -24,7 +24,7 @@ UNTRAINED = re.compile(r"untrained|random\b|(after|trained for) 0 epochs|.*epoch
 
 
 def weigh(claim: Claim, results: Mapping[str, Any], *, learnt: bool = True, shown: bool = False) -> Claim:
-    """Say of what a claim speaks, and take its verdict back where the results cannot bear one.
+    """State of what a claim speaks, and take its verdict back where the results cannot bear one.
 
     Args:
         claim: As it was judged.
@@ -65,7 +65,7 @@ def sound(results: Mapping[str, Any], *, learnt: bool = True) -> tuple[dict[str,
 
 
 def describe(name: str, result: Any) -> str:
-    """Say in a few words what a result is of: the model, its weights, its accuracy and the number of images."""
+    """State in a few words what a result is of: the model, its weights, its accuracy and the number of images."""
     facts, accuracy, count = _provenance(result), _accuracy(result), _images(result)
     known = [
         facts.get("weights") or "weights not said",
@@ -78,7 +78,7 @@ def describe(name: str, result: Any) -> str:
 
 
 def doubt(name: str, result: Any, *, learnt: bool = True, shown: bool = False) -> str:
-    """Say why a result can bear no verdict; nothing if it can.
+    """Explain why a result can bear no verdict; nothing if it can.
 
     Args:
         name: Of the model.
@@ -122,7 +122,7 @@ def _images(result: Any) -> int | None:
 
 
 def _accuracy(result: Any) -> float | None:
-    """Give the accuracy that a result has measured, or that its provenance says."""
+    """Return the accuracy that a result has measured, or that its provenance says."""
     for name in ("clean_accuracy", "accuracy"):
         value = getattr(result, name, None)
         if isinstance(value, float) and math.isfinite(value):
@@ -134,7 +134,7 @@ def _accuracy(result: Any) -> float | None:
 
 
 def _chance(result: Any) -> float | None:
-    """Give the accuracy of a guess, or of naming the most frequent class where labels are known."""
+    """Return the accuracy of a guess, or of naming the most frequent class where labels are known."""
     classes = getattr(result, "num_classes", None) or _provenance(result).get("num_classes")
     if not classes:
         return None

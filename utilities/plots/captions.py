@@ -93,7 +93,7 @@ def write_caption(figure: Figure, text: str) -> None:
 
 
 def caption_height(lines: int) -> float:
-    """Give the inches that so many lines of a caption take."""
+    """Return the inches that so many lines of a caption take."""
     return 0.1 + 0.12 * lines if lines else 0.0
 
 

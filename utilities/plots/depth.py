@@ -248,7 +248,7 @@ def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def _sides(result: Similarity, axis: int) -> tuple[list[str], list[str]]:
-    """Give the layers that are matched, and those that they are matched with."""
+    """Return the layers that are matched, and those that they are matched with."""
     return (result.layers1, result.layers2) if axis == 1 else (result.layers2, result.layers1)
 
 

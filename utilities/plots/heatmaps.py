@@ -92,7 +92,7 @@ class HeatmapLayout(LayoutEngine):
         self._renderer: object = None
 
     def arrange(self, figure: Figure, width: float | str | None = None, caption: bool = True) -> None:
-        """Give the canvas the size that the matrices ask for, and all in it its place.
+        """Size the canvas as the matrices ask for, and place all in it.
 
         Args:
             figure: With the panels in it.
@@ -181,7 +181,7 @@ class HeatmapLayout(LayoutEngine):
         return np.array([margins[:, 0].max(), margins[:, 2].max(), space]), np.array(rows)
 
     def _across(self, sides: np.ndarray, width: float | None) -> tuple[float, float]:
-        """Give the width of the canvas, and the inches of a side of length 1 along it."""
+        """Return the width of the canvas, and the inches of a side of length 1 along it."""
         widest = max(panel.shape[1] for panel in self.panels)
         bars = sides[2] * (1 if self.bar is not None else self.across)
         fixed = 2 * PAD + self.across * sides[:2].sum() + bars + (self.across - 1) * GAP
@@ -192,7 +192,7 @@ class HeatmapLayout(LayoutEngine):
     def _down(
         self, figure: Figure, rows: np.ndarray, width: float, unit: float, height: float | None
     ) -> tuple[float, float]:
-        """Give the height of the canvas, and the inches of a side of length 1 along it."""
+        """Return the height of the canvas, and the inches of a side of length 1 along it."""
         shapes = [panel.shape for panel in self.panels]
         highest = np.array([max(s[0] for s in shapes[i : i + self.across]) for i in range(0, len(shapes), self.across)])
         fixed = 2 * PAD + rows.sum() + (len(rows) - 1) * GAP + self._caption(figure) + self._height(figure._suptitle)
@@ -292,6 +292,6 @@ def _around(ax: Axes, renderer: object) -> tuple[float, float, float, float]:
 
 
 def _put(ax: Axes, x: float, y: float, width: float, height: float) -> None:
-    """Give axes their place in inches."""
+    """Place axes, in inches."""
     size = ax.figure.get_size_inches()
     ax.set_position([x / size[0], y / size[1], width / size[0], height / size[1]])

@@ -67,7 +67,7 @@ def plot_reliability(results: Mapping[str, Classification] | Classification) -> 
 
 
 def _bars(result: Classification) -> pd.DataFrame:
-    """Give the bins as they are drawn, in percent, empty ones left out."""
+    """Return the bins as they are drawn, in percent, empty ones left out."""
     frame = result.reliability()
     frame = frame[frame["count"] > 0].reset_index(drop=True)
     low, high = wilson(frame["hits"], frame["count"])

@@ -83,7 +83,7 @@ def _fit_titles(figure: Figure) -> None:
 
 
 def _slot(ax: Axes, wide: float) -> float:
-    """Give the inches of a subplot, with the margins beside it where it is alone in its row."""
+    """Return the inches of a subplot, with the margins beside it where it is alone in its row."""
     spec = ax.get_subplotspec()
     if spec is None:
         return wide

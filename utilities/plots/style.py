@@ -57,7 +57,7 @@ def paper_figure(width: float, height: float, **options: Any) -> PaperFigure:
 
 
 def inches(width: float | str) -> float:
-    """Give the inches of a width.
+    """Return the inches of a width.
 
     Args:
         width: ``"column"`` or ``"page"`` of a paper of two columns, or inches, as a number or in words.

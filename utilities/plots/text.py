@@ -132,7 +132,7 @@ def shorten(names: Sequence[str], inches: float, points: float = 6) -> list[str]
 
 
 def _shared_beginning(names: Sequence[str]) -> str:
-    """Give the dotted beginning that all names share, less its last part, which says what is counted."""
+    """Return the dotted beginning that all names share, less its last part, which says what is counted."""
     parts = []
     for column in zip(*(name.split(".")[:-1] for name in names), strict=False):
         if len(set(column)) > 1:

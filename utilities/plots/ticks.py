@@ -20,7 +20,7 @@ MAX_LABELS = 40  # more than these nobody reads
 
 
 def line_height(points: float = POINTS) -> float:
-    """Give the inches from one line of text to the next where both can be read."""
+    """Return the inches from one line of text to the next where both can be read."""
     _, height, _ = text_to_path.get_text_width_height_descent("lp", FontProperties(size=points), ismath=False)
     return LEADING * height / 72
 

@@ -129,7 +129,7 @@ class NamedSpace(ClassSpace):
         return found if self.batch_first else found.transpose(0, 1)
 
     def grid(self, output: Any, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Give the grid that was named, or that of the images' proportions."""
+        """Return the grid that was named, or that of the images' proportions."""
         count = self.tokens(output).shape[1] - self.prefix
         height, width = size or (1, 1)
         rows = max(1, round((max(count, 1) * height / width) ** 0.5))

@@ -262,7 +262,7 @@ class _Perturber:
 
 
 def _read(tokens: BlockTokens, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give the class's rank in all tokens, and whether it comes first."""
+    """Return the class's rank in all tokens, and whether it comes first."""
     ranks, firsts = ranks_and_firsts(tokens.logits("block"), batch.target)
     return ranks.cpu(), firsts.cpu()
 
