@@ -119,7 +119,7 @@ FIGURES = {
 @pytest.mark.parametrize("width", [None, "page", "column"])
 def test_figures_of_several_share_the_layout(draw, width):
     """Where panels beside each other would be too slim to read, they come below each other."""
-    check(draw(width=width), 0.1)
+    assert check(draw(width=width), 0.1)
 
 
 def test_curves_and_batches_can_be_read_with_long_names():

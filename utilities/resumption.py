@@ -133,7 +133,7 @@ def finished(
 
 
 def diverged(state: Mapping[str, Any], test: Mapping[str, float] | None = None, trained: bool = True) -> str:
-    """Say what of a model is not finite: weights, statistics of norms, or the loss on test images; nothing if all is.
+    """Name what of a model is not finite: weights, statistics of norms, or the loss on test images; nothing if all is.
 
     Args:
         state: The state dictionary.

@@ -218,7 +218,7 @@ class Trainer:
         return str(self.dtype or torch.float32).removeprefix("torch.")
 
     def precision_facts(self) -> dict[str, Any]:
-        """Say in what precision the model was trained: in words, and as pairs of a number of epochs and its precision.
+        """Return the precision of the training: in words, and as pairs of a number of epochs and its precision.
 
         A run that was interrupted may have gone on in another one.
         """
