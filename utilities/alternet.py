@@ -1,12 +1,12 @@
 """AlterNet (Alter-ResNet): a pre-activation ResNet whose last blocks alternate convolution and local self-attention.
 
-Park & Kim 2022, *How Do Vision Transformers Work?*, https://arxiv.org/abs/2202.06709. Of the n blocks in a stage, m
-are multi-head self-attention (MSA) blocks: n - 2 m convolution blocks, then m times a convolution and an MSA block.
-So each stage that has MSA blocks ends with one, and starts with a convolution block, which carries the stride.
+Park & Kim 2022, *How Do Vision Transformers Work?*, https://arxiv.org/abs/2202.06709. In a stage of n blocks, m are
+multi-head self-attention (MSA) blocks: n - 2 m convolution blocks, then m times a convolution and an MSA block. So each
+stage with MSA blocks ends with one, and starts with a convolution block, which carries the stride.
 
-An MSA block has no feed-forward network of its own: the convolution blocks between the MSA blocks play that part.
-The order within an encoder is all that the paper tried. `MSABlock` works on maps of any size and channels, so that it
-can be put into decoders too; nobody has shown that it helps there. There is no version for other frameworks.
+An MSA block has no feed-forward network of its own: the convolution blocks between the MSA blocks play that part. The
+paper tried the order within an encoder only. `MSABlock` works on maps of any size and number of channels, so it can be
+put into decoders too; nobody has shown that it helps there. There is no version for other frameworks.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from utilities.local_attention import LocalAttention
 from utilities.preact_resnet import PreActBlock, PreActBottleneck, PreActResNet, projection
 from utilities.resnet import conv
 
-HEADS = (3, 6, 12, 24)  # by stage
-WINDOWS = {"cifar": 4, "imagenet": 7}  # by stem
+HEADS = (3, 6, 12, 24)  # number of heads by stage
+WINDOWS = {"cifar": 4, "imagenet": 7}  # window by stem
 
 
 class MSABlock(nn.Module):
-    """Norm, GELU, a 1x1 convolution, norm and local attention, added to a shortcut.
+    """Apply norm, GELU, a 1x1 convolution, norm and local attention, added to a shortcut.
 
-    A shortcut that has to change the number of channels is a 1x1 convolution that starts after the GELU.
+    If the shortcut has to change the number of channels, it is a 1x1 convolution that starts after the GELU.
 
     Args:
         in_channels: Channels of the input.
-        out_channels: Channels of the output; None is as many.
-        stride: 1; for attention keeps the size of the map.
+        out_channels: Channels of the output; None keeps those of the input.
+        stride: Always 1, since attention keeps the size of the map.
         heads: Number of heads, of 64 channels each.
         window: Pixels along a side of a window, see `LocalAttention`.
-        reduction: The 1x1 convolution has in_channels / reduction outputs: 4 next to bottlenecks, 1 next to basic
-            blocks.
-        drop_path: Probability to leave the residual branch out for an image, in training.
+        reduction: Divisor of the channels in the 1x1 convolution, which has in_channels / reduction outputs: 4 next to
+            bottlenecks, 1 next to basic blocks.
+        drop_path: Probability of leaving the residual branch out for an image, in training.
 
     Raises:
         ValueError: If the stride is not 1, or the options do not fit together.
@@ -89,25 +89,25 @@ class MSABlock(nn.Module):
 
 
 class AlterNet(PreActResNet):
-    """A pre-activation ResNet in which blocks are replaced by MSA blocks.
+    """Replace blocks of a pre-activation ResNet by MSA blocks.
 
-    The network without MSA blocks is built first: with one seed, all that is not replaced starts with the weights of
-    the `PreActResNet` of these depths.
+    The network without MSA blocks is built first. With the same seed, all blocks that are not replaced therefore start
+    with the weights of the `PreActResNet` of these depths.
 
     Args:
         block: `PreActBlock` or `PreActBottleneck`.
-        depths: Number of blocks in each of the four stages, MSA blocks among them.
+        depths: Number of blocks in each of the four stages, including MSA blocks.
         msa: Number of MSA blocks in each stage, at most half of its blocks.
         num_classes: Number of logits.
         in_channels: Channels of the images.
         window: Pixels along a side of the attention windows; None is 4 with the CIFAR stem and 7 with the other.
         heads: Number of heads in each stage, of 64 channels each.
         stem: ``"cifar"`` or ``"imagenet"``, see `PreActResNet`.
-        drop_path: Stochastic depth of the last block; it grows linearly with depth from 0 in the first. 0.1 is the
-            paper's.
+        drop_path: Stochastic depth of the last block; it grows linearly with depth from 0 in the first. The paper
+            uses 0.1.
 
     Raises:
-        ValueError: Naming the option that does not fit, and what does.
+        ValueError: If an option does not fit; the message names it, and the values that do.
 
     Example:
         >>> model = AlterNet(PreActBlock, (1, 2, 2, 3), (0, 0, 1, 1), num_classes=10)
@@ -137,10 +137,10 @@ class AlterNet(PreActResNet):
                 self.add_msa(stage)
 
     def add_msa(self, stage: int) -> None:
-        """Replace by an MSA block the last convolution block of a stage that the pattern C...CACA has it replace.
+        """Replace by an MSA block the convolution block of a stage that comes next in the pattern C...CACA.
 
         Args:
-            stage: 1 to 4.
+            stage: Number of the stage, 1 to 4.
 
         Raises:
             ValueError: If the stage has no room for one more.
@@ -175,7 +175,7 @@ def check_room(stage: int, count: int, depth: int) -> None:
 
 
 def _check_attention(depths: tuple[int, ...], msa: Sequence[int], heads: Sequence[int]) -> None:
-    """Raise ValueError for numbers of MSA blocks or heads that make no network."""
+    """Raise ValueError for numbers of MSA blocks or heads that cannot form a network."""
     if len(msa) != 4 or min(msa) < 0:
         raise ValueError(f"msa={tuple(msa)} must be four numbers of MSA blocks, each at least 0")
     for stage, (count, depth) in enumerate(zip(msa, depths, strict=True), start=1):
@@ -185,7 +185,7 @@ def _check_attention(depths: tuple[int, ...], msa: Sequence[int], heads: Sequenc
 
 
 def pattern(model: PreActResNet) -> str:
-    """Write down the blocks of a network: C is a convolution block, A an MSA block.
+    """Spell out the blocks of a network: C is a convolution block, A an MSA block.
 
     Args:
         model: An `AlterNet` or `PreActResNet`.
@@ -218,7 +218,7 @@ def msa_counts(model: PreActResNet) -> tuple[int, ...]:
 def alternet18(
     num_classes: int = 100, in_channels: int = 3, *, msa: Sequence[int] = (0, 1, 1, 1), **options: Any
 ) -> AlterNet:
-    """Alter-ResNet-18, CC/CA/CA/CA; arguments as in `AlterNet`.
+    """Build Alter-ResNet-18, CC/CA/CA/CA; arguments as in `AlterNet`.
 
     Example:
         >>> sum(p.numel() for p in alternet18().parameters())
@@ -230,7 +230,7 @@ def alternet18(
 def alternet34(
     num_classes: int = 100, in_channels: int = 3, *, msa: Sequence[int] = (0, 1, 3, 2), **options: Any
 ) -> AlterNet:
-    """Alter-ResNet-34, CCC/CCCA/CACACA/CACA; arguments as in `AlterNet`.
+    """Build Alter-ResNet-34, CCC/CCCA/CACACA/CACA; arguments as in `AlterNet`.
 
     Example:
         >>> pattern(alternet34())
@@ -247,10 +247,10 @@ def alternet50(
     stem: str = "cifar",
     **options: Any,
 ) -> AlterNet:
-    """Alter-ResNet-50, 33.0 M parameters at 100 classes; arguments as in `AlterNet`.
+    """Build Alter-ResNet-50, 33.0 M parameters at 100 classes; arguments as in `AlterNet`.
 
-    Without ``msa`` it is the paper's for CIFAR, CCC/CCCA/CCCCCA/CACA, or with the large stem the one for ImageNet,
-    CCC/CCCA/CACACA/CACA.
+    Without ``msa`` it is the paper's network for CIFAR, CCC/CCCA/CCCCCA/CACA, or with the large stem the one for
+    ImageNet, CCC/CCCA/CACACA/CACA.
 
     Example:
         >>> sum(p.numel() for p in alternet50().parameters())
@@ -264,7 +264,7 @@ def alternet50(
 def alternet101(
     num_classes: int = 100, in_channels: int = 3, *, msa: Sequence[int] = (0, 1, 3, 2), **options: Any
 ) -> AlterNet:
-    """Alter-ResNet-101: 17 convolution blocks, then CACACA in stage 3; arguments as in `AlterNet`.
+    """Build Alter-ResNet-101: 17 convolution blocks, then CACACA in stage 3; arguments as in `AlterNet`.
 
     Example:
         >>> with torch.device("meta"):
@@ -277,7 +277,7 @@ def alternet101(
 def alternet152(
     num_classes: int = 100, in_channels: int = 3, *, msa: Sequence[int] = (0, 1, 3, 2), **options: Any
 ) -> AlterNet:
-    """Alter-ResNet-152: 3, 8, 36 and 4 blocks; arguments as in `AlterNet`.
+    """Build Alter-ResNet-152: 3, 8, 36 and 4 blocks; arguments as in `AlterNet`.
 
     Example:
         >>> with torch.device("meta"):

@@ -1,10 +1,10 @@
-"""Augmentations of whole batches beyond shifts and mirroring, and the mixing of images with their labels.
+"""Augment whole batches beyond shifts and mirroring, and mix images with their labels.
 
-RandAugment and random erasing are timm's own, so that a recipe's words mean what they mean there. They and resized
-crops work on the CPU, image by image, in the main process: RandAugment takes some 0.1 ms for an image of 32 pixels and
-2 ms for one of 224. What differs from the recipes of Park & Kim 2022
-(https://arxiv.org/abs/2202.06709): padded crops show the mean colour at their borders, not black, and resized crops are
-taken from the middle that `utilities.datasets` cuts out of an image, not from all of it, with bilinear interpolation.
+RandAugment and random erasing are timm's own, so a recipe's words mean what they mean there. They and resized crops
+work on the CPU, image by image, in the main process. RandAugment takes some 0.1 ms for an image of 32 pixels and 2 ms
+for one of 224. Two things differ from the recipes of Park & Kim 2022 (https://arxiv.org/abs/2202.06709). Padded crops
+show the mean colour at their borders, not black. Resized crops are taken from the middle that `utilities.datasets` cuts
+out of an image, not from all of it, with bilinear interpolation.
 
 Everything is drawn from the generator that a loader passes, or from (seed, epoch, step), never from the state of a
 global generator.
@@ -33,14 +33,14 @@ from utilities.labels import check_labels
 from utilities.recipes import Recipe
 
 _RAND_AUGMENT = re.compile(r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?))*")
-_SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of resized crops: share of the area, width to height
+_SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # resized crops: share of the area, width to height
 
 
 @contextmanager
 def seeded_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Seed the CPU's global generators, of Python, NumPy and torch, from another one, and put them back on exit.
+    """Seed the CPU's global generators, of Python, NumPy and torch, from another one, and restore them on exit.
 
-    For the transforms of libraries, which draw from them.
+    This serves the transforms of libraries, which draw from the global generators.
 
     Args:
         generator: A CPU generator; None draws the seed from torch's global one.
@@ -67,9 +67,9 @@ def seeded_from(generator: torch.Generator | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """Crop 8 to 100 % of the area in a ratio of 3:4 to 4:3, resize it to the old size, and perhaps mirror it.
+    """Crop 8 to 100 % of the area in a ratio of 3:4 to 4:3, resize the crop to the old size, and perhaps mirror it.
 
-    Szegedy et al. 2015, section 6 (https://arxiv.org/abs/1409.4842).
+    See Szegedy et al. 2015, section 6 (https://arxiv.org/abs/1409.4842).
 
     Args:
         flip: Whether to mirror left and right with probability 1/2.
@@ -92,15 +92,16 @@ class ResizedCrop:
 
 @dataclass(frozen=True)
 class RandAugment:
-    """RandAugment (Cubuk et al. 2020, https://arxiv.org/abs/1909.13719) as timm does it, on images of 8 bits.
+    """Apply RandAugment (Cubuk et al. 2020, https://arxiv.org/abs/1909.13719) as timm does, on 8-bit images.
 
-    Normalised images are brought back to pixels, which is exact up to their rounding, changed, and normalised again.
+    Normalised images are converted back to pixels, which is exact up to their rounding, then changed and normalised
+    again.
 
     Args:
-        config: In timm's words: of each image ``n`` operations, each with probability ``p`` (0.5), of magnitude ``m``
-            out of 10 and a normal deviation ``mstd`` from it.
-        mean: What has been subtracted from each channel of images in 0..1.
-        std: What each channel has then been divided by.
+        config: Settings in timm's words: ``n`` operations for each image, each with probability ``p`` (0.5), of
+            magnitude ``m`` out of 10, with a normal deviation ``mstd`` from it.
+        mean: Value that was subtracted from each channel of images in 0..1.
+        std: Value that each channel was then divided by.
 
     Raises:
         ValueError: If ``config`` cannot be read.
@@ -135,10 +136,10 @@ class RandAugment:
 class Erasing:
     """Erase a rectangle of 2 to 33 % of an image, to the mean colour.
 
-    Zhong et al. 2020, https://arxiv.org/abs/1708.04896.
+    See Zhong et al. 2020, https://arxiv.org/abs/1708.04896.
 
     Args:
-        probability: Of each image.
+        probability: Probability for each image.
 
     Example:
         >>> erased = Erasing(1.0)(torch.ones(1, 3, 10, 10), torch.Generator().manual_seed(0))
@@ -156,7 +157,7 @@ class Erasing:
 
 @dataclass(frozen=True)
 class InTurn:
-    """Several augmentations, one after the other.
+    """Apply several augmentations, one after the other.
 
     Example:
         >>> InTurn((Augmentation(1), Erasing(0.5)))(torch.zeros(2, 3, 8, 8)).shape
@@ -171,7 +172,7 @@ class InTurn:
 
 
 def recipe_augmentation(recipe: Recipe, dataset: ImageDataset) -> Callable[..., torch.Tensor]:
-    """Make the augmentation of a recipe for a data set that has the usual one: crop, RandAugment, erasing.
+    """Make a recipe's augmentation, crop, RandAugment and erasing, for a data set that has the usual one.
 
     Example:
         >>> from utilities.datasets import load_dataset
@@ -192,16 +193,16 @@ def recipe_augmentation(recipe: Recipe, dataset: ImageDataset) -> Callable[..., 
 
 @dataclass(frozen=True)
 class Mix:
-    """How each image of a batch is mixed with its partner, and its label likewise.
+    """State how each image of a batch is mixed with its partner, and its label likewise.
 
-    Mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412) averages, λ x + (1 - λ) x'; cutmix (Yun et al. 2019,
+    Mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412) averages, λ x + (1 - λ) x'. Cutmix (Yun et al. 2019,
     https://arxiv.org/abs/1905.04899) pastes a rectangle of x' into x, and λ is the share of the area that x keeps.
     The partners are the batch in reverse order, as in timm: the order of training images is random already, and only
     the middle one of an odd number meets itself.
 
     Attributes:
         weight: λ.
-        box: Top, bottom, left and right of what is pasted; None averages.
+        box: Top, bottom, left and right of the pasted rectangle; None averages.
 
     Example:
         >>> Mix(0.75).images(torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)).flatten()
@@ -216,13 +217,13 @@ class Mix:
 
     @classmethod
     def draw(cls, mixup: float, cutmix: float, size: Sequence[int], rng: np.random.Generator) -> Mix:
-        """Draw λ from Beta(α, α); of the rectangle the sides are √(1 - λ) of the image's, its centre is anywhere.
+        """Draw λ from Beta(α, α); the rectangle has √(1 - λ) of the image's sides and its centre anywhere.
 
         Args:
             mixup: α of mixup, 0 for none.
             cutmix: α of cutmix, 0 for none; with both above 0 each is taken with probability 1/2.
             size: Height and width of the images.
-            rng: Where to draw from.
+            rng: Generator to draw from.
         """
         paste = cutmix > 0 and (mixup == 0 or rng.random() < 0.5)
         weight = float(rng.beta(*(2 * [cutmix if paste else mixup])))
@@ -232,7 +233,7 @@ class Mix:
         return cls(1 - (bottom - top) * (right - left) / (size[0] * size[1]), (top, bottom, left, right))
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
-        """Mix a batch (images, channels, height, width); the old one is left as it is."""
+        """Mix a batch (images, channels, height, width), which is not changed."""
         partners = images.flip(0)
         if self.box is None:
             return self.weight * images + (1 - self.weight) * partners
@@ -242,7 +243,7 @@ class Mix:
         return mixed
 
     def targets(self, labels: torch.Tensor, num_classes: int, smoothing: float = 0.0) -> torch.Tensor:
-        """Give probabilities (images, classes), the share ``smoothing`` of which is spread over all classes."""
+        """Return probabilities (images, classes), with the share ``smoothing`` spread over all classes."""
         own = F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
         return self.weight * own + (1 - self.weight) * own.flip(0)
 
@@ -254,7 +255,7 @@ class Mixing:
     Attributes:
         num_classes: Number of classes.
         mixup: See `Mix.draw`.
-        cutmix: See `Mix.draw`; with both 0 labels are smoothed alone.
+        cutmix: See `Mix.draw`; if both are 0, labels are only smoothed.
         label_smoothing: Share of the labels that is spread over all classes.
 
     Example:
@@ -276,7 +277,7 @@ class Mixing:
         """Return mixed images and probabilities (batch, classes); None draws from torch's global generator.
 
         Raises:
-            ValueError: If labels are none of the classes.
+            ValueError: If labels are not among the classes.
         """
         labels = check_labels(labels, self.num_classes, len(images))
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
@@ -285,6 +286,6 @@ class Mixing:
 
 
 def _stretch(length: int, share: float, rng: np.random.Generator) -> tuple[int, int]:
-    """Draw begin and end of a stretch about a random place, cut off where the image ends."""
+    """Draw the begin and end of a stretch about a random place, cut off at the image's border."""
     cut, centre = int(length * share), int(rng.integers(length))
     return max(0, centre - cut // 2), min(length, centre + (cut + 1) // 2)

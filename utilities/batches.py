@@ -1,4 +1,4 @@
-"""Batches for two models: paired, cut to the same images, shared among processes, shuffled anew."""
+"""Provide batches for two models: paired, cut to the same images, shared among processes, shuffled anew."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ READING = (
     "collate_fn", "num_workers", "pin_memory", "pin_memory_device", "timeout", "worker_init_fn", "generator",
     "multiprocessing_context", "prefetch_factor", "persistent_workers", "in_order",
 )  # fmt: skip
-PASSES = 4  # over a data set; a sampler that does not say its length and gives more is taken for one without an end
+PASSES = 4  # over a data set; a sampler without a length that yields more is taken to be endless
 
 
 def length(loader: Any) -> int | None:
-    """Give the number of batches, or None where it is not known.
+    """Return the number of batches, or None where it is not known.
 
     Example:
         >>> length([1, 2]), length(iter([1, 2]))
@@ -37,10 +37,10 @@ def length(loader: Any) -> int | None:
 
 
 def check_loaders(loader: Iterable[Any], loader2: Iterable[Any] | None, needed: int) -> None:
-    """Refuse loaders that cannot give a batch of ``needed`` images; warn of two that differ in length.
+    """Refuse loaders that cannot yield a batch of ``needed`` images; warn of two that differ in length.
 
     Raises:
-        ValueError: Before anything is read.
+        ValueError: If they cannot; raised before anything is read.
 
     Example:
         >>> check_loaders(DataLoader(range(100), batch_size=2), None, needed=4)
@@ -73,11 +73,11 @@ def paired_batches(
     """Yield (index of the batch, images for model 1, images for model 2).
 
     Args:
-        loader: Yields batches that `utilities.utils.split_batch` understands.
-        loader2: The images of model 2; by default the same.
+        loader: Loader of batches that `utilities.utils.split_batch` understands.
+        loader2: Images of model 2; by default the same.
         needed: Least number of images in a batch; smaller ones are left out, with a warning at the end.
-        indices: Only these batches; of a ``DataLoader`` the others are not even read.
-        whole: For each model, whether it gets all that the loader yields, of whatever structure, and not images alone.
+        indices: Indices of the only batches to yield; a ``DataLoader`` does not even read the others.
+        whole: For each model, whether it gets all that the loader yields, of any structure, and not just images.
 
     Raises:
         ValueError: If two paired batches differ in size and are not the last ones.
@@ -126,7 +126,7 @@ def _chosen(
 
 
 def _side_by_side(loader: Iterable[Any], loader2: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Pair batches up to the end of the shorter loader; of loaders of known length `check_loaders` has warned."""
+    """Pair batches up to the end of the shorter loader; `check_loaders` has warned if the lengths are known."""
     iterators = iter(loader), iter(loader2)
     end = object()
     while True:
@@ -139,7 +139,7 @@ def _side_by_side(loader: Iterable[Any], loader2: Iterable[Any]) -> Iterator[tup
 
 
 def _subset(loader: Any, indices: Collection[int]) -> Any:
-    """The batches with these indices, in this order; of a DataLoader nothing else is read."""
+    """Return the batches with these indices, in this order; a DataLoader reads nothing else."""
     if loader is None:
         return None
     if isinstance(loader, DataLoader) and _is_listed(loader):
@@ -150,7 +150,7 @@ def _subset(loader: Any, indices: Collection[int]) -> Any:
 
 
 def _is_listed(loader: DataLoader) -> bool:
-    """Tell whether a loader's batches are lists of places in its data set, and not a stream or ready-made batches."""
+    """Tell whether a loader's batches are lists of places in its data set, not a stream or ready-made batches."""
     return loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
 
 
@@ -161,10 +161,10 @@ def _with_batches(loader: DataLoader, batches: list[list[Any]]) -> DataLoader:
 
 
 def _read_batches(loader: DataLoader, times: int = 1) -> list[list[Any]]:
-    """List which images each batch holds, and leave torch's, NumPy's and Python's generators as they were.
+    """List which images each batch holds, and restore the generators of torch, NumPy and Python.
 
     Raises:
-        ValueError: If there is no end to them, or they are others when read a second of several ``times``.
+        ValueError: If the batches never end, or differ between readings when read several ``times``.
     """
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - samplers may draw from it
     try:
@@ -179,7 +179,7 @@ def _read_batches(loader: DataLoader, times: int = 1) -> list[list[Any]]:
 
 
 def _finite(loader: DataLoader) -> list[list[Any]]:
-    """List the batches, of a sampler that does not say how many there are up to a number of images."""
+    """List the batches; for a sampler without a length, up to a limited number of images."""
     promised, batches, images = length(loader.batch_sampler), [], 0
     most = PASSES * ((length(loader.dataset) or 0) + 2500)
     for batch in loader.batch_sampler:
@@ -197,8 +197,8 @@ def batch_indices(loader: Any) -> list[list[int]]:
     """List which images of its data set each batch of a loader holds.
 
     Raises:
-        ValueError: If the loader cannot tell, or serves another order each time: then work can be neither shared
-            among processes nor gone on with.
+        ValueError: If the loader cannot tell, or serves another order each time: work can then be neither shared
+            among processes nor resumed.
 
     Example:
         >>> batch_indices(DataLoader(range(5), batch_size=2))
@@ -222,7 +222,7 @@ def reshuffled(loader: Any, seed: int) -> DataLoader:
 
     Args:
         loader: A torch ``DataLoader`` of a map-style data set.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Raises:
         ValueError: If the loader is of another kind.
@@ -244,7 +244,7 @@ def reshuffled(loader: Any, seed: int) -> DataLoader:
 
 
 def prefetched(pairs: Iterator[Pair], device: torch.device) -> Iterator[Pair]:
-    """Copy the next batch to a CUDA device while this one is computed; elsewhere do nothing.
+    """Copy the next batch to a CUDA device while this one is computed; do nothing on other devices.
 
     Example:
         >>> list(prefetched(iter([(0, 1, 2)]), torch.device("cpu")))

@@ -1,4 +1,4 @@
-"""One block of a model, and what its steps are made of."""
+"""Define one block of a model, and the modules that its steps are made of."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ KINDS = ("stem", "conv", "msa", "mlp", "pool", "classifier")
 
 @dataclass(frozen=True)
 class Block:
-    """One step from features to features.
+    """Map features to features, as one step of a model.
 
     Attributes:
-        name: Of the module or branch it runs, as in ``model.named_modules()``; stem and classifier join several.
+        name: Name of the module or branch, as in ``model.named_modules()``; stem and classifier join several.
         kind: ``stem``, ``conv``, ``msa`` (attention, lambda layers included), ``mlp``, ``pool`` (a block that lowers
             the resolution) or ``classifier``.
         stage: 0 for the stem, then counted from 1.
-        module: Maps the features before to those after.
-        layout: Of the features after it: ``NCHW``, ``NHWC`` or ``tokens``, where they are not logits;
+        module: Function from the features before the block to those after it.
+        layout: Layout of the features after it, where they are not logits: ``NCHW``, ``NHWC`` or ``tokens``;
             ``auto`` reads it off the shape of what a hook records.
         prefix: Number of class and register tokens in front of those of positions.
         grid: Rows and columns of the tokens at the model's own image size, or None where they are not known.
-        recorder: Records the features where they cannot be passed from block to block, for all blocks of the model.
+        recorder: Recorder of the features of all blocks, where they cannot be passed from block to block.
     """
 
     name: str
@@ -41,20 +41,20 @@ class Block:
 
     @property
     def in_sequence(self) -> bool:
-        """Whether features can be passed from block to block."""
+        """Tell whether features can be passed from block to block."""
         return self.recorder is None
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the features after the block; those before it stay as they are, whatever the module writes into."""
+        """Return the features after the block; those before it are kept, whatever the module writes into."""
         return self.module(features.clone())
 
 
 class Step(nn.Module):
-    """A function of some of the model's modules, as one module.
+    """Wrap a function of some of the model's modules as one module.
 
     Args:
-        function: Maps features to features.
-        *parts: The modules it runs.
+        function: Function from features to features.
+        *parts: The modules that it runs.
     """
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], *parts: nn.Module) -> None:
@@ -67,7 +67,7 @@ class Step(nn.Module):
 
 
 class Residual(Step):
-    """A shortcut around a branch: x + branch(x).
+    """Add a branch to its input, as a shortcut does: x + branch(x).
 
     Example:
         >>> Residual(lambda x: 2 * x)(torch.ones(2))

@@ -1,4 +1,4 @@
-"""How each family of models falls into blocks; none of their modules is copied."""
+"""Split each family of models into blocks, without copying any of their modules."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _stage_block(name: str, stage: int, module: nn.Module) -> Block:
 
 
 class _Head(nn.Sequential):
-    """Modules in order, with the flattening that models do in between."""
+    """Run modules in order, with the flattening that models do in between."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for part in self:
@@ -45,7 +45,7 @@ class _Head(nn.Sequential):
 
 
 def stages_of_resnet(model: nn.Module) -> list[Block]:
-    """List the blocks of a model with layer1, layer2, ...: what comes before them is the stem, after them the head."""
+    """List the blocks of a model with layer1, layer2, ...: what comes before is the stem, what comes after the head."""
     children = dict(model.named_children())
     stages = [name for name in children if re.fullmatch(r"layer[0-9]+", name)]
     names = list(children)

@@ -1,8 +1,8 @@
-"""A model as the sequence of its blocks, which the companion analyses walk through.
+"""Split a model into the sequence of its blocks, which the companion analyses walk through.
 
-Park & Kim 2022 (https://arxiv.org/abs/2202.06709) follow the features of a network from block to block: a residual
-block of a CNN is one block; of a transformer each residual branch is one, attention and MLP apart, and the features
-are the residual stream after it. Blocks run the model's own modules: nothing is copied.
+Park & Kim 2022 (https://arxiv.org/abs/2202.06709) follow the features of a network from block to block. A residual
+block of a CNN is one block. In a transformer each residual branch is one block, attention and MLP apart, and the
+features are the residual stream after it. Blocks run the model's own modules: nothing is copied.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ __all__ = [
     "to_maps",
 ]
 
-TOLERANCE = 1e-5  # of the logits' largest magnitude, between a model and its sequence of blocks
+TOLERANCE = 1e-5  # difference between a model and its blocks, relative to the logits' largest magnitude
 
 
 def blocks(model: nn.Module, layers: Mapping[str, str] | None = None, forward: Forward | None = None) -> list[Block]:
     """List the blocks of a model in the order in which they run.
 
-    Known are this package's ResNets, Lambda ResNets and AlterNets, the ResNets of timm and torchvision, and timm's
-    VisionTransformer (any prefix tokens, pooling and LayerScale), PiT, Swin, MLP-Mixer, ConvNeXt and ByobNet.
+    Known models are this package's ResNets, Lambda ResNets and AlterNets, the ResNets of timm and torchvision, and
+    timm's VisionTransformer (any prefix tokens, pooling and LayerScale), PiT, Swin, MLP-Mixer, ConvNeXt and ByobNet.
 
     Args:
         model: Any module.
-        layers: Of any other model, names or globs of submodules (see `utilities.hooks.select_layers`) and their kinds,
-            such as ``{"features.3": "conv", "stages.?": "conv"}``. Their outputs are recorded by hooks, so that they
-            need not form a sequence. Whether maps have their channels last is read off their shape where it can be;
-            ``"conv:NHWC"`` or ``"conv:NCHW"`` says it.
-        forward: How a model is run whose layers are named, see `utilities.hooks.Recorder`.
+        layers: For any other model, names or globs of submodules (see `utilities.hooks.select_layers`) and their kinds,
+            such as ``{"features.3": "conv", "stages.?": "conv"}``. Hooks record their outputs, so they need not form
+            a sequence. Whether maps have their channels last is read off their shape where possible;
+            ``"conv:NHWC"`` or ``"conv:NCHW"`` states it.
+        forward: How to run a model whose layers are named, see `utilities.hooks.Recorder`.
 
     Returns:
-        The blocks; those of a known model, run one after the other, are the model: `check_sequence` sees to that.
+        The blocks. Those of a known model, run one after the other, are the model; `check_sequence` verifies that.
 
     Raises:
         ValueError: For a model that is not known, or a layer or kind that does not exist.
@@ -80,12 +80,12 @@ def blocks(model: nn.Module, layers: Mapping[str, str] | None = None, forward: F
 
 
 def run_blocks(model: nn.Module, sequence: list[Block], images: torch.Tensor) -> Iterator[tuple[Block, torch.Tensor]]:
-    """Give each block with the features after it, in order.
+    """Yield each block with the features after it, in order.
 
     Args:
-        model: Whose blocks they are; only used where they are recorded by hooks.
+        model: The model the blocks belong to; used only where hooks record them.
         sequence: See `blocks`.
-        images: Of shape (batch, channels, height, width).
+        images: Batch of images, (batch, channels, height, width).
 
     Example:
         >>> from utilities.resnet import resnet18
@@ -99,26 +99,26 @@ def run_blocks(model: nn.Module, sequence: list[Block], images: torch.Tensor) ->
             x = block(x)
             yield block, x
         return
-    recorder = sequence[0].recorder  # one for all batches: it looks once where the images are
+    recorder = sequence[0].recorder  # one for all batches, so it looks only once where the images are
     with recorder:
         recorder.run(images)
     found, recorder.activations = recorder.activations, {}
     by_name = {block.name: block for block in sequence}
     for name, x in found.items():
-        if name in by_name:  # a module that ran twice is taken the first time
+        if name in by_name:  # of a module that ran twice, the first call counts
             yield _with_layout(model, by_name[name], x), x
 
 
 def check_sequence(model: nn.Module, sequence: list[Block], images: torch.Tensor) -> None:
-    """See that the blocks, run one after the other, give the model's logits to 1e-5 of their magnitude.
+    """Check that the blocks, run one after the other, reproduce the model's logits to 1e-5 of their magnitude.
 
     Args:
-        model: In eval mode.
-        sequence: See `blocks`; those recorded by hooks have nothing to check.
+        model: The model, in eval mode.
+        sequence: See `blocks`; blocks recorded by hooks need no check.
         images: A few images.
 
     Raises:
-        ValueError: If they do not.
+        ValueError: If the blocks do not reproduce the logits.
 
     Example:
         >>> from utilities.resnet import resnet18
@@ -134,7 +134,7 @@ def check_sequence(model: nn.Module, sequence: list[Block], images: torch.Tensor
     if not all(block.in_sequence for block in sequence):
         return
     with torch.no_grad(), own_inputs(model):
-        logits = model(as_input(images, model))  # first: of images that it cannot take it names its own layers
+        logits = model(as_input(images, model))  # first, so that an error about the images names the model's own layers
         *_, (_, composed) = run_blocks(model, sequence, images)
     remedy = "name its layers with their kinds: layers={'NAME': 'conv'}"
     name = type(model).__name__
@@ -150,12 +150,12 @@ def check_sequence(model: nn.Module, sequence: list[Block], images: torch.Tensor
 
 
 def to_maps(block: Block, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Arrange the features after a block as maps (batch, channels, height, width), prefix tokens left out.
+    """Arrange the features after a block as maps (batch, channels, height, width), without prefix tokens.
 
     Args:
-        block: Says the layout.
-        features: What the block gave.
-        images: The model's input; at another size than the model's own, the grid has its proportions.
+        block: The block, which states the layout.
+        features: The block's output.
+        images: The model's input. At another size than the model's own, the grid has the images' proportions.
 
     Raises:
         ValueError: If the features have no positions, or their grid cannot be told.
@@ -181,10 +181,10 @@ def to_maps(block: Block, features: torch.Tensor, images: torch.Tensor) -> torch
 
 
 def refuse_without_positions(found: Mapping[str, Any], sequence: list[Block]) -> None:
-    """Refuse a sequence of which no block has given maps or tokens.
+    """Refuse a sequence in which no block has returned maps or tokens.
 
     Raises:
-        ValueError: Naming the blocks.
+        ValueError: If there is none; the message names the blocks.
 
     Example:
         >>> refuse_without_positions({}, [Block("fc", "mlp", 0, nn.Identity())])
@@ -197,7 +197,7 @@ def refuse_without_positions(found: Mapping[str, Any], sequence: list[Block]) ->
 
 
 def _grid(block: Block, count: int, size: torch.Size) -> tuple[int, int]:
-    """Find rows and columns of a number of tokens: the model's own, or such as have the images' proportions."""
+    """Find rows and columns for a number of tokens: the model's own grid, or one with the images' proportions."""
     rows = round((count * size[0] / size[1]) ** 0.5)
     for grid in (block.grid, (rows, count // max(rows, 1))):
         if grid is not None and grid[0] * grid[1] == count:
@@ -220,7 +220,7 @@ def _by_hooks(model: nn.Module, layers: Mapping[str, str], forward: Forward | No
 
 
 def _kinds_by_name(model: nn.Module, layers: Mapping[str, str]) -> dict[str, str]:
-    """Return the kind of each layer that a name or glob chooses; a name by itself goes before a glob."""
+    """Return the kind of each layer that a name or glob chooses; a plain name takes precedence over a glob."""
     kinds, chosen_by = {}, {}
     for pattern, kind in layers.items():
         base, _, layout = str(kind).partition(":")
@@ -239,7 +239,7 @@ def _kinds_by_name(model: nn.Module, layers: Mapping[str, str]) -> dict[str, str
 
 
 def _with_layout(model: nn.Module, block: Block, features: torch.Tensor) -> Block:
-    """Find out where the maps of a block that was named have their channels."""
+    """Find out which axis holds the channels in the maps of a named block."""
     if block.layout != "auto" or features.ndim != 4:
         return block
     last = channels_last(model, features.shape, block.module)

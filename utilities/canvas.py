@@ -1,9 +1,9 @@
-"""Digits on noise: images whose object fills a square that is known to the pixel.
+"""Draw digits on noise: images whose object fills a square that is known to the pixel.
 
-What a token knows of the class can be told apart from where the object is only if the object's place is known, as
+Whether a token knows the class can be told apart from whether the object is there only if the object's place is known.
 Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) tell class tokens from context tokens by ImageNet-S. Here the masks
 are exact: a handwritten digit, on its own black ground, replaces a square of uniform noise. There are fewer digits than
-canvases: each of 540 test digits is on two of 1,080, so that errors over images are a little too small.
+canvases: each of 540 test digits is on two of 1,080 canvases, so errors over images are a little too small.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ COUNTS = {"train": 8000, "validation": 1000, "test": 1080}
 SIZE = 24  # pixels, by default
 LEAST_SIZE = 4
 NOISE = 0.6  # the brightest noise, where the brightest digit is 1
-MEAN, STD = 0.3015, 0.2209  # over the training canvases of seed 0 at 24x24
+MEAN, STD = 0.3015, 0.2209  # of the training canvases of seed 0 at 24x24
 
 
 def canvas_source(digits: Mapping[str, Source], seed: int, size: int | None = None) -> Source:
-    """Draw the canvases of some splits, all at the size that they are wanted at.
+    """Draw the canvases of some splits, all at one size.
 
-    Places and noise are functions of (seed, split, index of the image) alone; which digit an image shows is one of the
-    split and the index, the digits of each class taking turns.
+    Places and noise are functions of (seed, split, index of the image) alone. The digit of an image is a function of
+    split and index; the digits of each class take turns.
 
     Args:
-        digits: Name of each split that is wanted -> the digits of which ``members`` form it, uint8.
-        seed: Of places and noise.
+        digits: Mapping from each wanted split to its digits, uint8, of which ``members`` form the split.
+        seed: Seed of places and noise.
         size: Height and width in pixels; None is 24.
 
     Returns:
-        Images and masks.
+        The images and their masks.
 
     Raises:
-        ValueError: If the size is too small for a digit to be anywhere.
+        ValueError: If the size is too small to hold a digit.
 
     Example:
         >>> pixels = torch.full((10, 3, 8, 8), 255, dtype=torch.uint8)
@@ -72,11 +72,11 @@ def canvas_source(digits: Mapping[str, Source], seed: int, size: int | None = No
 
 
 def in_turns(labels: np.ndarray, count: int) -> np.ndarray:
-    """Choose ``count`` indices: class by class in turns, and of each class its members in turns.
+    """Choose ``count`` indices: classes take turns, and within each class its members take turns.
 
     Args:
         labels: Whole numbers, (n,).
-        count: How many indices; each class gets as many as the others, or one fewer.
+        count: Number of indices; each class gets as many as the others, or one fewer.
 
     Example:
         >>> in_turns(np.array([0, 1, 1]), 5).tolist()
@@ -90,15 +90,15 @@ def in_turns(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def paste(objects: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Put each object on a canvas of noise of its own, wherever it fits with equal chance.
+    """Put each object on its own canvas of noise, anywhere it fits with equal chance.
 
     Args:
         objects: Grey levels, uint8, (n, side, side).
         size: Height and width of the canvases, at least ``side``.
-        rng: Where to draw from.
+        rng: Generator to draw from.
 
     Returns:
-        Canvases, uint8, (n, size, size), and where the objects are, bool, of the same shape.
+        Canvases, uint8, and masks of the objects, bool, both (n, size, size).
 
     Example:
         >>> canvas, mask = paste(np.full((1, 2, 2), 255, np.uint8), 3, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running what is in them, and loaded in full or not at all."""
+"""Read checkpoint files without running their content, and load them in full or not at all."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from utilities.state_dicts import fitted, state_of
 
 
 def read_checkpoint(path: Path, remedy: str = "copy or make it again") -> dict[str, Any]:
-    """Load a file of tensors and plain values; nothing in it is run.
+    """Load a file of tensors and plain values; no code in it is run.
 
     Args:
         path: A file of ``torch.save`` or safetensors. Command lines (``argparse.Namespace``), paths and NumPy's
             numbers, which training scripts save beside the weights, count as plain values.
-        remedy: What to do if it is damaged, for the message.
+        remedy: Advice for a damaged file, for the message.
 
     Returns:
-        What is in the file.
+        The content of the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -55,10 +55,10 @@ def read_checkpoint(path: Path, remedy: str = "copy or make it again") -> dict[s
 
 
 def _plain_values() -> AbstractContextManager:
-    """Let torch read values that can run nothing."""
+    """Let torch read values that cannot run code."""
     if not hasattr(torch.serialization, "safe_globals"):  # torch 2.4
         return nullcontext()
-    scalar = np.float64(0).__reduce__()[0]  # makes all of NumPy's numbers, under another name in NumPy 1
+    scalar = np.float64(0).__reduce__()[0]  # constructor of all of NumPy's numbers, under another name in NumPy 1
     kinds = [np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
     numbers = [scalar, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
     paths = [pathlib.PurePosixPath, pathlib.PureWindowsPath, type(Path())]
@@ -75,7 +75,7 @@ def _reason(error: Exception, path: Path, remedy: str) -> str:
             "are refused because such a file can run code; where it was made, or where you trust it, save "
             f"model.state_dict() in its place (read it by torch.load({str(path)!r}, weights_only=False))"
         )
-    # torch advises to switch the protection off, and says what is wrong after that.
+    # torch first advises to switch the protection off, and names the problem after that.
     text = text.partition("WeightsUnpickler error: ")[2] if "weights_only" in text else text
     reason = f"{type(error).__name__}: {text.partition(chr(10))[0][:200]}".rstrip(": ")
     return f"it is damaged, cut short or no checkpoint ({reason}); {remedy}"
@@ -85,14 +85,14 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
     """Copy a checkpoint's state into a model, in full or not at all.
 
     Args:
-        model: Changed in place.
+        model: Model to fill, changed in place.
         content: A state dictionary, or a dictionary that holds one, see `utilities.state_dicts`. Old names of models
-            and entries are brought up to date, see `utilities.old_checkpoints`.
-        path: Where it came from, for messages.
-        asked: Facts that have to agree where the checkpoint states them, ``name`` among them.
+            and entries are translated, see `utilities.old_checkpoints`.
+        path: Where the checkpoint came from, for messages.
+        asked: Facts that must agree where the checkpoint states them, ``name`` among them.
 
     Raises:
-        ValueError: Naming the file and what did not fit.
+        ValueError: If something does not fit; the message names it and the file.
 
     Example:
         >>> load_checkpoint(nn.Linear(1, 2), {"bias": torch.zeros(3)}, Path("a.pth"), {"name": "linear"})
@@ -124,7 +124,7 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
 
 
 def _misfits(wanted: dict[str, torch.Tensor], state: dict[str, Any]) -> list[str]:
-    """Describe how a state dictionary differs from the one a model wants."""
+    """Describe how a state dictionary differs from the one that a model needs."""
     groups = {
         "missing keys": [key for key in wanted if key not in state],
         "unexpected keys": [str(key) for key in state if key not in wanted],

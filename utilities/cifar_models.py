@@ -1,9 +1,9 @@
-"""Families of models at CIFAR size: ResNeXt, VGG and AlexNet among the CNNs, PiT and MLP-Mixer among the rest.
+"""Build models at CIFAR size: ResNeXt, VGG and AlexNet among the CNNs, and PiT and MLP-Mixer.
 
 Sizes are those of Park and Kim (2022, https://arxiv.org/abs/2202.06709). CNNs start with a 3x3 convolution of stride 1,
-as the ResNets of `utilities.resnet` do, and end with global average pooling and one linear layer, where the originals
-for ImageNet have up to a hundred million parameters. No activation works in place, so that a hook on any layer sees
-that layer's output and nothing else.
+as the ResNets of `utilities.resnet` do. They end with global average pooling and one linear layer, where the originals
+for ImageNet have up to a hundred million parameters. No activation works in place, so a hook on any layer sees that
+layer's output and nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchvision.models import vgg
 
 from utilities.resnet import ResNet, WideBottleneck
 
-GROUPS = 32  # of ResNeXt's 3x3 convolutions
+GROUPS = 32  # groups of ResNeXt's 3x3 convolutions
 
 
 def _grouped_conv3x3(channels: int, stride: int) -> nn.Conv2d:
@@ -30,9 +30,9 @@ def _grouped_conv3x3(channels: int, stride: int) -> nn.Conv2d:
 
 
 def resnext50(num_classes: int = 100, in_channels: int = 3, zero_init_residual: bool = False) -> ResNet:
-    """ResNeXt-50 (32x4d) for small images (Xie et al. 2017, https://arxiv.org/abs/1611.05431).
+    """Build ResNeXt-50 (32x4d) for small images (Xie et al. 2017, https://arxiv.org/abs/1611.05431).
 
-    A bottleneck has twice ResNet-50's channels inside, which the 3x3 convolution mixes in 32 groups: in the first stage
+    A bottleneck has twice ResNet-50's channels inside. The 3x3 convolution mixes them in 32 groups, in the first stage
     of 4 channels each. Names are torchvision's; arguments as in `utilities.resnet.ResNet`.
 
     Example:
@@ -56,14 +56,14 @@ def _check_images(images: torch.Tensor, in_channels: int, least: int) -> None:
 
 
 class PlainNetwork(nn.Module):
-    """Convolutions and pooling without shortcuts, then global average pooling and a linear classifier.
+    """Chain convolutions and pooling without shortcuts, global average pooling and a linear classifier.
 
     Args:
-        features: Convolutions, activations, pooling.
-        channels: Channels of their output.
+        features: Module of convolutions, activations and pooling.
+        channels: Channels of the output of ``features``.
         num_classes: Number of logits.
         in_channels: Channels of the images.
-        least: Pixels that the images need to have along a side.
+        least: Fewest pixels that images need along a side.
 
     Raises:
         ValueError: If ``num_classes`` or ``in_channels`` is below 1.
@@ -89,10 +89,8 @@ class PlainNetwork(nn.Module):
 
 
 def _vgg(letter: str, num_classes: int, in_channels: int) -> PlainNetwork:
-    """Build a VGG from torchvision's convolutions; letter is that of the paper's table."""
-    features = vgg.make_layers(
-        vgg.cfgs[letter][:-1], batch_norm=True
-    )  # average pooling takes the last max-pool's place
+    """Build a VGG from torchvision's convolutions; the letter is that of the paper's table."""
+    features = vgg.make_layers(vgg.cfgs[letter][:-1], batch_norm=True)  # average pooling replaces the last max-pool
     if in_channels != 3:
         features[0] = nn.Conv2d(in_channels, features[0].out_channels, 3, padding=1)
     for layer in features:
@@ -105,10 +103,10 @@ def _vgg(letter: str, num_classes: int, in_channels: int) -> PlainNetwork:
 
 
 def vgg11(num_classes: int = 100, in_channels: int = 3) -> PlainNetwork:
-    """VGG-11 with batch norm for small images (Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556).
+    """Build VGG-11 with batch norm for small images (Simonyan and Zisserman 2015, https://arxiv.org/abs/1409.1556).
 
-    Names are torchvision's, but that the last max-pool is left out and one linear layer classifies. Images of 32 pixels
-    reach the average at 2x2; the least is 16.
+    Names are torchvision's. The last max-pool is left out, and one linear layer classifies. Images of 32 pixels
+    reach the average at 2x2; the smallest size is 16.
 
     Args:
         num_classes: Number of logits.
@@ -122,7 +120,7 @@ def vgg11(num_classes: int = 100, in_channels: int = 3) -> PlainNetwork:
 
 
 def vgg13(num_classes: int = 100, in_channels: int = 3) -> PlainNetwork:
-    """VGG-13 with batch norm for small images; arguments as in `vgg11`.
+    """Build VGG-13 with batch norm for small images; arguments as in `vgg11`.
 
     Example:
         >>> sum(isinstance(layer, nn.Conv2d) for layer in vgg13().features)
@@ -132,7 +130,7 @@ def vgg13(num_classes: int = 100, in_channels: int = 3) -> PlainNetwork:
 
 
 def vgg16(num_classes: int = 100, in_channels: int = 3) -> PlainNetwork:
-    """VGG-16 with batch norm for small images; arguments as in `vgg11`.
+    """Build VGG-16 with batch norm for small images; arguments as in `vgg11`.
 
     Example:
         >>> sum(isinstance(layer, nn.Conv2d) for layer in vgg16().features)
@@ -142,7 +140,7 @@ def vgg16(num_classes: int = 100, in_channels: int = 3) -> PlainNetwork:
 
 
 def vgg19(num_classes: int = 100, in_channels: int = 3) -> PlainNetwork:
-    """VGG-19 with batch norm for small images; arguments as in `vgg11`.
+    """Build VGG-19 with batch norm for small images; arguments as in `vgg11`.
 
     Example:
         >>> sum(isinstance(layer, nn.Conv2d) for layer in vgg19().features)
@@ -152,10 +150,10 @@ def vgg19(num_classes: int = 100, in_channels: int = 3) -> PlainNetwork:
 
 
 def alexnet(num_classes: int = 100, in_channels: int = 3) -> PlainNetwork:
-    """AlexNet for small images (Krizhevsky 2014, https://arxiv.org/abs/1404.5997), without batch norm.
+    """Build AlexNet for small images (Krizhevsky 2014, https://arxiv.org/abs/1404.5997), without batch norm.
 
     The first convolution is 3x3 of stride 1 instead of 11x11 of stride 4; the others have torchvision's sizes. As in
-    `vgg11`, the last max-pool is left out and one linear layer classifies. The least image has 7 pixels.
+    `vgg11`, the last max-pool is left out and one linear layer classifies. The smallest image has 7 pixels a side.
 
     Args:
         num_classes: Number of logits.
@@ -183,17 +181,17 @@ def alexnet(num_classes: int = 100, in_channels: int = 3) -> PlainNetwork:
 
 
 def pit_tiny_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> PoolingVisionTransformer:
-    """PiT-Ti for 32-pixel images (Heo et al. 2021, https://arxiv.org/abs/2103.16302): 4.6 million parameters.
+    """Build PiT-Ti for 32-pixel images (Heo et al. 2021, https://arxiv.org/abs/2103.16302): 4.6 million parameters.
 
-    Patches of 2x2 at every pixel, so that they overlap: 31x31 tokens of width 64 in 2 blocks, then 16x16 of width 128
-    in 6, then 8x8 of width 256 in 4, with heads of 32 channels. A class token goes along. Between stages, a convolution
-    with stride merges tokens and a linear layer widens the class token. There is no stochastic depth; the paper trains
-    with ``drop_path_rate=0.1``.
+    Patches are 2x2 at every pixel, so they overlap: 31x31 tokens of width 64 in 2 blocks, then 16x16 of width 128 in 6,
+    then 8x8 of width 256 in 4, with heads of 32 channels. A class token runs along. Between stages, a convolution with
+    stride merges tokens and a linear layer widens the class token. There is no stochastic depth; the paper trains with
+    ``drop_path_rate=0.1``.
 
     Args:
         num_classes: Number of logits.
         in_channels: Channels of the images.
-        **kwargs: Passed on to timm's ``PoolingVisionTransformer``.
+        **kwargs: Options of timm's ``PoolingVisionTransformer``.
 
     Example:
         >>> pit_tiny_patch2_32(depth=(1, 1, 1)).patch_embed.grid_size
@@ -205,15 +203,15 @@ def pit_tiny_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs: A
 
 
 def mixer_tiny_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> MlpMixer:
-    """MLP-Mixer-Ti for 32-pixel images (Tolstikhin et al. 2021, https://arxiv.org/abs/2105.01601).
+    """Build MLP-Mixer-Ti for 32-pixel images (Tolstikhin et al. 2021, https://arxiv.org/abs/2105.01601).
 
-    256 patches of 2x2, 8 blocks of width 256, 4.8 million parameters. An MLP of width 128 mixes tokens and one of width
-    1024 mixes channels. There is no stochastic depth; the paper trains with ``drop_path_rate=0.1``.
+    It has 256 patches of 2x2, 8 blocks of width 256 and 4.8 million parameters. An MLP of width 128 mixes tokens and
+    one of width 1024 mixes channels. There is no stochastic depth; the paper trains with ``drop_path_rate=0.1``.
 
     Args:
         num_classes: Number of logits.
         in_channels: Channels of the images.
-        **kwargs: Passed on to timm's ``MlpMixer``.
+        **kwargs: Options of timm's ``MlpMixer``.
 
     Example:
         >>> block = mixer_tiny_patch2_32(num_blocks=1).blocks[0]
@@ -222,6 +220,6 @@ def mixer_tiny_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs:
     """
     size = {"img_size": 32, "patch_size": 2, "num_blocks": 8, "embed_dim": 256, "mlp_ratio": (0.5, 4.0)}
     model = MlpMixer(num_classes=num_classes, in_chans=in_channels, **{**size, **kwargs})
-    if isinstance(model.head, nn.Linear):  # timm's start is zero, and then the logits of an untrained model say nothing
+    if isinstance(model.head, nn.Linear):  # timm starts at zero, so untrained logits would all be equal
         nn.init.trunc_normal_(model.head.weight, std=0.02)
     return model

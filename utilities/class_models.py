@@ -1,12 +1,13 @@
 """The seven Vision Transformers of Vilas et al. 2023 (https://arxiv.org/abs/2310.18969), pinned to their weights.
 
 Weights and preprocessing are those of the authors' code (https://github.com/martinagvilas/vit-cls_emb), which names
-models of timm 0.6.12. Some of these names stand for other weights now, so that each is pinned by its tag here. Two
-models are not timm's: their files have to be fetched by hand. The preprocessing is the authors', not that of the
-models' own training: most images are squeezed to a square, by processors of Hugging Face's transformers 4.26.
+models of timm 0.6.12. Some of these names now stand for other weights, so each model is pinned by its tag here. The
+weights of two models are not timm's, and their files have to be fetched by hand. The preprocessing is the authors', not
+that of the models' own training. It squeezes most images to a square, with processors of Hugging Face's transformers
+4.26.
 
-Neither files nor hub were at hand when this was written: loading is tested on states in the published layouts, and the
-preprocessing was read from public sources, see `PaperModel.note`.
+Neither the files nor the hub were available when this was written. Loading is tested on states in the published
+layouts, and the preprocessing was taken from public sources, see `PaperModel.note`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from utilities.old_checkpoints import without_block_heads
 from utilities.state_dicts import state_of
 from utilities.zoo import create_model
 
-SIZE = 224  # pixels, of all seven
-SMALLEST_GAIN = 1e-3  # below it a branch adds next to nothing to the residual stream
+SIZE = 224  # pixels, for all seven models
+SMALLEST_GAIN = 1e-3  # a branch with a smaller gain adds next to nothing to the residual stream
 _HALF, _IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _SQUEEZED = "Images are resized to 224x224 without a crop, which squeezes those that are not square. "
 
@@ -43,12 +44,12 @@ class PaperModel:
     Attributes:
         zoo: Name in `utilities.zoo`, with timm's tag where timm has the weights.
         classes: Number of logits.
-        source: Where to get the weights that timm does not have; "" where it has them.
-        resize: Height and width after the resize, or the length of the shorter side; a crop of the centre follows.
-        interpolation: Of the resize.
-        mean: Subtracted from images in 0 to 1.
-        std: Divides them afterwards.
-        note: What is good to know of it.
+        source: Where to get weights that timm does not have; "" if timm has them.
+        resize: Height and width after the resize, or the length of the shorter side; a centre crop follows.
+        interpolation: Interpolation of the resize.
+        mean: Mean of each channel, subtracted from images in the range 0 to 1.
+        std: Standard deviation of each channel, by which images are divided afterwards.
+        note: What to know about the model.
     """
 
     zoo: str
@@ -62,7 +63,7 @@ class PaperModel:
 
 
 def _squeezed(zoo: str, note: str, classes: int = 1000, source: str = "") -> PaperModel:
-    """Describe a model whose images are squeezed to 224x224 and brought to -1 ... 1."""
+    """Describe a model whose images are squeezed to 224x224 and scaled to the range -1 to 1."""
     return PaperModel(zoo, classes, source, (SIZE, SIZE), "bilinear", *_HALF, _SQUEEZED + note)
 
 
@@ -117,21 +118,21 @@ PAPER_MODELS = MappingProxyType(
 def load_paper_model(
     key: str, checkpoint: str | Path | None = None, pretrained: bool = True, seed: int | None = None
 ) -> nn.Module:
-    """Build one of the paper's models, with its weights or with none.
+    """Build one of the paper's models, with its weights or randomly initialised.
 
     Args:
-        key: Of `PAPER_MODELS`.
-        checkpoint: File with the weights. The two models that timm does not have need it; the others are fetched from
-            timm's hub without it.
-        pretrained: If not, the random twin: timm's initialisation. That of ``vit_gap_16`` is degenerate, which a
-            warning says, see `warn_if_degenerate`.
-        seed: Of the random twin.
+        key: Name of the model in `PAPER_MODELS`.
+        checkpoint: File with the weights. It is required for the two models whose weights timm does not have. Without
+            it, the others are fetched from timm's hub.
+        pretrained: Whether to load the weights. If not, the model is a random twin with timm's initialisation. The
+            random twin of ``vit_gap_16`` is degenerate and causes a warning, see `warn_if_degenerate`.
+        seed: Seed of the random twin.
 
     Returns:
         The model on the CPU, in train mode.
 
     Raises:
-        ValueError: For an unknown key, if a checkpoint is missing, does not fit, or is not wanted.
+        ValueError: If the key is unknown, or a checkpoint is missing, does not fit, or is not wanted.
         FileNotFoundError: If there is no such file.
         ConnectionError: If weights cannot be fetched.
 
@@ -146,7 +147,7 @@ def load_paper_model(
 def _load(
     key: str, checkpoint: str | Path | None, pretrained: bool, seed: int | None, options: dict[str, Any]
 ) -> nn.Module:
-    """Do what `load_paper_model` does; options go to timm's builder."""
+    """Build a model as `load_paper_model` does, and pass the options on to timm's builder."""
     paper = _paper_model(key)
     if not pretrained:
         if checkpoint is not None:
@@ -171,7 +172,7 @@ def _load(
 
 
 def _from_file(key: str, paper: PaperModel, path: Path, options: dict[str, Any]) -> nn.Module:
-    """Load a file in full, but for the modules added to inner blocks where the model is known to have them."""
+    """Load a file in full, except modules added to inner blocks if the model is known to have them."""
     state = state_of(read_checkpoint(path))
     if key == "deit_ensemble_16":
         state, extra = without_block_heads(state)
@@ -188,24 +189,25 @@ def _from_file(key: str, paper: PaperModel, path: Path, options: dict[str, Any])
 
 
 def _paper_model(key: str) -> PaperModel:
-    """Look a model up."""
+    """Look up a model by its key."""
     if key not in PAPER_MODELS:
         raise ValueError(f"unknown model {key!r}; the paper's are {', '.join(PAPER_MODELS)}")
     return PAPER_MODELS[key]
 
 
 def warn_if_degenerate(model: nn.Module) -> list[str]:
-    """Warn of a model that tells nothing of its kind: its classifier is zero, or its blocks add next to nothing.
+    """Warn of a model that makes a useless baseline: its classifier is zero, or its blocks add next to nothing.
 
-    With a classifier of zeros, as the ``jax`` initialisation gives, all classes tie, and read at chance. Where all
-    gains of the norms that end residual branches, or of LayerScale, are below `SMALLEST_GAIN`, a model is near one
-    without blocks: as a baseline it is not the chance level of its kind, but that of its patch embedding.
+    With a classifier of zeros, as from the ``jax`` initialisation, all classes tie and every reading is at chance. If
+    the gains of LayerScale, or of the norms that end residual branches, are all below `SMALLEST_GAIN`, the model is
+    close to one without blocks. As a baseline, it then shows the chance level of its patch embedding, not that of its
+    architecture.
 
     Args:
-        model: A classifier with a ``head`` or ``fc``.
+        model: Classifier with a ``head`` or ``fc``.
 
     Returns:
-        What is wrong, in words; nothing for other models.
+        What is wrong, in words; an empty list for other models.
 
     Example:
         >>> from timm.models.vision_transformer import VisionTransformer
@@ -228,25 +230,25 @@ def warn_if_degenerate(model: nn.Module) -> list[str]:
 
 
 def _gains(block: nn.Module) -> list[torch.Tensor]:
-    """Give what scales the output of a transformer block's branches, where something does."""
+    """Find the gains that scale the output of a transformer block's branches, if there are any."""
     if isinstance(block, ResPostBlock):
         return [norm.weight for norm in (block.norm1, block.norm2) if norm.weight is not None]
     return [block.gamma] if isinstance(block, timm.layers.LayerScale) else []
 
 
 def paper_preprocessing(key: str) -> transforms.Compose:
-    """Give the transform that the paper's code brings a model's images through.
+    """Return the transform that the paper's code applies to a model's images.
 
-    It is not timm's own, which `utilities.zoo.preprocessing` gives, but for ``vit_miil_16``.
+    Except for ``vit_miil_16``, it differs from timm's own, which `utilities.zoo.preprocessing` returns.
 
     Args:
-        key: Of `PAPER_MODELS`.
+        key: Name of the model in `PAPER_MODELS`.
 
     Returns:
-        Maps a PIL image of any mode to a tensor (3, 224, 224).
+        A transform that maps a PIL image of any mode to a tensor (3, 224, 224).
 
     Raises:
-        ValueError: For an unknown key.
+        ValueError: If the key is unknown.
 
     Example:
         >>> paper_preprocessing("vit_miil_16")(Image.new("L", (300, 400), 51))[:, 0, 0]

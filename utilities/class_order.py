@@ -1,4 +1,4 @@
-"""The order of the classes of a folder, which gives them their labels: alphabetical, natural, or one's own."""
+"""Put the classes of a folder, and thus their labels, into alphabetical, natural or the user's order."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def ordered(found: Sequence[str], order: Sequence[str] | str | Path | None, path
 
     Args:
         found: Names of the class folders.
-        order: None is alphabetical (``"10"`` before ``"2"``), as torchvision's ImageFolder has it. ``"natural"`` puts
-            2 before 10, as timm does. Names, or a text file with one a line, are an order of one's own; it may name
+        order: None is alphabetical (``"10"`` before ``"2"``), as in torchvision's ImageFolder. ``"natural"`` puts 2
+            before 10, as timm does. Names, or a text file with one name a line, set your own order; it may name
             classes that have no folder here, which keep their labels.
         path: The folder, for messages.
 
@@ -47,7 +47,7 @@ def ordered(found: Sequence[str], order: Sequence[str] | str | Path | None, path
 
 
 def from_options(given: Sequence[str] | None) -> list[str] | str | None:
-    """Read the words of a command line: nothing, ``natural``, a text file, or names.
+    """Parse the words of a command line: nothing, ``natural``, a text file, or names.
 
     Example:
         >>> from_options(None), from_options(["natural"]), from_options(["cat", "dog"])

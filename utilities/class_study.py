@@ -1,4 +1,4 @@
-"""What the notebooks on class-embedding space share: their models and data, untrained twins, pictures, a table."""
+"""Shared parts of the notebooks on class-embedding space: models and data, untrained twins, pictures and a table."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ VITS = {
     "quick": ["vit_tiny_patch4_24"],
     "paper": [model.zoo for model in PAPER_MODELS.values() if not model.source],
 }
-# Attention-free, and with lambda layers in the place of attention; of the latter no weights for ImageNet are public
-# whose final stage is read here.
+# Without attention, and with lambda layers in place of attention. For lambda networks whose final stage can be read
+# here, no ImageNet weights are public.
 CNNS = {"quick": ["resnet18", "lambda_resnet26"], "paper": ["torchvision/resnet50"]}
-UNTRAINED = 3  # initialisations, of what takes no images
-# The sums of a probe for each token of ViT-B/32 in every layer take 20 GB.
+UNTRAINED = 3  # initialisations, for analyses that need no images
+# With a probe for each token of ViT-B/32 in every layer, the sums take 20 GB.
 PROBED = {"quick": "each", "paper": "shared"}
 # Lambda layers are slow on a CPU.
 FEW = {"quick": 200, "paper": None}
@@ -40,15 +40,15 @@ METHODS = {"gradient": {}, "double softmax": {"loss": "ce_double_softmax"}, "rel
 
 
 def pictures(loader: Loader, count: int) -> tuple[list[tuple[torch.Tensor, ...]], np.ndarray, list[str]]:
-    """Take a loader's first images, as one batch, as pictures and with their classes' names.
+    """Return a loader's first images as one batch and as pictures, with the names of their classes.
 
     Args:
-        loader: Of `utilities.datasets.load_dataset`.
-        count: How many.
+        loader: Loader over a data set of `utilities.datasets.load_dataset`.
+        count: Number of images.
 
     Returns:
-        A list of the one batch, which analyses take as a loader; the pictures, (count, height, width, 3) in 0 to 1;
-        and the names.
+        A list with the one batch, which analyses accept as a loader; the pictures, (count, height, width, 3), with
+        values from 0 to 1; and the names of their classes.
 
     Example:
         >>> from utilities.datasets import load_dataset, make_loader
@@ -68,14 +68,14 @@ def pictures(loader: Loader, count: int) -> tuple[list[tuple[torch.Tensor, ...]]
 
 
 def identifiability_table(results: Mapping[str, Identifiability]) -> pd.DataFrame:
-    """Tabulate in percent what the paper prints: how often tokens of the last block put the class first.
+    """Tabulate how often tokens of the last block put the class first, in percent as in the paper.
 
     Args:
         results: Label -> result.
 
     Returns:
-        A row for each: rate of the class token and of image tokens, chance, images with an image token that does,
-        accuracy, number of images.
+        A row for each result: rate of the class token, rate of image tokens, chance, share of images with at least one
+        image token that puts the class first, accuracy, and number of images.
     """
     rows = []
     for label, result in results.items():
@@ -87,11 +87,11 @@ def identifiability_table(results: Mapping[str, Identifiability]) -> pd.DataFram
 
 
 def class_values(group: Group, **options: Any) -> dict[str, ClassValueAgreement]:
-    """Measure the class-value agreement of a group's models beside untrained ones, which takes no images.
+    """Measure the class-value agreement of a group's models and of untrained twins; it needs no images.
 
     Args:
-        group: Of Vision Transformers.
-        **options: Of `utilities.analysis.class_embedding.agreement.class_value_agreement`.
+        group: Group of Vision Transformers.
+        **options: Options of `utilities.analysis.class_embedding.agreement.class_value_agreement`.
 
     Returns:
         Name of the model -> result.
@@ -113,8 +113,8 @@ def explanations(
     Args:
         model: A Vision Transformer.
         batches: A loader with a fixed order, or a list of batches.
-        methods: Of `METHODS`: ``gradient``, its published variant and Chefer's relevance.
-        **options: Of `utilities.analysis.class_embedding.importance.importance`.
+        methods: Some of `METHODS`: ``gradient``, its published variant ``double softmax``, and Chefer's ``relevance``.
+        **options: Options of `utilities.analysis.class_embedding.importance.importance`.
 
     Returns:
         Name of the method -> maps.
@@ -123,12 +123,12 @@ def explanations(
 
 
 def heatmaps(found: Mapping[str, Importance], count: int) -> dict[str, np.ndarray]:
-    """Give the maps of a loader's first images, for drawing: name -> (count, rows, columns)."""
+    """Return the maps of a loader's first images, for drawing: name -> (count, rows, columns)."""
     return {name: one.heatmaps[:count] for name, one in found.items()}
 
 
 def whole_space(model: torch.nn.Module, options: LensOptions | None = None) -> ClassSpace:
-    """Give a model's class-embedding space with the blocks of all stages, which a tuned lens can read."""
+    """Build a model's class-embedding space with the blocks of all stages, which a tuned lens can read."""
     if isinstance(class_space(model), ConvolutionalSpace):
         return ConvolutionalSpace.every_stage(model, options)
     return class_space(model, options)
@@ -137,19 +137,19 @@ def whole_space(model: torch.nn.Module, options: LensOptions | None = None) -> C
 def probe_group(
     group: Group, n_train: int | None, epochs: int = 0, *, untrained: bool = False, **options: Any
 ) -> tuple[dict[str, LinearProbes], dict[str, LensKL]]:
-    """Fit probes and a tuned lens to training images of each model of a group, and read its test images with them.
+    """Fit probes and a tuned lens for each model of a group on training images, and read test images with them.
 
     Args:
-        group: Of Vision Transformers and ResNets.
-        n_train: Training images, as far as there are so many; None is all.
-        epochs: Passes over them to fit the tuned lens; 0 is without one, and then only the final stage of a ResNet is
-            read.
-        untrained: Whether to take the models as they are initialised.
-        **options: Of `utilities.analysis.class_embedding.probes.linear_probes`.
+        group: Group of Vision Transformers and ResNets.
+        n_train: Largest number of training images; None is all.
+        epochs: Passes over them to fit the tuned lens. With 0 there is no tuned lens, and only the final stage of a
+            ResNet is read.
+        untrained: Whether to use the models as initialised, without training.
+        **options: Options of `utilities.analysis.class_embedding.probes.linear_probes`.
 
     Returns:
-        Name of the model -> probes, and name -> how far raw and tuned lens of each block are from the last one's
-        answer, where a lens was fitted.
+        Name of the model -> probes; and name -> distance of each block's raw and tuned lens from the last block's
+        answer, if a lens was fitted.
     """
     probes, distances = {}, {}
     for study in group.studies:

@@ -1,4 +1,4 @@
-"""The loop over batches: shared among processes, gone on with after it was killed."""
+"""Run the loop over batches, shared among processes and resumable after it was killed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from utilities.streaming import Sums
 def collect(
     run: Comparison, loaders: tuple[Any, Any], sharded: bool, path: str | Path | None, progress: bool
 ) -> tuple[Sums, PartialSums | None]:
-    """Show the batches to a comparison, this process's share of them and those that are not done yet.
+    """Feed a comparison this process's share of the batches, without those that are done.
 
     Args:
         run: The comparison.
-        loaders: For both models; the second may be None.
+        loaders: Loaders for both models; the second may be None.
         sharded: Whether the batches are shared among the processes of ``torch.distributed``.
-        path: Where unfinished sums are saved, or None.
+        path: Path where unfinished sums are saved, or None.
         progress: Whether to show a bar.
 
     Returns:
-        The sums over all batches, and the files they are saved in, which the caller removes when nothing is left to
-        do that a killed run would have to repeat.
+        The sums over all batches, and the files they are saved in. The caller removes the files when no work is left
+        that a killed run would have to repeat.
 
     Raises:
         ValueError: See `utilities.compare.compare`.
@@ -74,7 +74,7 @@ def collect(
 
 
 def _key(run: Comparison, loaders: tuple[Any, Any], batches: list[Any], sharded: bool) -> str:
-    """Tell this comparison from others, and see that all processes do the same one."""
+    """Tell this comparison from others, and check that all processes do the same one."""
     models = list(dict.fromkeys(recorder.model for recorder in run.recorders))
     options = [code_of(value) for value in vars(run.options).values()]
     _, *first = next(iter(paired_batches(*loaders, 0, [0], whole=run.whole)))
@@ -90,7 +90,7 @@ def _key(run: Comparison, loaders: tuple[Any, Any], batches: list[Any], sharded:
 
 
 def _take_up(run: Comparison, saved: PartialSums, sharded: bool) -> None:
-    """Go on from saved sums: the first process takes them over, and all leave out what they hold."""
+    """Resume from saved sums: the first process takes them over, and all skip the batches in them."""
     sums = saved.load()
     if sharded:
         distributed.barrier()

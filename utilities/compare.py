@@ -1,6 +1,6 @@
 """Compare the representations of two models, layer by layer, in one pass of each over the data.
 
-``python -m utilities.compare --help`` is the same as a command; under torchrun each process takes its share.
+``python -m utilities.compare --help`` shows the same as a command; under torchrun each process takes its share.
 """
 
 from __future__ import annotations
@@ -63,22 +63,22 @@ def compare(
 ) -> Similarity:
     """Compute the similarity of all pairs of layers of two models over all images of a loader.
 
-    Each model runs once over the data (once in all if both are the same object), and is left as it was found, but for
-    what its own forward pass stores in it. Memory does not grow with the number of images, unless ``per_batch`` asks
-    for a matrix of each batch.
+    Each model runs once over the data (once in all if both are the same object). It is left as it was, except for what
+    its own forward pass stores in it. Memory does not grow with the number of images, unless ``per_batch`` asks for a
+    matrix of each batch.
 
     Args:
-        model1: Gives the rows; a module, or several of one architecture (from several seeds).
-        model2: Gives the columns; may be ``model1``. Several models are compared pair by pair, the first of one side
-            with the first of the other, and the mean over the pairs is given.
-        loader: Yields batches that `utilities.utils.split_batch` understands. Batches should be random draws (a
-            loader sorted by class gives another number) of the same size, 64 or more where memory allows.
+        model1: Model of the rows; a module, or several of one architecture (from several seeds).
+        model2: Model of the columns; may be ``model1``. Several models are compared pair by pair, the first of one side
+            with the first of the other, and the result is the mean over the pairs.
+        loader: Loader of batches that `utilities.utils.split_batch` understands. Batches should be random draws (a
+            loader sorted by class yields another number) of the same size, 64 or more where memory allows.
         loader2: Data for ``model2``, paired image by image with ``loader``; by default the same batches. Pairs are
-            cut to the shorter. Images that have nothing to do with each other give a similarity of 0.
-        layers1: Layers of ``model1``, see `utilities.hooks.select_layers`; default: every layer that runs, has a row
-            for each image, changes something (dropout does not here) and contains no other such layer. What else
-            is left out is named in a warning; a layer that you name and that cannot be compared is an error.
-            Nothing but globs that take away, ``"!*.attn.*"``, take them away from the default.
+            cut to the shorter loader. Unrelated images have a similarity of 0.
+        layers1: Layers of ``model1``, see `utilities.hooks.select_layers`. The default is every layer that runs, has a
+            row for each image, changes something (dropout does not here) and contains no other such layer. A warning
+            names other layers that are left out; a layer that you name and that cannot be compared is an error.
+            Exclusions alone, such as ``"!*.attn.*"``, are applied to the default.
         layers2: Layers of ``model2``; default: ``layers1`` if both models are one object, else as for ``layers1``.
         measure: ``"cka"`` or a name in `utilities.measures.MEASURES`, computed within each batch and averaged.
         kernel: ``"linear"`` or ``"rbf"``, see `utilities.metrics.gram`.
@@ -86,42 +86,44 @@ def compare(
             the divisor of their HSIC, n(n-3) or (n-1)²: each pair of images counts the same.
         bandwidth: For ``"rbf"``: σ as a fraction of the median distance in each batch.
         sigma: For ``"rbf"``: σ itself.
-        view: What of a layer's output stands for an image: ``"flatten"``, ``"gap"``, ``"cls"``, ``"spatial"``,
+        view: Which part of a layer's output represents an image: ``"flatten"``, ``"gap"``, ``"cls"``, ``"spatial"``,
             ``"token:i"``, perhaps with the axes as in ``"gap:NCL"``, or a function, see `utilities.views.make_view`.
         view2: The same for ``model2``; default: ``view``.
-        forward: How the models are run where that is not ``model(images)``: a method's name
+        forward: How to run the models where that is not ``model(images)``: a method's name
             (``"forward_features"``, ``"encode_image"``), or a function ``(model, batch)`` of the loader's whole batch,
             for models with several inputs: ``lambda model, batch: model(**batch)``.
         forward2: The same for ``model2``; default: ``forward``.
-        batch_axis: Which dimension of a layer's output counts images, of all layers or by name, ``{"encoder.*": 1}``;
-            by default that is found out, see `utilities.placement`.
+        batch_axis: Dimension of a layer's output that counts images, for all layers or by name, ``{"encoder.*": 1}``;
+            by default it is found out, see `utilities.placement`.
         strict: Whether a layer that does not run, or has no row for each image, is an error or left out with a warning;
             by default it is an error where you name the layers.
         precision: ``"auto"``, ``"exact"``, ``"fast"`` or ``"half"``, see `utilities.precision.choose_precision`.
-        repeats: Passes over the data, each shuffled anew; the mean is given, and the passes as ``replicates``.
-        permutations: Orders of the images of one side to compute a null distribution from; 100 is usual, and costs
-            little beside the forward passes.
-        confounder: ``"input"`` or a function of a batch of images that gives features: what they explain of each
-            layer is regressed out (Cui et al. 2022, https://arxiv.org/abs/2202.00095).
-        remove_top_pc: How many leading principal components of each layer to take out, within each batch.
+        repeats: Number of passes over the data, each shuffled anew; the result is their mean, with the passes as
+            ``replicates``.
+        permutations: Number of orders of the images of one side from which to compute a null distribution; 100 is
+            usual, and costs little beside the forward passes.
+        confounder: ``"input"`` or a function from a batch of images to features; what they explain of each layer is
+            regressed out (Cui et al. 2022, https://arxiv.org/abs/2202.00095).
+        remove_top_pc: Number of leading principal components of each layer to take out, within each batch.
         per_batch: Whether to keep the value within each batch as well.
-        seed: Of shuffles and permutations.
-        device: Where to run, see `utilities.utils.resolve_device`.
+        seed: Seed of shuffles and permutations.
+        device: Device to run on, see `utilities.utils.resolve_device`.
         sharded: Whether each process of an initialised ``torch.distributed`` group takes its share of the batches;
             all of them get the whole result.
-        resume: Path, less its ending, where unfinished sums are saved every minute. A call with the same arguments
-            goes on from there; the files are deleted at the end.
-        provenance: Facts to keep with the result; what is known here is added.
-        progress: Show a progress bar once it takes more than two seconds.
+        resume: Path, without its ending, where unfinished sums are saved every minute. A call with the same arguments
+            continues from there; the files are deleted at the end.
+        provenance: Facts to keep with the result; facts that are known here are added.
+        progress: Whether to show a progress bar once the work takes more than two seconds.
 
     Returns:
         The similarity of ``layers1`` x ``layers2``; a layer without variance is NaN, with a warning that names it.
-        ``stderr`` is that of a jackknife over batches, the mean over ``repeats``; of several models, that over pairs.
+        ``stderr`` comes from a jackknife over batches, as a mean over ``repeats``. For several models, it is the
+        standard error over pairs.
 
     Raises:
         ValueError: Before the long work: for an unknown layer or option, a layer that does not run or has no row for
-            each image, a measure that is meaningless for a layer, a loader without any batch that is large enough.
-            As soon as it occurs: for features that are not finite.
+            each image, a measure that is meaningless for a layer, or a loader without any large enough batch. As soon
+            as it occurs: for features that are not finite.
         TypeError: If a model is no torch module.
 
     Example:
@@ -193,7 +195,7 @@ def _shuffled(loader: Any, loader2: Any, seed: int) -> tuple[Any, Any]:
 
 
 def _name_of(loader: Any) -> str:
-    """Name a loader's data set by what it prints, or by its class if that is its address in memory or its contents."""
+    """Name a loader's data set by what it prints, or by its class if that is a memory address or its contents."""
     dataset = getattr(loader, "dataset", loader)
     if isinstance(dataset, (list, tuple, torch.Tensor)):
         forms = ("batch", "batches") if dataset is loader else ("image", "images")
@@ -205,14 +207,14 @@ def _name_of(loader: Any) -> str:
 class CKA:
     """Compare two models with the calls of the torch_cka package: its users change one import.
 
-    What differs: rows and labels are in the order of execution, layers are by default the innermost ones, values
+    Differences: rows and labels are in the order of execution, layers are by default the innermost ones, values
     are debiased sums over all batches in `compare`'s precision, hooks are gone afterwards, and nothing is shown on
     screen. `compare` in this module is the fuller interface; ``cka.result`` is what it returned.
 
     Args:
-        model1: Gives the rows.
-        model2: Gives the columns.
-        model1_name: For labels; default: the class's name.
+        model1: Model of the rows.
+        model2: Model of the columns.
+        model1_name: Name for labels; default: the class's name.
         model2_name: The same for ``model2``.
         model1_layers: Names or globs; default: see `compare`.
         model2_layers: The same for ``model2``.
@@ -244,15 +246,15 @@ class CKA:
         self.layers = (model1_layers, model2_layers)
         self.result: Similarity | None = None
         self.datasets: tuple[str, str] = ("", "")
-        self.pair: tuple[str, str] | None = None  # the layers of `compare_minibatches`, where that came last
+        self.pair: tuple[str, str] | None = None  # the layers of `compare_minibatches`, if it was called last
 
     def compare(self, dataloader1: Iterable[Any], dataloader2: Iterable[Any] | None = None, **options: Any) -> None:
         """Run both models over the data.
 
         Args:
             dataloader1: Images for both models, or for ``model1``.
-            dataloader2: Images for ``model2``, paired with the first; pairs are cut to the shorter.
-            **options: Passed on to `compare`.
+            dataloader2: Images for ``model2``, paired with the first; pairs are cut to the shorter loader.
+            **options: Options of the function `compare`.
         """
         loaders = (dataloader1, dataloader1 if dataloader2 is None else dataloader2)
         self.datasets = tuple(_name_of(one) for one in loaders)
@@ -273,17 +275,17 @@ class CKA:
         layers: str | tuple[str, str] | None = None,
         **options: Any,
     ) -> None:
-        """Compute one value for each batch by itself, of one pair of layers: `export` then gives them as a vector.
+        """Compute a value for each batch by itself, for one pair of layers; `export` then returns them as a vector.
 
         Args:
             dataloader1: See `compare`.
             dataloader2: See `compare`.
-            layers: A layer of each model, or the name that both have; by default the last of each, of those that the
-                models' layers were given as.
-            **options: Passed on to the function `compare`.
+            layers: A layer of each model, or the name that both have. The default is the last of the layers that each
+                model was given.
+            **options: Options of the function `compare`.
 
         Raises:
-            ValueError: If a name stands for several layers.
+            ValueError: If a name fits several layers.
         """
         if layers is not None:
             pair = (layers, layers) if isinstance(layers, str) else tuple(layers)
@@ -305,8 +307,8 @@ class CKA:
         """Return names, layers and values as a dictionary.
 
         Returns:
-            ``CKA`` is a float64 tensor: the matrix, or after `compare_minibatches` a value for each batch, in the
-            loader's order, of the one layer of each model that is listed.
+            A dictionary. ``CKA`` is a float64 tensor: the matrix, or after `compare_minibatches` a value for each
+            batch, in the loader's order, for the one layer of each model that is listed.
 
         Raises:
             RuntimeError: Before `compare`.
@@ -329,8 +331,8 @@ class CKA:
         """Draw the heatmap, or the batches after `compare_minibatches`; save the figure to a path, and return it.
 
         Args:
-            save_path: Ends in .png, .pdf, .svg or .eps.
-            title: Above the heatmap.
+            save_path: Path that ends in .png, .pdf, .svg or .eps.
+            title: Title above the heatmap.
             **options: ``width``, ``caption``, ``ticks`` and others of `utilities.plots.similarity.plot_similarity`.
 
         Raises:
@@ -344,7 +346,7 @@ class CKA:
 
             figure = plot_batches(result, *self.pair, titles=None if title is None else [title], **options)
         if save_path is not None:
-            from utilities.plots.style import save_figure  # brings matplotlib
+            from utilities.plots.style import save_figure  # imports matplotlib
 
             save_figure(figure, save_path)
         return figure

@@ -1,7 +1,7 @@
-"""A model's own copy of what it is called with: nobody knows what it writes into.
+"""Copy what a model is called with, since the model may write into its input.
 
-A normalisation in place (``x -= 0.5``) as a model's first step changes the images that the caller keeps, or shows to
-the next model; ``x += branch(x)`` changes the features that a hook has kept.
+If a model's first step is a normalisation in place (``x -= 0.5``), it changes the images that the caller keeps, or
+shows to the next model. ``x += branch(x)`` changes the features that a hook has kept.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def copied(value: Any) -> Any:
 
 @contextmanager
 def own_inputs(model: nn.Module) -> Iterator[None]:
-    """Let every call of a model work on its own copy of the tensors it is given.
+    """Let every call of a model work on its own copy of the tensors it receives.
 
-    Inside another such context the copy is made once. What other hooks on the model see is the copy.
+    Inside another such context the copy is made once. Other hooks on the model see the copy.
 
     Args:
-        model: Called as ``model(...)``; its methods are not watched.
+        model: The model, called as ``model(...)``; its methods are not watched.
 
     Example:
         >>> images = torch.zeros(1, 2)
@@ -48,7 +48,7 @@ def own_inputs(model: nn.Module) -> Iterator[None]:
     if has_own_inputs(model):
         yield
         return
-    # Not the method of the instance: that of a ScriptModule refuses, though its hooks run.
+    # Not by replacing the instance's method: a ScriptModule refuses that, though its hooks run.
     handle = nn.Module.register_forward_pre_hook(model, _copy_inputs, prepend=True, with_kwargs=True)
     try:
         yield

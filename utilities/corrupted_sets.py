@@ -1,6 +1,7 @@
 """The published corrupted test sets, CIFAR-10-C, CIFAR-100-C and ImageNet-C, in the formats of their archives.
 
-Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261. Nothing is fetched here: the archives have 3 to 55 GB.
+Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261. Nothing is downloaded here, because the archives have
+3 to 55 GB.
 
 ===============  ==================================================================================================
 ``cifar10-c``    ``ROOT/CIFAR-10-C/KIND.npy``, uint8 (50000, 32, 32, 3): the 10,000 test images at severity 1, then at
@@ -35,7 +36,7 @@ from utilities.utils import PROJECT_ROOT, versions
 
 CLEAN = {"cifar10-c": "cifar10", "cifar100-c": "cifar100", "imagenet-c": "imagenet"}
 CIFAR_FOLDERS = {"cifar10-c": ("CIFAR-10-C", 10), "cifar100-c": ("CIFAR-100-C", 100)}
-RECORDS = {"cifar10-c": 2535967, "cifar100-c": 3555552, "imagenet-c": 2235448}  # of zenodo.org
+RECORDS = {"cifar10-c": 2535967, "cifar100-c": 3555552, "imagenet-c": 2235448}  # record numbers at zenodo.org
 ARCHIVES = {  # file -> md5
     "cifar10-c": {"CIFAR-10-C.tar": "56bf5dcef84df0e2308c6dcbcbbd8499"},
     "cifar100-c": {"CIFAR-100-C.tar": "11f0ed0f1191edbf9fa23466ae6021d3"},
@@ -66,21 +67,21 @@ def load_corrupted(
     Args:
         name: ``cifar10-c``, ``cifar100-c`` or ``imagenet-c``.
         kind: One of `utilities.corruptions.CORRUPTIONS` or ``EXTRA_CORRUPTIONS``, such as ``"fog"``.
-        severity: From 1 to 5.
+        severity: Severity from 1 to 5.
         root: Folder that holds the sets' folders; None is ``data`` in the project.
         image_size: Height and width in pixels; None is the set's own, 32 or 224.
-        n_images: Keep this many, as `utilities.datasets.load_dataset` chooses them with the same seed: the same
-            images for each corruption.
+        n_images: Number of images to keep. They are the ones that `utilities.datasets.load_dataset` chooses with the
+            same seed, and the same for each corruption.
         seed: Seed of that choice.
-        mean: Three channel means of images in 0..1; None is that of the clean set.
-        std: Three channel deviations; None likewise.
+        mean: Three channel means of images in 0..1; None is those of the clean set.
+        std: Three channel deviations of images in 0..1; None is those of the clean set.
 
     Returns:
-        A dataset like that of `utilities.datasets.load_dataset`, its images in the order of the clean test set.
+        A data set like that of `utilities.datasets.load_dataset`, with images in the order of the clean test set.
 
     Raises:
-        ValueError: If an option is out of range, or a file is not of the published format.
-        FileNotFoundError: If a file is missing; the message says what to fetch and where to put it.
+        ValueError: If an option is out of range, or a file is not in the published format.
+        FileNotFoundError: If a file is missing; the message states what to fetch and where to put it.
 
     Example:
         >>> load_corrupted("cifar10-c", "fog", 6)
@@ -100,11 +101,11 @@ def load_corrupted(
 
 
 def locate(name: str, kind: str, severity: int, root: str | Path | None = None) -> Path:
-    """Find the file, or the folder of class folders, of one set; for the arguments see `load_corrupted`.
+    """Find the file, or the folder of class folders, of one set. For the arguments see `load_corrupted`.
 
     Raises:
         ValueError: If there is no such set.
-        FileNotFoundError: If it is not there; the message says what to fetch and where to put it.
+        FileNotFoundError: If it is missing; the message states what to fetch and where to put it.
 
     Example:
         >>> locate("cifar10c", "fog", 1)
@@ -135,7 +136,7 @@ def locate(name: str, kind: str, severity: int, root: str | Path | None = None) 
 
 
 def _read_array(name: str, path: Path, severity: int) -> Source:
-    """Take one severity out of an array; the rest stays on disk."""
+    """Read one severity out of an array, leaving the rest on disk."""
     images, labels = _load(path), _load(path.with_name("labels.npy"))
     shape, count = images.shape, len(images) // len(SEVERITIES)
     if (
@@ -183,7 +184,7 @@ def _archive_of(name: str) -> str:
 
 
 def _read_folders(path: Path) -> Source:
-    """Read class folders of images that have their final size already."""
+    """Read class folders of images that already have their final size."""
     known, names = imagenet_classes()
     odd = sorted({entry.name for entry in path.iterdir() if entry.is_dir()} - set(known))
     if odd:
@@ -205,21 +206,21 @@ def robustness_on_sets(
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> Robustness:
-    """Classify images that were corrupted before, one set after the other.
+    """Classify images that were corrupted beforehand, one set after the other.
 
     Args:
         model: Maps images to logits.
         clean: Loader of the images before corruption.
-        load: Called with kind and severity; gives a loader of the same images in the same order. For the published
+        load: Called with kind and severity; returns a loader of the same images in the same order. For the published
             sets see `utilities.corrupted_sets.robustness_on_files`.
-        kinds: Corruptions.
-        severities: From 1 to 5.
+        kinds: Names of the corruptions.
+        severities: Severities from 1 to 5.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar for each set.
-        provenance: What is known of model and data, for captions.
+        provenance: Facts about model and data, for captions.
 
     Raises:
-        ValueError: If an option is out of range, or a set has other labels than the clean one.
+        ValueError: If an option is out of range, or the labels of a set differ from those of the clean one.
 
     Example:
         >>> batch = [(torch.eye(3), torch.tensor([0, 1, 0]))]
@@ -246,7 +247,11 @@ def robustness_on_sets(
 def _classify(
     model: nn.Module, loader: Iterable[Any], name: str, device: str | torch.device, progress: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Give labels and rightness of all images of a loader, mean loss and its error, and calibration error."""
+    """Classify the images of a loader.
+
+    Returns:
+        Each image's label and whether it is right, then mean loss, its standard error, and calibration error.
+    """
     rights, targets, nll, gaps, check = [], [], Moments(), 0.0, BatchCheck(loader if name == "clean" else [])
     with stream(model, loader, device=device, description=name, labelled=True, progress=progress) as batches:
         for images, labels in batches:
@@ -279,22 +284,22 @@ def robustness_on_files(
     provenance: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Robustness:
-    """Classify a published corrupted set, and the clean test images it was made from.
+    """Classify a published corrupted set and the clean test images it was made from.
 
     Args:
         model: Maps images to logits.
         name: ``cifar10-c``, ``cifar100-c`` or ``imagenet-c``.
         clean: The clean images in the same order; None loads the test set.
-        kinds: Corruptions.
-        severities: From 1 to 5.
-        root: Folder of the sets; None is ``data`` in the project.
-        n_images: Keep this many of each, the same images; None keeps all.
+        kinds: Names of the corruptions.
+        severities: Severities from 1 to 5.
+        root: Folder that holds the sets' folders; None is ``data`` in the project.
+        n_images: Number of images to keep from each set, the same ones in all; None keeps all.
         seed: Seed of that choice.
         batch_size: Images in a batch.
-        workers: Processes that read images; they pay for ImageNet-C.
+        workers: Number of processes that read images. They pay off for ImageNet-C.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar for each set.
-        provenance: What is known of the model, for captions.
+        provenance: Facts about the model, for captions.
         **options: ``image_size``, ``mean`` and ``std`` of `load_corrupted`.
 
     Raises:
@@ -311,7 +316,7 @@ def robustness_on_files(
         for severity in severities:
             locate(name, kind, severity, root)
     choice = {"root": root, "n_images": n_images, "seed": seed, **options}
-    load_corrupted(name, kinds[0], severities[0], **choice)  # refuses what it must before the long work
+    load_corrupted(name, kinds[0], severities[0], **choice)  # fails on bad arguments before the long work
     clean = load_dataset(CLEAN[name], "test", **choice) if clean is None else clean
 
     def loader_of(data: ImageDataset) -> Loader:

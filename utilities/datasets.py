@@ -1,4 +1,4 @@
-"""One name -> a labelled set of images, cut into train, validation and test once and for all.
+"""Load labelled sets of images by name, each with a fixed train, validation and test split.
 
 ====================  ===================================================================================
 ``digits``            scikit-learn's 1,797 bundled 8x8 digits, 16x16 by default; needs no network
@@ -13,10 +13,10 @@
 
 ``canvas`` and ImageNet-S come with masks of the objects: items are (image, label, mask).
 
-The test set is for reporting only. Where a set has no validation part of its own, a tenth of its training images
-is held out, the same for every seed: of each class, drawn once; of CIFAR the last tenth of the training files (the
-last 5,000, as Raghu et al. 2021). ``split="train"`` leaves those out, ``"train+validation"`` has them all.
-``python -m utilities.datasets cifar100`` fetches a set ahead of time.
+The test set is for reporting only. If a set has no validation part of its own, a tenth of its training images is held
+out, the same for every seed. It is a tenth of each class, drawn once; for CIFAR, it is the last tenth of the training
+files (the last 5,000, as in Raghu et al. 2021). ``split="train"`` excludes those images, ``"train+validation"``
+includes them. ``python -m utilities.datasets cifar100`` fetches a set ahead of time.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from utilities.writing import check_writable
 __all__ = ["NAMES", "SPLITS", "Augmentation", "ImageDataset", "Loader", "load_dataset", "make_loader"]
 
 NAMES = ("digits", "canvas", "cifar10", "cifar100", "imagenet", *FOLDERS, "photos", "folder:PATH")
-MASKED = ("canvas", *FOLDERS)  # sets whose objects are marked
+MASKED = ("canvas", *FOLDERS)  # sets that have masks of their objects
 SPLITS = ("train", "validation", "test", "train+validation")
-# Mean and standard deviation over all pixels of the training set (CIFAR-10: not the .2023 that is often seen,
-# which is the mean of each image's own deviation).
+# Mean and standard deviation over all pixels of the training set. For CIFAR-10 this is not the .2023 that is often
+# used, which is the mean of each image's own deviation.
 CIFAR = {
     "cifar10": (official.CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": (official.CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -80,31 +80,32 @@ def load_dataset(
     """Load one split of a set of images by name.
 
     Args:
-        name: One of `NAMES`, see the table above. Of ``folder:PATH`` a relative PATH is looked for in the working
-            directory, then in the project. A PATH that holds class folders directly is cut into 70 % train and 30 %
-            test of each class, the same for every seed, with a warning. With ``train``, ``val`` (or ``valid``,
-            ``validation``) and ``test`` folders each is what it says; with two, ``test`` or ``val`` is the test set.
-            Pictures of 16 bits and of floating-point numbers in 0..1 are brought to 8 bits, and turned upright as
-            their EXIF data say; those of ImageNet are taken as they lie, as they were for published models.
+        name: One of `NAMES`, see the table above. A relative PATH in ``folder:PATH`` is looked up in the working
+            directory, then in the project. A PATH that holds class folders directly is split into 70 % train and 30 %
+            test of each class, the same for every seed, with a warning. If there are ``train``, ``val`` (or ``valid``,
+            ``validation``) and ``test`` folders, each is what its name says; if there are two, ``test`` or ``val`` is
+            the test set. Pictures of 16 bits and of floating-point numbers in 0..1 are converted to 8 bits, and turned
+            upright as their EXIF data say. Those of ImageNet are not turned, as they were not for published models.
         split: ``train``, ``validation``, ``test`` or ``train+validation``.
         image_size: Height and width in pixels; None is the set's own. Whole images are resized bilinearly, the
-            shorter side first, and cropped at the centre (ImageNet: 256 to 224, and so in proportion). Folders
-            whose first images differ in size default to 224.
-        n_images: Keep this many, as equal a number of each class as there are; None keeps all.
+            shorter side first, and cropped at the centre (ImageNet: 256 to 224, and in proportion for other sizes).
+            Folders whose first images differ in size default to 224.
+        n_images: Number of images to keep, as equally spread over the classes as possible; None keeps all.
         seed: Seed of that choice, of the crops of ``photos`` (whose splits are separate parts of the picture), and of
             the places and the noise of ``canvas`` (whose splits share no digit).
-        augment: Shift by up to size/8 pixels and mirror, see `utilities.images.Augmentation`. Digits are never
-            mirrored: mirrored digits are other symbols.
+        augment: Whether to shift images by up to size/8 pixels and mirror them, see `utilities.images.Augmentation`.
+            Digits are never mirrored: mirrored digits are other symbols.
         root: Folder of downloaded sets; None is ``data`` in the project.
-        mean: Three channel means of images in 0..1; None is the set's own (``folder`` and ``photos``: ImageNet's).
-        std: Three channel deviations; None likewise.
-        transform: Turns an RGB ``PIL.Image`` into a float tensor (3, size, size) in place of all of the above.
-            Masks go through it as well, drawn as pictures, so that with masks it may not draw random numbers.
-        masks: Whether to add each object's mask as a third item, see `utilities.images.ImageDataset`; None does so
-            where the set has them.
+        mean: Three channel means, for images in 0..1; None is the set's own (``folder`` and ``photos``: ImageNet's).
+        std: Three channel deviations; None as for ``mean``.
+        transform: Function from an RGB ``PIL.Image`` to a float tensor (3, size, size), in place of all of the above.
+            Masks are drawn as pictures and go through it as well, so it may not draw random numbers for a set with
+            masks.
+        masks: Whether to add each object's mask as a third item, see `utilities.images.ImageDataset`. None adds it
+            where the set has masks.
         download: Whether CIFAR may be fetched when it is missing.
-        classes: The order of the classes of a ``folder:``, and so the labels: names, a text file with one a line, or
-            ``"natural"``, which puts 2 before 10 as timm does; None is alphabetical.
+        classes: Order of the classes of a ``folder:``, and thus the labels: names, a text file with one name a line,
+            or ``"natural"``, which puts 2 before 10 as timm does. None is alphabetical.
 
     Returns:
         The dataset.
@@ -112,8 +113,8 @@ def load_dataset(
     Raises:
         ValueError: If a name, split or number is out of range, classes are empty or differ between splits, or an
             archive is not the official one.
-        FileNotFoundError: If a folder is missing; the message says where and in which layout.
-        ConnectionError: If a download fails; the message says what to fetch by hand and where to put it.
+        FileNotFoundError: If a folder is missing; the message states the expected place and layout.
+        ConnectionError: If a download fails; the message states what to fetch by hand and where to put it.
         OSError: If an image cannot be read.
 
     Example:
@@ -154,7 +155,7 @@ def load_source(
     download: bool = True,
     classes: Sequence[str] | str | Path | None = None,
 ) -> tuple[str, Source]:
-    """Find the images of a split, without decoding those that lie in files; for the arguments see `load_dataset`.
+    """Find the images of a split, without decoding those in files; for the arguments see `load_dataset`.
 
     Returns:
         The set's name for captions, and the images.
@@ -195,7 +196,7 @@ def _check(name: str, split: str, image_size: int | None, n_images: int | None, 
 
 @cache
 def _say_once(text: str, root: Path) -> None:
-    """Warn once of each folder, not for each part and each model that it is loaded for."""
+    """Warn once for each folder, not for each split and each model that it is loaded for."""
     warnings.warn(text, stacklevel=3)
 
 
@@ -208,7 +209,7 @@ def _read(
     download: bool,
     classes: Sequence[str] | str | Path | None,
 ) -> tuple[str, Source]:
-    """Give the name for captions and the images of the split."""
+    """Return the name for captions and the images of the split."""
     if name in CIFAR:
         return name, _cifar(name, split, root, download)
     if name == "imagenet":
@@ -224,7 +225,7 @@ def _read(
 
 
 def balanced(labels: np.ndarray, n_images: int, seed: int) -> np.ndarray:
-    """Choose images class by class in turns; fewer images with the same seed are a part of more."""
+    """Choose images class by class in turns; a smaller choice with the same seed is part of a larger one."""
     rng = np.random.default_rng(seed)
     order, turn = rng.permutation(len(labels)), np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
@@ -248,7 +249,7 @@ def _digits(split: str) -> Source:
         members,
         size=16,
         images=images.expand(-1, 3, -1, -1).contiguous(),
-        mean=(0.3056,) * 3,  # over the training images at 16x16
+        mean=(0.3056,) * 3,  # of the training images at 16x16
         std=(0.3190,) * 3,
         flip=False,
     )
@@ -280,7 +281,7 @@ def _cifar(name: str, split: str, root: Path, download: bool) -> Source:
     kind, mean, std = CIFAR[name]
     try:
         data = kind(root, train=split != "test")
-    except RuntimeError:  # torchvision's word for missing or damaged
+    except RuntimeError:  # torchvision raises it where files are missing or damaged
         _fetch_cifar(name, root.resolve(), download)
         data = kind(root, train=split != "test")
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
@@ -291,7 +292,7 @@ def _cifar(name: str, split: str, root: Path, download: bool) -> Source:
 
 
 def _fetch_cifar(name: str, root: Path, download: bool) -> None:
-    """Unpack the official archive, which may have been put there by hand, and download it first if need be."""
+    """Unpack the official archive, after downloading it unless somebody has put it there by hand."""
     kind = CIFAR[name][0]
     archive = root / kind.filename
     where = "" if root == PROJECT_ROOT / "data" else f" --root {root}"
@@ -317,7 +318,7 @@ def _fetch_cifar(name: str, root: Path, download: bool) -> None:
             raise ConnectionError(f"{state}{kind.filename} cannot be downloaded: {error}. {remedy}") from error
         finally:
             if archive.exists() and not check_integrity(archive, kind.tgz_md5):
-                archive.unlink()  # what an interrupted download left
+                archive.unlink()  # left by an interrupted download
 
 
 def _imagenet(path: Path, split: str) -> Source:

@@ -1,4 +1,4 @@
-"""Learning from a teacher: Hinton, Vinyals & Dean 2015, https://arxiv.org/abs/1503.02531."""
+"""Learn from a teacher: Hinton, Vinyals & Dean 2015, https://arxiv.org/abs/1503.02531."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def distillation_loss(
 ) -> torch.Tensor:
     """Mix the divergence from a teacher's softened answers with the cross-entropy of the labels.
 
-    w T² KL(softmax(t/T) ‖ softmax(s/T)) + (1 - w) CE(s, labels), the mean over images, in nats; T² keeps the size
-    of the gradients the same at any temperature.
+    The loss is w T² KL(softmax(t/T) ‖ softmax(s/T)) + (1 - w) CE(s, labels), the mean over images, in nats. The factor
+    T² keeps the size of the gradients the same at any temperature.
 
     Args:
-        logits: The student's s, (batch, classes).
-        teacher_logits: The teacher's t, (batch, classes).
-        labels: (batch,), or probabilities (batch, classes).
-        temperature: T.
-        weight: w, of the teacher.
+        logits: The student's logits s, (batch, classes).
+        teacher_logits: The teacher's logits t, (batch, classes).
+        labels: Classes (batch,), or probabilities (batch, classes).
+        temperature: Temperature T.
+        weight: Weight w of the teacher.
 
     Raises:
-        ValueError: If student and teacher have other classes.
+        ValueError: If student and teacher differ in their classes.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0]])

@@ -1,4 +1,4 @@
-"""One pass of two models over the data: features in the hook, Gram matrices per batch, one product for all pairs."""
+"""Run two models once over the data: features in the hook, Gram matrices per batch, one product for all pairs."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ CONFOUNDER = "(confounder)"
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer's batch: the centred Gram matrix, or for other measures than CKA the centred features in float64."""
+    """Hold one layer's batch: the centred Gram matrix, or centred float64 features for measures other than CKA."""
 
     value: torch.Tensor
-    exponent: torch.Tensor  # of the scale that was taken off the features, see `utilities.features.exponent`
+    exponent: torch.Tensor  # exponent of the scale removed from the features, see `utilities.features.exponent`
     width: int
 
 
 class _Features(Recorder):
-    """Keeps of each layer what a comparison needs of a batch, see `_Layer`."""
+    """Keep of each layer what a comparison needs of a batch, see `_Layer`."""
 
     def __init__(
         self, comparison: Comparison, which: int, model: nn.Module, layers: Layers | None, strict: bool | None
@@ -56,22 +56,22 @@ class _Features(Recorder):
 
 
 class Comparison:
-    """Two models, to which batches are shown; `sums` holds all that is kept of them.
+    """Compare two models batch by batch; `sums` holds all that is kept of the batches.
 
     Args:
-        model1: Gives the rows.
-        model2: Gives the columns; may be ``model1``.
+        model1: Model of the rows.
+        model2: Model of the columns; may be ``model1``.
         layers1: See `utilities.hooks.select_layers`; None takes every layer that runs, has a row for each image,
             changes something and contains no other such layer.
         layers2: The same for ``model2``; None takes ``layers1`` if both models are one object.
         options: See `Options`.
-        devices: Where each model runs, now on.
+        devices: Device of each model, where it runs from now on.
         paired: Whether each model gets images of its own.
         strict: See `utilities.hooks.Recorder`.
 
     Attributes:
         whole: Whether each model gets whole batches, as its loader yields them, rather than images.
-        names: The layers of each side that were asked for, or those that its default is taken from.
+        names: The layers of each side that were asked for, or those from which the default is chosen.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Comparison:
         self.wanted = [set(names) for names in self.names]
         self.sums = Sums(confounded=options.confounder is not None, per_batch={} if options.per_batch else None)
         self._tried, self.finished = False, set()
-        self.batch_size = 0  # of the first batch: tells an image's place from its batch's
+        self.batch_size = 0  # size of the first batch; the batch's place then tells an image's place
 
     def _alike(self) -> bool:
         """Tell whether one pass of a model serves both sides."""
@@ -112,16 +112,16 @@ class Comparison:
         return same and (not any(default) or (all(default) and self.names[0] == self.names[1]))
 
     def add(self, index: int, batch1: Any, batch2: Any) -> None:
-        """Run both models on a batch and add what comes out to the sums.
+        """Run both models on a batch and add the results to the sums.
 
         Args:
-            index: Of the batch.
+            index: Index of the batch.
             batch1: Images for the first model, or a whole batch, see `whole`.
             batch2: The same for the second.
 
         Raises:
-            ValueError: For a layer that does not run, has no row for each image, is not finite, or that the measure
-                is meaningless for.
+            ValueError: For a layer that does not run, has no row for each image, is not finite, or for which the
+                measure is meaningless.
         """
         inputs = [batch1] if self.one_pass else [batch1, batch2]
         floats = [t for t in tensors_in(inputs) if t.is_floating_point() and t.device.type == "cpu"]
@@ -188,17 +188,17 @@ class Comparison:
             powers = [torch.zeros_like(power) for power in powers]  # the kernel has no scale
         rows, columns = _apply(stacks, lambda s: half_vectors(center(s, self.options.estimator)))
         cross = (rows @ columns.to(rows.device).T).double()
-        if columns is rows:  # the diagonal of a self-comparison is 1 to the last digit
+        if columns is rows:  # makes the diagonal of a self-comparison exactly 1
             own = cross.diagonal(), cross.diagonal()
         else:
             own = tuple(side.square().sum(1).to(rows.device).double() for side in (rows, columns))
         rise = [torch.exp2(2 * power).to(rows.device) for power in powers]
         both = rise[0][:, None] * rise[1]
         terms = [cross * both, *(side * scale.square() for side, scale in zip(own, rise, strict=True))]
-        if rows.device.type == "cpu" or index % 50 == 0:  # elsewhere looking means waiting for the device
+        if rows.device.type == "cpu" or index % 50 == 0:  # on other devices, reading a value means waiting
             refuse_non_finite(names, terms[1:], self.models)
         null, count = None, self.options.permutations
-        if count:  # orders that depend on the batch alone, whichever process it falls to
+        if count:  # orders depend on the batch alone, whichever process handles it
             generator = np.random.default_rng([self.options.seed, index])
             null = permuted_products(rows, columns.to(rows.device), n, count, generator) * both
         self.sums.add(index, n, terms, null)
@@ -211,7 +211,7 @@ class Comparison:
         def stack(layers: dict[str, _Layer]) -> torch.Tensor:
             grams = torch.stack([layer.value for layer in layers.values()])
             if grams.device.type == "mps":
-                grams = grams.cpu()  # it has no float64
+                grams = grams.cpu()  # this device has no float64
             return grams.double() if exact else grams
 
         first = stack(recorded[0])
@@ -278,7 +278,7 @@ def _self_products(layers: dict[str, _Layer]) -> torch.Tensor:
 def _apply(
     stacks: list[torch.Tensor], function: Callable[..., torch.Tensor], *others: list[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """Apply to both sides, with what belongs to each; once if they are one."""
+    """Apply a function to both sides, with each side's arguments; call it once if both sides are one."""
     first, second = zip(stacks, *others, strict=True)
     result = function(*first)
     return [result, result if stacks[1] is stacks[0] else function(*second)]
@@ -287,22 +287,22 @@ def _apply(
 def refuse_non_finite(
     names: Sequence[list[str]], own: Sequence[torch.Tensor | np.ndarray], models: Sequence[nn.Module] = ()
 ) -> None:
-    """Refuse features that are not finite, by their HSIC.
+    """Refuse features that are not finite, judged by their HSIC.
 
     Args:
         names: The layers of both sides.
-        own: The HSIC of each with itself, perhaps with the confounder's at the end.
-        models: Whose layers they are; weights that are no numbers are blamed.
+        own: HSIC of each layer with itself, perhaps with the confounder's at the end.
+        models: The models of these layers; weights that are not finite are blamed.
 
     Raises:
-        ValueError: Naming a layer, and the parameter that is to blame if there is one.
+        ValueError: If there are any; the message names a layer, and the parameter to blame if there is one.
 
     Example:
         >>> refuse_non_finite([["fc"]], [np.array([1.0])])
     """
     for layers, squares in zip(names, own, strict=True):
         values = torch.as_tensor(squares)[: len(layers)]
-        # Features that are not finite make NaN; what is infinite has been too large to add up.
+        # Features that are not finite make NaN; an infinite HSIC has been too large to add up.
         wrong = {"NaN or infinite features": values.isnan(), "features too large to add up": values.isinf()}
         for what, places in wrong.items():
             bad = [layer for layer, there in zip(layers, places.tolist(), strict=True) if there]

@@ -1,6 +1,6 @@
-"""Features brought to what a Gram matrix can be made of: real numbers, of a size whose squares can be added up.
+"""Bring features into a form that a Gram matrix can be made of: real numbers whose squares can be added up.
 
-Scales are powers of two, so that they change no digit, and are given as exponents, so that they can be undone in
+Scales are powers of two, so they change no digit. They are returned as exponents, so that they can be undone in
 float64 where float32 would overflow.
 """
 
@@ -10,7 +10,7 @@ import torch
 
 
 def as_real(x: torch.Tensor) -> torch.Tensor:
-    """Take complex features (n, ...) apart into real and imaginary parts (n, p); real ones are given as they are.
+    """Split complex features (n, ...) into real and imaginary parts (n, p); return real features as they are.
 
     Linear kernels are then the real part of x·ȳ, and distances those of the complex numbers.
 
@@ -22,13 +22,13 @@ def as_real(x: torch.Tensor) -> torch.Tensor:
 
 
 def exponent(size: torch.Tensor) -> torch.Tensor:
-    """Return the power of two that a size is divided by to come near 1; 0 for 0, NaN and infinity.
+    """Return the exponent of the power of two that scales a size to near 1; 0 for 0, NaN and infinity.
 
     Args:
         size: A floating-point tensor, 0 or more.
 
     Returns:
-        Whole numbers, in the same type; 2 to their power can be inverted in it.
+        Whole numbers, in the same type. Two to their power can be inverted in that type.
 
     Example:
         >>> exponent(torch.tensor([2.0, 1000.0, 0.0]))
@@ -39,13 +39,13 @@ def exponent(size: torch.Tensor) -> torch.Tensor:
 
 
 def unit_scale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divide features by a power of two, such that the largest is near 1.
+    """Divide features by a power of two so that the largest is near 1.
 
     Args:
-        x: Floating-point, of any shape.
+        x: Floating-point features, of any shape.
 
     Returns:
-        The features and the exponent.
+        The scaled features and the exponent.
 
     Example:
         >>> unit_scale(torch.tensor([3.0, 1e20]))[0].max() <= 1
@@ -56,7 +56,7 @@ def unit_scale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def largest(x: torch.Tensor) -> torch.Tensor:
-    """Return the largest magnitude in a floating-point tensor, NaN if there is one; of no values, 0.
+    """Return the largest magnitude in a floating-point tensor, NaN if there is one, and 0 for an empty tensor.
 
     Example:
         >>> largest(torch.tensor([1.0, -3.0]))

@@ -1,4 +1,4 @@
-"""A cheap fingerprint of the images of a split: enough to see that a folder no longer holds what it held."""
+"""Compute a cheap fingerprint of a split's images, enough to see that a folder no longer holds what it held."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 
 from utilities.images import ImageDataset, Source
 
-SIZES = 20_000  # files whose size is looked at: on a network a million of them take minutes
-HEADS = 16  # files whose first bytes are looked at, for formats where all pictures have the same size
+SIZES = 20_000  # files whose size is read: over a network, a million take minutes
+HEADS = 16  # files whose first bytes are read, for formats where all pictures have the same size
 HEAD = 4096
 
 
 def fingerprint(data: ImageDataset | Source, name: str = "") -> str:
-    """Digest what tells the images of a split from others.
+    """Digest the facts that tell the images of a split from others.
 
-    Of images in files that is: the classes in their order, the label and the path within the set's folder of each,
-    the sizes of up to `SIZES`, the first bytes of `HEADS`. So a folder may be moved or copied. Of sets that come with
-    this package or are known by name: the name, the classes, and which images form the split.
+    For images in files, these are the classes in their order, each image's label and path within the set's folder, the
+    sizes of up to `SIZES` files, and the first bytes of `HEADS` files. A folder may thus be moved or copied. For sets
+    that come with this package or are known by name: the name, the classes, and which images form the split.
 
     Args:
         data: The split.
-        name: Of the set, where ``data`` does not say it.
+        name: Name of the set, where ``data`` does not state it.
 
     Returns:
         16 hexadecimal digits.
@@ -62,5 +62,5 @@ def _of_files(files: list[Path], root: Path) -> Iterator[bytes]:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Return at most so many places, spread evenly."""
+    """Return at most so many places, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist() if count else []

@@ -1,4 +1,4 @@
-"""Folders of class folders, and the fixed parts that sets without a validation or test part are cut into."""
+"""Read folders of class folders, and cut sets without a validation or test part into fixed parts."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from utilities.picture import EIGHT_BITS, brightest, open_picture, picture_size,
 from utilities.utils import PROJECT_ROOT
 
 LAYOUT = "expected: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg"
-TWELVE_BITS = 4095  # what is white in pictures of so many
-CLASSES_SEEN = 64  # at most, of which one picture is looked at for its depth
+TWELVE_BITS = 4095  # white in pictures of twelve bits
+CLASSES_SEEN = 64  # most classes of which one picture is checked for its depth
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """Mark a fixed share of each class, at least one image of a class that has two.
+    """Mark a fixed share of each class, at least one image in a class that has two.
 
     Args:
-        labels: Of all images, (n,).
-        fraction: What to mark.
+        labels: Labels of all images, (n,).
+        fraction: Share to mark.
 
     Returns:
         Booleans, (n,), the same at every call.
@@ -45,11 +45,11 @@ def held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def take_part(pool: np.ndarray, labels: np.ndarray, split: str) -> np.ndarray:
-    """Take train, validation (a tenth of each class) or both from the ``pool`` of training images.
+    """Select train, validation (a tenth of each class) or both from the ``pool`` of training images.
 
     Args:
         pool: Indices of the training images.
-        labels: Of all images, (n,).
+        labels: Labels of all images, (n,).
         split: ``train``, ``validation``, or anything else for both.
 
     Example:
@@ -61,10 +61,10 @@ def take_part(pool: np.ndarray, labels: np.ndarray, split: str) -> np.ndarray:
 
 
 def find_folder(name: str) -> Path:
-    """Find a folder: as it is if absolute, else in the working directory, then in the project.
+    """Find a folder: as given if absolute, else in the working directory, then in the project.
 
     Raises:
-        FileNotFoundError: Naming the places looked at.
+        FileNotFoundError: If there is none; the message names the places searched.
 
     Example:
         >>> find_folder("utilities").name
@@ -80,7 +80,7 @@ def find_folder(name: str) -> Path:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Name the folders in a folder, sorted, hidden ones left out; none if it is not there.
+    """Name the folders in a folder, sorted, without hidden ones; an empty list if the folder does not exist.
 
     Example:
         >>> subfolders(Path("/nowhere"))
@@ -98,10 +98,10 @@ def read_folders(
     """Read a tree of class folders.
 
     Args:
-        path: Holds ``train``, ``val`` (or ``valid``, ``validation``) and ``test``, or some of them, or the class
-            folders themselves.
+        path: A folder that holds ``train``, ``val`` (or ``valid``, ``validation``) and ``test``, or some of them, or
+            the class folders themselves.
         split: See `utilities.datasets.load_dataset`.
-        known: Classes that give the labels where not all need be present, whose pictures are taken as they lie.
+        known: Classes that fix the labels, where not all need be present. Their pictures are not turned upright.
         classes: The order of the classes, see `utilities.class_order.ordered`.
 
     Raises:
@@ -156,15 +156,15 @@ def read_folders(
 def _refuse_dark(files: list[Path], labels: np.ndarray, looked_at: np.ndarray, path: Path) -> None:
     """Refuse 16-bit pictures that hold no more than 8 bits, and warn of those that hold no more than 12.
 
-    Where there are others too, those that hold no more than 8 bits are warned of.
+    If other pictures are there too, those that hold no more than 8 bits cause a warning only.
 
     Raises:
-        ValueError: Naming the largest number, and the remedy.
+        ValueError: If all are too dark; the message names the largest number, and the remedy.
     """
     found = _brightest(files[i] for i in looked_at)
     if not found:
         return
-    first = np.unique(labels, return_index=True)[1]  # each class may have been written in another way
+    first = np.unique(labels, return_index=True)[1]  # each class may have been written differently
     some = np.unique(np.linspace(0, len(first) - 1, CLASSES_SEEN).astype(int))
     found |= _brightest(files[i] for i in first[some] if files[i] not in found)
     largest = max(found.values())
@@ -203,7 +203,7 @@ def split_folders(path: Path) -> dict[str, Path]:
 
 
 def _wanted(parts: dict[str, list[str]], split: str) -> list[str]:
-    """Say which folders hold a split, by what there is."""
+    """State which folders hold a split, given those that exist."""
     if "" in parts:
         return [""]
     last = "val" if "val" in parts and "test" not in parts else "test"
@@ -228,7 +228,7 @@ def scan(folders: list[Path], classes: list[str]) -> tuple[list[Path], np.ndarra
 
 
 def class_images(folder: Path) -> list[Path]:
-    """List the images of a class: those in its folder, and in folders inside, as Tiny ImageNet's CLASS/images/*.JPEG.
+    """List the images of a class, in its folder and in folders inside, as Tiny ImageNet's CLASS/images/*.JPEG.
 
     Raises:
         ValueError: If the folder has no image itself, but several folders with images: they may be the classes.
@@ -244,14 +244,14 @@ def class_images(folder: Path) -> list[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """List the images in a folder, sorted, hidden ones left out."""
+    """List the images in a folder, sorted, without hidden ones."""
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if e.name[0] != "." and e.name.lower().endswith(IMG_EXTENSIONS)]
     return [folder / name for name in sorted(names)]
 
 
 def imagenet_classes() -> tuple[list[str], list[str]]:
-    """Give WordNet's numbers of ImageNet's 1,000 classes, and what the classes are called, in the usual order.
+    """Return the WordNet numbers of ImageNet's 1,000 classes, and the classes' names, in the usual order.
 
     Example:
         >>> wnids, names = imagenet_classes()
@@ -270,6 +270,6 @@ def open_file(
     """Open one of the files as an RGB image, or read its size alone, see `utilities.picture`.
 
     Raises:
-        OSError: Naming the file.
+        OSError: If it cannot be read; the message names the file.
     """
     return picture_size(files[index], upright) if header else open_picture(files[index], upright)

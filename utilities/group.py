@@ -1,4 +1,4 @@
-"""What the notebooks that compare models share: several studies on the same images."""
+"""Shared parts of the notebooks that compare models: several studies on the same images."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from utilities.zoo import comparison_layers
 Results = dict[tuple[str, str], Similarity]
 PERMUTATIONS = 40
 OTHER_DATASET = {"quick": "photos", "paper": "cifar10"}
-MOST_AT_ONCE = 2000  # images whose Gram matrices are held together by measures that need one batch
+MOST_AT_ONCE = 2000  # images in one batch, at most; some measures hold the Gram matrices of all of them
 
 
 @dataclass(frozen=True)
 class Group:
-    """A notebook that compares models; the parameters are those of `utilities.study.Study`.
+    """Hold what a notebook that compares models needs; the parameters are those of `utilities.study.Study`.
 
     Attributes:
-        name: The notebook's name, and of the files it writes.
-        models: Names, or one for each profile, as of a study.
+        name: Name of the notebook and of the files it writes.
+        models: Names of the models; each may be one name for each profile, as in a study.
         profile: ``"quick"`` or ``"paper"``.
-        dataset: Of all models; one name, or one for each profile.
-        epochs: Of training, of all models; None is each one's own number.
-        seed: Of training, of the first of several initialisations, and of the order of the images.
-        n_images: Test images to compare on.
+        dataset: Data set for all models; one name, or one for each profile.
+        epochs: Number of training epochs for all models; None takes each model's own number.
+        seed: Seed of training, of the first of several initialisations, and of the order of the images.
+        n_images: Number of test images to compare on.
         batch_size: Images in a batch of the comparison.
         output_dir: Folder of the results.
         training: Name of the paper profile's recipe.
@@ -74,10 +74,10 @@ class Group:
         return "\n".join(map(str, self.studies))
 
     def trained(self, **options: Any) -> Results:
-        """Train or load all models, measure their accuracies, and compare all pairs.
+        """Train or load all models, measure their accuracies and compare all pairs.
 
         Args:
-            **options: Of `utilities.compare.compare`; default: a null of `PERMUTATIONS` permutations.
+            **options: Options of `utilities.compare.compare`; by default a null of `PERMUTATIONS` permutations.
 
         Returns:
             (model of the rows, model of the columns) -> similarity.
@@ -88,7 +88,7 @@ class Group:
         return self._compared(models, facts, **{"permutations": PERMUTATIONS, **options})
 
     def untrained(self, initialisations: int = 2, **options: Any) -> Results:
-        """Compare all pairs of untrained models, the mean over several initialisations."""
+        """Compare all pairs of untrained models, averaged over several initialisations."""
         seeds, runs = range(self.seed, self.seed + initialisations), []
         weights = f"untrained, mean of {initialisations} initialisations (seeds {seeds[0]}-{seeds[-1]})"
         facts = {study.model: {"model": study.model, "weights": weights} for study in self.studies}
@@ -97,7 +97,7 @@ class Group:
         return {pair: average([run[pair] for run in runs]) for pair in runs[0]}
 
     def _compared(self, models: dict[str, nn.Module], facts: dict[str, dict[str, Any]], **options: Any) -> Results:
-        """Compare all pairs in one pass, or pair by pair where models need the same images prepared differently."""
+        """Compare all pairs in one pass, or pair by pair if models need the same images prepared differently."""
         loaders = dict(zip(models, (study.loader(n_images=study.n_images) for study in self.studies), strict=True))
         first = next(iter(loaders.values()))
         shared = self.studies[0].shared_facts(first)
@@ -126,11 +126,11 @@ class Group:
         """Run a companion analysis on each trained model, or on its untrained twin.
 
         Args:
-            analysis: Called as ``analysis(model, loader, provenance=..., **options)``, see `utilities.analysis`.
-            untrained: Take the models as they are initialised with the group's seed.
-            train: Take training images instead of test images; options of `Study.training_loader`.
-            mixing: Whether the analysis mixes images as in training: it gets ``mix``, see `Study.mixing`.
-            **options: Passed on.
+            analysis: Called as ``analysis(model, loader, provenance=..., **options)``; see `utilities.analysis`.
+            untrained: Use the models as they are initialised with the group's seed.
+            train: Options of `Study.training_loader`; if given, training images are used instead of test images.
+            mixing: Whether the analysis mixes images as in training. If so, it receives ``mix``, see `Study.mixing`.
+            **options: Passed on to the analysis.
 
         Returns:
             Name of the model -> result.
@@ -145,13 +145,13 @@ class Group:
         return results
 
     def save(self, results: Mapping[str, Results], figures: Mapping[str, Figure]) -> Path:
-        """Write results of several kinds, such as ``trained`` and ``untrained``, and figures, see `save_all`."""
+        """Write figures and results of several kinds, such as ``trained`` and ``untrained``; see `save_all`."""
         flat = {(kind, *pair): one for kind, pairs in results.items() for pair, one in once(pairs).items()}
         return save_all(self.studies[0], flat, figures)
 
 
 def once(results: Results) -> Results:
-    """Take each pair of models once, each model with itself included, in the order of the models.
+    """Keep each pair of models once, including each model with itself, in the order of the models.
 
     Example:
         >>> list(once({("a", "a"): 1, ("a", "b"): 2, ("b", "a"): 3, ("b", "b"): 4}))
@@ -167,7 +167,7 @@ def each_pair(results: Results) -> list[Similarity]:
 
 
 def split_off(results: Mapping[str, Result], count: int) -> tuple[dict[str, Result], dict[str, Result]]:
-    """Split results into the first so many and the rest.
+    """Split results into the first ``count`` and the rest.
 
     Example:
         >>> split_off({"a": 1, "b": 2, "c": 3}, 2)
@@ -181,9 +181,10 @@ def save_all(study: Study, results: Mapping[Any, Result | Mapping[str, Result]],
     """Write several results and figures of one notebook, the first ones under its own name.
 
     Args:
-        study: Gives name and folder.
-        results: Keys, strings or tuples of them, become parts of the names of files; those of a mapping within follow.
-        figures: The same.
+        study: Study whose name and folder are used.
+        results: Results by key. Keys are strings or tuples of strings and become parts of the file names. For a nested
+            mapping, the inner keys follow the outer ones.
+        figures: Figures by key, named in the same way.
 
     Returns:
         The path of the first picture.
@@ -202,12 +203,13 @@ def across_datasets(study: Study, other: str | None = None) -> dict[str, Similar
     """Compare a trained model with itself on its own test images, on those of another set, and across the two.
 
     Args:
-        study: Gives the model and its data set.
-        other: Another data set, by default `OTHER_DATASET`'s; its images are brought to the size of the first.
+        study: Study of the model and its data set.
+        other: Name of another data set, by default taken from `OTHER_DATASET`. Its images are resized to those of the
+            first.
 
     Returns:
-        ``own``, ``other``: self-similarities on as many images each; ``across``: layers on one set against layers on
-        the other, image by image in an arbitrary pairing, with its null: there is nothing to find.
+        ``own`` and ``other``: self-similarities, each on the same number of images. ``across``: layers on one set
+        against layers on the other, with images paired arbitrarily, and its null. ``across`` holds nothing to find.
     """
     model, facts = study.finished_model()
     own = study.loader(n_images=study.n_images).dataset
@@ -233,8 +235,8 @@ def teach(teacher: Study, student: str, batch_size: int = 20) -> dict[str, Simil
     """Train a student with and without a teacher, and compare each with the teacher, batch by batch.
 
     Args:
-        teacher: Gives teacher, data set and settings.
-        student: A small model's name.
+        teacher: Study of the teacher, with data set and settings.
+        student: Name of a small model.
         batch_size: Images in a batch of the comparison.
 
     Returns:
@@ -260,8 +262,9 @@ def under_every_measure(group: Group, count: int = 12, view: str = "gap") -> dic
 
     Args:
         group: Two models.
-        count: About how many layers of each, evenly chosen: some measures look at one pair of layers at a time.
-        view: Of a layer; widths have to stay below the number of images for CCA and regression.
+        count: Approximate number of layers of each model, evenly spaced. Some measures look at one pair of layers at a
+            time, so many layers take long.
+        view: View of a layer. Widths have to stay below the number of images for CCA and regression.
 
     Returns:
         Title of the measure -> similarity, CKA first.

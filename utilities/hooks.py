@@ -1,4 +1,4 @@
-"""Activations of any model, taken while it runs and safe from what the model does to them afterwards."""
+"""Record the activations of any model while it runs, safe from what the model does to them afterwards."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ Forward = str | Callable[[nn.Module, Any], Any]
 
 
 class Recorder:
-    """Record what layers return during a forward pass, as a context manager.
+    """Record the outputs of layers during a forward pass, as a context manager.
 
-    Inside, the model is in eval mode and nothing is differentiated; on exit hooks, modes and gradient state
-    are as they were, also after an exception. A value is taken inside the hook, so that an in-place operation
-    that follows (``ReLU(inplace=True)``, ``out += identity``) does not change it. Names are in the order of
-    execution; a module that is called again in the same pass gives another entry, ``name#2``.
+    Inside, the model is in eval mode and no gradients are recorded. On exit, hooks, modes and the gradient state are
+    restored, also after an exception. A value is taken inside the hook, so an in-place operation that follows
+    (``ReLU(inplace=True)``, ``out += identity``) does not change it. Names are in the order of execution. A module
+    that is called again in the same pass makes another entry, ``name#2``.
 
-    Which dimension of an output counts images, and how, is found out before the first pass, by running the model on
-    three of its images, and on two of them in another order (see `utilities.placement`); values then have a row for
-    each image. A model that takes whole batches only is run on all of them, twice.
+    Before the first pass, the recorder finds out which dimension of each output counts images, and how. It runs the
+    model on three of the images, and on two of them in another order (see `utilities.placement`). After that, values
+    have a row for each image. A model that only takes whole batches is run on all of the images, twice.
 
     Args:
-        model: Any module; the size of the batch is read off its first tensor argument.
-        layers: See `select_layers`; None, or nothing but what is to be left out, takes all that run and have a row for
-            each image, and says in one warning which were left out and why.
-        transform: Applied to each value inside the hook, (batch, ...) to anything, so that a large activation
-            need not be kept; by default a copy of the activation.
-        strict: Whether a layer that did not run, or that belongs to no image, is an error; if not, it is left out, with
-            a warning of the latter. By default it is an error where ``layers`` are given.
-        forward: How the model is run where that is not ``model(images)``: the name of a method, such as
-            ``"forward_features"`` or ``"encode_image"``, or a function of the model and a batch, run by `run`.
-        batch_axis: The dimension that counts images, where it cannot be found out: of all layers, or for names and
-            globs, ``{"encoder.*": 1}``.
-        innermost: Whether, where no ``layers`` are given, those that contain other recorded layers and those that
-            change nothing are left out: dropout, identities.
+        model: Any module. The size of the batch is read off its first tensor argument.
+        layers: See `select_layers`. None, or exclusions alone, takes all layers that run and have a row for each
+            image. One warning names the layers that were left out, and why.
+        transform: Function applied to each value inside the hook, from (batch, ...) to anything, so that a large
+            activation need not be kept. By default it copies the activation.
+        strict: Whether a layer that did not run, or that belongs to no image, is an error. If False, such a layer is
+            left out; a warning names those that belong to no image. The default is True where ``layers`` are given.
+        forward: How to run the model where that is not ``model(images)``: the name of a method, such as
+            ``"forward_features"`` or ``"encode_image"``, or a function of the model and a batch, called by `run`.
+        batch_axis: The dimension that counts images, where it cannot be found out: one number for all layers, or a
+            mapping from names and globs, ``{"encoder.*": 1}``.
+        innermost: Whether to leave out, where no ``layers`` are given, those that contain other recorded layers and
+            those that change nothing, such as dropout and identities.
 
     Attributes:
-        layers: The names of those that are recorded.
+        layers: Names of the recorded layers.
         default: Whether no layers were named.
-        left_out: Name to the reason why the layer belongs to no image, known after the first pass.
+        left_out: Mapping from name to the reason why the layer belongs to no image; known after the first pass.
 
     Raises:
-        ValueError: For a layer that does not exist, and before the first pass, if ``strict``, for one that belongs to
-            no image or did not run. On exit, if no pass of the model was seen.
+        ValueError: For a layer that does not exist. Before the first pass, if ``strict``, for a layer that belongs
+            to no image or did not run. On exit, if the recorder saw no pass of the model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
@@ -70,7 +70,7 @@ class Recorder:
         {'0': (5, 3), '1': (5, 3)}
     """
 
-    _quiet = False  # whether nothing is said of layers that are left out
+    _quiet = False  # whether to stay silent about layers that are left out
 
     def __init__(
         self,
@@ -92,16 +92,16 @@ class Recorder:
         self.transform = transform or torch.clone
         self.default = layers is None or only_excludes(layers)
         if self.default and innermost:
-            self.layers = select_layers(model)  # what is taken away still lies inside another layer
+            self.layers = select_layers(model)  # an excluded layer still lies inside another one
         self.strict = not self.default if strict is None else strict
         self.batch_axis = axes_by_name(batch_axis, self.layers)
         self._activations: dict[str, Any] = {}
         self.left_out: dict[str, str] = {}
         self._innermost = innermost and self.default
         self._placements: dict[str, Placement] = {}
-        self._settled: tuple[int, Any] = (0, None)  # images that have been looked at, and their shape
+        self._settled: tuple[int, Any] = (0, None)  # number of images examined so far, and their shape
         self._passes = 0
-        self._late: dict[str, str] = {}  # what the first whole batch showed
+        self._late: dict[str, str] = {}  # layers left out because of the first whole batch
         self._looking: Trial | None = None
         self._batch: int | None = None
         self._unseen = False  # whether layers ran outside a pass
@@ -110,7 +110,7 @@ class Recorder:
     def __enter__(self) -> Recorder:
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.model))
-            # Not inference_mode: what a model keeps from one pass to the next has to be of use in training.
+            # Not inference_mode: tensors that a model keeps between passes must remain usable in training.
             stack.enter_context(torch.no_grad())
             if self.forward is None:
                 start = self.model.register_forward_pre_hook(self._start, with_kwargs=True)
@@ -132,10 +132,10 @@ class Recorder:
 
     @property
     def activations(self) -> dict[str, Any]:
-        """Name to value of the last forward pass, in the order of execution.
+        """Map each name to its value in the last forward pass, in the order of execution.
 
         Raises:
-            ValueError: If layers ran, but in no pass that was seen.
+            ValueError: If layers ran, but in no pass that the recorder saw.
         """
         if self._unseen:
             self._refuse_no_pass()
@@ -154,10 +154,10 @@ class Recorder:
             )
 
     def run(self, batch: Any) -> Any:
-        """Run the model on a batch in the way that ``forward`` says, and return what it returns.
+        """Run the model on a batch as ``forward`` says, and return its output.
 
         Args:
-            batch: Images, or what the function ``forward`` takes; it is left as it is.
+            batch: Images, or the argument that the function ``forward`` takes. It is left unchanged.
         """
         if not callable(self.forward):
             return getattr(self.model, self.forward or "__call__")(batch)
@@ -167,13 +167,13 @@ class Recorder:
         return output
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model as ``forward`` says, unseen."""
+        """Run the model as ``forward`` says, without recording it."""
         if callable(self.forward):
             return self.forward(self.model, *args, **kwargs)
         return getattr(self.model, self.forward or "__call__")(*args, **kwargs)
 
     def _watched(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Make of the model's method one that the recorder sees."""
+        """Wrap the model's method so that the recorder sees its calls."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             if self._looking is not None or self._batch is not None:
@@ -207,10 +207,10 @@ class Recorder:
         except ValueError as error:
             if self.strict or self._passes:
                 raise ValueError(f"layer {key!r}: {error}") from error
-            self._late[key] = f": {error}"  # what three images showed does not hold for more
+            self._late[key] = f": {error}"  # what held for three images does not hold for the batch
 
     def keep(self, value: torch.Tensor, module: nn.Module) -> Any:
-        """Make what is kept of a layer's output, (batch, ...)."""
+        """Compute what to keep of a layer's output, (batch, ...)."""
         return self.transform(value)
 
     def _start(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -252,7 +252,7 @@ class Recorder:
             )
 
     def _keep_what_can_be_compared(self, look: Trial) -> None:
-        """Record no more than what has a row for each image; of nested layers the inner ones, if asked for."""
+        """Record only layers that have a row for each image, and of nested ones the inner ones, if asked to."""
         keep = look.innermost() if self._innermost else [name for name in self.layers if name in look.placements]
         gone = {key: why for key, why in look.missing(keep).items() if key.partition("#")[0] in self._wanted}
         keep = [name for name in keep if name in self._wanted]
@@ -278,7 +278,7 @@ class Recorder:
 
 @contextmanager
 def _replaced(model: nn.Module, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Put something else in the place of a method of this model alone."""
+    """Replace a method on this instance of the model only."""
     own = model.__dict__.get(name)
     model.__dict__[name] = wrap(getattr(model, name))
     try:
@@ -290,11 +290,11 @@ def _replaced(model: nn.Module, name: str, wrap: Callable[[Callable[..., Any]], 
 
 
 def check_forward(model: nn.Module, forward: Forward | None) -> None:
-    """Refuse a way to run a model that there is not.
+    """Refuse a way to run the model that does not exist.
 
     Raises:
         ValueError: If the model has no method of that name.
-        TypeError: If it is no name and no function.
+        TypeError: If it is neither a name nor a function.
 
     Example:
         >>> check_forward(nn.Flatten(), "forward_feature")
@@ -334,7 +334,7 @@ def _warn_of_left_out(model: nn.Module, left_out: Mapping[str, str]) -> None:
 
 
 class _Shapes(Recorder):
-    """Records shapes, for a table of all layers."""
+    """Record shapes, for a table of all layers."""
 
     _quiet = True
 
@@ -349,15 +349,15 @@ def describe(
 
     Args:
         model: Any module.
-        images: A batch to run the model on, (batch, ...), two or more images; None runs nothing.
+        images: A batch to run the model on, (batch, ...), of two or more images; None does not run the model.
         layers: See `select_layers`.
-        forward: How the model is run on it, see `Recorder`.
+        forward: How to run the model on the batch, see `Recorder`.
 
     Returns:
         A row for each layer, by name: ``type``, ``shape`` (of the output for one image), ``width`` (number of
-        values in it) and ``parameters`` (those of its submodules included). The rows are in the order of execution
-        and a repeated call has another, ``name#2``; without images they are in the order of registration. Shape and
-        width are None for a layer that did not run, which comes last, or that has no row for each image.
+        values in it) and ``parameters`` (including those of its submodules). Rows are in the order of execution, and
+        a repeated call has a row of its own, ``name#2``. Without images, rows are in the order of registration. Shape
+        and width are None for a layer that has no row for each image, and for one that did not run, which comes last.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())

@@ -1,19 +1,19 @@
-"""ImageNet-S: images of ImageNet with the pixels of their objects marked (Gao et al. 2022).
+"""Read ImageNet-S: images of ImageNet with the pixels of their objects marked (Gao et al. 2022).
 
 Paper: https://arxiv.org/abs/2106.03149, files: https://github.com/LUSSeg/ImageNet-S. Nothing is fetched here: the
 images are made from a copy of ImageNet by the scripts of that repository.
 
 ====================================  ===============================================================================
 ``train-semi/WNID/*.JPEG``            ten images of each class
-``train-semi-segmentation/WNID/...``  their masks, PNG files of the same names: class = red + 256 green, 0 is nothing
-                                      known, 1000 is to be ignored
+``train-semi-segmentation/WNID/...``  their masks, PNG files of the same names: class = red + 256 green, 0 is unknown,
+                                      1000 is to be ignored
 ``validation/WNID/*.JPEG``            12,419 images of 919 classes, and fewer of the 50 or 300 classes
 ``validation-segmentation/WNID/...``  their masks
 ``test``                              not read: its masks are not public
 ====================================  ===============================================================================
 
-Five of the 919 classes are two of ImageNet's each. Images of these whose name does not tell which one it is are left
-out, as in Vilas et al. 2023 (https://arxiv.org/abs/2310.18969).
+Five of the 919 classes each combine two ImageNet classes. Images of these are left out if their name does not tell
+which class it is, as in Vilas et al. 2023 (https://arxiv.org/abs/2310.18969).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ FOLDERS = {"imagenet-s50": "ImageNetS50", "imagenet-s300": "ImageNetS300", "imag
 ORIGIN = "https://github.com/LUSSeg/ImageNet-S"
 # Each of these holds images of a second class of ImageNet: sunglasses, tub, lens cap, projectile, paper towel.
 MERGED = ("n04355933", "n02808440", "n03832673", "n03773504", "n15075141")
-CHECKED = 20  # classes whose first mask is looked at, to see that class numbers are what they are taken for
+CHECKED = 20  # classes whose first mask is checked for the expected class number
 
 
 def read_imagenet_s(name: str, root: Path, split: str) -> Source:
-    """Read images, labels among ImageNet's 1,000 classes, and the places of their masks.
+    """Read images, labels among ImageNet's 1,000 classes, and the paths of their masks.
 
     Args:
         name: ``imagenet-s50``, ``imagenet-s300`` or ``imagenet-s919``.
         root: Folder that holds the set's folder.
-        split: ``test`` is the set's ``validation``; the others are cut out of ``train-semi``.
+        split: ``test`` reads the set's ``validation``; the other splits are cut out of ``train-semi``.
 
     Raises:
-        FileNotFoundError: If folders or masks are missing; the message says where and in which layout.
+        FileNotFoundError: If folders or masks are missing; the message states the expected place and layout.
         ValueError: If class numbers cannot be told.
 
     Example:
@@ -84,28 +84,28 @@ def read_imagenet_s(name: str, root: Path, split: str) -> Source:
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """Read the class numbers of a mask's pixels, (height, width); 0 is nothing known, 1000 is to be ignored.
+    """Read the class numbers of a mask's pixels, (height, width); 0 is unknown, 1000 is to be ignored.
 
     Raises:
-        OSError: Naming the file.
+        OSError: If the file cannot be read; the message names it.
     """
-    red, green, _ = np.moveaxis(np.asarray(open_file([path], 0)).astype(np.int64), -1, 0)  # 8 bits hold no 256 green
+    red, green, _ = np.moveaxis(np.asarray(open_file([path], 0)).astype(np.int64), -1, 0)  # 256 green needs int64
     return red + 256 * green
 
 
 def class_numbers(path: Path, masks: list[Path]) -> dict[str, int]:
-    """Tell which number stands for which class: from 1 on, in the order of the sorted names (WNIDs).
+    """Map each class to its number, counted from 1 in the order of the sorted names (WNIDs).
 
-    So says the set's documentation. Its list of the 919 classes is not sorted, and programs are about that number the
-    lines of it as they are. So if the list is there, the order is taken that agrees with the masks.
+    That is what the set's documentation states. But its list of the 919 classes is not sorted, and programs may number
+    the lines as they are. If the list is present, the order is therefore the one that agrees with the masks.
 
     Args:
         path: The set's folder. ``ImageNetS_categories_im919.txt`` (or 300, or 50), one WNID a line, is looked for in
-            it and beside it; without it the class folders have to be complete.
-        masks: Of which the first ones of some classes are looked at.
+            it and beside it; without that file the class folders have to be complete.
+        masks: Masks, of which the first ones of some classes are checked.
 
     Returns:
-        WNID -> number.
+        Mapping from WNID to number.
 
     Raises:
         ValueError: If classes are missing, or no order agrees with the masks.
@@ -134,7 +134,7 @@ def class_numbers(path: Path, masks: list[Path]) -> dict[str, int]:
 
 
 def _rows(folder: Path, wnids: list[str], merged: tuple[str, ...]) -> list[tuple[Path, int]]:
-    """List the images and their labels; images of training are called ``WNID_NUMBER.JPEG``."""
+    """List the images and their labels; training images are named ``WNID_NUMBER.JPEG``."""
     rows = []
     for wnid in subfolders(folder):
         if wnid not in wnids:
@@ -147,7 +147,7 @@ def _rows(folder: Path, wnids: list[str], merged: tuple[str, ...]) -> list[tuple
 
 
 def _open_mask(files: list[Path], masks: list[Path], numbers: list[int], index: int) -> Image.Image:
-    """Show the pixels of the image's own class, white on black."""
+    """Draw the pixels of the image's own class, white on black."""
     ids, size = read_ids(masks[index]), open_file(files, index, header=True)
     if ids.shape != size[::-1]:
         raise ValueError(f"mask {masks[index]} is {ids.shape[1]}x{ids.shape[0]} pixels, its image {size[0]}x{size[1]}")

@@ -1,4 +1,4 @@
-"""A set of images: where they come from, the dataset class, augmentation of whole batches, masks moved along."""
+"""Define a set of images: its source, the dataset class, and the augmentation of whole batches with their masks."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tqdm.auto import tqdm
 
 from utilities.masks import refuse_chance, transformed_mask
 
-MEMORY = 2**30  # bytes of decoded images that are kept
+MEMORY = 2**30  # bytes of decoded images to keep
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crops of zero-padded images and random mirroring, each image of a batch by its own draw.
+    """Crop zero-padded images and mirror them at random, each image of a batch by its own draw.
 
-    The training augmentation of He et al. 2016, section 4.2 (https://arxiv.org/abs/1512.03385). Images are
-    normalised first, so that the zeros of the border stand for the mean colour.
+    This is the training augmentation of He et al. 2016, section 4.2 (https://arxiv.org/abs/1512.03385). Images are
+    normalised first, so that the zeros of the border represent the mean colour.
 
     Args:
         pad: Pixels added on every side; the crop is shifted by -pad to +pad, uniformly, in both directions.
@@ -78,7 +78,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Source:
-    """Images of which ``members`` form the split, either in memory or opened one at a time."""
+    """Hold images of which ``members`` form the split, either in memory or opened one at a time."""
 
     classes: list[str]
     labels: np.ndarray
@@ -86,41 +86,41 @@ class Source:
     size: int
     images: torch.Tensor | None = None  # uint8 (images, 3, height, width)
     open: Callable[[int], Image.Image] | None = None
-    masks: torch.Tensor | None = None  # bool (images, size, size): where the object is in images that lie in memory
-    open_mask: Callable[[int], Image.Image] | None = None  # the same of those that do not, white on black
+    masks: torch.Tensor | None = None  # bool (images, size, size): where the object is, for images in memory
+    open_mask: Callable[[int], Image.Image] | None = None  # the same for images in files, white on black
     native: int = 0
     zoom: float = 1.0  # the shorter side is resized to image_size * zoom before the centre crop
     mean: Sequence[float] = (0.485, 0.456, 0.406)  # ImageNet's
     std: Sequence[float] = (0.229, 0.224, 0.225)
     flip: bool = True
-    files: list[Path] | None = None  # that ``open`` opens, and the folder that they lie in
+    files: list[Path] | None = None  # files that ``open`` opens; their folder is ``root``
     root: Path | None = None
-    note: str = ""  # on how the split was made, where the set does not say
+    note: str = ""  # how the split was made, where the set has none of its own
 
 
 class ImageDataset(Dataset):
-    """A map-style dataset of (normalised float32 image of shape (3, size, size), label), see `load_dataset`.
+    """Serve (normalised float32 image of shape (3, size, size), label), map-style, see `load_dataset`.
 
     Where objects are marked, there is a third item: the fraction of each pixel that the object covers, float32 (size,
     size). It has gone through the same resizing, cropping and augmentation as the image.
 
     Attributes:
         name: The set's name for captions; ``str(dataset)`` adds the split and the number of images.
-        split: Which part of the set this is.
+        split: Part of the set that this is.
         classes: The classes' names, in the order of the labels.
-        num_classes: How many classes there are, whether or not each one is present here.
+        num_classes: Number of classes, whether or not each one is present here.
         targets: The labels, int64, shape (images,).
-        indices: Each image's place in the source: digits, CIFAR's train or test file, or sorted file list.
+        indices: Each image's place in the source: the digits, CIFAR's train or test file, or the sorted file list.
         image_size: Height and width in pixels.
-        mean: What is subtracted from each channel of images in 0..1, or None with a transform of one's own.
-        std: What each channel is then divided by, or None.
+        mean: Value subtracted from each channel of images in 0..1, or None with a transform of your own.
+        std: Value that each channel is divided by afterwards, or None.
         masks: Whether there are masks.
-        part: The split, for captions; says of a split that the data set does not have that it was made here.
-        note: How it was made then, or nothing.
-        files: The image files of this split, or None where images lie in memory.
-        root: The folder that they lie in, or None.
-        augmentation: Applied by `utilities.loaders.make_loader` from its own seed, and otherwise on indexing from
-            torch's global generator; or None.
+        part: The split, for captions; if the data set has no such split, it states that the split was made here.
+        note: How the split was made then, or empty.
+        files: The image files of this split, or None where images are in memory.
+        root: The folder of these files, or None.
+        augmentation: Augmentation or None. `utilities.loaders.make_loader` applies it from the loader's seed; on
+            indexing, it draws from torch's global generator.
     """
 
     def __init__(self, source: Source, name: str, split: str, transform: Callable | None = None) -> None:
@@ -155,12 +155,12 @@ class ImageDataset(Dataset):
 
     @property
     def part(self) -> str:
-        """The split, for captions, and whether it was made here."""
+        """Return the split, for captions, and whether it was made here."""
         return f"{self.split}, split here" if self.note else self.split
 
     @property
     def files(self) -> list[Path] | None:
-        """The image files of this split, in its order."""
+        """Return the image files of this split, in its order."""
         return None if self._files is None else [self._files[i] for i in self.indices]
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | tuple[torch.Tensor, int, torch.Tensor]:
@@ -173,13 +173,13 @@ class ImageDataset(Dataset):
         return list(zip(images.unbind(), labels.tolist(), *(mask.unbind() for mask in masks), strict=True))
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, ...]:
-        """Read several images at once, much faster than one after the other where they lie in memory.
+        """Read several images at once, much faster than one by one where they are in memory.
 
         Args:
             indices: Places in this dataset, from 0.
 
         Returns:
-            Images, float32, shape (batch, 3, size, size), labels, int64, shape (batch,), and, if the dataset has
+            Images, float32, shape (batch, 3, size, size); labels, int64, shape (batch,); and, if the dataset has
             ``masks``, the covered fraction of each pixel, float32, shape (batch, size, size).
 
         Raises:
@@ -212,7 +212,7 @@ class ImageDataset(Dataset):
         return torch.stack([self._cropped(TF.to_tensor(self._pil_mask(i)))[0] for i in rows.tolist()])
 
     def _pil_mask(self, row: int) -> Image.Image:
-        """Give the mask as a picture of the image's size, white on black."""
+        """Return the mask as a picture of the image's size, white on black."""
         if self._masks is not None:
             return TF.to_pil_image(self._masks[row].to(torch.uint8) * 255)
         return self._open_mask(int(self.indices[row]))
@@ -256,12 +256,12 @@ def augmented(
     """Augment the images of a batch, and move masks along with them.
 
     Args:
-        augment: Such as `Augmentation`.
+        augment: The augmentation, such as `Augmentation`.
         batch: Images, labels and perhaps more; masks, (batch, height, width) like the images, come third.
-        generator: Passed on.
+        generator: Generator passed to the augmentation.
 
     Raises:
-        ValueError: If there are masks, and ``augment`` is no `Augmentation`.
+        ValueError: If there are masks, and ``augment`` is not an `Augmentation`.
 
     Example:
         >>> images, masks = torch.ones(2, 3, 4, 4), torch.ones(2, 4, 4)
@@ -279,7 +279,7 @@ def augmented(
 
 
 def check_masks(augment: Callable) -> None:
-    """Refuse an augmentation that would move masks otherwise than their images."""
+    """Refuse an augmentation that would move masks differently from their images."""
     if not isinstance(augment, Augmentation):
         raise ValueError(
             f"{augment} cannot move masks along with images, which utilities.images.Augmentation does; "

@@ -1,4 +1,4 @@
-"""The type of number that a model takes: half models take half images."""
+"""Find the type of number that a model takes: half-precision models take half-precision images."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from utilities.nested import map_tensors, tensors_in
 
 
 def input_type(model: nn.Module) -> torch.dtype | None:
-    """Return the floating-point type of a model's first convolution or linear layer, or else of its first parameter.
+    """Return the floating-point type of a model's first convolution or linear layer, else of its first parameter.
 
-    Parameters that come before, such as a class token or a scale, may be of another type: what meets the images is
-    the first layer.
+    Parameters before that layer, such as a class token or a scale, may be of another type: it is the first layer that
+    meets the images.
 
     Args:
         model: Any module.
 
     Returns:
-        None for a model without floating-point parameters, such as a quantised one, and for one that says
-        ``takes_any_type = True``: it is given images as they are.
+        The type. None for a model without floating-point parameters, such as a quantised one, and for one that states
+        ``takes_any_type = True``: such models receive images as they are.
 
     Example:
         >>> input_type(nn.Linear(2, 2).half()), input_type(nn.Flatten())
@@ -38,12 +38,12 @@ def input_type(model: nn.Module) -> torch.dtype | None:
 
 
 def as_input(images: torch.Tensor, model: nn.Module, device: torch.device | None = None) -> torch.Tensor:
-    """Bring images to the type that a model takes, and to a device; what is no floating-point number keeps its type.
+    """Convert images to the type that a model takes, and move them; only floating-point numbers change type.
 
     Args:
-        images: (batch, ...); token ids and 8-bit images stay integers.
+        images: Images, (batch, ...); token ids and 8-bit images stay integers.
         model: See `input_type`.
-        device: Where to, or None.
+        device: Device to move them to, or None.
 
     Example:
         >>> as_input(torch.zeros(1, 2), nn.Linear(2, 2).half()).dtype
@@ -54,13 +54,13 @@ def as_input(images: torch.Tensor, model: nn.Module, device: torch.device | None
 
 @contextmanager
 def casting_inputs(model: nn.Module) -> Iterator[None]:
-    """Let every call of a model bring the floating-point tensors it is given to the type that the model takes.
+    """Let every call of a model convert the floating-point tensors it receives to the type that the model takes.
 
-    An autocast of the caller casts the weights anew for each call: what it keeps would not follow weights that are
-    changed in place, as along a loss landscape.
+    An autocast of the caller casts the weights anew for each call: its cache would not follow weights that change in
+    place, as along a loss landscape.
 
     Args:
-        model: Called as ``model(...)``; its methods and submodules are not watched.
+        model: The model, called as ``model(...)``; its methods and submodules are not watched.
 
     Example:
         >>> with casting_inputs(model := nn.Linear(2, 3).bfloat16()):
@@ -76,7 +76,7 @@ def casting_inputs(model: nn.Module) -> Iterator[None]:
             return None
         return tuple(map_tensors(lambda tensor: as_input(tensor, model), value) for value in (args, kwargs))
 
-    # Not the method of the instance: that of a ScriptModule refuses, though its hooks run.
+    # Not by replacing the instance's method: a ScriptModule refuses that, though its hooks run.
     handle = nn.Module.register_forward_pre_hook(model, cast, prepend=True, with_kwargs=True)
     try:
         yield

@@ -1,7 +1,7 @@
-"""What is wrong with images that a model cannot take, in one sentence with the remedy.
+"""Explain in one sentence, with the remedy, what is wrong with images that a model cannot take.
 
-Whether a model takes some images is seen by running it: it may repeat channels, resize, or read numbers as words. So
-nothing is refused before but what no model takes; errors of torch, timm, torchvision and transformers are translated.
+Only running a model shows whether it takes some images: it may repeat channels, resize, or read numbers as words.
+So only what no model takes is refused beforehand; errors of torch, timm, torchvision and transformers are translated.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import nn
 
 from utilities.nested import tensors_in
 
-CHANNELS = 1, 3, 4  # of grey, colour and transparent images
+CHANNELS = 1, 3, 4  # numbers for grey, colour and transparent images
 SINGLE = "give a single image as images[None]"
 FROM_BYTES = "divide 8-bit images by 255 and normalise them, as utilities.datasets.load_dataset does"
 
 
 def check_images(images: Any, model: nn.Module | None = None) -> None:
-    """Refuse images, or a model, without values.
+    """Refuse images, or a model, that hold no values.
 
     Args:
         images: A tensor, or a whole batch of any structure.
         model: The model that is to take them.
 
     Raises:
-        ValueError: Naming the remedy.
+        ValueError: If they hold no values; the message names the remedy.
 
     Example:
         >>> check_images(torch.zeros(2, 3, 8, 8, device="meta"))
@@ -50,7 +50,7 @@ def check_model(model: nn.Module) -> None:
     """Refuse a model on the meta device.
 
     Raises:
-        ValueError: Naming the remedy.
+        ValueError: If it is; the message names the remedy.
 
     Example:
         >>> check_model(nn.Linear(2, 2, device="meta"))
@@ -63,10 +63,10 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_gradients(what: str) -> None:
-    """Refuse `torch.inference_mode` around what needs gradients.
+    """Refuse `torch.inference_mode` around code that needs gradients.
 
     Raises:
-        ValueError: Naming the remedy.
+        ValueError: If it is in force; the message names the remedy.
 
     Example:
         >>> with torch.inference_mode():
@@ -80,10 +80,10 @@ def check_gradients(what: str) -> None:
 
 @contextmanager
 def explaining() -> Iterator[None]:
-    """Turn errors of a model that cannot take its images into one sentence; it costs nothing where there is none.
+    """Turn a model's errors about its images into one sentence; without an error this costs nothing.
 
     Raises:
-        ValueError: In the place of what `explain` knows.
+        ValueError: In place of an error that `explain` knows.
 
     Example:
         >>> with explaining():
@@ -101,10 +101,10 @@ def explaining() -> Iterator[None]:
 
 
 def explain(error: Exception) -> str | None:
-    """State in one sentence what was wrong with the images, or give None where that is not known.
+    """State in one sentence what was wrong with the images, or return None where that is not known.
 
     Args:
-        error: As it was caught: its traceback tells which layer of which model got what.
+        error: The error as it was caught; its traceback tells which layer of which model got which images.
     """
     text = str(error)
     if "does not require grad" in text and torch.is_inference_mode_enabled():
@@ -126,7 +126,7 @@ def explain(error: Exception) -> str | None:
 
 @dataclass(frozen=True)
 class _Call:
-    """A model that ran on images, and the innermost of its layers that failed."""
+    """Hold a model that ran on images, and the innermost of its layers that failed."""
 
     model: nn.Module
     images: torch.Tensor
@@ -135,7 +135,7 @@ class _Call:
 
     @property
     def at_once(self) -> bool:
-        """Whether the layer got the images as they are."""
+        """Tell whether the layer got the images unchanged."""
         return self.given is not None and self.given.shape[1:] == self.images.shape[1:]
 
     @property
@@ -146,12 +146,12 @@ class _Call:
 
     @property
     def size(self) -> str:
-        """The images' shape."""
+        """Describe the images' shape."""
         return _pixels(tuple(self.images.shape))
 
 
 def _call_in(traceback: TracebackType | None) -> _Call | None:
-    """Find the outermost and the innermost module that ran when an error came."""
+    """Find the outermost and the innermost module that were running when an error was raised."""
     runs = []
     while traceback is not None:
         frame = traceback.tb_frame
@@ -217,7 +217,7 @@ def _batch(channels: int) -> str:
 
 
 def has_channels_last(images: torch.Tensor) -> bool:
-    """Tell whether a batch's channels seem to be on its last axis.
+    """Tell whether a batch seems to have its channels on the last axis.
 
     Example:
         >>> has_channels_last(torch.zeros(2, 8, 8, 3)), has_channels_last(torch.zeros(2, 3, 8, 8))
@@ -227,7 +227,7 @@ def has_channels_last(images: torch.Tensor) -> bool:
 
 
 def channels_last(images: torch.Tensor, taker: str) -> str:
-    """State that channels are on the last axis, where ``taker`` has them first.
+    """State that channels are on the last axis, where ``taker`` expects them first.
 
     Example:
         >>> channels_last(torch.zeros(2, 8, 8, 3), "Conv2d")
@@ -270,7 +270,7 @@ def _pixels(size: tuple[int, ...]) -> str:
 
 
 def _made_for(model: nn.Module) -> tuple[int, int] | None:
-    """Return the height and width that a model says it takes."""
+    """Return the height and width that a model declares for its images."""
     patches = getattr(model, "patch_embed", None)
     places = [
         (owner, name)

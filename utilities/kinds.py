@@ -1,7 +1,7 @@
-"""What the kind of a module tells of its output: which axis holds the channels, and how many there are.
+"""Read off the kind of a module which axis of its output holds the channels, and how many channels there are.
 
-Layers of torch are meant, and those derived from them. A statement counts only where the output has as many channels
-there as the module declares: windows and tokens that were flattened into the batch shift the axes.
+This covers torch's layers and those derived from them. A kind counts only where the output has as many channels on
+that axis as the module declares: windows and tokens that were flattened into the batch shift the axes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "timm
 
 
 def spatial_dimensions(module: nn.Module) -> int | None:
-    """Return how many axes of positions a layer of torch works on, as its name says; None where it does not.
+    """Return how many axes of positions a torch layer works on, as its name says; None where it does not say.
 
     Example:
         >>> spatial_dimensions(nn.MaxPool1d(2)), spatial_dimensions(nn.Conv3d(1, 1, 1)), spatial_dimensions(nn.ReLU())
@@ -44,7 +44,7 @@ def spatial_dimensions(module: nn.Module) -> int | None:
 
 
 def is_convolution(module: nn.Module, dimensions: int) -> bool:
-    """Tell a convolution over so many axes of positions, transposed and quantised ones too.
+    """Tell whether a module is a convolution over so many axes of positions, transposed or quantised ones included.
 
     Example:
         >>> is_convolution(nn.ConvTranspose1d(1, 1, 1), 1), is_convolution(nn.MaxPool1d(2), 1)
@@ -54,7 +54,7 @@ def is_convolution(module: nn.Module, dimensions: int) -> bool:
 
 
 def keeps_channels_last(module: nn.Module) -> bool:
-    """Tell layers whose output has its channels last: linear ones, norms of the last axis, attention, recurrence.
+    """Tell whether a layer's output has its channels last: linear, norm of the last axis, attention, recurrence.
 
     Example:
         >>> keeps_channels_last(nn.LayerNorm(8)), keeps_channels_last(nn.LayerNorm((8, 4, 4)))
@@ -64,7 +64,7 @@ def keeps_channels_last(module: nn.Module) -> bool:
 
 
 def declared_width(module: nn.Module) -> int | None:
-    """Return the number of channels that a layer says its output has.
+    """Return the number of channels that a layer declares for its output.
 
     Example:
         >>> declared_width(nn.Conv1d(3, 8, 1)), declared_width(nn.LayerNorm(4)), declared_width(nn.ReLU())
@@ -77,11 +77,11 @@ def declared_width(module: nn.Module) -> int | None:
 
 
 def channel_axis_of(module: nn.Module, shape: torch.Size) -> int | None:
-    """Return the axis of a layer's output that holds its channels, as far as its kind tells.
+    """Return the axis of a layer's output that holds its channels, as far as the layer's kind tells.
 
     Args:
         module: The layer.
-        shape: Of its output, three sizes or more.
+        shape: Shape of its output, three sizes or more.
 
     Example:
         >>> channel_axis_of(nn.Conv1d(3, 8, 1), torch.Size([2, 8, 20]))
@@ -97,9 +97,9 @@ def channel_axis_of(module: nn.Module, shape: torch.Size) -> int | None:
     dimensions = spatial_dimensions(module)
     if dimensions is None and not isinstance(module, _SECOND):
         return None
-    axis = 1 if dimensions is None else last - dimensions  # windows in the batch have an axis of their own in front
+    axis = 1 if dimensions is None else last - dimensions  # windows in the batch add an axis in front
     if isinstance(module, nn.BatchNorm1d) and shape[last] == width:
-        # Tokens that were flattened for it, (batch, tokens, channels), may look like (batch, channels, length).
+        # Tokens flattened for this layer, (batch, tokens, channels), may look like (batch, channels, length).
         return None if shape[1] == width else last
     if axis < 1 or width not in (None, shape[axis]):
         return None
@@ -107,7 +107,7 @@ def channel_axis_of(module: nn.Module, shape: torch.Size) -> int | None:
 
 
 def told_by(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """Find the layers that tell of elementwise ones that follow in an ``nn.Sequential``, and of these as a whole.
+    """Map elementwise layers in an ``nn.Sequential``, and the whole of it, to the layer that tells their axes.
 
     Example:
         >>> model = nn.Sequential(nn.Conv1d(3, 8, 1), nn.ReLU())
@@ -121,7 +121,7 @@ def told_by(model: nn.Module) -> dict[nn.Module, nn.Module]:
             if _is_sequence(child):
                 before = walk(child, before)
             elif _is_elementwise(child):
-                # One object in several places is told by what all of them follow.
+                # One object in several places follows the layer that all its places follow.
                 found[child] = before if found.get(child, before) is before else None
             else:
                 before = child
@@ -146,18 +146,18 @@ def _is_elementwise(module: nn.Module) -> bool:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    kind = type(module)  # quantised ones are no nn.Linear
+    kind = type(module)  # quantised ones are not nn.Linear
     return kind.__module__.startswith("torch.ao.nn.") and "Linear" in kind.__name__
 
 
 def _normalized(module: nn.Module) -> int | None:
-    """Return the width of a norm of one axis."""
+    """Return the width of a norm over one axis."""
     shape = getattr(module, "normalized_shape", None)
     return shape[0] if isinstance(shape, (tuple, list)) and len(shape) == 1 else None
 
 
 def _axis_of_norm(module: nn.Module, shape: torch.Size, width: int) -> int | None:
-    """Find the axis of a layer norm: the last of torch's own, of others derived from it perhaps the second."""
+    """Find the axis of a layer norm: the last for torch's own, perhaps the second for others derived from it."""
     fitting = [axis for axis in (1, len(shape) - 1) if shape[axis] == width]
     if type(module) in (nn.LayerNorm, nn.RMSNorm) or len(fitting) < 2:
         return fitting[-1] if fitting else None
@@ -166,7 +166,7 @@ def _axis_of_norm(module: nn.Module, shape: torch.Size, width: int) -> int | Non
 
 
 def layers_in(module: nn.Module, dimensions: int) -> Iterator[tuple[bool, nn.Module]]:
-    """Return the layers inside that tell of outputs with so many axes of positions: whether channels come last, and it.
+    """Yield the layers inside that tell the axes of outputs with so many axes of positions: (channels last?, layer).
 
     Example:
         >>> [last for last, _ in layers_in(nn.Sequential(nn.Conv1d(3, 8, 1), nn.ReLU(), nn.Linear(8, 2)), 1)]

@@ -1,4 +1,4 @@
-"""What labels and logits have to be for an accuracy or a loss, and which of them are hits: one check for all."""
+"""Check that labels and logits fit an accuracy or a loss, and count hits: one check for all uses."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-IGNORED = -100  # torch's ignore_index, whose images cross-entropy leaves out without a word
-UNLIKELY = 1e-6  # that labels of all classes would have come out so low by chance
-FEW = 10  # times fewer classes seen than there are: far from the model's data set
+IGNORED = -100  # torch's ignore_index: cross-entropy silently skips images with this label
+UNLIKELY = 1e-6  # probability below which labels of all classes are too unlikely to come out so low by chance
+FEW = 10  # factor by which seen classes must fall short of the model's to suggest another data set
 
 
 def as_labels(labels: Any) -> torch.Tensor:
-    """Take labels that a loader yields as a tensor, a list or an array.
+    """Convert the labels that a loader yields, a tensor, a list or an array, to a tensor.
 
     Raises:
-        TypeError: If they are something else, or no numbers.
+        TypeError: If they are something else, or not numbers.
 
     Example:
         >>> as_labels([0, 2])
@@ -42,9 +42,9 @@ def as_labels(labels: Any) -> torch.Tensor:
 
 
 def widened(labels: torch.Tensor) -> torch.Tensor:
-    """Bring whole numbers of any width to int64, which torch's losses take; leave all else as it is.
+    """Convert whole numbers of any width to int64, which torch's losses take; leave all else as it is.
 
-    Booleans are left too: a loss of one's own may take them as a mask.
+    Booleans are left too: a loss of your own may take them as a mask.
 
     Example:
         >>> widened(torch.tensor([0, 2], dtype=torch.int16)).dtype, widened(torch.tensor([0.5])).dtype
@@ -55,16 +55,16 @@ def widened(labels: torch.Tensor) -> torch.Tensor:
 
 
 def check_labels(labels: Any, num_classes: int | None, count: int | None = None) -> torch.Tensor:
-    """Refuse labels that are no classes of a model, and give them as int64.
+    """Refuse labels that are not classes of a model, and return the labels as int64.
 
     Args:
         labels: One whole number for each image, (batch,).
-        num_classes: Of the model; None where it is not known yet.
-        count: Images; None is as many as there are labels.
+        num_classes: Number of classes of the model; None where it is not known yet.
+        count: Number of images; None is as many as there are labels.
 
     Raises:
-        TypeError: If they are no numbers.
-        ValueError: Naming the label or the shape, and the remedy.
+        TypeError: If they are not numbers.
+        ValueError: If they do not fit; the message names the label or the shape, and the remedy.
 
     Example:
         >>> check_labels(torch.tensor([3, 12]), 10)
@@ -77,7 +77,7 @@ def check_labels(labels: Any, num_classes: int | None, count: int | None = None)
         kind = str(labels.dtype).removeprefix("torch.")
         text = f"labels should be integers of shape ({count},), got {kind} of shape {shape}"
         raise ValueError(f"{text}{_remedy(shape, count, num_classes)}")
-    labels = labels.long()  # not every type of whole numbers has a least one
+    labels = labels.long()  # not every integer type supports min
     if not count:
         return labels
     low, high = int(labels.min()), int(labels.max())
@@ -95,7 +95,7 @@ def check_labels(labels: Any, num_classes: int | None, count: int | None = None)
 
 
 def _remedy(shape: tuple[int, ...], count: int | None, num_classes: int | None) -> str:
-    """Describe how labels of another form become classes."""
+    """Describe how to turn labels of another form into classes."""
     if len(shape) == 2 and shape[0] == count and shape[1] in (num_classes, None) and shape[1] != 1:
         return "; of one-hot or soft labels take the class by labels.argmax(1)"
     if shape == (count, 1):
@@ -104,10 +104,10 @@ def _remedy(shape: tuple[int, ...], count: int | None, num_classes: int | None) 
 
 
 def check_loss_targets(targets: torch.Tensor, num_classes: int, count: int) -> torch.Tensor:
-    """Refuse what a cross-entropy cannot be taken of: targets are classes, or probabilities (batch, classes).
+    """Refuse targets that a cross-entropy cannot take: it takes classes, or probabilities (batch, classes).
 
     Raises:
-        ValueError: Naming the shape or the label.
+        ValueError: If they do not fit; the message names the shape or the label.
 
     Example:
         >>> check_loss_targets(torch.tensor([[0.5, 0.5]]), 2, 1)
@@ -124,12 +124,12 @@ def check_loss_targets(targets: torch.Tensor, num_classes: int, count: int) -> t
 
 
 def check_batch(logits: Any, labels: Any) -> torch.Tensor:
-    """Refuse outputs that are no logits, and labels that are none of their classes; give the labels as int64.
+    """Refuse outputs that are no logits, and labels that are not among their classes; return the labels as int64.
 
     Raises:
-        TypeError: If the model gives no tensor, or labels are no numbers.
-        ValueError: Naming shapes or the label, or counting images whose logits are not finite numbers; -inf, the
-            logarithm of 0, is a logit.
+        TypeError: If the model returns no tensor, or labels are not numbers.
+        ValueError: If outputs or labels do not fit; the message names shapes or the label. Also if logits are not
+            finite, with the number of such images; -inf, the logarithm of 0, is a logit.
 
     Example:
         >>> check_batch(torch.zeros(2, 3), [0, 1])
@@ -137,7 +137,7 @@ def check_batch(logits: Any, labels: Any) -> torch.Tensor:
     """
     check_logits(logits)
     labels = check_labels(labels, logits.shape[1], len(logits))
-    # A sum of exponentials is NaN or infinite, or 0 of no class at all, for what is no logit: one number an image.
+    # One number an image: a sum of exponentials is NaN or infinite for bad logits, or 0 if no class has any weight.
     bad = int((~logits.detach().float().logsumexp(1).isfinite()).sum())
     if bad:
         raise ValueError(
@@ -148,11 +148,11 @@ def check_batch(logits: Any, labels: Any) -> torch.Tensor:
 
 
 def check_logits(logits: Any) -> None:
-    """Refuse outputs that are not (batch, classes), or have a single class, which is always right.
+    """Refuse outputs that are not (batch, classes), or that have a single class, which is always right.
 
     Raises:
-        TypeError: If the model gives no tensor.
-        ValueError: Naming the shape.
+        TypeError: If the model returns no tensor.
+        ValueError: If the shape does not fit; the message names it.
     """
     if not isinstance(logits, torch.Tensor):
         raise TypeError(f"the model should give a tensor of logits, got {type(logits).__name__}; wrap it")
@@ -163,10 +163,10 @@ def check_logits(logits: Any) -> None:
 
 
 class BatchCheck:
-    """Checks the batches of one pass, and warns at its end of a model that has more classes than the data set.
+    """Check the batches of one pass, and warn at its end of a model with more classes than the data set.
 
     Args:
-        loader: Asked for its data set's classes, where it knows them.
+        loader: The loader, asked for its data set's classes where it knows them.
 
     Example:
         >>> check = BatchCheck([])
@@ -186,14 +186,14 @@ class BatchCheck:
         return labels
 
     def note(self, outputs: int, targets: torch.Tensor) -> None:
-        """Count targets that are checked already; probabilities, as mixing makes them, do not tell the labels."""
+        """Count targets that are already checked; probabilities, as mixing makes them, do not reveal labels."""
         self.outputs = outputs
         if not targets.is_floating_point() and len(targets):
             self.count += len(targets)
             self.highest = max(self.highest, int(targets.max()))
 
     def finish(self, stacklevel: int = 3) -> None:
-        """Warn if labels speak of a set of fewer classes: an accuracy then compares numbers, not names."""
+        """Warn if labels point to a set of fewer classes: an accuracy would then compare numbers, not names."""
         seen = self.highest + 1
         if self.classes is not None:
             fewer, whose = self.classes < self.outputs, f"the data set has {self.classes}"
@@ -209,7 +209,7 @@ class BatchCheck:
 
 
 def classes_of(loader: Any) -> int | None:
-    """Count the classes that a loader's data set names, also below subsets of it; None where it names none.
+    """Count the classes that a loader's data set names, also inside subsets; return None where it names none.
 
     Example:
         >>> from types import SimpleNamespace
@@ -227,18 +227,18 @@ def classes_of(loader: Any) -> int | None:
 
 
 def hits(logits: torch.Tensor, labels: torch.Tensor, k: int = 1) -> torch.Tensor:
-    """Tell whether the label is among the k largest logits: 1 or 0, and in between where the k-th is tied.
+    """Tell whether the label is among the k largest logits: 1 or 0, or in between if the k-th is tied.
 
-    Equal logits have no order; what is given then is the expected value over orders at random, so that a model that
-    says nothing is right as often as by chance.
+    Equal logits have no order. The value is then the expectation over random orders, so that a model that says nothing
+    is right as often as by chance.
 
     Args:
-        logits: (..., classes).
-        labels: (...).
-        k: Of 1 or more.
+        logits: Logits, (..., classes).
+        labels: Labels, (...).
+        k: Number of guesses, 1 or more.
 
     Returns:
-        float64 (...), or float32 on Apple's GPUs; 0 for a logit of NaN.
+        Hits, (...), float64, or float32 on Apple's GPUs; 0 where the label's logit is NaN.
 
     Example:
         >>> hits(torch.tensor([[0.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([1, 0, 2]))
@@ -250,20 +250,20 @@ def hits(logits: torch.Tensor, labels: torch.Tensor, k: int = 1) -> torch.Tensor
 
 
 def standing(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Count the classes with a logit above that of the label, and the other ones with the same; NaN is above all.
+    """Count the classes with a logit above the label's, and the other classes tied with it; NaN is above all.
 
     Args:
-        logits: (..., classes).
-        labels: (...).
+        logits: Logits, (..., classes).
+        labels: Labels, (...).
 
     Returns:
-        Two of int32, (...).
+        Two int32 tensors, (...).
 
     Example:
         >>> standing(torch.tensor([[0.5, 0.1, 0.5, 0.9]]), torch.tensor([2]))
         (tensor([1], dtype=torch.int32), tensor([1], dtype=torch.int32))
     """
     own = logits.gather(-1, labels[..., None].long())
-    upto = (logits <= own).sum(-1, dtype=torch.int32)  # counted off, so that NaN is never first
+    upto = (logits <= own).sum(-1, dtype=torch.int32)  # subtracted from the total, so that NaN is never first
     below = (logits < own).sum(-1, dtype=torch.int32)
-    return logits.shape[-1] - upto, (upto - below - 1).clamp(min=0)  # -1 of a label's logit that is NaN
+    return logits.shape[-1] - upto, (upto - below - 1).clamp(min=0)  # -1 where the label's logit is NaN

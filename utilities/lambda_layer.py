@@ -1,13 +1,13 @@
 """The lambda layer (Bello 2021, *LambdaNetworks*, https://arxiv.org/abs/2102.08602).
 
-With queries q, keys k and values v at N positions, u an intra-depth, and kbar = softmax of k over positions::
+Notation: queries q, keys k and values v at N positions, an intra-depth u, and kbar = softmax of k over positions::
 
     content lambda    lc[k, v]    = sum over u, m of kbar[u, k, m] v[u, v, m]
     position lambda   lp[k, v, n] = b[k] + sum over u, m of E[k, u, m - n] v[u, v, m]   (m - n in an r x r window)
     output            y[h, v, n]  = sum over k of q[h, k, n] (lc[k, v] + lp[k, v, n])
 
-Both lambdas are shared by the heads, and no map of N x N weights is ever made. E is the kernel of a
-convolution; `position_lambda` computes it in whichever of three ways trains fastest, with one result.
+The heads share both lambdas, and no map of N x N weights is ever made. E is the kernel of a convolution.
+`position_lambda` computes it in whichever of three ways trains fastest; all give the same result.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-MAX_TOEPLITZ_POSITIONS = 256  # limits of the methods, see `choose_method`
+MAX_TOEPLITZ_POSITIONS = 256  # limits of the methods; see `choose_method`
 MAX_ROWS_PER_TAP = 2
 MAX_COLUMNS_PER_TAP = 3
 
 
 def crop_kernel(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Cut away the outer rings of a kernel that meet nothing but padding.
+    """Cut away the outer rings of a kernel that meet only padding.
 
     Two positions of a map of L pixels are at most L - 1 apart, so at most 2 L - 1 taps of an axis matter.
 
     Args:
         weight: Kernel whose last two axes are odd.
-        height: Rows of the map.
-        width: Columns of the map.
+        height: Number of rows of the map.
+        width: Number of columns of the map.
 
     Returns:
         The central part of the kernel, at most (2 height - 1) x (2 width - 1).
@@ -44,18 +44,18 @@ def crop_kernel(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def choose_method(height: int, width: int, rows: int, columns: int) -> str:
-    """Choose how to compute a position lambda: by the time of a forward and backward pass on CPU.
+    """Choose the method for a position lambda by the time of a forward and backward pass on CPU.
 
-    - ``"toeplitz"`` up to 256 positions and 2 map rows for a tap: a matrix product with E spread to N x N.
-    - ``"banded"`` up to 3 map columns for a tap: E is spread out along the columns alone, which become the
-      channels of a convolution over the rows.
-    - ``"conv"`` otherwise: the convolution itself, whose gradients are slow, as it has du input channels.
+    - ``"toeplitz"`` up to 256 positions and 2 map rows per tap: a matrix product with E spread to N x N.
+    - ``"banded"`` up to 3 map columns per tap: E is spread along the columns only. They become the channels of a
+      convolution over the rows.
+    - ``"conv"`` otherwise: the convolution itself. Its gradients are slow, because it has du input channels.
 
     Args:
-        height: Rows of the map.
-        width: Columns of the map.
-        rows: Taps of the cropped kernel along the rows.
-        columns: Taps of the cropped kernel along the columns.
+        height: Number of rows of the map.
+        width: Number of columns of the map.
+        rows: Number of taps of the cropped kernel along the rows.
+        columns: Number of taps of the cropped kernel along the columns.
 
     Returns:
         The method's name, for `position_lambda`.
@@ -79,7 +79,7 @@ def _spread(weight: torch.Tensor, axis: int, size: int) -> torch.Tensor:
 
 
 def _toeplitz(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Position lambda by one matrix product: (N k, u N) times (u N, batch v)."""
+    """Compute a position lambda by one matrix product: (N k, u N) times (u N, batch v)."""
     (batch, du, dv, height, width), dk = v.shape, weight.shape[0]
     positions = height * width
     matrix = _spread(_spread(weight[:, :, 0], 2, height), 3, width)  # k, u, y, x, y', x'
@@ -89,7 +89,7 @@ def _toeplitz(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def _banded(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Position lambda by a convolution over the rows, with the columns as channels."""
+    """Compute a position lambda by a convolution over the rows, with the columns as channels."""
     (batch, du, dv, height, width), (dk, *_, rows, _) = v.shape, weight.shape
     kernel = _spread(weight[:, :, 0], 3, width)  # k, u, taps of the rows, x, x'
     kernel = kernel.permute(0, 3, 1, 4, 2).reshape(dk * width, du * width, rows, 1)
@@ -107,7 +107,7 @@ def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = 
         method: ``"toeplitz"``, ``"banded"`` or ``"conv"``; None leaves it to `choose_method`.
 
     Returns:
-        Shape (batch, dk, dv, height, width); equal for all methods up to rounding.
+        The position lambda, (batch, dk, dv, height, width); equal for all methods up to rounding.
 
     Example:
         >>> e, v = torch.randn(2, 1, 1, 5, 5), torch.randn(3, 1, 4, 6, 7)
@@ -130,8 +130,8 @@ def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = 
 class _Conv3d(nn.Conv3d):
     """A Conv3d of depth 1 that survives ``model.to(memory_format=torch.channels_last)``.
 
-    That format is for four axes, and torch refuses it for a weight of five: here it is applied to the weight
-    without its axis of length 1.
+    That format is for four axes, and torch refuses it for a weight with five. Here it is applied to the weight without
+    its axis of length 1.
     """
 
     def _apply(self, fn, recurse=True):
@@ -147,7 +147,7 @@ class _Conv3d(nn.Conv3d):
 
 
 def _check_options(d: int, dk: int, du: int, Nh: int, r: int, stride: int) -> None:
-    """Raise ValueError for options that make no lambda layer."""
+    """Raise ValueError for options that cannot form a lambda layer."""
     for name, value in {"d": d, "dk": dk, "du": du, "Nh": Nh, "r": r}.items():
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
@@ -160,20 +160,20 @@ def _check_options(d: int, dk: int, du: int, Nh: int, r: int, stride: int) -> No
 
 
 class LambdaLayer(nn.Module):
-    """Lambda layer with multi-query heads and a local position lambda, in the place of a 3x3 convolution.
+    """Lambda layer with multi-query heads and a local position lambda, used in place of a 3x3 convolution.
 
-    Queries, keys and values come from one 1x1 convolution; queries and values pass a batch norm. All weights start
-    as torch's convolutions do. The keys are not normalised: with a standard deviation of d**-0.5 instead of that
-    (3d)**-0.5 the softmax picks single positions, and untrained deep networks overflow on images a little brighter
-    than those that their batch-norm statistics were estimated on.
+    Queries, keys and values come from one 1x1 convolution; queries and values pass a batch norm. All weights are
+    initialised as in torch's convolutions, with a standard deviation of (3d)**-0.5. The keys are not normalised, so
+    this scale matters: with d**-0.5 the softmax picks single positions, and untrained deep networks overflow on images
+    a little brighter than those that their batch-norm statistics were estimated on.
 
     Args:
-        d: Channels of the input and of the output.
-        dk: Channels of a query and of a key.
-        du: Intra-depth: keys and values per position.
+        d: Number of channels of the input and of the output.
+        dk: Number of channels of a query and of a key.
+        du: Intra-depth: number of keys and values per position.
         Nh: Number of heads; each has d / Nh of the output channels.
-        r: Odd size of the window of the position lambda. What exceeds 2 size - 1 is never computed.
-        stride: 1, or 2 for a 3x3 average pool of stride 2 after the layer.
+        r: Odd size of the window of the position lambda. Taps beyond 2 size - 1 are never computed.
+        stride: Stride of the layer: 1, or 2 to add a 3x3 average pool of stride 2 after it.
 
     Raises:
         ValueError: If the options do not fit together.
@@ -195,18 +195,18 @@ class LambdaLayer(nn.Module):
         self.pool = nn.AvgPool2d(3, stride=2, padding=1) if stride == 2 else nn.Identity()
 
     def extra_repr(self) -> str:
-        """Name the options."""
+        """List the options."""
         return f"d={self.d}, dk={self.dk}, du={self.du}, Nh={self.Nh}, r={self.r}, stride={self.stride}"
 
     def content_lambda(self, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Sum the values under keys that are normalised over positions, in float32 at least.
+        """Sum the values weighted by the keys' softmax over positions, in float32 or wider.
 
         Args:
             k: Keys before the softmax, shape (batch, du, dk, N).
             v: Values, shape (batch, du, dv, N).
 
         Returns:
-            Shape (batch, dk, dv).
+            The content lambda, (batch, dk, dv).
         """
         weights = k.softmax(dim=-1, dtype=torch.promote_types(k.dtype, torch.float32))
         return weights.transpose(1, 2).flatten(2) @ v.to(weights.dtype).permute(0, 1, 3, 2).flatten(1, 2)

@@ -1,15 +1,18 @@
-"""Does a measure find the same layer in another network? ``python -m utilities.layer_matching --dataset digits``.
+"""Test whether a measure finds the same layer in another network.
 
-The test of Kornblith et al. 2019, table 2 (https://arxiv.org/abs/1905.00414): networks of one architecture that differ
-in their seeds only are compared pair by pair. For each layer of the first network, the most similar layer of the
-second should be the one at the same place, which chance finds in one of as many cases as there are layers. The
-classifier's outputs are left out. There ten All-CNN-C-like networks on CIFAR-10 gave linear CKA 99.3 %, CCA 10.6 %.
+Run ``python -m utilities.layer_matching --dataset digits``.
+
+This is the test of Kornblith et al. 2019, table 2 (https://arxiv.org/abs/1905.00414): networks of one architecture that
+differ only in their seeds are compared pair by pair. For each layer of the first network, the most similar layer of the
+second should be the one at the same place. By chance that happens in one of as many cases as there are layers. The
+classifier's outputs are left out. In the paper, ten All-CNN-C-like networks on CIFAR-10 have 99.3 % with linear CKA and
+10.6 % with CCA.
 
 CCA and its kin need fewer features than images, so they see channels only (``gap``); read them beside CKA of the same
-view. They fail where widths differ: divided by the narrower layer's rank, canonical correlations with a wider layer
-add up to more, whichever layer it is, with more images too. With equal widths (``--widths 64 64 64 64 64 64 64 64``)
-CCA and PWCCA find most layers of networks trained on digits; SVCCA, which keeps another number of components of each
-layer, does not.
+view. They fail where widths differ: canonical correlations, divided by the narrower layer's rank, add up to more with
+any wider layer. More images do not change that. With equal widths (``--widths 64 64 64 64 64 64 64 64``) CCA and PWCCA
+find most layers of networks trained on digits. SVCCA does not, since it keeps a different number of components for each
+layer.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from utilities.results import Result
 from utilities.utils import versions
 from utilities.views import check_view
 
-# What is asked of `utilities.compare.compare`; the bandwidths are those of the paper's table.
+# Options for `utilities.compare.compare`; the bandwidths are those of the paper's table.
 INDEXES: dict[str, dict[str, Any]] = {
     "cka": {"measure": "cka"},
     **{f"cka_rbf_{b}": {"measure": "cka", "kernel": "rbf", "bandwidth": b} for b in (0.2, 0.4, 0.8)},
@@ -47,7 +50,7 @@ VIEWS = ("flatten", "gap")
 
 
 def is_block(name: str, module: nn.Module) -> bool:
-    """Tell the blocks of a `PlainCNN` from the rest.
+    """Tell whether a module is a block of a `PlainCNN`.
 
     Example:
         >>> is_block("block1", nn.Sequential()), is_block("block1.0", nn.ReLU()), is_block("head", nn.Linear(1, 1))
@@ -57,15 +60,15 @@ def is_block(name: str, module: nn.Module) -> bool:
 
 
 def matched(matrices: np.ndarray) -> np.ndarray:
-    """Tell for each row whether its largest entry is on the diagonal: 1 or 0, and 1/m where it is one of m equal ones.
+    """Tell for each row whether its largest entry is on the diagonal: 1 or 0, or 1/m if m entries tie for largest.
 
-    So a measure that gives the same value everywhere is right as often as by chance. A row without any value is wrong.
+    A measure with the same value everywhere is thus right as often as by chance. A row without any value is wrong.
 
     Args:
         matrices: Similarities, (..., layers, layers).
 
     Returns:
-        (..., layers).
+        Hits, (..., layers).
 
     Example:
         >>> matched(np.array([[0.9, 0.2], [0.3, 0.3]]))
@@ -78,7 +81,7 @@ def matched(matrices: np.ndarray) -> np.ndarray:
 
 
 def match_accuracy(matrix: np.ndarray) -> float:
-    """Give the share of one network's layers whose most similar layer in another has the same place.
+    """Return the share of one network's layers whose most similar layer in another has the same place.
 
     Args:
         matrix: Similarities of the layers of two networks of one architecture, (layers, layers).
@@ -99,10 +102,10 @@ def match_accuracy(matrix: np.ndarray) -> float:
 def mean_accuracy(matrices: np.ndarray) -> tuple[float, float]:
     """Average `match_accuracy` over ordered pairs of networks, with its standard error.
 
-    The error is that of a jackknife over networks, as in the paper: pairs share networks and are not independent.
+    The error comes from a jackknife over networks, as in the paper: pairs share networks and are not independent.
 
     Args:
-        matrices: (networks, networks, layers, layers); networks with themselves are not looked at.
+        matrices: Similarities, (networks, networks, layers, layers); networks with themselves are ignored.
 
     Returns:
         The mean, and its standard error, which is NaN for two networks.
@@ -125,18 +128,18 @@ def mean_accuracy(matrices: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class LayerMatching(Result):
-    """How often each measure finds the layer at the same place.
+    """Hold how often each measure finds the layer at the same place.
 
     Attributes:
         measures: A key of `INDEXES` for each row.
-        views: What of a layer's output stood for an image, for each row, see `utilities.views`.
-        matrices: (rows, networks, networks, layers, layers); [r, a, b, i, j] compares layer i of network a with layer
-            j of network b, asymmetric measures as half of S + Sᵀ.
+        views: Which part of a layer's output represented an image, for each row, see `utilities.views`.
+        matrices: Similarities, (rows, networks, networks, layers, layers); [r, a, b, i, j] compares layer i of network
+            a with layer j of network b. Asymmetric measures are half of S + Sᵀ.
         layers: Names of the layers.
-        widths: View -> number of features of each layer.
+        widths: Mapping from view to the number of features of each layer.
         n: Number of images.
-        skipped: Measure -> view -> why it could not be computed.
-        provenance: What it was made from.
+        skipped: Mapping from measure to view to the reason why it could not be computed.
+        provenance: Facts about what it was made from.
 
     Example:
         >>> matrices = np.broadcast_to(np.eye(4), (1, 3, 3, 4, 4))
@@ -156,11 +159,11 @@ class LayerMatching(Result):
 
     @property
     def chance(self) -> float:
-        """The share that a guess gets right."""
+        """Return the share that a guess gets right."""
         return 1 / len(self.layers)
 
     def accuracy(self, measure: str, view: str = "flatten") -> float:
-        """Give the share of layers matched, 0 to 1, over ordered pairs of networks.
+        """Return the share of layers matched, 0 to 1, over ordered pairs of networks.
 
         Raises:
             KeyError: If that measure was not computed with that view.
@@ -171,7 +174,7 @@ class LayerMatching(Result):
         return mean_accuracy(self.matrices[rows.index((measure, view))])[0]
 
     def to_frame(self) -> pd.DataFrame:
-        """Give a row for each measure and view: percent of layers matched, and its error, see `mean_accuracy`."""
+        """Tabulate, for each measure and view, the percent of layers matched and its error, see `mean_accuracy`."""
         numbers = 100 * np.array([mean_accuracy(matrices) for matrices in self.matrices]).reshape(-1, 2)
         return pd.DataFrame(
             {
@@ -183,14 +186,14 @@ class LayerMatching(Result):
         )
 
     def by_layer(self) -> pd.DataFrame:
-        """Give the percentage of ordered pairs in which each layer is matched; rows as in `to_frame`."""
+        """Tabulate the percentage of ordered pairs in which each layer is matched; rows as in `to_frame`."""
         different = ~np.eye(self.matrices.shape[1], dtype=bool)
         shares = matched(self.matrices)[:, different].mean(1)
         index = pd.MultiIndex.from_arrays([[TITLES[name] for name in self.measures], self.views])
         return pd.DataFrame(100 * shares, index=index.set_names(["measure", "view"]), columns=self.layers)
 
     def table(self) -> str:
-        """Write the percentages as text, a line for each measure and a column for each view."""
+        """Write the percentages as text, with a line for each measure and a column for each view."""
         frame = self.to_frame()
         cells = {
             (row.measure, row.view): f"{row.percent:.1f}" + ("" if np.isnan(row.stderr) else f" ± {row.stderr:.1f}")
@@ -225,17 +228,17 @@ def layer_matching(
     """Compare every layer of several networks of one architecture by several measures, and see which layers match.
 
     Args:
-        models: Two or more, of one architecture, from several seeds.
-        loader: Test images. All measures but debiased CKA depend on the size of the batches: take all images in one
-            batch where memory allows, which is about 50 n² bytes for each layer of each network.
+        models: Two or more networks of one architecture, from several seeds.
+        loader: Loader of test images. All measures but debiased CKA depend on the batch size: put all images into one
+            batch where memory allows, which takes about 50 n² bytes for each layer of each network.
         measures: Keys of `INDEXES`.
         layers: Layers of one network, see `utilities.hooks.select_layers`; leave the classifier's outputs out.
-        views: Each measure is computed with each of these, see `utilities.views`. The measures of the CCA family and
-            linear regression need far fewer features than images: ``"gap"`` leaves the channels.
-        device: Where to run the networks.
+        views: Views to compute each measure with, see `utilities.views`. The measures of the CCA family and
+            linear regression need far fewer features than images: ``"gap"`` leaves only the channels.
+        device: Device to run the networks on.
         provenance: Facts to keep with the result.
-        progress: Show a progress bar over batches where one measure takes more than two seconds.
-        report: Is given a line for each measure as it is done.
+        progress: Whether to show a progress bar over batches where one measure takes more than two seconds.
+        report: Function that receives a line for each measure as it is done.
 
     Returns:
         The result; a measure that refuses a view's features is in ``skipped``, with the reason.
@@ -271,7 +274,7 @@ def layer_matching(
                     together, together, loader, layers1=wanted, view=view, device=device, progress=progress, **options
                 )
             except ValueError as reason:
-                if options["measure"] == "cka":  # it takes any features: something else is wrong
+                if options["measure"] == "cka":  # CKA takes any features, so something else is wrong
                     raise
                 skipped.setdefault(name, {})[view] = str(reason)
                 report(f"{TITLES[name]}, {view}: not computed")
@@ -301,7 +304,7 @@ def layer_matching(
 
 
 def _refuse(measure: str, layers: Sequence[str], widths: Sequence[int], batch_size: int) -> None:
-    """Say what `compare` would say of layers that are too wide for a measure, which it can after a pass only."""
+    """Raise what `compare` would say about layers too wide for a measure, which it can only say after a pass."""
     if measure == "cka":
         return
     for name, width in zip(layers, widths, strict=True):
@@ -311,7 +314,7 @@ def _refuse(measure: str, layers: Sequence[str], widths: Sequence[int], batch_si
 
 
 def _layers_of_each(names: Sequence[str], networks: int) -> list[str]:
-    """Take the networks' numbers off the layers' names; all networks must have the same ones, in the same order."""
+    """Strip the networks' numbers off the layers' names; all networks must have the same names, in the same order."""
     parts = [name.partition(".")[::2] for name in names]
     each = [[layer for number, layer in parts if number == str(i)] for i in range(networks)]
     differing = next((i for i, layers in enumerate(each) if layers != each[0]), None)

@@ -1,4 +1,4 @@
-"""Where a model's outputs have their positions and channels: by the layer's kind, a layout, or what is around it."""
+"""Tell which axes of a model's outputs hold positions and channels, by layer kind, given layout or surroundings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PREFIX_TOKENS = (*CLASS_TOKENS, "distillation_token", "dist_token", "register_t
 def prefix_tokens(model: nn.Module) -> int:
     """Count the tokens that a transformer puts before those of its patches: class, distillation, registers.
 
-    timm says it (``num_prefix_tokens``); of torchvision's and Hugging Face's models, parameters of known names are
-    counted.
+    timm states the number (``num_prefix_tokens``). For models of torchvision and Hugging Face, parameters of known
+    names are counted.
 
     Args:
-        model: Any module; of a CNN the count is 0.
+        model: Any module; the count is 0 for a CNN.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -42,18 +42,21 @@ def has_class_token(model: nn.Module) -> bool:
 
 
 class Layout:
-    """Where a model's outputs have their positions and their channels.
+    """Tell which axes of a model's outputs hold positions and which hold channels.
 
-    A layer of torch tells it by its kind, and so it does for activations that follow it in an ``nn.Sequential``. Where
-    the kind is silent, a given layout speaks. Where there is none, three dimensions are (batch, positions, width) in
-    models without 1-D convolutions; in those with them, and for five dimensions in those with 3-D ones, the axis is
-    taken whose size is a width of the layers around, and channels come second if all layers are convolutions. Of four
-    dimensions the width comes second or, in models with layer norms, perhaps last: it is the one that is a multiple of
-    the patch embedding's, or that differs from two equal ones; where that leaves both, timm's ``output_fmt`` decides.
+    The kind of a torch layer tells it, also for activations that follow the layer in an ``nn.Sequential``. Where the
+    kind is silent, a given layout decides. Without one, it depends on the number of dimensions:
+
+    - Three dimensions are (batch, positions, width) in models without 1-D convolutions.
+    - In models with 1-D convolutions, and for five dimensions in models with 3-D ones, the channel axis is the one
+      whose size is a width of the surrounding layers. Channels come second if all layers are convolutions.
+    - With four dimensions, the width comes second or, in models with layer norms, perhaps last. It is the size that
+      is a multiple of the patch embedding's, or that differs from two equal ones. Where that leaves both, timm's
+      ``output_fmt`` decides.
 
     Args:
         model: Any module.
-        letters: Such as ``"NCL"``, for outputs with as many dimensions that their layer's kind does not tell.
+        letters: Axes such as ``"NCL"``, for outputs with as many dimensions whose layer's kind does not tell them.
 
     Example:
         >>> layout = Layout(nn.Sequential(nn.Conv1d(3, 8, 1), nn.ReLU()))
@@ -63,12 +66,12 @@ class Layout:
 
     def __init__(self, model: nn.Module, letters: str | None = None) -> None:
         self.model, self.letters = model, letters
-        self._said = letters is None  # that a layer's kind overrules the letters
+        self._said = letters is None  # whether it was reported that a layer's kind overrules the letters
         self.prefix = prefix_tokens(model)
         self.patches = _first_integer(model, "num_patches")
         self.nhwc = getattr(model, "output_fmt", None) == "NHWC"
         self.mixed = self.nhwc or any(isinstance(module, nn.LayerNorm) for module in model.modules())
-        # Only a convolution whose windows do not overlap is a patch embedding: the stems of ResNets are none.
+        # Only a convolution whose windows do not overlap is a patch embedding: a ResNet's stem is not.
         stem = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
         embeds = stem is not None and stem.kernel_size == stem.stride and stem.kernel_size[0] > 1
         self.width = stem.out_channels if embeds else None
@@ -82,20 +85,20 @@ class Layout:
         A dense tensor is not copied.
 
         Returns:
-            None if the tensor's dimensions are not known.
+            The arranged tensor and the count, or None if the tensor's dimensions are not known.
         """
         if self.holds_tokens(tensor.shape, module):
             tokens = tensor if tensor.ndim == 3 else tensor.transpose(1, 2)
-            # Patches alone, before the class token is added, have no prefix.
+            # Before the class token is added, patches have no prefix.
             return tokens, 0 if tokens.shape[1] == self.patches else self.prefix
         axis = self.channel_axis(tensor.shape, module)
         return None if axis is None else (tensor.movedim(axis, -1).flatten(1, -2), 0)
 
     def holds_tokens(self, shape: torch.Size, module: nn.Module | None = None) -> bool | None:
-        """Tell tokens from maps: queries and keys (batch, heads, T, d) by T, or at another image size by heads x d.
+        """Tell tokens from maps; queries and keys (batch, heads, T, d) by T, or at other image sizes by heads x d.
 
         Returns:
-            None for an output of three dimensions, if it cannot be told.
+            True or False, or None for an output of three dimensions if it cannot be told.
         """
         if len(shape) != 4:
             axis = self.channel_axis(shape, module) if len(shape) == 3 else 1
@@ -110,11 +113,11 @@ class Layout:
         """Return the axis that holds the channels of a layer's output of three or more dimensions.
 
         Args:
-            shape: Of the output.
+            shape: Shape of the output.
             module: The layer, where it is known.
 
         Returns:
-            None where it cannot be told.
+            The axis, or None where it cannot be told.
         """
         key = module, shape[1:]
         if key not in self._known:
@@ -124,7 +127,7 @@ class Layout:
         return self._known[key]
 
     def say_if_overruled(self, view: str, shape: torch.Size, module: nn.Module | None) -> None:
-        """Warn, once, that the letters do not hold for an output, since its layer's kind says another axis."""
+        """Warn, once, that the letters do not apply to an output, since its layer's kind says another axis."""
         asked = None if self._said else self._by_letters(shape)
         if asked is None or self._by_kind(shape, module) in (None, asked):
             return
@@ -162,7 +165,7 @@ class Layout:
         return None if channels_last is None else last if channels_last else 1
 
     def _channels_last(self, shape: torch.Size) -> bool | None:
-        """Tell maps (batch, H, W, C) from (batch, C, H, W); None where it cannot be told."""
+        """Tell whether maps are (batch, H, W, C) rather than (batch, C, H, W); None where it cannot be told."""
         first, last = (self.width is not None and shape[i] % self.width == 0 for i in (1, -1))
         if len(shape) > 4:  # windows of maps
             return last or None
@@ -175,7 +178,7 @@ class Layout:
         return last
 
     def _by_surroundings(self, shape: torch.Size, module: nn.Module | None) -> int | None:
-        """Compare sizes with the widths of the layers in the module, or else in the one around it, and so on."""
+        """Compare sizes with the widths of the layers in the module, failing that in the one around it, and so on."""
         last, dimensions = len(shape) - 1, len(shape) - 2
         if last == 2 and self.patches is not None and shape[1] in (self.patches, self.patches + self.prefix):
             return last
@@ -194,7 +197,7 @@ class Layout:
         return 1 if plain else None
 
     def _is_convnet(self, dimensions: int) -> bool:
-        """Tell a model of convolutions over so many axes, with linear layers at most beside them."""
+        """Tell whether a model consists of convolutions over so many axes, with at most linear layers beside them."""
         others = [one for one in (1, 2, 3) if one != dimensions]
         layers = layers_in(self.model, dimensions)
         return (
@@ -205,7 +208,7 @@ class Layout:
 
 
 def _first_integer(model: nn.Module, name: str) -> int | None:
-    """Find an attribute of the model, or of what it is wrapped around."""
+    """Find an integer attribute of the model, or of the model that it wraps."""
     values = (getattr(module, name, None) for module in model.modules())
     return next((value for value in values if isinstance(value, int)), None)
 

@@ -1,4 +1,4 @@
-"""Models of timm and torchvision: built, with their weights fetched, and the layers of timm's transformers named."""
+"""Build models of timm and torchvision, fetch their weights, and name the layers of timm's transformers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def build_timm(name: str, classes: dict[str, int], pretrained: bool, kwargs: dic
     """Build a model of timm.
 
     Args:
-        name: timm's, with or without a tag.
+        name: timm's name, with or without a tag.
         classes: ``{"num_classes": n}``, or nothing for timm's own number.
-        pretrained: Fetch weights; kwargs may name another source, as ``pretrained_cfg_overlay={"file": PATH}``.
-        kwargs: Passed on; ``in_channels`` is timm's ``in_chans``.
+        pretrained: Whether to fetch weights; kwargs may name another source: ``pretrained_cfg_overlay={"file": PATH}``.
+        kwargs: Options of the builder; ``in_channels`` becomes timm's ``in_chans``.
 
     Raises:
         ValueError: If there are no pretrained weights.
@@ -59,13 +59,13 @@ def build_timm(name: str, classes: dict[str, int], pretrained: bool, kwargs: dic
 
 
 def build_torchvision(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
-    """Build a model of torchvision; a classifier of another size is taken from a random model.
+    """Build a model of torchvision; a classifier of another size comes from a randomly initialised model.
 
     Args:
-        name: torchvision's.
-        num_classes: None is torchvision's own number.
-        pretrained: Fetch the best weights.
-        kwargs: Passed on.
+        name: torchvision's name.
+        num_classes: Number of logits; None is torchvision's own number.
+        pretrained: Whether to fetch the best weights.
+        kwargs: Options of the builder.
 
     Raises:
         ConnectionError: If the weights cannot be fetched.
@@ -103,13 +103,13 @@ def torchvision_names() -> list[str]:
 
 
 def transformer_layers(model: nn.Module) -> list[str]:
-    """Name the layers worth comparing of timm's ViT, Swin and PiT; variants without one of them do without.
+    """Name the layers worth comparing in timm's ViT, Swin and PiT; layers that a variant lacks are skipped.
 
     Args:
         model: Any module.
 
     Returns:
-        Names in the order of execution, see `utilities.zoo.comparison_layers`; none for other models.
+        Names in the order of execution, see `utilities.zoo.comparison_layers`; an empty list for other models.
 
     Example:
         >>> from timm.models.pit import PoolingVisionTransformer
@@ -145,14 +145,14 @@ def _stages(prefix: str, stages: Sequence[nn.Module], first: list[str], parts: l
 
 
 def _warn_new_classifier(name: str, trained_for: int) -> None:
-    """Say that a pretrained model's classifier knows nothing."""
+    """Warn that a pretrained model's classifier is untrained."""
     found = f"are for {trained_for} classes" if trained_for else "have no classifier"
     warnings.warn(f"the pretrained weights of {name} {found}: its classifier is newly initialised", stacklevel=5)
 
 
 @contextmanager
 def _fetching(name: str, remedy: str) -> Iterator[None]:
-    """Turn whatever a failed download raises into a ConnectionError that says what to do."""
+    """Turn whatever a failed download raises into a ConnectionError that states what to do."""
     try:
         yield
     except Exception as error:

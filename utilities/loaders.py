@@ -1,9 +1,9 @@
-"""Images in batches, in a reproducible order: seeded loaders, which augment whole batches.
+"""Serve images in batches, in a reproducible order: seeded loaders, which augment whole batches.
 
-Minibatch CKA averages over batches, so a loader that serves one class after the other biases it, and a loader
-that reshuffles cannot be read twice for two models. `make_loader` therefore shuffles once, with a seed, unless
-asked otherwise. Order and augmentation depend on the seed and the epoch alone, never on the number of workers or
-on the state of torch's global generator.
+Minibatch CKA averages over batches, so a loader that serves one class after the other biases it. A loader that
+reshuffles cannot be read twice for two models. `make_loader` therefore shuffles once, with a seed, unless asked
+otherwise. Order and augmentation depend on the seed and the epoch alone, never on the number of workers or on the
+state of torch's global generator.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def seeded_generator(*keys: int) -> torch.Generator:
 
 
 class _Order(Sampler):
-    """The indices of one epoch: a function of the seed, the rule and the epoch."""
+    """Draw the indices of one epoch, a function of the seed, the rule and the epoch."""
 
     def __init__(self, length: int, shuffle: str, seed: int) -> None:
         self.length, self.shuffle, self.seed, self.epoch = length, shuffle, seed, 0
@@ -44,16 +44,16 @@ class _Order(Sampler):
 
 
 class Loader(DataLoader):
-    """A torch ``DataLoader`` with a seeded order and augmentation of whole batches; see `make_loader`.
+    """Extend torch's ``DataLoader`` by a seeded order and augmentation of whole batches; see `make_loader`.
 
     Attributes:
-        epoch: The epoch that the next iteration serves, counted from 0. Set it to go on with a training run.
-        augment: What is applied to every batch of images, or None.
+        epoch: The epoch that the next iteration serves, counted from 0. Set it to continue a training run.
+        augment: Augmentation of every batch of images, or None.
         seed: The seed of the order and of the augmentation.
     """
 
     def __init__(self, dataset: Dataset, order: _Order, augment: Callable | None, **options: Any) -> None:
-        # A generator of its own: otherwise every iteration draws a number from torch's global one.
+        # With its own generator: otherwise every iteration draws a number from torch's global one.
         generator = seeded_generator(order.seed, 1)
         super().__init__(dataset, sampler=order, generator=generator, **options)
         self.augment, self.seed, self.epoch = augment, order.seed, 0
@@ -83,23 +83,24 @@ def make_loader(
 ) -> Loader:
     """Make a loader whose batches depend on the seed and the epoch alone.
 
-    Sets of `utilities.datasets.load_dataset` that lie in memory need no workers: their batches are cut out of one
-    array. Workers pay for sets that are decoded from files, such as ImageNet.
+    Sets of `utilities.datasets.load_dataset` in memory need no workers: their batches are slices of one array. Workers
+    pay off for sets that are decoded from files, such as ImageNet.
 
     Args:
         dataset: A map-style dataset of (image, label), perhaps with a mask as third item.
-        batch_size: Images in a batch; the last one may be smaller, unless ``drop_last``.
+        batch_size: Number of images in a batch; the last one may be smaller, unless ``drop_last``.
         seed: Seed of the order and of the augmentation.
-        shuffle: ``"once"`` serves one fixed permutation in every epoch, for comparisons; ``"every_epoch"`` a new
-            one each epoch, for training; ``"never"`` keeps the order of the dataset (often sorted by class).
-        workers: Processes that read images beside this one.
-        augment: Called with (images, generator) on every batch, anew in every epoch, such as an `Augmentation`.
-            None takes the dataset's own (that of ``load_dataset(augment=True)``); False switches it off.
+        shuffle: ``"once"`` serves one fixed permutation in every epoch, for comparisons. ``"every_epoch"`` serves a
+            new one each epoch, for training. ``"never"`` keeps the order of the dataset (often sorted by class).
+        workers: Number of processes that read images besides this one.
+        augment: Function of (images, generator), called on every batch, anew in every epoch, such as an
+            `Augmentation`. None takes the dataset's own (that of ``load_dataset(augment=True)``); False switches it
+            off.
         drop_last: Whether to leave out a smaller last batch.
 
     Returns:
-        The loader. Where the dataset brought its own augmentation, ``loader.dataset`` is a copy without it, since
-        the loader has taken it over.
+        The loader. If the dataset brought its own augmentation, ``loader.dataset`` is a copy without it, since the
+        loader has taken it over.
 
     Raises:
         ValueError: If the dataset is empty, no batch would come out, an option is out of range, or the augmentation

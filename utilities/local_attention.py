@@ -1,10 +1,10 @@
-"""Self-attention within windows of a feature map, the attention of AlterNet.
+"""Apply self-attention within windows of a feature map, the attention of AlterNet.
 
-A map is cut into windows of p x p pixels that neither overlap nor shift, and the pixels of a window attend to each
-other (Park & Kim 2022, https://arxiv.org/abs/2202.06709). Attention within a neighbourhood, in the place of a
-convolution, goes back to Yang et al. 2019, *Convolutional Self-Attention Networks*, https://arxiv.org/abs/1904.03107;
-it is not the ConViT of d'Ascoli et al. 2021, whose attention is global. What Park & Kim say of the size of the
-neighbourhood they found on CIFAR-100, with kernels of 3, 5 and 8 pixels.
+A map is cut into windows of p x p pixels that neither overlap nor shift. The pixels of a window attend to each other
+(Park & Kim 2022, https://arxiv.org/abs/2202.06709). The use of attention within a neighbourhood in place of a
+convolution goes back to Yang et al. 2019, *Convolutional Self-Attention Networks*, https://arxiv.org/abs/1904.03107.
+It is not the ConViT of d'Ascoli et al. 2021, whose attention is global. Park & Kim's findings on the size of the
+neighbourhood come from CIFAR-100, with kernels of 3, 5 and 8 pixels.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-Cut = tuple[int, int, int, int]  # rows of windows, columns of windows, rows and columns of pixels in each
+Cut = tuple[int, int, int, int]  # rows and columns of windows, rows and columns of pixels in each window
 
 
 def relative_position_index(window: int) -> torch.Tensor:
-    """Number the offsets from pixel to pixel of a window, as rows and columns of a table of biases.
+    """Number the offsets between pixels of a window, as rows and columns of a table of biases.
 
     Args:
         window: Pixels along a side, p.
 
     Returns:
-        Shape (p, p, p, p, 2): for query row, query column, key row and key column the offset (dy, dx) from query to
-        key plus p - 1, which counts from 0 to 2 p - 2.
+        Shape (p, p, p, p, 2). For query row, query column, key row and key column, it holds the offset (dy, dx) from
+        query to key plus p - 1, which counts from 0 to 2 p - 2.
 
     Example:
         >>> relative_position_index(2)[0, 0].tolist()  # from the first pixel to each of the four
@@ -36,15 +36,15 @@ def relative_position_index(window: int) -> torch.Tensor:
 
 
 def cut_windows(x: torch.Tensor, window: int) -> tuple[torch.Tensor, Cut]:
-    """Cut maps into windows, padded with zeros at the end where they do not divide.
+    """Cut maps into windows; where windows do not divide a map, pad its end with zeros.
 
     Args:
         x: Shape (batch, channels, H, W).
-        window: Pixels along a side, p; along an axis with fewer, a window has as many as there are.
+        window: Pixels along a side, p; along a shorter axis, the window is as long as the axis.
 
     Returns:
-        Pixels of shape (batch * windows, pixels, channels), images slowest, windows and pixels in reading order; and
-        the sizes of the cut, for `join_windows`.
+        Pixels of shape (batch * windows, pixels, channels), with images varying slowest, and windows and pixels in
+        reading order; and the sizes of the cut, for `join_windows`.
 
     Example:
         >>> pixels, cut = cut_windows(torch.zeros(2, 8, 10, 3), 4)
@@ -56,13 +56,13 @@ def cut_windows(x: torch.Tensor, window: int) -> tuple[torch.Tensor, Cut]:
     down, across = -(-height // rows), -(-width // columns)
     if (down * rows, across * columns) != (height, width):
         x = F.pad(x, (0, across * columns - width, 0, down * rows - height))
-    # Channels last first: torch is quick at that, and what is then cut has its channels in one piece.
+    # Channels last first: torch does that fast, and the pieces cut afterwards have contiguous channels.
     x = x.permute(0, 2, 3, 1).contiguous().view(batch, down, rows, across, columns, channels)
     return x.transpose(2, 3).reshape(-1, rows * columns, channels), (down, across, rows, columns)
 
 
 def join_windows(pixels: torch.Tensor, cut: Cut, like: torch.Tensor) -> torch.Tensor:
-    """Put windows together to maps of the size and memory format of others: undo `cut_windows`.
+    """Join windows into maps of the size and memory format of ``like``: undo `cut_windows`.
 
     Args:
         pixels: Shape (batch * windows, pixels, channels).
@@ -84,7 +84,7 @@ def join_windows(pixels: torch.Tensor, cut: Cut, like: torch.Tensor) -> torch.Te
 
 
 def padding_mask(cut: Cut, height: int, width: int, device: torch.device | None = None) -> torch.Tensor | None:
-    """Tell which pixels of each window were padded.
+    """Tell which pixels of each window are padding.
 
     Args:
         cut: From `cut_windows`.
@@ -109,23 +109,23 @@ def padding_mask(cut: Cut, height: int, width: int, device: torch.device | None 
 
 
 class LocalAttention(nn.Module):
-    """Multi-head self-attention within p x p windows of a map, with relative positions.
+    """Apply multi-head self-attention within p x p windows of a map, with relative positions.
 
     In each window and head::
 
         out = softmax(q k' / sqrt(head_dim) + bias[dy, dx]) v
 
-    Queries, keys and values are 1x1 convolutions of the map without bias, and what the heads give goes through a 1x1
-    convolution with bias; both are linear layers here, ``qkv`` and ``proj``, which is the same and faster. One table of
-    (2 p - 1) x (2 p - 1) biases, of the offsets from query to key, serves all heads.
+    In the paper, queries, keys and values are 1x1 convolutions of the map without bias, and the heads' output goes
+    through a 1x1 convolution with bias. Here both are linear layers, ``qkv`` and ``proj``, which compute the same,
+    faster. One table of (2 p - 1) x (2 p - 1) biases for the offsets from query to key serves all heads.
 
     Maps may have any size, and the parameters' shapes do not depend on it. Along an axis shorter than p, windows are
-    as long as the axis, and take the central part of the table. Where windows do not divide a map, it is padded at its
-    end, and no pixel attends to what was padded.
+    as long as the axis, and use the central part of the table. Where windows do not divide a map, it is padded at its
+    end, and no pixel attends to padding.
 
     Args:
         in_channels: Channels of the input.
-        out_channels: Channels of the output; None is as many.
+        out_channels: Channels of the output; None keeps those of the input.
         heads: Number of heads.
         window: Pixels along a side of a window, p.
         head_dim: Channels of a head.
@@ -162,7 +162,7 @@ class LocalAttention(nn.Module):
         self.register_buffer("relative_position_index", rows * span + columns, persistent=False)
 
     def extra_repr(self) -> str:
-        """Name the options."""
+        """Return the options as text."""
         return f"heads={self.heads}, window={self.window}, head_dim={self.head_dim}"
 
     def bias(self, rows: int, columns: int) -> torch.Tensor:
@@ -173,7 +173,7 @@ class LocalAttention(nn.Module):
             columns: Columns of the window, at most p.
 
         Returns:
-            Shape (rows * columns, rows * columns), of query and key.
+            Shape (rows * columns, rows * columns), for query and key.
 
         Example:
             >>> layer = LocalAttention(8, heads=1, window=4)
@@ -191,8 +191,8 @@ class LocalAttention(nn.Module):
             x: Shape (batch, in_channels, H, W).
 
         Returns:
-            Shape (batch * windows, heads, pixels, pixels), images slowest, windows in reading order; float32 at least.
-            Each row, that of a query, sums to 1. Padded pixels have rows, and their columns are 0.
+            Shape (batch * windows, heads, pixels, pixels), float32 at least, with images varying slowest and windows
+            in reading order. Each row belongs to a query and sums to 1. Padded pixels have rows; their columns are 0.
 
         Example:
             >>> LocalAttention(8, heads=3, window=4).attention_weights(torch.zeros(2, 8, 8, 8)).shape
@@ -208,16 +208,16 @@ class LocalAttention(nn.Module):
         return join_windows(self.proj(out.transpose(1, 2).flatten(2)), cut, like=x)
 
     def _weights(self, q: torch.Tensor, k: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Give the attention maps, by plain products.
+        """Compute the attention maps, by plain products.
 
-        torch's fused kernels of attention save nothing for so few keys, are slower on a CPU, and cannot be
+        torch's fused attention kernels save nothing for so few keys and are slower on a CPU. They cannot be
         differentiated twice, as Hessians need.
         """
         logits = (q * self.head_dim**-0.5) @ k.transpose(-2, -1) + bias
         return logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
     def _heads(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Cut]:
-        """Give q, k, v (batch * windows, heads, pixels, head_dim), what to add to the logits, and the cut."""
+        """Return q, k, v (batch * windows, heads, pixels, head_dim), the term to add to the logits, and the cut."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"LocalAttention got {tuple(x.shape)}, not (batch, in_channels={self.in_channels}, H, W)")
         pixels, cut = cut_windows(x, self.window)

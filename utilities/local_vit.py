@@ -1,10 +1,10 @@
-"""Vision Transformers that attend to a neighbourhood only, to see what the reach of attention does.
+"""Build vision transformers that attend to a neighbourhood only, to see what the reach of attention does.
 
-Yang et al. 2019, *Convolutional Self-Attention Networks*, https://aclanthology.org/N19-1407; Park & Kim 2022
-(https://arxiv.org/abs/2202.06709) call such a model ConViT, which is another model's name (d'Ascoli et al. 2021), and
-compare neighbourhoods of 3x3, 5x5 and 8x8 tokens. What they say of long-range dependency rests on that comparison on
-CIFAR-100, and says nothing of large convolution kernels or other data. There is no class token: predictions come from
-the mean over positions.
+The idea is that of Yang et al. 2019, *Convolutional Self-Attention Networks*, https://aclanthology.org/N19-1407. Park &
+Kim 2022 (https://arxiv.org/abs/2202.06709) call such a model ConViT, which is another model's name (d'Ascoli et al.
+2021), and compare neighbourhoods of 3x3, 5x5 and 8x8 tokens. Their statements on long-range dependency rest on that
+comparison on CIFAR-100, and do not cover large convolution kernels or other data. There is no class token: predictions
+come from the mean over positions.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def neighbours(grid: tuple[int, int], reach: int, shape: str = "square") -> torc
 
     Args:
         grid: Rows and columns.
-        reach: Tokens along a side; an even one reaches one further to the right and down.
+        reach: Tokens along a side; an even number reaches one further to the right and down.
         shape: ``"square"``; or in one dimension, ``"row"`` or ``"column"``.
 
     Returns:
-        Of shape (tokens, tokens), queries first: True where the key is in reach.
+        Booleans of shape (tokens, tokens), queries first: True where the key is in reach.
 
     Raises:
-        ValueError: For another shape, or no reach.
+        ValueError: For another shape, or a reach below 1.
 
     Example:
         >>> neighbours((1, 4), 3).int().tolist()
@@ -51,7 +51,7 @@ def neighbours(grid: tuple[int, int], reach: int, shape: str = "square") -> torc
 
 
 class NeighbourhoodAttention(Attention):
-    """Attention of timm whose keys are limited to a neighbourhood of the query, which all heads share.
+    """Limit the keys of timm's attention to a neighbourhood of the query, which all heads share.
 
     Arguments are those of timm's ``Attention``; `limit` sets the neighbourhood.
 
@@ -65,7 +65,7 @@ class NeighbourhoodAttention(Attention):
         self.register_buffer("near", None, persistent=False)
 
     def limit(self, grid: tuple[int, int], reach: int, shape: str = "square") -> NeighbourhoodAttention:
-        """Limit the keys, see `neighbours`; give the layer itself."""
+        """Limit the keys, see `neighbours`; return the layer itself."""
         self.near = neighbours(grid, reach, shape)
         return self
 
@@ -79,14 +79,14 @@ class NeighbourhoodAttention(Attention):
 def local_vit(
     size: str, num_classes: int = 100, in_channels: int = 3, *, reach: int, **kwargs: Any
 ) -> VisionTransformer:
-    """Build the small ViT of 16 or 32 pixels, without class token, with attention to a neighbourhood.
+    """Build the small ViT for 16 or 32 pixels, without class token, with attention to a neighbourhood.
 
     Args:
         size: ``"16"`` (8x8 tokens) or ``"32"`` (16x16 tokens).
         num_classes: Number of logits.
         in_channels: Channels of the images.
         reach: See `neighbours`.
-        **kwargs: ``shape``, see `neighbours`; all else goes to timm's ``VisionTransformer``.
+        **kwargs: ``shape``, see `neighbours`; other options go to timm's ``VisionTransformer``.
 
     Example:
         >>> local_vit("16", 10, reach=3)(torch.zeros(2, 3, 16, 16)).shape

@@ -1,8 +1,8 @@
-"""Masks of objects: out of a batch, through an image's transform, and onto patches by the fraction that they cover.
+"""Take masks of objects out of a batch, put them through an image's transform, and average them over patches.
 
 Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) call a token class-labelled where the object is in its patch. A
-patch that is half object, half background is neither: here the covered fraction of each patch comes first, and a
-threshold afterwards.
+patch that is half object, half background is neither. So the covered fraction of each patch is computed first, and a
+threshold is applied afterwards.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from PIL import Image
 
 from utilities.parts import place_of_images
 
-GREYS = 36, 219  # cubic filters overshoot by up to 15 % of the contrast, which must not be cut off at black or white
+GREYS = 36, 219  # cubic filters overshoot by up to 15 % of the contrast, which black or white must not clip
 
 
 def split_masks(batch: Any) -> torch.Tensor | None:
-    """Take the masks out of a batch, beside what `utilities.utils.split_batch` takes.
+    """Take the masks out of a batch, besides what `utilities.utils.split_batch` takes.
 
     Args:
         batch: ``images``, ``(images, labels)``, ``(images, labels, masks)`` or a mapping, perhaps with ``mask`` or
@@ -30,8 +30,8 @@ def split_masks(batch: Any) -> torch.Tensor | None:
         The covered fraction of each pixel, floating point, (batch, height, width), or None where there are none.
 
     Raises:
-        ValueError: If what is there is no mask: not a tensor (batch, height, width) or (batch, 1, height, width) of
-            finite numbers in 0..1.
+        ValueError: If the third item is not a mask: not a tensor (batch, height, width) or (batch, 1, height, width)
+            of finite numbers in 0..1.
 
     Example:
         >>> images, labels = torch.zeros(2, 3, 4, 4), torch.zeros(2)
@@ -46,7 +46,7 @@ def split_masks(batch: Any) -> torch.Tensor | None:
     elif isinstance(batch, (tuple, list)) and batch:
         place = place_of_images(batch) + 2
         if len(batch) > place and getattr(batch[place], "ndim", 0) > 1:
-            masks = batch[place]  # else paths, or the images' numbers
+            masks = batch[place]  # otherwise these are paths, or the images' numbers
     if masks is None:
         return None
     if not isinstance(masks, torch.Tensor):
@@ -56,7 +56,7 @@ def split_masks(batch: Any) -> torch.Tensor | None:
     if masks.ndim != 3:
         raise ValueError(f"masks should be (batch, height, width) or (batch, 1, height, width), got {_shape(masks)}")
     masks = masks if masks.is_floating_point() else masks.float()
-    if not ((masks >= 0) & (masks <= 1)).all():  # which NaN fails too
+    if not ((masks >= 0) & (masks <= 1)).all():  # NaN fails this too
         low, high = masks.min().item(), masks.max().item()
         raise ValueError(
             f"masks should say what fraction of each pixel is covered, 0 to 1; got {low:g} to {high:g}: divide "
@@ -66,9 +66,9 @@ def split_masks(batch: Any) -> torch.Tensor | None:
 
 
 def token_coverage(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Average masks over the patches of a grid, exactly: a pixel that lies in two patches counts in both by its area.
+    """Average masks over the patches of a grid, exactly: a pixel in two patches counts in both by its area.
 
-    The mean over patches is the mean over pixels, and a mask that is constant stays so, whether or not the grid divides
+    The mean over patches is the mean over pixels, and a constant mask stays constant, whether or not the grid divides
     the image.
 
     Args:
@@ -79,7 +79,7 @@ def token_coverage(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         Covered fraction of each patch, (batch, rows * columns), row by row like the patch tokens of timm.
 
     Raises:
-        ValueError: If the masks are no batch, or the grid is finer than they are.
+        ValueError: If the masks are not a batch, or the grid is finer than they are.
 
     Example:
         >>> mask = torch.tensor([[[1.0, 1, 0, 0], [1, 1, 1, 0]]])
@@ -100,14 +100,14 @@ def token_coverage(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 
 def class_tokens(coverage: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
-    """Tell which tokens show the object: those that it covers to a fraction of at least ``threshold``.
+    """Tell which tokens show the object: those covered by it to a fraction of at least ``threshold``.
 
     Args:
-        coverage: Of `token_coverage`.
-        threshold: Above 0, at most 1.
+        coverage: Covered fractions, from `token_coverage`.
+        threshold: Least covered fraction, above 0 and at most 1.
 
     Returns:
-        Booleans of the same shape; the others are context tokens.
+        Booleans of the same shape; False marks context tokens.
 
     Raises:
         ValueError: If the threshold is out of range.
@@ -122,15 +122,16 @@ def class_tokens(coverage: torch.Tensor, threshold: float = 0.5) -> torch.Tensor
 
 
 def transformed_mask(transform: Callable[[Image.Image], torch.Tensor], mask: Image.Image) -> torch.Tensor:
-    """Put a mask through what its image goes through, and read the covered fraction of each pixel off what comes out.
+    """Put a mask through its image's transform, and read the covered fraction of each pixel off the result.
 
-    All dark, all light, and the mask, light on dark, are transformed: f = (t(mask) - t(dark)) / (t(light) - t(dark)).
-    That is exact for every transform without chance that is affine in the grey levels, such as the evaluation
-    transforms of timm and torchvision, up to the rounding of grey levels between their steps.
+    Three pictures are transformed: all dark, all light, and the mask, light on dark. Then
+    f = (t(mask) - t(dark)) / (t(light) - t(dark)). That is exact for every deterministic transform that is affine in
+    the grey levels, such as the evaluation transforms of timm and torchvision, up to the rounding of grey levels
+    between their steps.
 
     Args:
-        transform: Maps an RGB picture to (channels, height, width).
-        mask: White on black.
+        transform: Function from an RGB picture to (channels, height, width).
+        mask: Picture of the mask, white on black.
 
     Returns:
         Float32, (height, width), 0 to 1.
@@ -146,16 +147,16 @@ def transformed_mask(transform: Callable[[Image.Image], torch.Tensor], mask: Ima
     blank = (Image.new("RGB", mask.size, (grey,) * 3) for grey in GREYS)
     part, none, full = (transform(picture) for picture in (drawn, *blank))
     contrast = full - none
-    inside = contrast != 0  # not so in a border that the transform adds: no object is there
+    inside = contrast != 0  # False in a border that the transform adds, where there is no object
     fraction = torch.where(inside, (part - none) / torch.where(inside, contrast, 1.0), 0.0)
     return fraction.mean(0).clamp(0, 1).float()  # see GREYS
 
 
 def refuse_chance(transform: Callable[[Image.Image], torch.Tensor], image: Image.Image) -> None:
-    """Refuse a transform that draws random numbers: it would move the mask otherwise than the image.
+    """Refuse a transform that draws random numbers: it would move the mask differently from the image.
 
     Raises:
-        ValueError: Naming the remedy.
+        ValueError: If it does; the message names the remedy.
 
     Example:
         >>> from torchvision.transforms import RandomCrop
@@ -163,7 +164,7 @@ def refuse_chance(transform: Callable[[Image.Image], torch.Tensor], image: Image
         Traceback (most recent call last):
         ValueError: the transform draws random numbers, so that it would move each mask otherwise than its image...
     """
-    before = torch.get_rng_state(), random.getstate()  # those that torchvision and timm draw from
+    before = torch.get_rng_state(), random.getstate()  # the generators that torchvision and timm draw from
     transform(image)
     if random.getstate() != before[1] or not torch.equal(torch.get_rng_state(), before[0]):
         raise ValueError(
@@ -173,8 +174,8 @@ def refuse_chance(transform: Callable[[Image.Image], torch.Tensor], image: Image
 
 
 def _shares(patches: int, pixels: int) -> torch.Tensor:
-    """Give the share of each patch that each pixel of a line makes up, (patches, pixels); rows sum to 1."""
-    # In units of 1 / patches of a pixel all edges are whole numbers, and so the overlaps are exact.
+    """Return the share of each patch that each pixel of a line makes up, (patches, pixels); rows sum to 1."""
+    # In units of 1 / patches of a pixel, all edges are whole numbers, so the overlaps are exact.
     patch, pixel = torch.arange(patches)[:, None] * pixels, torch.arange(pixels) * patches
     overlap = torch.minimum(patch + pixels, pixel + patches) - torch.maximum(patch, pixel)
     return overlap.clamp(min=0).double() / pixels

@@ -1,7 +1,8 @@
-"""Second opinions beside CKA, on plain matrices, in float64: shape, CCA, regression, dissimilarities, neighbours.
+"""Alternatives to CKA on plain matrices, in float64: shape, CCA, regression, dissimilarities, neighbours.
 
 No measure is best everywhere (Klabunde et al. 2024, https://arxiv.org/abs/2408.00531), so a finding should hold under
-several. Each is a function of two feature matrices, and an entry of `MEASURES` that compares many layers at once.
+several. Each measure is a function of two feature matrices, and also an entry of `MEASURES` that compares many layers
+at once.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ from utilities.metrics import _as_matrix
 Statistic = Literal["mean_squared", "mean"]
 Side = Literal["row", "column"]
 
-# Features come from networks in float32: what lies below a few of its roundings is no direction of its own, and CCA
-# would count it as much as the first component.
+# Features come from networks in float32. A component below a few float32 roundings is not a direction of its own, but
+# CCA would count it as much as the first component.
 RANK_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How to compare every layer of one model with every layer of another by one measure.
+    """Describe how one measure compares every layer of one model with every layer of another.
 
     Attributes:
-        title: For captions.
+        title: Title for captions.
         symmetric: Whether swapping x and y gives the same value.
-        prepare_row: Takes a layer as `centered` gives it, (n, r), and keeps what is needed of it as x, once. May raise
-            a ValueError with a reason that only the values show (SVCCA).
-        prepare_column: The same for a layer that stands as y.
-        pairs: Takes prepared rows and columns, gives their similarities, (rows, columns), float64; NaN where a layer
-            has no variance.
-        check: Takes the number of images, the layer's own width and ``"row"`` or ``"column"``; gives the reason why
-            such a layer cannot be compared, or None.
-        chance: What independent features give.
+        prepare_row: Function that takes a layer x as returned by `centered`, (n, r), and keeps what the measure needs.
+            It is called once for each layer. It may raise a ValueError for a reason that only the values show (SVCCA).
+        prepare_column: The same function for a layer y.
+        pairs: Function that takes prepared rows and columns and returns their similarities, (rows, columns), float64;
+            NaN where a layer has no variance.
+        check: Function that takes the number of images, the layer's own width and ``"row"`` or ``"column"``. It returns
+            the reason why such a layer cannot be compared, or None.
+        chance: Value that independent features give.
 
     Example:
         >>> layers = torch.randn(4, 50, 8, generator=torch.Generator().manual_seed(0)).double()
@@ -60,9 +61,10 @@ class Measure:
 
 
 def centered(x: torch.Tensor) -> torch.Tensor:
-    """Centre features and, where there are as many as images, rotate them into n columns: R of Xᵀ = QR gives Rᵀ = XQ.
+    """Centre features and, if there are at least as many as images, rotate them into n columns.
 
-    No measure that takes features so wide sees a rotation. A spread below the rounding of the values is none.
+    The R of Xᵀ = QR gives Rᵀ = XQ. No measure that accepts such wide features is changed by a rotation. A spread below
+    the rounding of the values counts as none.
 
     Args:
         x: Features, (n, p), float64.
@@ -84,7 +86,7 @@ def centered(x: torch.Tensor) -> torch.Tensor:
 
 
 def _compare(measure: Measure, x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor) -> float:
-    """Compare two layers by one measure; the one place where the public functions check what they are given."""
+    """Compare two layers by one measure, after checking the arguments of the public functions."""
     x, y = _as_matrix(x, "x"), _as_matrix(y, "y")
     if len(x) != len(y):
         raise ValueError(f"x and y should be features of the same images, but have {len(x)} and {len(y)} rows")
@@ -134,7 +136,7 @@ def _undefined(x: torch.Tensor) -> torch.Tensor:
 
 
 def _basis(x: torch.Tensor) -> torch.Tensor:
-    """Give an orthonormal basis of the columns' span: none for a dead unit, one for two equal units."""
+    """Return an orthonormal basis of the columns' span: none for a dead unit, one vector for two equal units."""
     left, values, _ = torch.linalg.svd(x, full_matrices=False)
     return left[:, values > RANK_TOLERANCE * x.norm()]
 
@@ -142,7 +144,7 @@ def _basis(x: torch.Tensor) -> torch.Tensor:
 def _leading_basis(keep: float, x: torch.Tensor) -> torch.Tensor:
     left, values, _ = torch.linalg.svd(x, full_matrices=False)
     left, values = left[:, : (rank := int((values > RANK_TOLERANCE * x.norm()).sum()))], values[:rank]
-    # Shares sum to 1 but for rounding, which must not decide on a component where ``keep`` is 1.
+    # Shares sum to 1 up to rounding. Rounding must not decide on a component where ``keep`` is 1.
     kept = int((values.square().cumsum(0) / values.square().sum() < keep - 1e-12).sum()) + 1
     if kept >= len(x) - 1:
         raise ValueError(
@@ -153,7 +155,7 @@ def _leading_basis(keep: float, x: torch.Tensor) -> torch.Tensor:
 
 
 def _projection(basis: torch.Tensor) -> torch.Tensor:
-    """Q Qᵀ: its inner product with another is the sum of squared canonical correlations."""
+    """Compute Q Qᵀ, whose inner product with another is the sum of squared canonical correlations."""
     return basis @ basis.T if basis.shape[1] else _undefined(basis)
 
 
@@ -163,7 +165,7 @@ def _mean_squared_correlation(rows: list[torch.Tensor], columns: list[torch.Tens
 
 
 def _mean_correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.svdvals(a.T @ b).mean()  # of no values: NaN
+    return torch.linalg.svdvals(a.T @ b).mean()  # without values: NaN
 
 
 def _cca_measure(
@@ -196,7 +198,7 @@ def _projection_weighted(row: tuple[torch.Tensor, torch.Tensor], b: torch.Tensor
     a, neurons = row
     variates, correlations, _ = torch.linalg.svd(a.T @ b, full_matrices=False)
     weights = (variates.T @ neurons).abs().sum(1)  # <h_i, x_j> in the basis of x's span, where h_i and x_j lie
-    return (weights * correlations).sum() / weights.sum()  # of no values: NaN
+    return (weights * correlations).sum() / weights.sum()  # without values: NaN
 
 
 def _unit_gram(x: torch.Tensor) -> torch.Tensor:
@@ -208,9 +210,9 @@ def _nuclear_norm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _distances(x: torch.Tensor) -> torch.Tensor:
-    """Distances between rows, in the order of `torch.pdist`, rounded to 10 digits, and to 0 below rounding.
+    """Compute distances between rows in the order of `torch.pdist`, rounded to 10 digits, and to 0 below rounding.
 
-    Equal distances come out of a rotation with different last digits; rounded, they are ties again.
+    A rotation changes the last digits of equal distances; rounding makes them ties again.
     """
     distances = torch.pdist(x)
     mantissa, exponent = torch.frexp(distances.where(distances > 1e-12 * x.norm(), 0))
@@ -218,14 +220,14 @@ def _distances(x: torch.Tensor) -> torch.Tensor:
 
 
 def _unit_ranks(x: torch.Tensor) -> torch.Tensor:
-    """Average ranks of the distances, centred and of unit norm: inner products are Spearman correlations."""
+    """Compute average ranks of the distances, centred and of unit norm; inner products are Spearman correlations."""
     _, place, counts = torch.unique(_distances(x), return_inverse=True, return_counts=True)
     ranks = (counts.cumsum(0) - (counts - 1) / 2).to(x.dtype)[place] - (len(place) + 1) / 2
     return ranks / ranks.norm()
 
 
 def _neighbours(k: int, x: torch.Tensor) -> torch.Tensor:
-    """Mark the k nearest other images of each image by 1/√(nk), equally near ones by the share of draws they are in."""
+    """Mark the k nearest other images of each image by 1/√(nk); tied ones by the share of draws they are in."""
     n = len(x)
     if not x.any():
         return _undefined(x)
@@ -295,19 +297,20 @@ MEASURES: dict[str, Measure] = {
 
 
 def procrustes(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor) -> float:
-    """Compute how well the best rotation lays centred x of unit norm on centred y of unit norm.
+    """Compute how well the best rotation maps centred x of unit norm onto centred y of unit norm.
 
-    |XᵀY|_* / (|X| |Y|) = 1 - d²/2, d being the orthogonal Procrustes distance (Williams et al. 2021,
-    https://arxiv.org/abs/2110.14739; Ding et al. 2021, https://arxiv.org/abs/2108.01661). Symmetric, and not changed
-    by rotation, shift or scale of either. Any widths will do, but independent features give about 0.85 √(p/n) for
-    p features each, far fewer than n, and go to 1 with width, as biased CKA does: see it beside permuted images.
+    The similarity is |XᵀY|_* / (|X| |Y|) = 1 - d²/2, where d is the orthogonal Procrustes distance (Williams et al.
+    2021, https://arxiv.org/abs/2110.14739; Ding et al. 2021, https://arxiv.org/abs/2108.01661). It is symmetric and
+    invariant to rotation, shift and scale of either side. Any widths will do. Independent features with p far below n
+    give about 0.85 √(p/n), for p features on each side, and the value goes to 1 with width, as biased CKA does. Compare
+    it with the value for permuted images.
 
     Args:
         x: Features of n images, (n, ...), flattened to (n, p).
         y: Features of the same images in the same order, (n, ...).
 
     Returns:
-        The similarity, 0 to 1; NaN, with a warning, where x or y has no variance.
+        The similarity, 0 to 1; NaN, with a warning, if x or y has no variance.
 
     Raises:
         ValueError: If the numbers of rows differ or are below 2, or a value is not finite.
@@ -323,10 +326,11 @@ def procrustes(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor) -> floa
 def cca(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor, statistic: Statistic = "mean_squared") -> float:
     """Compute the mean squared, or mean, canonical correlation ρ of x and y.
 
-    |QₓᵀQᵧ|² / p₁ = Σρ²/p₁, or Σρ/p₁, Q being an orthonormal basis of the centred features (Kornblith et al. 2019,
-    section 3, https://arxiv.org/abs/1905.00414). The normaliser p₁ is the smaller of the two ranks: the smaller width,
-    less units that are dead or follow from others. Symmetric, and not changed by any invertible linear map or shift of
-    either. For widths far below n: independent features give a mean squared ρ of max(p₁, p₂)/(n-1).
+    The value is |QₓᵀQᵧ|² / p₁ = Σρ²/p₁, or Σρ/p₁, where Q is an orthonormal basis of the centred features (Kornblith et
+    al. 2019, section 3, https://arxiv.org/abs/1905.00414). The normaliser p₁ is the smaller of the two ranks: the
+    smaller width without units that are dead or follow from others. The value is symmetric and invariant to any
+    invertible linear map or shift of either side. Use it for widths far below n: independent features give a mean
+    squared ρ of max(p₁, p₂)/(n-1).
 
     Args:
         x: Features of n images, (n, ...), flattened to (n, p).
@@ -334,10 +338,10 @@ def cca(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor, statistic: Sta
         statistic: ``"mean_squared"`` or ``"mean"``.
 
     Returns:
-        The mean, 0 to 1; NaN, with a warning, where x or y has no variance.
+        The mean, 0 to 1; NaN, with a warning, if x or y has no variance.
 
     Raises:
-        ValueError: If a width is n-1 or more, where every ρ is 1 whatever the features; if the numbers of rows
+        ValueError: If a width is n-1 or more, so that every ρ is 1 whatever the features; if the numbers of rows
             differ, a value is not finite or the statistic is not known.
 
     Example:
@@ -356,10 +360,10 @@ def svcca(
 ) -> float:
     """Compute CCA of the leading principal components of x and y (Raghu et al. 2017).
 
-    As `cca`, Q being the fewest principal components that hold ``keep`` of the variance
-    (https://arxiv.org/abs/1706.05806). Symmetric, and not changed by rotation, shift or scale of either; other linear
-    maps change which components lead. Any widths will do, but unrelated subspaces of a and b dimensions give a mean
-    squared ρ of max(a, b)/(n-1): for flat spectra, of independent noise say, this is near 1 and says nothing.
+    The value is that of `cca`, where Q is the smallest number of principal components holding ``keep`` of the variance
+    (https://arxiv.org/abs/1706.05806). It is symmetric and invariant to rotation, shift and scale of either side; other
+    linear maps change which components lead. Any widths will do. But unrelated subspaces of a and b dimensions give a
+    mean squared ρ of max(a, b)/(n-1). For flat spectra, such as independent noise, this is near 1 and says nothing.
 
     Args:
         x: Features of n images, (n, ...), flattened to (n, p).
@@ -368,11 +372,11 @@ def svcca(
         keep: The share of variance, above 0 and up to 1.
 
     Returns:
-        The mean, 0 to 1; NaN, with a warning, where x or y has no variance.
+        The mean, 0 to 1; NaN, with a warning, if x or y has no variance.
 
     Raises:
-        ValueError: If n-1 components are kept, all that centred features of n images can have; if the numbers of rows
-            differ, a value is not finite, or the statistic or ``keep`` is not valid.
+        ValueError: If n-1 components are kept, which is all that centred features of n images can have; if the numbers
+            of rows differ, a value is not finite, or the statistic or ``keep`` is not valid.
 
     Example:
         >>> x, y = torch.randn(2, 200, 500, generator=torch.Generator().manual_seed(0)).double()
@@ -383,22 +387,22 @@ def svcca(
 
 
 def pwcca(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor) -> float:
-    """Compute the mean canonical correlation, each weighted by how much of x it accounts for (Morcos et al. 2018).
+    """Compute the mean canonical correlation, weighted by how much of x each accounts for (Morcos et al. 2018).
 
-    Σ αᵢρᵢ / Σ αᵢ with αᵢ = Σⱼ |<hᵢ, xⱼ>|, hᵢ being the canonical variates of x and xⱼ its centred neurons
-    (https://arxiv.org/abs/1806.05759). Asymmetric: the weights come from x, whatever the widths. Not changed by any
-    invertible linear map of y, nor by scale, shift or permutation of x, but by its rotation: neurons matter. For widths
-    far below n: independent features give about what `cca` gives as the mean.
+    The value is Σ αᵢρᵢ / Σ αᵢ with αᵢ = Σⱼ |<hᵢ, xⱼ>|, where hᵢ are the canonical variates of x and xⱼ its centred
+    neurons (https://arxiv.org/abs/1806.05759). It is asymmetric: the weights come from x, whatever the widths. It is
+    invariant to any invertible linear map of y, and to scale, shift and permutation of x. A rotation of x changes it,
+    because neurons matter. Use it for widths far below n: independent features give about the mean that `cca` gives.
 
     Args:
         x: Features of n images, (n, ...), flattened to (n, p).
         y: Features of the same images in the same order, (n, ...).
 
     Returns:
-        The weighted mean, 0 to 1; NaN, with a warning, where x or y has no variance.
+        The weighted mean, 0 to 1; NaN, with a warning, if x or y has no variance.
 
     Raises:
-        ValueError: If a width is n-1 or more, where every ρ is 1 whatever the features; if the numbers of rows
+        ValueError: If a width is n-1 or more, so that every ρ is 1 whatever the features; if the numbers of rows
             differ or a value is not finite.
 
     Example:
@@ -412,19 +416,20 @@ def pwcca(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor) -> float:
 def linear_regression(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor) -> float:
     """Compute the R² of predicting x from y by least squares, over all features of x together.
 
-    |QᵧᵀX|² / |X|², X being centred and Q an orthonormal basis of centred y (Kornblith et al. 2019,
-    https://arxiv.org/abs/1905.00414). Asymmetric: y predicts x. Not changed by any invertible linear map of y, nor by
-    rotation, shift or scale of x. x may have any width, y far fewer features than n: independent ones give p₂/(n-1).
+    R² is |QᵧᵀX|² / |X|², where X is centred and Q is an orthonormal basis of centred y (Kornblith et al. 2019,
+    https://arxiv.org/abs/1905.00414). It is asymmetric: y predicts x. It is invariant to any invertible linear map of
+    y, and to rotation, shift and scale of x. x may have any width, but y needs far fewer features than n: independent
+    features give p₂/(n-1).
 
     Args:
         x: Features of n images to predict, (n, ...), flattened to (n, p).
         y: Features of the same images in the same order to predict from, (n, ...).
 
     Returns:
-        R² on the images fitted, 0 to 1; NaN, with a warning, where x or y has no variance.
+        R² on the fitted images, 0 to 1; NaN, with a warning, if x or y has no variance.
 
     Raises:
-        ValueError: If the width of y is n-1 or more, where every fit is perfect; if the numbers of rows differ or
+        ValueError: If the width of y is n-1 or more, so that every fit is perfect; if the numbers of rows differ or
             a value is not finite.
 
     Example:
@@ -438,17 +443,17 @@ def linear_regression(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor) 
 def rsa(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor) -> float:
     """Compute the Spearman correlation of the distances between images in x and in y.
 
-    Over the upper triangles of the two matrices of Euclidean distances, ties having their average rank (Kriegeskorte
-    et al. 2008, https://doi.org/10.3389/neuro.06.004.2008). Symmetric, and not changed by rotation, shift or scale of
-    either. Any widths will do: independent features give 0, by a spread that more images narrow and, as pairs share
-    images, far more slowly than their number suggests.
+    It is taken over the upper triangles of the two matrices of Euclidean distances, where ties get their average rank
+    (Kriegeskorte et al. 2008, https://doi.org/10.3389/neuro.06.004.2008). It is symmetric and invariant to rotation,
+    shift and scale of either side. Any widths will do: independent features give 0 on average. More images narrow the
+    spread around 0, but far more slowly than the number of pairs suggests, because pairs share images.
 
     Args:
         x: Features of n images, (n, ...), flattened to (n, p).
         y: Features of the same images in the same order, (n, ...).
 
     Returns:
-        The correlation, -1 to 1; NaN, with a warning, where x or y has no variance, or distances all alike.
+        The correlation, -1 to 1; NaN, with a warning, if x or y has no variance or its distances are all equal.
 
     Raises:
         ValueError: If the numbers of rows differ or are below 3, or a value is not finite.
@@ -462,20 +467,20 @@ def rsa(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor) -> float:
 
 
 def mutual_knn(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor, k: int = 10) -> float:
-    """Compute the share of an image's k nearest neighbours that x and y agree on, on average over images.
+    """Compute the share of an image's k nearest neighbours that x and y agree on, averaged over images.
 
-    Mean over i of |Nₖˣ(i) ∩ Nₖʸ(i)| / k, in Euclidean distance, the image itself left out (Huh et al. 2024,
-    https://arxiv.org/abs/2405.07987). Symmetric, and not changed by rotation, shift or scale of either; it sees local
-    structure only. Any widths will do, with k far below n: independent features give k/(n-1).
+    The value is the mean over i of |Nₖˣ(i) ∩ Nₖʸ(i)| / k, in Euclidean distance and without the image itself (Huh et
+    al. 2024, https://arxiv.org/abs/2405.07987). It is symmetric and invariant to rotation, shift and scale of either
+    side. It sees local structure only. Any widths will do if k is far below n: independent features give k/(n-1).
 
     Args:
         x: Features of n images, (n, ...), flattened to (n, p).
         y: Features of the same images in the same order, (n, ...).
-        k: Number of neighbours. Equally near images are as good as drawn at random, for x and y by itself: the expected
-            share is given, which does not depend on the order of images, and is below 1 for x = y with such ties.
+        k: Number of neighbours. Equally near images count as drawn at random, independently for x and y. The result is
+            the expected share. It does not depend on the order of images, and with such ties it is below 1 for x = y.
 
     Returns:
-        The share, 0 to 1; NaN, with a warning, where x or y has no variance.
+        The share, 0 to 1; NaN, with a warning, if x or y has no variance.
 
     Raises:
         ValueError: If k is not 1 to n-2 (n-1 neighbours are all other images), the numbers of rows differ or a value

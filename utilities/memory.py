@@ -1,8 +1,8 @@
 """Keep freed memory at hand while a comparison runs on a CPU.
 
-The C library gives large blocks back to the system as soon as they are freed, and the system clears each page of the
-next one on first touch. The activations of a convolutional network are such blocks: of a forward pass of ResNet-18 on
-256 images a third of the time goes into clearing pages.
+The C library returns large blocks to the system as soon as they are freed, and the system clears each page of the
+next block on first touch. Activations of a convolutional network are such blocks: clearing pages takes a third of the
+time of a forward pass of ResNet-18 on 256 images.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Of glibc's malloc.h.
+# Constants of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 # What glibc itself arrives at in a process that has freed a block of 32 MiB, the most it adapts to.
 ADAPTED = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26}
@@ -24,9 +24,9 @@ _users = 0
 
 @contextmanager
 def keeping_freed_memory() -> Iterator[None]:
-    """Let freed blocks be used again inside, and give them back on leaving the outermost one.
+    """Let freed blocks be reused inside, and return them to the system on leaving the outermost context.
 
-    Does nothing where there is no glibc.
+    Does nothing without glibc.
 
     Example:
         >>> with keeping_freed_memory():

@@ -2,7 +2,7 @@
 
 Kornblith et al., ICML 2019, https://arxiv.org/abs/1905.00414 (CKA, the biased estimator);
 Song et al., JMLR 2012, https://jmlr.org/papers/v13/song12a.html (the debiased one, a U-statistic);
-Székely & Rizzo, Annals of Statistics 2014 (U-centring, which turns the U-statistic into one inner product).
+Székely & Rizzo, Annals of Statistics 2014 (U-centring, which reduces the U-statistic to one inner product).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_choices(kernel: str, estimator: str, bandwidth: float = 1.0, sigma: fl
     """Refuse an unknown kernel or estimator, and a kernel width that is not positive.
 
     Raises:
-        ValueError: Naming what was given and what there is.
+        ValueError: If a choice is not valid. The message names what was given and what is available.
 
     Example:
         >>> check_choices("linear", "debiased")
@@ -53,18 +53,18 @@ def _as_matrix(x: ArrayLike | torch.Tensor, name: str) -> torch.Tensor:
 def rbf_from_gram(
     gram: torch.Tensor, *, bandwidth: float = 1.0, sigma: float | torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Turn a linear Gram matrix into that of the kernel exp(-d² / 2σ²).
+    """Turn a linear Gram matrix into the Gram matrix of the kernel exp(-d² / 2σ²).
 
     Args:
-        gram: X Xᵀ, (n, n); any common shift of the rows of X is without effect.
+        gram: The linear Gram matrix X Xᵀ, (n, n). A common shift of the rows of X has no effect.
         bandwidth: σ as a fraction of the median *distance* (not its square) between two different rows.
-        sigma: σ itself, perhaps as a tensor; where given, ``bandwidth`` is not used.
+        sigma: σ itself, a number or a tensor. If given, ``bandwidth`` is not used.
 
     Returns:
         The RBF Gram matrix, (n, n).
 
     Raises:
-        ValueError: If the median distance of rows that do differ is zero: no fraction of it is a width.
+        ValueError: If the rows differ but their median distance is zero, so that no fraction of it is a width.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0]])
@@ -76,9 +76,9 @@ def rbf_from_gram(
     if sigma is None:
         row, column = torch.triu_indices(len(gram), len(gram), offset=1, device=gram.device)
         sigma = bandwidth * squared[row, column].sqrt().median()
-        if gram.device.type == "cpu" and sigma == 0 and squared.any():  # elsewhere looking means waiting: NaN there
+        if gram.device.type == "cpu" and sigma == 0 and squared.any():  # elsewhere the check would block: NaN
             raise ValueError("more than half of the distances between rows are zero, so their median is: give sigma=")
-        # If all rows are equal every width gives the same kernel.
+        # If all rows are equal, every width gives the same kernel.
         sigma = torch.where((sigma == 0) & ~squared.any(), torch.ones_like(sigma), sigma)
     return torch.exp(-squared / (2 * sigma**2))
 
@@ -93,7 +93,7 @@ def gram(
     """Compute the Gram matrix of the rows of x: ``K_ij = k(x_i, x_j)``.
 
     Args:
-        x: Features, (n, ...), flattened to (n, p); of complex ones real and imaginary parts both count.
+        x: Features, (n, ...), flattened to (n, p). Real and imaginary parts of complex features both count.
         kernel: ``"linear"``, x·y, or ``"rbf"``, exp(-|x - y|² / 2σ²).
         bandwidth: For ``"rbf"``: σ as a fraction of the median distance (Kornblith et al. use 0.2 to 0.8).
         sigma: For ``"rbf"``: σ itself. A fixed σ on raw wide features makes the kernel the identity.
@@ -102,7 +102,7 @@ def gram(
         K, (n, n), float64.
 
     Raises:
-        ValueError: If x is no matrix, is not finite, or the kernel or its width is not valid.
+        ValueError: If x is not a matrix or not finite, or if the kernel or its width is not valid.
 
     Example:
         >>> gram([[1.0, 2.0], [3.0, 4.0]])
@@ -117,7 +117,7 @@ def gram(
 
 
 def _centred_kernel(x: torch.Tensor, kernel: Kernel, bandwidth: float, sigma: float | None) -> torch.Tensor:
-    """Compute a Gram matrix that can be squared: the RBF kernel's own, or the linear one less mean and scale."""
+    """Compute a Gram matrix that can be squared: the RBF kernel's own, or the linear one without mean and scale."""
     x, power = unit_scale(x)
     K = centered_gram(x)
     if kernel == "linear":
@@ -128,12 +128,12 @@ def _centred_kernel(x: torch.Tensor, kernel: Kernel, bandwidth: float, sigma: fl
 def center(grams: torch.Tensor, estimator: Estimator = "debiased") -> torch.Tensor:
     """Centre Gram matrices so that their inner product is n(n-3) or (n-1)² times their HSIC.
 
-    ``"biased"``: H K H with H = I - 11ᵀ/n. ``"debiased"``: zero the diagonal, then take off row and column
-    means such that every row sums to zero, and zero the diagonal again (Székely & Rizzo 2014).
+    ``"biased"``: H K H with H = I - 11ᵀ/n. ``"debiased"``: zero the diagonal, subtract row and column means so that
+    every row sums to zero, and zero the diagonal again (Székely & Rizzo 2014).
 
     Args:
         grams: One Gram matrix or a stack of them, (..., n, n).
-        estimator: Which centring.
+        estimator: Estimator that the centring is for.
 
     Returns:
         The centred matrices, of the same shape.
@@ -158,7 +158,7 @@ def center(grams: torch.Tensor, estimator: Estimator = "debiased") -> torch.Tens
 
 
 def normalizer(n: int, estimator: Estimator = "debiased") -> int:
-    """Give what the inner product of two centred Gram matrices is divided by: n(n-3), or (n-1)².
+    """Return the divisor of the inner product of two centred Gram matrices: n(n-3), or (n-1)².
 
     Example:
         >>> normalizer(10), normalizer(10, "biased")
@@ -171,7 +171,7 @@ def hsic(K: ArrayLike | torch.Tensor, L: ArrayLike | torch.Tensor, estimator: Es
     """Estimate the Hilbert-Schmidt independence criterion of two Gram matrices of the same images.
 
     ``"biased"``: tr(K H L H) / (n-1)². ``"debiased"``, with the diagonals of K and L set to zero (Song 2012):
-    [tr(KL) + 1ᵀK1 1ᵀL1 / ((n-1)(n-2)) - 2/(n-2) 1ᵀKL1] / (n(n-3)); it may be negative.
+    [tr(KL) + 1ᵀK1 1ᵀL1 / ((n-1)(n-2)) - 2/(n-2) 1ᵀKL1] / (n(n-3)). The debiased estimate may be negative.
 
     Args:
         K: First Gram matrix, (n, n).
@@ -213,9 +213,9 @@ def cka(
 ) -> float:
     """Compute centred kernel alignment: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
 
-    It is 1 for features that differ by a rotation, a shift and a scale, and not invariant to other linear
-    maps. The debiased estimate is about 0 for independent features at any width, and may lie slightly below
-    0; the biased one goes to 1 as width over n grows.
+    CKA is 1 for features that differ by a rotation, a shift and a scale. It is not invariant to other linear maps.
+    The debiased estimate is about 0 for independent features of any width and may lie slightly below 0. The biased
+    estimate approaches 1 as the ratio of width to n grows.
 
     Args:
         x: Features of n images, (n, ...), flattened to (n, p).
@@ -226,7 +226,7 @@ def cka(
         sigma: See `gram`.
 
     Returns:
-        The alignment; NaN, with a warning, where x or y has no variance.
+        The alignment; NaN, with a warning, if x or y has no variance.
 
     Raises:
         ValueError: If the numbers of rows differ or are too small, or a value is not finite.

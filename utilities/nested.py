@@ -1,4 +1,4 @@
-"""Tensors inside tuples, lists, mappings and dataclasses: what a loader yields, or a model takes and returns."""
+"""Handle tensors inside tuples, lists, mappings and dataclasses, as loaders yield and models take and return them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
-    """Apply a function to every tensor inside, and keep the rest as it is.
+    """Apply a function to every tensor inside, and keep everything else as it is.
 
     Args:
-        function: Takes a tensor.
+        function: Function of a tensor.
         value: A tensor, or tuples, lists, mappings and dataclasses of tensors and of anything else.
 
     Returns:
-        The same structure; a mapping that cannot be changed becomes a dictionary.
+        The same structure; an immutable mapping becomes a dictionary.
 
     Example:
         >>> map_tensors(len, {"pixel_values": torch.zeros(4, 3), "sizes": (torch.zeros(2), "px")})
@@ -30,7 +30,7 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
         parts = {key: map_tensors(function, part) for key, part in value.items()}
         if type(value) is dict or not isinstance(value, MutableMapping):
             return parts
-        twin = copy.copy(value)  # of its own kind, as a model may read batch.pixel_values
+        twin = copy.copy(value)  # keeps the class, since a model may read batch.pixel_values
         for key, part in parts.items():
             twin[key] = part
         return twin
@@ -40,13 +40,13 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         twin = copy.copy(value)
         for name, part in _fields(value).items():
-            object.__setattr__(twin, name, map_tensors(function, part))  # which a frozen one allows too
+            object.__setattr__(twin, name, map_tensors(function, part))  # works for frozen dataclasses too
         return twin
     return value
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Return every tensor inside, in order.
+    """Yield every tensor inside, in order.
 
     Example:
         >>> [tensor.item() for tensor in tensors_in([torch.tensor(1), {"a": torch.tensor(2), "b": None}])]

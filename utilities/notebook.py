@@ -21,7 +21,7 @@ from traitlets.config import Config
 
 
 class _Kernel(AsyncKernelManager):
-    """A kernel of the running interpreter, whatever kernelspecs are installed."""
+    """A kernel of the running interpreter, whichever kernelspecs are installed."""
 
     current: ClassVar[_Kernel | None] = None
     kernel_spec = KernelSpec(
@@ -34,7 +34,7 @@ class _Kernel(AsyncKernelManager):
 
     @classmethod
     def kill(cls) -> None:
-        """Kill the kernel and whatever it started, such as the workers of a data loader."""
+        """Kill the kernel and all processes it started, such as the workers of a data loader."""
         process = getattr(getattr(cls.current, "provisioner", None), "process", None)
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -42,7 +42,7 @@ class _Kernel(AsyncKernelManager):
 
 
 def _watch(order: dict[str, Any], sockets: Path) -> None:
-    """End this process with its kernel when told to or when the parent is gone, the kernel when time is up."""
+    """End this process and its kernel when told to or when the parent is gone; end the kernel when time is up."""
     deadline = time.monotonic() + (order["timeout"] or float("inf"))
 
     def end(*_: Any) -> None:
@@ -63,7 +63,7 @@ def _watch(order: dict[str, Any], sockets: Path) -> None:
 
 
 def _execute(order: dict[str, Any], executed: Path, sockets: Path) -> None:
-    """Let papermill run the notebook; files serve as sockets where they can: no port, no network."""
+    """Run the notebook with papermill, using files as sockets where possible: no port, no network."""
     connection = {"connection_file": str(sockets / "kernel.json"), "ip": "127.0.0.1"}
     if os.name == "posix":
         connection |= {"transport": "ipc", "ip": str(sockets / "kernel")}
@@ -87,23 +87,24 @@ def _execute(order: dict[str, Any], executed: Path, sockets: Path) -> None:
 
 
 def run_notebook(folder: Path) -> int:
-    """Run the notebook that folder/order.json names; leave the executed copy and what went wrong in the folder.
+    """Run the notebook named in folder/order.json; leave the executed copy and any error in the folder.
 
     Args:
-        folder: Also receives ``executed.ipynb``, ``cell.json`` (where it is) and ``result.json`` (its error or null).
+        folder: Folder with the order. It receives ``executed.ipynb``, ``cell.json`` (the current cell) and
+            ``result.json`` (the error, or null).
 
     Returns:
-        0: what went wrong in the notebook stands in ``result.json``.
+        Always 0; an error in the notebook is written to ``result.json``.
     """
     order, executed = json.loads((folder / "order.json").read_text()), folder / "executed.ipynb"
-    sockets = Path(tempfile.mkdtemp(prefix="rerun-"))  # the path of a socket must be short: not in folder
+    sockets = Path(tempfile.mkdtemp(prefix="rerun-"))  # not in folder, because the path of a socket must be short
     _watch(order, sockets)
     error = None
     try:
         _execute(order, executed, sockets)
     except papermill.PapermillExecutionError as failure:
         error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}".splitlines()[0]
-    except Exception as failure:  # the kernel died or never came: it could not show the error itself
+    except Exception as failure:  # the kernel died or never started, so it could not show the error itself
         late = f"timed out after {order['timeout']:g} s" if order.get("late") else ""
         error = late or f"{type(failure).__name__}: {failure}".splitlines()[0]
         if (content := read_json(executed)) and "cell" in order:
@@ -117,7 +118,7 @@ def run_notebook(folder: Path) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an empty one if there is none, or no whole one.
+    """Read a JSON object; return an empty one if the file is missing or incomplete.
 
     Example:
         >>> read_json(Path("absent.json"))

@@ -1,4 +1,4 @@
-"""A notebook's file before it is run: whether it can be, and which parameters its tagged cell sets."""
+"""Check a notebook's file before it is run: whether it can be run, and which parameters its tagged cell sets."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import nbformat
 from nbformat import NotebookNode
 from papermill.translators import PythonTranslator
 
-OTHER_KERNELS = ("ir", "julia", "bash", "scala", "matlab", ".net", "sparkr")  # how names of other languages' begin
+OTHER_KERNELS = ("ir", "julia", "bash", "scala", "matlab", ".net", "sparkr")  # beginnings of other kernels' names
 
 
 class UnreadableNotebook(ValueError):
-    """A file that is no notebook, or one in another language: no fault of the other notebooks."""
+    """A file that is not a notebook or is in another language; the other notebooks are not affected."""
 
 
 def read_notebook(source: Path) -> NotebookNode:
-    """Read a notebook that Python can run; one that does not name its kernel counts as such.
+    """Read a notebook that Python can run; a notebook that names no kernel counts as one.
 
     Raises:
-        UnreadableNotebook: In one sentence.
+        UnreadableNotebook: If the file cannot be read or is in another language. The message is one sentence.
 
     Example:
         >>> read_notebook(Path("/nowhere/a.ipynb"))
@@ -53,10 +53,10 @@ def _language(notebook: NotebookNode) -> str:
 
 
 def check_parameters(name: str, notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
-    """Raise unless a notebook's tagged cell sets each of the parameters.
+    """Refuse parameters that a notebook's tagged cell does not set.
 
     Raises:
-        ValueError: Naming those that are missing.
+        ValueError: If parameters are missing. The message names them.
 
     Example:
         >>> check_parameters("a", nbformat.v4.new_notebook(), {"X": 1})

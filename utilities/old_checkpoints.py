@@ -1,4 +1,4 @@
-"""Checkpoints of earlier code, brought to the names that this package's models have.
+"""Translate checkpoints of earlier code to the names that this package's models have.
 
 Park and Kim (2022, https://arxiv.org/abs/2202.06709) published ResNet-50, ViT-Ti, PiT-Ti and Swin-Ti trained on
 CIFAR-100 (https://github.com/xxxnell/how-do-vits-work). Their files are dictionaries ``{"name", "state_dict"}``, some
@@ -18,12 +18,12 @@ layout has changed since:
 | Swin | buffers ``attn_mask, relative_position_index`` | computed, not saved |
 
 Naseer et al. (2022, https://arxiv.org/abs/2106.04169) published DeiTs (https://github.com/Muzammal-Naseer/ATViT) with a
-module added after each block but the last, which refines its tokens for the classifier and whose entries begin with
+module after each block but the last. It refines the block's tokens for the classifier; its entries begin with
 ``transformerheads``. The rest is timm's ViT as it is now, see `without_block_heads`.
 
 None of these files comes with this package, and the mapping could not be tried on the files themselves. It is tested on
-states in the documented layouts, and models that timm 0.4.9 and 0.5.4 made gave the same logits here to 1e-6. A file
-that it does not fit is refused like any other checkpoint, never loaded in part.
+states in the documented layouts. Models made by timm 0.4.9 and 0.5.4 returned the same logits here to 1e-6. A file that
+the mapping does not fit is refused like any other checkpoint, never loaded in part.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ _RESNET = (
 
 
 def map_names(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a checkpoint the model's name of this package.
+    """Replace a checkpoint's model name by this package's name.
 
     Args:
         content: A checkpoint. Its ``"name"`` is looked at only where it holds a ``"state_dict"``: this package's own
             files hold a ``"model"``.
 
     Returns:
-        A copy. A name that is not in `NAMES` is left out, for outside this package it can be anything: whether the
-        weights fit is seen by their shapes.
+        A copy. A name that is not in `NAMES` is left out, since outside this package it can be anything: shapes show
+        whether the weights fit.
 
     Example:
         >>> map_names({"name": "vit_ti", "state_dict": {}})["name"]
@@ -76,13 +76,13 @@ def map_names(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def map_keys(state_dict: Mapping[str, Any], model_name: str) -> dict[str, Any]:
-    """Rename the entries of an old state dictionary; those of a present one keep their names.
+    """Rename the entries of an old state dictionary; entries of a current one keep their names.
 
-    timm's own filters are not used here, because they also resample weights of another size, which has to be refused.
+    timm's own filters are not used here, because they also resample weights of another size, which must be refused.
 
     Args:
-        state_dict: Of the model, without what wrappers put in front of the names (``module.``).
-        model_name: This package's, such as ``"swin_tiny_patch1_32"``; of other models nothing is renamed.
+        state_dict: State of the model, without the prefixes that wrappers put before the names (``module.``).
+        model_name: This package's name, such as ``"swin_tiny_patch1_32"``; nothing is renamed for other models.
 
     Returns:
         The same tensors under the names that the model has now.
@@ -106,10 +106,10 @@ def map_keys(state_dict: Mapping[str, Any], model_name: str) -> dict[str, Any]:
 
 
 def without_block_heads(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Take away the modules that Naseer et al. (2022, https://arxiv.org/abs/2106.04169) added after inner blocks.
+    """Remove the modules that Naseer et al. (2022, https://arxiv.org/abs/2106.04169) added after inner blocks.
 
     Returns:
-        What is left, and the names of what is not, in order.
+        The remaining entries, and the names of the removed ones, in order.
 
     Example:
         >>> without_block_heads({"head.bias": 0, "transformerheads.0.token_fc.bias": 0})

@@ -1,4 +1,4 @@
-"""How two models are compared: the choices, and which of them go together."""
+"""Define how two models are compared: the choices, and which of them go together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from utilities.views import View, check_view
 
 @dataclass(frozen=True)
 class Options:
-    """How two models are compared, see `utilities.compare.compare`.
+    """Hold the choices of how two models are compared, see `utilities.compare.compare`.
 
     Raises:
         ValueError: For a choice that does not exist, or that does not go with another.
@@ -68,11 +68,11 @@ class Options:
 
     @property
     def min_images(self) -> int:
-        """How many images a batch needs."""
+        """Return how many images a batch needs."""
         return MIN_IMAGES[self.estimator] if self.measure == "cka" else MIN_IMAGES["debiased"]
 
     def facts(self, batch_size: int) -> dict[str, Any]:
-        """Return what a result's provenance says of them."""
+        """Return what a result's provenance states about the choices."""
         facts: dict[str, Any] = {"batch_size": batch_size}
         if self.measure == "cka":
             facts |= {"measure": f"{self.kernel} CKA", "estimator": self.estimator}

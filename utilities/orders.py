@@ -1,4 +1,4 @@
-"""Which data set a loader serves, and in which order, without reading what would change by being read."""
+"""Find which data set a loader serves, and in which order, without reading what would change by being read."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ FILES, PIXELS, CLASSES = ("samples", "imgs", "image_files", "paths", "files"), (
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """An order that is drawn when a loader is read: from these images, by this generator (None: the global one)."""
+    """Describe an order drawn when a loader is read: from these images, by this generator (None: the global one)."""
 
     images: np.ndarray
     generator: torch.Generator | None
     settings: tuple[Any, ...]
 
     def repeats(self, other: Drawn) -> bool:
-        """Tell whether two generators stand at the same place, so that both orders come out the same."""
+        """Tell whether two generators are in the same state, so that both orders come out the same."""
         mine, its = self.generator, other.generator
         if mine is None or its is None or mine is its or self.settings != other.settings:
             return False
@@ -49,10 +49,10 @@ class Drawn:
 
 
 def order_of(loader: Any) -> np.ndarray | Drawn | None:
-    """Tell the order in which a loader serves its data set, without reading what would change by being read.
+    """Determine the order in which a loader serves its data set, without reading what would change by being read.
 
     Returns:
-        Places in the data set, one after the other; or from what they will be drawn; or None where it is not known.
+        Places in the data set, one after the other; or what they will be drawn from; or None where it is not known.
 
     Example:
         >>> order_of(DataLoader(range(5), batch_size=2, drop_last=True))
@@ -98,10 +98,10 @@ def _listed(places: Iterable[Any]) -> np.ndarray | None:
 
 
 def source_of(dataset: Any) -> tuple[Any, np.ndarray | None, bool]:
-    """Take a data set out of its subsets and wrappers.
+    """Unwrap a data set from its subsets and wrappers.
 
     Returns:
-        What it is a part of, which places of that are in use (None: all), and whether that is sure.
+        The data set it is a part of, the places of that in use (None: all), and whether this is certain.
 
     Example:
         >>> source_of(Subset(Subset("abcdef", [1, 3, 5]), [2, 0]))
@@ -114,22 +114,22 @@ def source_of(dataset: Any) -> tuple[Any, np.ndarray | None, bool]:
         elif isinstance(dataset, ImageDataset):
             targets = (
                 dataset.targets.tobytes() if dataset.name.startswith("folder:") else None
-            )  # a name of many folders
+            )  # many folders may share a name
             return (dataset.name, dataset.split, targets), _through(dataset.indices, places), sure
         elif (inner := _wrapped(dataset)) is not None:
-            dataset, sure = inner, False  # image i is most likely image i of what it wraps
+            dataset, sure = inner, False  # image i is most likely image i of the wrapped set
         else:
             return dataset, places, sure
 
 
 def _wrapped(dataset: Any) -> Any:
-    """Find what a data set is wrapped around: its ``dataset``, or else the only one among its attributes."""
+    """Find the data set that another one wraps: its ``dataset``, or else the only one among its attributes."""
     inner = getattr(dataset, "dataset", None)
     if hasattr(inner, "__len__") and _equally_long(inner, dataset):
         return inner
     own = getattr(dataset, "__dict__", {})
     if any(isinstance(own.get(name), (list, tuple, np.ndarray, torch.Tensor)) for name in (*FILES, *PIXELS)):
-        return None  # it says itself which images it has
+        return None  # it determines itself which images it has
     found = {id(value): value for value in own.values() if _is_dataset(value) and _equally_long(value, dataset)}
     return next(iter(found.values())) if len(found) == 1 else None
 
@@ -167,7 +167,7 @@ def placed(order: np.ndarray | Drawn | None, places: np.ndarray | None) -> np.nd
 
 
 def same_images(one: Any, two: Any) -> bool:
-    """Tell whether two data sets are the same images, perhaps prepared in two ways, by files, pixels or labels.
+    """Tell whether two data sets hold the same images, perhaps prepared in two ways, by files, pixels or labels.
 
     Example:
         >>> images = torch.arange(3)
@@ -181,7 +181,7 @@ def same_images(one: Any, two: Any) -> bool:
         return len(one) == len(two) and all(map(_equal, one, two))
     if isinstance(one, (tuple, torch.Tensor)) or isinstance(two, (tuple, torch.Tensor)):
         return _equal(one, two)
-    # Not by getattr: a property may be slow, or fail.
+    # Not with getattr: a property may be slow, or fail.
     own1, own2 = (getattr(dataset, "__dict__", {}) for dataset in (one, two))
     if any(_equal(own1.get(name), own2.get(name)) for name in (*FILES, *PIXELS)):
         return True
@@ -190,7 +190,7 @@ def same_images(one: Any, two: Any) -> bool:
 
 
 def alike(one: Any, two: Any, depth: int = 4) -> bool:
-    """Tell whether two objects are of one class and have equal attributes, but for functions such as transforms.
+    """Tell whether two objects have one class and equal attributes, except for functions such as transforms.
 
     Example:
         >>> from torch.utils.data import ConcatDataset
@@ -225,6 +225,6 @@ def _equal(one: Any, two: Any) -> bool:
 
 
 def _scattered(classes: Any) -> bool:
-    """Tell whether labels are in no order of their own: only then does their agreement mean the same images."""
+    """Tell whether labels are in no order of their own: only then does their agreement show the same images."""
     values = np.asarray(classes)
     return values.ndim == 1 and bool((values[1:] < values[:-1]).any() and (values[1:] > values[:-1]).any())

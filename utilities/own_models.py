@@ -1,6 +1,6 @@
-"""Models of one's own by name: ``package.module:function`` or ``path/to/file.py:function``.
+"""Build your own models by name: ``package.module:function`` or ``path/to/file.py:function``.
 
-The function makes the model; a class does as well. It is run: name only what you trust.
+The function makes the model; a class works as well. Its code is run: name only what you trust.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HOW = "name the function that makes the model as package.module:function or path
 
 
 def is_own(name: str) -> bool:
-    """Tell names of functions from those of this package and the libraries.
+    """Tell whether a name is that of a function, rather than of this package or the libraries.
 
     Example:
         >>> is_own("my_package.models:make"), is_own("models/net.py:Net"), is_own("timm/resnet18.a1_in1k")
@@ -32,16 +32,16 @@ def is_own(name: str) -> bool:
 
 
 def own_function(name: str) -> Callable[..., Any]:
-    """Find the function that a name stands for, and import what it is in.
+    """Find the function that a name refers to, importing its module or file.
 
     Args:
-        name: A module that can be imported from the current folder, or a file that ends in .py, then a colon and the
-            function's name in it.
+        name: A module that can be imported from the current folder, or a file that ends in .py, followed by a colon
+            and the function's name in it.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If there is no such module or function, or it cannot be imported.
-        TypeError: If what is there cannot be called.
+        TypeError: If the object of that name cannot be called.
 
     Example:
         >>> own_function("torch.nn:Linear").__name__
@@ -61,17 +61,18 @@ def own_function(name: str) -> Callable[..., Any]:
 
 
 def build_own(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
-    """Call the function that a name stands for.
+    """Call the function that a name refers to.
 
     Args:
         name: See `own_function`.
         num_classes: Passed on where the function takes ``num_classes``.
-        pretrained: Passed on; an error where the function takes no ``pretrained``.
-        kwargs: Passed on.
+        pretrained: Passed on; True is an error where the function takes no ``pretrained``.
+        kwargs: Options passed on.
 
     Raises:
-        ValueError: See `own_function`; or if weights are asked for that it does not bring, or it raises another error.
-        TypeError: If it gives no module, or does not take an option.
+        ValueError: See `own_function`; or if the function has no weights to offer but is asked for them, or raises
+            another error.
+        TypeError: If it returns no module, or does not take an option.
 
     Example:
         >>> build_own("torch.nn:Linear", 10, False, {"in_features": 2, "out_features": 3})
@@ -93,7 +94,7 @@ def build_own(name: str, num_classes: int | None, pretrained: bool, kwargs: dict
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise TypeError(f"{name} was called with ({given}) and refuses: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever the function does
+    except (Exception, SystemExit) as error:  # the function may raise anything
         raise ValueError(f"{name} raised {_said(error)}") from error
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} gives a {type(model).__name__}, not a torch module")
@@ -105,10 +106,10 @@ def _said(error: BaseException) -> str:
 
 
 def _takes(function: Callable[..., Any], argument: str, any_keyword: bool = True) -> bool:
-    """Tell whether a function has an argument of a name, or takes any keyword."""
+    """Tell whether a function has an argument of this name, or takes any keyword."""
     try:
         known = inspect.signature(function).parameters
-    except ValueError:  # of a function of another language
+    except ValueError:  # for a function in another language
         return False
     named = argument in known and known[argument].kind is not inspect.Parameter.POSITIONAL_ONLY
     return named or (any_keyword and any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values()))
@@ -123,12 +124,12 @@ def _from_package(where: str) -> ModuleType:
             if isinstance(error, ModuleNotFoundError) and missing and not f"{where}.".startswith(f"{missing}."):
                 raise ValueError(f"{where} cannot be imported: {error}") from error
             raise ValueError(f"there is no module {where!r} to import from {Path.cwd()}; {HOW}") from error
-        except (Exception, SystemExit) as error:  # whatever the module does
+        except (Exception, SystemExit) as error:  # the module may raise anything
             raise ValueError(f"{where} cannot be imported: {_said(error)}") from error
 
 
 def _from_file(path: Path) -> ModuleType:
-    """Run a file as a module, which may import its neighbours; it is run once, unless it is changed."""
+    """Run a file as a module, which may import its neighbours; run it again only if it has changed."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r} in {Path.cwd()}; {HOW}")
     path = path.resolve()
@@ -137,11 +138,11 @@ def _from_file(path: Path) -> ModuleType:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     try:
         with _importing_from(path.parent):
             spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the file does
+    except (Exception, SystemExit) as error:  # the file may raise anything
         del sys.modules[name]
         raise ValueError(f"{path} cannot be imported: {_said(error)}") from error
     return module
@@ -149,7 +150,7 @@ def _from_file(path: Path) -> ModuleType:
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
-    """Let a folder's modules be imported, after all others."""
+    """Let modules of a folder be imported, after all others."""
     sys.path.append(str(folder))
     try:
         yield

@@ -1,8 +1,8 @@
-"""Whether two loaders serve the same images in the same order, as far as that can be known.
+"""Check, as far as possible, whether two loaders serve the same images in the same order.
 
-A comparison with two loaders pairs image i of one with image i of the other. Loaders of two data sets have no order in
-common that could be checked, unless what they serve is seen to be the same. Within one data set it follows from the
-samplers, where they are deterministic, else from what comes with the images: labels, paths, numbers.
+A comparison with two loaders pairs image i of one with image i of the other. Loaders of two data sets have no common
+order that could be checked, unless they are seen to serve the same images. Within one data set, the samplers decide if
+they are deterministic; otherwise what comes with the images does: labels, paths, numbers.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ REMEDY = (
 
 
 def check_pairing(loader: Any, loader2: Any) -> bool:
-    """Refuse two loaders that are certain to serve one data set in two orders; warn of two that shuffle.
+    """Refuse two loaders that certainly serve one data set in two orders; warn of two that shuffle.
 
     Returns:
-        Whether labels should be looked at: both serve one data set, and their orders are not known.
+        Whether to look at labels: both serve one data set, and their orders are not known.
 
     Raises:
-        ValueError: Naming the remedy.
+        ValueError: If the orders certainly differ; the message names the remedy.
 
     Example:
         >>> from torch.utils.data import DataLoader, TensorDataset
@@ -85,7 +85,7 @@ def _warn_of_orders(order1: Any, order2: Any, name: str) -> None:
 
 
 def _compare_orders(order1: Any, order2: Any, sure: bool) -> bool:
-    """See whether two orders of one data set are the same; give whether that stays open."""
+    """Compare two orders of one data set; return whether it stays open that they are the same."""
     if order1 is None or order2 is None:
         return True
     drawn = [isinstance(order, Drawn) for order in (order1, order2)]
@@ -109,7 +109,7 @@ def _compare_orders(order1: Any, order2: Any, sure: bool) -> bool:
 
 
 def _changes(loader: Any) -> bool:
-    """Tell whether a loader gives other batches when it is read a second time."""
+    """Tell whether a loader yields other batches when it is read a second time."""
     shuffles = isinstance(loader, Loader) and loader.sampler.shuffle == "every_epoch"
     return isinstance(loader, Iterator) or shuffles or isinstance(order_of(loader), Drawn)
 
@@ -135,11 +135,11 @@ class Partners:
     """Watch whether paired batches hold the same images, where the samplers leave it open.
 
     Args:
-        loader: For model 1.
-        loader2: For model 2, or None.
+        loader: Loader for model 1.
+        loader2: Loader for model 2, or None.
 
     Raises:
-        ValueError: If the orders are certain to differ.
+        ValueError: If the orders certainly differ.
 
     Example:
         >>> Partners([torch.zeros(4, 3)], None).open
@@ -147,22 +147,22 @@ class Partners:
     """
 
     def __init__(self, loader: Any, loader2: Any) -> None:
-        with warnings.catch_warnings(record=True) as said:  # to the user before the work, by `check_loaders`
+        with warnings.catch_warnings(record=True) as said:  # `check_loaders` has warned the user before the work
             warnings.simplefilter("always")
             self.open = check_pairing(loader, loader2)
         self.said = bool(said)
         self.lists = isinstance(loader, (list, tuple)) and isinstance(loader2, (list, tuple))
         known = [source_of(getattr(one, "dataset", None))[0] for one in (loader, loader2)]
-        differ = all(isinstance(one, TensorDataset) for one in known)  # by their tensors, so that labels tell nothing
+        differ = all(isinstance(one, TensorDataset) for one in known)  # in their tensors, so labels tell nothing
         watched = loader2 is not None and not self.open and not self.said
         self.witnesses = Witnesses(("label",) if differ else ()) if watched else None
-        self.told = 0  # images whose labels or names agreed, in batches where these differ from image to image
+        self.told = 0  # images whose labels or names agreed, in batches where these vary
 
     def see(self, index: int, batch1: Any, batch2: Any) -> None:
         """Look at two paired batches.
 
         Raises:
-            ValueError: If labels or names say that they are of different images.
+            ValueError: If labels or names show that they hold different images.
         """
         if self.witnesses is not None:
             self.witnesses.add(*(self._all_facts(batch) for batch in (batch1, batch2)))
@@ -182,12 +182,12 @@ class Partners:
 
     def _all_facts(self, batch: Any) -> dict[str, list[Any]]:
         facts = _facts(batch)
-        if self.lists:  # in the order that the user gave them
+        if self.lists:  # in the user's order
             return facts
         return facts | {PIXELS: fingerprints(_split(batch)[0])}
 
     def end(self) -> None:
-        """Warn if nothing told whether the images were the same, or if they were, in another order."""
+        """Warn if nothing showed whether the images were the same, or if they were, but in another order."""
         what = None if self.witnesses is None else self.witnesses.telling()
         if what is not None:
             said = "images" if what == PIXELS else f"images by their {what}s"
@@ -224,7 +224,7 @@ def _facts(batch: Any) -> dict[str, list[Any]]:
 
 
 def _split(batch: Any) -> tuple[Any, Any]:
-    """Return images and labels, or neither of a batch of another structure: what is wrong with it is said elsewhere."""
+    """Return images and labels; neither if the batch has another structure, whose faults are reported elsewhere."""
     try:
         return split_batch(batch)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""All pairs of several models in one pass of each over the data."""
+"""Compare all pairs of several models in one pass of each over the data."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from utilities.zoo import comparison_layers
 
 
 class SideBySide(nn.ModuleList):
-    """Several models that see the same images, one after the other, as one module.
+    """Run several models on the same images, one after the other, as one module.
 
     Example:
         >>> SideBySide([nn.Linear(2, 3), nn.Linear(2, 4)])(torch.zeros(5, 2)).shape  # the last one's answer
         torch.Size([5, 4])
     """
 
-    takes_any_type = True  # each member its own
+    takes_any_type = True  # each member converts the images itself
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Run all of them."""
         for model in self:
-            answer = model(copied(as_input(images, model)))  # it may write into what it is given
+            answer = model(copied(as_input(images, model)))  # the model may write into its input
         return answer
 
 
@@ -45,13 +45,13 @@ def compare_all(
     """Compare all pairs of models, each with itself too, on the same images.
 
     Args:
-        models: Label -> model; each runs once over the data.
+        models: Mapping from label to model; each model runs once over the data.
         loader: See `utilities.compare.compare`.
-        facts: Label -> what its results say of the model: ``model``, ``weights``, ``accuracy``.
-        **options: Passed on to `utilities.compare.compare`; layers are those of `utilities.zoo.comparison_layers`.
+        facts: Mapping from label to what its results record of the model: ``model``, ``weights``, ``accuracy``.
+        **options: Options of `utilities.compare.compare`; layers are those of `utilities.zoo.comparison_layers`.
 
     Returns:
-        (label of the rows, label of the columns) -> similarity, in the order of ``models``.
+        Mapping from (label of the rows, label of the columns) to similarity, in the order of ``models``.
 
     Example:
         >>> models = {name: nn.Sequential(nn.Linear(4, size)) for name, size in (("a", 3), ("b", 5))}

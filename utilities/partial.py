@@ -1,4 +1,4 @@
-"""Unfinished comparisons on disk, so that a killed run goes on, with any number of processes."""
+"""Keep unfinished comparisons on disk, so that a killed run can continue, with any number of processes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SECONDS_BETWEEN = 60.0
 
 
 def fingerprint(models: list[nn.Module], facts: Any) -> str:
-    """Tell one comparison from another.
+    """Return a string that tells one comparison from another.
 
     Args:
-        models: Their structure, as they print it, parameters and buffers count.
-        facts: Anything whose ``repr`` says what else the sums depend on.
+        models: Models; their printed structure, parameters and buffers count.
+        facts: Anything whose ``repr`` states what else the sums depend on.
 
     Example:
         >>> fingerprint([nn.Identity()], 1) == fingerprint([nn.Identity()], 2)
@@ -40,7 +40,7 @@ def fingerprint(models: list[nn.Module], facts: Any) -> str:
 
 
 def code_of(value: Any) -> Any:
-    """Give what tells a function from another of the same name, its code; other values as they are.
+    """Return a function's code, to tell it from another of the same name; return other values as they are.
 
     Example:
         >>> code_of(lambda x: x + 1) == code_of(lambda x: x + 2), code_of("gap")
@@ -54,10 +54,10 @@ def code_of(value: Any) -> Any:
 
 
 class PartialSums:
-    """The files of one comparison, one for each process, ``BASE.partial0.npz`` and so on.
+    """Manage the files of one comparison, one for each process, ``BASE.partial0.npz`` and so on.
 
     Args:
-        base: Path of the files, less their ending.
+        base: Path of the files, without their ending.
         key: See `fingerprint`: sums of another comparison are refused.
         rank: This process's number.
     """
@@ -71,11 +71,11 @@ class PartialSums:
         return self.base.with_name(f"{self.base.name}.partial{rank}.npz")
 
     def paths(self) -> list[Path]:
-        """List the files there are, of all processes of an earlier run."""
+        """List the existing files, of all processes of an earlier run."""
         return sorted(self.base.parent.glob(f"{self.base.name}.partial*.npz"))
 
     def load(self) -> Sums | None:
-        """Merge what an earlier run left; None where there is nothing.
+        """Merge what an earlier run left; return None where there is nothing.
 
         Raises:
             ValueError: If a file is damaged or belongs to another comparison.
@@ -85,7 +85,7 @@ class PartialSums:
             return None
         whole = loaded[0]
         for sums in loaded[1:]:
-            if not sums.done <= whole.done:  # a run that was killed while it merged leaves some twice
+            if not sums.done <= whole.done:  # a run killed while merging leaves some sums twice
                 whole.merge(sums)
         return whole
 
@@ -108,7 +108,7 @@ class PartialSums:
         self._saved = time.monotonic()
 
     def save_now_and_then(self, sums: Sums, now: bool = False) -> None:
-        """Write them if the last time is a while ago, or now; a warning says what cannot be written."""
+        """Write the sums if the last time was a while ago, or if ``now``; a failure to write causes a warning."""
         if now or time.monotonic() - self._saved >= SECONDS_BETWEEN:
             self._saved = time.monotonic()
             with warning_of_failure():

@@ -1,4 +1,4 @@
-"""What a loader yields: where the images of a batch are, their labels, how many there are, the first few."""
+"""Find the parts of what a loader yields: the images of a batch, their labels, their number, the first few."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ONE_BY_ONE = "the loader yields one image at a time, and no batches: use utiliti
 
 
 def check_loader(loader: Any) -> None:
-    """Refuse a data set, a tensor or a single batch in the place of a loader.
+    """Refuse a data set, a tensor or a single batch in place of a loader.
 
     Raises:
-        TypeError: Naming the remedy.
+        TypeError: If it is one of these; the message names the remedy.
 
     Example:
         >>> check_loader(torch.zeros(2, 3, 8, 8))
@@ -49,7 +49,7 @@ def check_loader(loader: Any) -> None:
 
 
 def _is_batch(loader: Any) -> bool:
-    """Tell (images, labels) from two batches of images."""
+    """Tell whether a pair is (images, labels) rather than two batches of images."""
     if not isinstance(loader, (tuple, list)) or len(loader) < 2:
         return False
     images, labels = loader[:2]
@@ -59,18 +59,18 @@ def _is_batch(loader: Any) -> bool:
 
 
 def split_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Take images and labels out of what a loader yields: a tensor, a tuple, or a mapping.
+    """Split what a loader yields, a tensor, a tuple or a mapping, into images and labels.
 
     Args:
         batch: ``images``, ``(images, labels, ...)``, ``(numbers or paths, images, labels)`` or a mapping with
             ``pixel_values``, ``images``, ``image`` or ``img`` and perhaps ``labels``, ``label`` or ``targets``.
 
     Returns:
-        Images of shape (batch, ...) and labels of shape (batch,), or None where there are none.
+        Images of shape (batch, ...), and labels of shape (batch,) or None where there are none.
 
     Raises:
-        TypeError: If no image tensor can be found, or there is a single image.
-        ValueError: If images have no values.
+        TypeError: If no image tensor can be found, or there is only a single image.
+        ValueError: If the images hold no values.
 
     Example:
         >>> images, labels = split_batch({"pixel_values": torch.zeros(2, 3, 8, 8)})
@@ -100,7 +100,7 @@ def split_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def place_of_images(batch: tuple[Any, ...] | list[Any]) -> int:
-    """Tell which part of a tuple holds the images: the first, unless that is a number or a name for each image.
+    """Tell which part of a tuple holds the images: the first, unless it is a number or a name for each image.
 
     Example:
         >>> place_of_images((torch.arange(2), torch.zeros(2, 3, 8, 8), torch.zeros(2)))
@@ -114,14 +114,14 @@ def place_of_images(batch: tuple[Any, ...] | list[Any]) -> int:
     ):
         return 0
     if isinstance(first, (tuple, list)) and any(isinstance(part, torch.Tensor) for part in first):
-        return 0  # several views or sizes of each image, of which none is the image
+        return 0  # several views or sizes of each image, none of which is the image
     later = [k for k, part in enumerate(batch) if isinstance(part, torch.Tensor) and part.ndim > 2]
     floating = [k for k in later if batch[k].is_floating_point()]
     return next(iter(floating or later), 0)
 
 
 def _labels_after(parts: tuple[Any, ...] | list[Any]) -> Any:
-    """Return the part after the images; names of images there are passed over if labels follow."""
+    """Return the part after the images; if labels follow names of images, skip the names."""
     if parts and isinstance(parts[0], (tuple, list)) and all(isinstance(name, str) for name in parts[0]):
         return next((part for part in parts if _is_labels(part, len(parts[0]))), parts[0])
     return parts[0] if parts else None
@@ -150,7 +150,7 @@ def _nothing_found(batch: Any, images: Any) -> str:
 
 
 def _refuse_list_of_images(batch: Any) -> None:
-    """Refuse a batch that holds its images one by one, as those of detectors do."""
+    """Refuse a batch that holds its images one by one, as detectors' batches do."""
     nested = isinstance(batch, (list, tuple)) and bool(batch) and isinstance(batch[0], list)
     images = batch[0] if nested else batch
     if not isinstance(images, list) or len(images) < (2 if nested else 4):
@@ -166,7 +166,7 @@ def _first_of(part: Any) -> Any:
 
 
 def images_in(batch: Any) -> int:
-    """Count the images of a whole batch of any structure: as many as its images, else as its first tensor has rows.
+    """Count the images of a whole batch of any structure: rows of its images, failing that of its first tensor.
 
     Raises:
         TypeError: If there is no tensor.
@@ -186,7 +186,7 @@ def images_in(batch: Any) -> int:
 
 
 def first_images(batch: Any, size: int) -> Any:
-    """Cut a whole batch of any structure: every tensor with a row for each image.
+    """Cut a whole batch of any structure: shorten every tensor that has a row for each image.
 
     Example:
         >>> first_images((torch.zeros(5, 3), {"mask": torch.ones(5, 7), "scale": torch.ones(2)}), 4)[1]["mask"].shape

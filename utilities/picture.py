@@ -1,4 +1,4 @@
-"""A picture file as an RGB image of 8 bits: upright, and at the right scale."""
+"""Read a picture file as an RGB image of 8 bits: upright, and at the right scale."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_DEEP = ("I", "F")  # modes of more than 8 bits begin so
+_DEEP = ("I", "F")  # first letters of modes of more than 8 bits
 _REMEDY = "save it with 8 or 16 bits"
-EIGHT_BITS = 255  # what is white in pictures of so many
-_told: set[Path] = set()  # folders of whose dark pictures has been warned
+EIGHT_BITS = 255  # white in pictures of eight bits
+_told: set[Path] = set()  # folders that have had a warning of dark pictures
 
 
 def open_picture(path: Path, upright: bool = True) -> Image.Image:
-    """Read a picture: palettes, CMYK and transparency as PIL converts them, other depths by `eight_bits`.
+    """Read a picture; PIL converts palettes, CMYK and transparency, and `eight_bits` other depths.
 
-    A picture of 16 bits that becomes black since it holds numbers of 8 bits is warned of, once for each folder.
+    A picture of 16 bits that turns black because it holds numbers of 8 bits causes a warning, once for each folder.
 
     Args:
-        path: Of the file.
-        upright: Whether to turn it as its EXIF data say.
+        path: Path of the file.
+        upright: Whether to turn the picture as its EXIF data say.
 
     Raises:
-        OSError: Naming the file, if it cannot be read, or its scale cannot be told.
+        OSError: If the file cannot be read, or its scale cannot be told; the message names the file.
 
     Example:
         >>> import tempfile
@@ -46,8 +46,8 @@ def open_picture(path: Path, upright: bool = True) -> Image.Image:
         (255, 255, 255)
     """
     with _opened(path) as image:
-        wide = any(";16" in str(tile) for tile in image.tile)  # colours of 16 bits, of which PIL keeps the upper 8
-        image.load()  # after which a TIFF is upright, and does not say any more that it was not
+        wide = any(";16" in str(tile) for tile in image.tile)  # colours of 16 bits, PIL keeps the upper 8
+        image.load()  # turns a TIFF upright and deletes the tag that says it was not
         turn = _turn(image) if upright else None
         if image.mode.startswith("I"):
             say_if_dark(path, int(np.asarray(image).max()))
@@ -60,7 +60,7 @@ def open_picture(path: Path, upright: bool = True) -> Image.Image:
 
 
 def picture_size(path: Path, upright: bool = True) -> tuple[int, int]:
-    """Return a picture's width and height, without reading the pixels where that is not needed to see that it can be.
+    """Return a picture's width and height, reading the pixels only where a readability check needs them.
 
     Raises:
         OSError: As `open_picture`.
@@ -88,9 +88,9 @@ def brightest(path: Path) -> int | None:
 
 
 def say_if_dark(path: Path, largest: int) -> None:
-    """Warn of a picture of 16 bits that holds numbers of 8 at most, and not 0 alone; once for each folder.
+    """Warn of a picture of 16 bits that holds numbers of at most 8, and not just 0; once for each folder.
 
-    It is read all the same: it may be as dark as that, and then no more is lost than in any picture of 8 bits.
+    The picture is read all the same. It may really be that dark, and then no more is lost than in any 8-bit picture.
 
     Example:
         >>> with warnings.catch_warnings(record=True) as said:
@@ -115,13 +115,13 @@ def _say_dark(path: Path, why: str) -> None:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    r"""Bring a grey picture of more than 8 bits to 8, by what its format says of white, never by its own pixels.
+    r"""Bring a grey picture of more than 8 bits to 8, by its format's definition of white, never by its own pixels.
 
     White is 65535 where a file has 16 bits, whether or not a camera filled them, and 1 where it has floating-point
-    numbers from 0 to 1. Of other floating-point numbers and of 32 bits nobody says what is white.
+    numbers from 0 to 1. For other floating-point numbers and for 32 bits, white is not defined.
 
     Args:
-        image: Of a mode ``I;16``, ``I`` or ``F``.
+        image: Picture of mode ``I;16``, ``I`` or ``F``.
 
     Raises:
         ValueError: If the scale cannot be told.
@@ -133,14 +133,14 @@ def eight_bits(image: Image.Image) -> Image.Image:
     image.load()  # a TIFF may change its size
     pixels = np.asarray(image)
     if image.mode == "F":
-        if not ((pixels >= 0) & (pixels <= 1)).all():  # which NaN fails too
+        if not ((pixels >= 0) & (pixels <= 1)).all():  # NaN fails this too
             low, high = pixels.min(), pixels.max()
             raise ValueError(
                 f"it has floating-point numbers from {low:g} to {high:g}, and only those from 0 (black) to 1 (white) "
                 f"can be told; divide them by what is white, or {_REMEDY}"
             )
         return _grey((pixels * 255).round(), image)
-    if not image.mode.startswith("I;16") and image.format not in ("PNG", "PPM"):  # PIL reads their 16 bits into 32
+    if not image.mode.startswith("I;16") and image.format not in ("PNG", "PPM"):  # PIL reads their 16 bits as 32
         raise ValueError(
             f"it has whole numbers of 32 bits, or signed ones, of which nobody says what is white; {_REMEDY}"
         )
@@ -148,7 +148,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _grey(levels: np.ndarray, image: Image.Image) -> Image.Image:
-    """Make a picture of levels of 8 bits; a TIFF may say that 0 is white, which PIL heeds in 8 bits alone."""
+    """Make a picture of 8-bit levels; a TIFF may state that 0 is white, which PIL heeds for 8 bits only."""
     negative = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
     levels = levels.astype(np.uint8)
     return Image.fromarray(255 - levels if negative else levels)
@@ -160,9 +160,9 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a file, and name it in whatever goes wrong with it."""
+    """Open a file, and name it in any error."""
     try:
-        # Not by its name: PIL would map it into memory, and then takes height for width where a TIFF is turned.
+        # Open it as a stream: given the name, PIL maps it into memory and swaps height and width of a turned TIFF.
         with path.open("rb") as file, Image.open(file) as image:
             yield image
     except (OSError, ValueError, SyntaxError) as error:

@@ -1,9 +1,9 @@
-"""Where in a layer's output its images are: found out by looking, not guessed from sizes.
+"""Find where the images are in a layer's output, by looking at values instead of guessing from sizes.
 
 A model is run on three images, and on two of them in another order. A dimension that grows with the number of images
-counts them; the values along it say in which order. So 2n rows may hold each image's two rows side by side
-(windows, flattened tokens), or all first halves before all second ones (``torch.cat`` inside a forward pass); time
-may come before the images; and a position embedding of 196 rows belongs to no image, whatever the size of the batch.
+counts them; the values along it show in which order. Thus 2n rows may hold each image's two rows side by side
+(windows, flattened tokens), or all first halves before all second ones (``torch.cat`` inside a forward pass). Time
+may come before the images, and a position embedding of 196 rows belongs to no image, whatever the batch size.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import dataclass, field
 
 import torch
 
-SAMPLES = 64  # values of each row that are looked at, beside its mean and its mean square
-FOLLOWS = 0.1  # of the spread over images: a layer that differs by more does not follow its images
-ROUNDING = 8.0  # times the precision of a type: a spread over images that may be nothing but rounding
-TIE = 4.0  # residuals within this factor are both rounding, and the more usual arrangement is taken
+SAMPLES = 64  # values looked at in each row, besides its mean and its mean square
+FOLLOWS = 0.1  # share of the spread over images: a layer that differs by more does not follow its images
+ROUNDING = 8.0  # multiple of a type's precision: a spread over images below it may be nothing but rounding
+TIE = 4.0  # residuals within this factor are both rounding, and the more usual arrangement wins
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the images are: of a dimension of size ``outer * n * inner``, row ``(j * n + image) * inner + k``.
+    """State where the images are: in a dimension of ``outer * n * inner``, row ``(j * n + image) * inner + k``.
 
     Attributes:
-        axis: The dimension.
-        outer: How many runs over all images it holds: 1 where the image varies slowest.
-        inner: How many rows of one image lie side by side: 1 where the image varies fastest.
+        axis: The dimension that counts images.
+        outer: Number of runs over all images in it; 1 where the image varies slowest.
+        inner: Number of rows of one image that lie side by side; 1 where the image varies fastest.
         follows: Whether the values were seen to follow the images.
-        sure: Whether the values could tell this arrangement from others; those of equal images cannot.
+        sure: Whether the values could tell this arrangement from others; values of equal images cannot.
     """
 
     axis: int = 0
@@ -63,27 +63,27 @@ class Placement:
 
 @dataclass
 class Evidence:
-    """What a few passes show of one output.
+    """Collect what a few passes show of one output.
 
     Attributes:
-        shapes: Number of images -> shape of the output.
-        rows: Dimension -> a few values of each row along it, (size, values), of the images in their first order.
+        shapes: Mapping from the number of images to the shape of the output.
+        rows: Mapping from a dimension to a few values of each row along it, (size, values), in the first order.
     """
 
     shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     rows: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def see(self, n: int, tensor: torch.Tensor) -> None:
-        """Note the output for n images in their first order: its shape, and a few values of every row."""
+        """Record the output for n images in their first order: its shape, and a few values of every row."""
         self.shapes[n] = tuple(tensor.shape)
         self.rows = {axis: some_values(tensor, axis) for axis in self._counting(n)}
 
     def counts(self, n: int) -> bool:
-        """Tell whether some dimension grows with the number of images, of which n came first."""
+        """Tell whether some dimension grows with the number of images; n is the first such number."""
         return bool(self._counting(n))
 
     def _counting(self, n: int) -> list[int]:
-        """List the dimensions whose size is proportional to the number of images, or may be, for all that is known."""
+        """List the dimensions whose size is, or may be, proportional to the number of images."""
         shape, others = self.shapes[n], {m: s for m, s in self.shapes.items() if m != n}
         if any(len(other) != len(shape) for other in others.values()):
             return []
@@ -94,13 +94,13 @@ class Evidence:
         ]
 
     def place(self, n: int, again: torch.Tensor, order: Sequence[int], axis: int | None = None) -> Placement | str:
-        """Settle where the images are, by some of them in another order.
+        """Determine where the images are, given some of them in another order.
 
         Args:
             n: Number of images in the first order.
             again: The output for some of them in another order.
-            order: Which image of the first order is at each place.
-            axis: The dimension that counts images, where the user says it.
+            order: For each place, the index of its image in the first order.
+            axis: The dimension that counts images, where the user states it.
 
         Returns:
             The placement, or the reason why the output belongs to no image.
@@ -114,7 +114,7 @@ class Evidence:
             seen = " and ".join(f"{s} for {m} images" for m, s in sorted(self.shapes.items()))
             return f"no dimension of its output counts images: {seen}"
         best = self._best(counting, n, again, order)
-        # A multiple of the only size that was seen, and no value that differs, are as good as no sign.
+        # If only one size was seen and it is a multiple of n, and no value differs, there is no evidence either way.
         if best is not None and (best.sure or len(self.shapes) > 1):
             return best
         if len(self.shapes) > 1 and len(counting) == 1 and shape[counting[0]] == n:
@@ -136,7 +136,7 @@ class Evidence:
     def _best(self, counting: list[int], n: int, again: torch.Tensor, order: Sequence[int]) -> Placement | None:
         """Return the arrangement in which the values follow the images best, if any does.
 
-        Rounding decides nothing: among arrangements that fit alike, the image varies slowest, along an early dimension.
+        Rounding decides nothing. Among arrangements that fit alike, the image varies slowest, along an early dimension.
         """
         tried = []
         eps = torch.finfo(again.dtype).eps if again.dtype.is_floating_point else 0.0
@@ -150,7 +150,7 @@ class Evidence:
                 residual = (after - before[:, list(order)]).norm().item()
                 spread, size = (before - before.mean(1, keepdim=True)).norm().item(), before.norm().item()
                 fits = residual <= FOLLOWS * spread + eps**0.5 * size
-                # One row an image has one arrangement; of more, only what differs by more than rounding tells.
+                # With one row per image there is one arrangement; with more, only differences above rounding tell.
                 sure = outer * inner == 1 or spread > ROUNDING * eps * size
                 tried.append((residual, fits, Placement(axis, outer, inner, sure=sure)))
         least = min((residual for residual, *_ in tried), default=0.0)

@@ -1,4 +1,4 @@
-"""A plain CNN: the network of the layer-matching test, and a small student."""
+"""Build a plain CNN: the network of the layer-matching test, and a small student."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ WIDTHS = (32, 32, 64, 64, 64, 128, 128, 128)
 
 
 class PlainCNN(nn.Sequential):
-    """Convolutions of 3x3 with batch norm and ReLU, global average pooling, a linear classifier; no shortcuts.
+    """Chain 3x3 convolutions with batch norm and ReLU, global average pooling and a linear classifier; no shortcuts.
 
-    In the spirit of All-CNN-C (Springenberg et al. 2015, https://arxiv.org/abs/1412.6806): convolutions of stride 2
-    take the place of pooling after a third and two thirds of the blocks. Input is (batch, 3, height, width).
+    The network resembles All-CNN-C (Springenberg et al. 2015, https://arxiv.org/abs/1412.6806): convolutions of stride
+    2 replace pooling after a third and two thirds of the blocks. Input is (batch, 3, height, width).
 
     Args:
-        num_classes: Outputs of the classifier.
+        num_classes: Number of outputs of the classifier.
         widths: Channels of each block.
 
     Raises:
-        ValueError: If there is no block, or one without channels.
+        ValueError: If there is no block, or a block without channels.
 
     Example:
         >>> import torch

@@ -1,8 +1,8 @@
 """Pre-activation ResNet-18/34/50/101/152 (He et al. 2016, https://arxiv.org/abs/1603.05027).
 
-Norm and activation come before each convolution, so that a stage's blocks add to one stream that nothing rectifies.
-Such a network is the base of `utilities.alternet.AlterNet`. Every activation is a module of its own, called once in a
-forward pass and never in place, so that a hook on any layer sees that layer's output and nothing else.
+Norm and activation come before each convolution, so a stage's blocks add to one stream that nothing rectifies. Such a
+network is the base of `utilities.alternet.AlterNet`. Every activation is a module of its own, called once in a
+forward pass and never in place, so a hook on any layer sees that layer's output and nothing else.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torchvision.ops import StochasticDepth
 
 from utilities.resnet import conv
 
-HALVINGS = {"cifar": 3, "imagenet": 5}  # of the image's sides, by stem
+HALVINGS = {"cifar": 3, "imagenet": 5}  # number of halvings of the image's sides, by stem
 
 
 def stage_channels(stage: int) -> int:
-    """Give the width of a stage, counted from 1.
+    """Return the width of a stage, counted from 1.
 
     Example:
         >>> [stage_channels(stage) for stage in (1, 2, 3, 4)]
@@ -31,7 +31,7 @@ def stage_channels(stage: int) -> int:
 
 
 def projection(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d | None:
-    """Make the 1x1 convolution of a shortcut whose shape changes, or None where it stays.
+    """Make the 1x1 convolution for a shortcut whose shape changes; return None where it stays.
 
     Example:
         >>> projection(8, 8) is None, projection(8, 16, 2).stride
@@ -42,13 +42,13 @@ def projection(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2
 
 
 class PreActBlock(nn.Module):
-    """Two 3x3 convolutions, each after norm and ReLU; a shortcut that has to project starts after the first ReLU.
+    """Apply two 3x3 convolutions, each after norm and ReLU; a shortcut that projects starts after the first ReLU.
 
     Args:
         in_channels: Channels of the input.
         width: Channels inside the block and of its output.
-        stride: Of the first convolution.
-        drop_path: Probability to leave the residual branch out for an image, in training.
+        stride: Stride of the first convolution.
+        drop_path: Probability of leaving the residual branch out for an image, in training.
 
     Example:
         >>> PreActBlock(8, 16, stride=2)(torch.zeros(1, 8, 8, 8)).shape
@@ -78,7 +78,7 @@ class PreActBlock(nn.Module):
 
 
 class PreActBottleneck(nn.Module):
-    """A 1x1, a 3x3 and a 1x1 convolution, each after norm and ReLU; arguments as in `PreActBlock`.
+    """Apply a 1x1, a 3x3 and a 1x1 convolution, each after norm and ReLU; arguments as in `PreActBlock`.
 
     The output has four times ``width`` channels, and the stride is that of the 3x3 convolution.
 
@@ -128,7 +128,7 @@ def _check_images(images: torch.Tensor, in_channels: int, stem: str) -> None:
 
 
 def _check_options(depths: Sequence[int], num_classes: int, in_channels: int, stem: str, drop_path: float) -> None:
-    """Raise ValueError for options that make no network."""
+    """Raise ValueError for options that cannot form a network."""
     if len(depths) != 4 or min(depths) < 1:
         raise ValueError(f"depths={tuple(depths)} must be four numbers of blocks, each at least 1")
     if num_classes < 1 or in_channels < 1:
@@ -140,7 +140,7 @@ def _check_options(depths: Sequence[int], num_classes: int, in_channels: int, st
 
 
 class PreActResNet(nn.Module):
-    """A stem, four stages of pre-activation blocks, norm, ReLU, average pooling and a linear classifier.
+    """Chain a stem, four stages of pre-activation blocks, norm, ReLU, average pooling and a linear classifier.
 
     Args:
         block: `PreActBlock` or `PreActBottleneck`.
@@ -151,7 +151,7 @@ class PreActResNet(nn.Module):
         drop_path: Stochastic depth of the last block; it grows linearly with depth from 0 in the first.
 
     Raises:
-        ValueError: Naming the option that does not fit, and what does.
+        ValueError: If an option does not fit; the message names it, and the values that do.
 
     Example:
         >>> model = PreActResNet(PreActBlock, (1, 1, 1, 1), num_classes=10)
@@ -190,11 +190,11 @@ class PreActResNet(nn.Module):
 
     @property
     def stages(self) -> tuple[nn.Sequential, ...]:
-        """The four stages, ``layer1`` to ``layer4``."""
+        """Return the four stages, ``layer1`` to ``layer4``."""
         return self.layer1, self.layer2, self.layer3, self.layer4
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map images (batch, in_channels, H, W) to logits (batch, num_classes); H, W >= 8, or 32 by the large stem."""
+        """Map images (batch, in_channels, H, W), H and W >= 8 (large stem: 32), to logits (batch, num_classes)."""
         _check_images(x, self.in_channels, self.stem)
         x = self.conv1(x)
         if self.maxpool is not None:
@@ -204,7 +204,7 @@ class PreActResNet(nn.Module):
 
 
 def preact_resnet18(num_classes: int = 100, in_channels: int = 3, **options: Any) -> PreActResNet:
-    """Pre-activation ResNet-18: 11,218,340 parameters at 100 classes; arguments as in `PreActResNet`.
+    """Build pre-activation ResNet-18: 11,218,340 parameters at 100 classes; arguments as in `PreActResNet`.
 
     Example:
         >>> sum(p.numel() for p in preact_resnet18().parameters())
@@ -214,7 +214,7 @@ def preact_resnet18(num_classes: int = 100, in_channels: int = 3, **options: Any
 
 
 def preact_resnet34(num_classes: int = 100, in_channels: int = 3, **options: Any) -> PreActResNet:
-    """Pre-activation ResNet-34: 21,326,500 parameters at 100 classes; arguments as in `PreActResNet`.
+    """Build pre-activation ResNet-34: 21,326,500 parameters at 100 classes; arguments as in `PreActResNet`.
 
     Example:
         >>> [len(stage) for stage in preact_resnet34().stages]
@@ -224,7 +224,7 @@ def preact_resnet34(num_classes: int = 100, in_channels: int = 3, **options: Any
 
 
 def preact_resnet50(num_classes: int = 100, in_channels: int = 3, **options: Any) -> PreActResNet:
-    """Pre-activation ResNet-50: 23,697,572 parameters at 100 classes; arguments as in `PreActResNet`.
+    """Build pre-activation ResNet-50: 23,697,572 parameters at 100 classes; arguments as in `PreActResNet`.
 
     Example:
         >>> preact_resnet50(num_classes=10).fc
@@ -234,7 +234,7 @@ def preact_resnet50(num_classes: int = 100, in_channels: int = 3, **options: Any
 
 
 def preact_resnet101(num_classes: int = 100, in_channels: int = 3, **options: Any) -> PreActResNet:
-    """Pre-activation ResNet-101: 42,689,700 parameters at 100 classes; arguments as in `PreActResNet`.
+    """Build pre-activation ResNet-101: 42,689,700 parameters at 100 classes; arguments as in `PreActResNet`.
 
     Example:
         >>> with torch.device("meta"):
@@ -245,7 +245,7 @@ def preact_resnet101(num_classes: int = 100, in_channels: int = 3, **options: An
 
 
 def preact_resnet152(num_classes: int = 100, in_channels: int = 3, **options: Any) -> PreActResNet:
-    """Pre-activation ResNet-152: 58,333,348 parameters at 100 classes; arguments as in `PreActResNet`.
+    """Build pre-activation ResNet-152: 58,333,348 parameters at 100 classes; arguments as in `PreActResNet`.
 
     Example:
         >>> with torch.device("meta"):

@@ -1,8 +1,8 @@
-"""In which precision and memory layout a comparison runs, and the Gram matrix of a layer in it.
+"""Choose the precision and memory layout of a comparison, and compute a layer's Gram matrix in it.
 
-On a CPU with native bfloat16 (AVX-512 BF16, AMX) a bfloat16 product takes about a quarter of the time of float32.
-Features are centred in their own precision first, so that what is rounded to 8 bits is their spread and not their
-mean. Roundings of the many entries are independent: the CKA moves by some 1e-4.
+On a CPU with native bfloat16 (AVX-512 BF16, AMX), a bfloat16 product takes about a quarter of the time of float32.
+Features are centred in their own precision first, so that their spread is rounded to 8 bits and not their mean.
+Roundings of the many entries are independent: the CKA moves by some 1e-4.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PRECISIONS = ("auto", "exact", "fast", "half")
 
 @dataclass(frozen=True)
 class Precision:
-    """How one model runs on one device.
+    """State how one model runs on one device.
 
     Attributes:
         name: ``exact``, ``fast`` or ``half``.
-        forward: Type that the forward pass computes in: ``native`` (the model's own), ``tf32``, ``bfloat16``, or the
-            type of the autocast that the caller has entered, say ``float16 (autocast of the caller)``.
+        forward: Type of the forward pass: ``native`` (the model's own), ``tf32``, ``bfloat16``, or the type of the
+            autocast that the caller has entered, such as ``float16 (autocast of the caller)``.
         gram: Type of the factors of the Gram matrices: ``native`` or ``bfloat16``; sums are float32 or wider.
-        channels_last: Whether images are handed over with channels last, which convolutions then keep up.
+        channels_last: Whether images are passed with channels last, which convolutions then keep.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Precision:
     channels_last: bool
 
     def facts(self) -> dict[str, Any]:
-        """Give the choice for a result's provenance."""
+        """Return the choice for a result's provenance."""
         return asdict(self)
 
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
-        """Set autocast and TF32 as chosen, and put them back on exit; an autocast of the caller stays in force."""
+        """Set autocast and TF32 as chosen, and restore them on exit; an autocast of the caller stays in force."""
         with ExitStack() as stack:
             if device.type == "cuda":
                 for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
@@ -55,7 +55,7 @@ class Precision:
             yield
 
     def prepare(self, images: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Bring a batch to the device, in the layout and type chosen; the caller's tensor stays as it is."""
+        """Bring a batch to the device, in the chosen layout and type; the caller's tensor is not changed."""
         dtype = dtype if images.is_floating_point() else None
         layout = torch.channels_last if self.channels_last and images.ndim == 4 else torch.preserve_format
         return images.to(device, dtype, memory_format=layout, non_blocking=True)
@@ -79,7 +79,7 @@ def autocast_type(device: torch.device) -> torch.dtype | None:
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Switch autocast off, for what is no forward pass: sums and products of features keep their precision.
+    """Switch autocast off outside of forward passes, so that sums and products of features keep their precision.
 
     Example:
         >>> with torch.autocast("cpu", torch.bfloat16), without_autocast():
@@ -97,14 +97,14 @@ def choose_precision(precision: str, model: nn.Module, device: torch.device) -> 
     """Choose types and layout for a model on a device.
 
     Args:
-        precision: Inside an autocast of the caller the forward pass runs under that. ``"exact"``: the model's own type
-            throughout, no TF32. ``"fast"``: Gram matrices in bfloat16 where
-            the device has it, the forward pass in the model's own type (TF32 on CUDA); CKA within 1e-3. ``"half"``:
-            the forward pass in bfloat16 too; within some 1e-2. ``"auto"``: ``fast`` where bfloat16 is native, else
+        precision: One of the following; inside an autocast of the caller, the forward pass runs under that.
+            ``"exact"``: the model's own type throughout, no TF32. ``"fast"``: Gram matrices in bfloat16 where the
+            device has it, the forward pass in the model's own type (TF32 on CUDA); CKA within 1e-3. ``"half"``: the
+            forward pass in bfloat16 too; within some 1e-2. ``"auto"``: ``fast`` where bfloat16 is native, else
             ``exact``. A float64 model is always compared exactly.
-        model: Channels come last where a model has two or more spatial 2-D convolutions: then the copy of the images
-            pays, and no weight needs another layout.
-        device: Where it runs.
+        model: Model to run. Channels come last if it has two or more spatial 2-D convolutions: then the copy of the
+            images pays off, and no weight needs another layout.
+        device: Device to run on.
 
     Raises:
         ValueError: For an unknown precision.

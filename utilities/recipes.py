@@ -1,11 +1,11 @@
-"""Recipes: how a model is trained, as plain numbers, and the published ones by name.
+"""Define recipes, how a model is trained, as plain numbers, and list the published ones by name.
 
 `RECIPES` holds the study's own recipe and those of Park & Kim 2022, *How Do Vision Transformers Work?*
 (https://arxiv.org/abs/2202.06709), with the numbers of their published configurations
-(https://github.com/xxxnell/how-do-vits-work). As published, weight decay acts on all parameters, norms, biases and
-position embeddings included, mixup has the 1.0 and cutmix the 0.8 that DeiT has the other way round, and stochastic
-depth is 0.1: a model without is refused until told ``drop_path=0``. `utilities.augmentation` says what differs in the
-augmentations.
+(https://github.com/xxxnell/how-do-vits-work). As published, weight decay acts on all parameters, including norms,
+biases and position embeddings. Mixup has the 1.0 and cutmix the 0.8 that DeiT has the other way round. Stochastic
+depth is 0.1: a model without it is refused unless ``drop_path=0`` is given. `utilities.augmentation` states how the
+augmentations differ.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 OPTIMIZERS = ("sgd", "adamw")
-TRANSFORMERS = ("vit", "deit", "swin", "pit", "mixer")  # parts of names of models that SGD trains badly
+TRANSFORMERS = ("vit", "deit", "swin", "pit", "mixer")  # parts of the names of models that SGD trains badly
 SCHEDULES = ("cosine", "epochwise_cosine", "epochwise_steps")
 CROPS = ("padded", "resized")
 _LEAST = {"epochs": 0, "batch_size": 2, "weight_decay": 0, "warmup": 0, "norm_images": 0}
@@ -26,32 +26,32 @@ _MOST = {"label_smoothing": 1, "erasing": 1, "drop_path": 1}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained; the defaults are the study's.
+    """State how a model is trained; the defaults are the study's.
 
     Attributes:
         dataset: A name that `utilities.datasets.load_dataset` knows.
-        epochs: Passes over the training images; those of the warm-up come on top where ``schedule`` says so.
-        batch_size: Images in a step.
-        learning_rate: At its peak; None is 0.1 for SGD and 0.001 for AdamW.
+        epochs: Passes over the training images; for some values of ``schedule`` those of the warm-up are extra.
+        batch_size: Number of images in a step.
+        learning_rate: Learning rate at its peak; None is 0.1 for SGD and 0.001 for AdamW.
         optimizer: ``"sgd"`` with momentum 0.9, or ``"adamw"``; None is AdamW for transformers and SGD for all else.
-        weight_decay: Of all parameters; None is 5e-4 for SGD and 0.05 for AdamW.
+        weight_decay: Weight decay of all parameters; None is 5e-4 for SGD and 0.05 for AdamW.
         warmup: Epochs of linear growth of the learning rate, from step to step.
-        image_size: Pixels; None is the data set's own.
-        n_images: Training images to use, of all classes alike; None is all.
-        norm_images: After the last epoch, estimate the batch-norm statistics anew on so many training images, in one
-            batch; 0 keeps the running averages, which are noisy after short training in small batches.
-        schedule: ``"cosine"``: the warm-up is a part of the epochs, and half a cosine falls to zero from step to
+        image_size: Height and width in pixels; None is the data set's own.
+        n_images: Number of training images to use, evenly from all classes; None is all.
+        norm_images: Number of training images on which to estimate the batch-norm statistics anew after the last
+            epoch, in one batch. 0 keeps the running averages, which are noisy after short training in small batches.
+        schedule: ``"cosine"``: the warm-up is part of the epochs, and half a cosine falls to zero from step to
             step after it. ``"epochwise_cosine"`` and ``"epochwise_steps"``: the warm-up comes before the epochs, which
             are counted from its end, and the rate then changes between epochs only.
         milestones: For ``"epochwise_steps"``, the epochs at which the rate is multiplied by ``step_factor``.
-        step_factor: See there.
+        step_factor: Factor of the rate at each milestone.
         crop: ``"padded"``, or ``"resized"`` to crop a part of random size and shape and resize it.
         rand_augment: RandAugment in timm's words, such as ``"rand-m9-n2-mstd1.0"``, or None.
         mixup: Alpha of mixup, 0 for none; with cutmix too, every batch gets one of the two with equal chance.
         cutmix: Alpha of cutmix, 0 for none.
-        label_smoothing: Share of the label that is spread over all classes alike.
+        label_smoothing: Share of the label that is spread evenly over all classes.
         erasing: Probability that a rectangle of an image is erased.
-        clip_grad: Norm that the gradient of all parameters together is cut down to, 0 for any.
+        clip_grad: Largest norm of the gradient of all parameters together; 0 does not clip.
         drop_path: Rate of stochastic depth of the last block, 0 for the model's own.
 
     Example:
@@ -69,7 +69,7 @@ class Recipe:
     image_size: int | None = None
     n_images: int | None = None
     norm_images: int = 0
-    # Fields from here on may be missing in checkpoints; `same_recipe` then takes these defaults.
+    # Later fields may be missing in checkpoints; `same_recipe` then uses these defaults.
     schedule: str = "cosine"
     milestones: tuple[int, ...] = ()
     step_factor: float = 0.1
@@ -87,16 +87,16 @@ class Recipe:
 
     @property
     def total_epochs(self) -> int:
-        """Epochs from the first step to the last, the warm-up included: how epochs are numbered in files and tables."""
+        """Count epochs from the first step to the last, including the warm-up, as files and tables number them."""
         return self.epochs + (0 if self.schedule == "cosine" else int(self.warmup))
 
     def resolved(self, model_name: str) -> Recipe:
-        """Fill in what depends on the model, and refuse what cannot be meant.
+        """Fill in what depends on the model, and refuse what makes no sense.
 
         Raises:
-            ValueError: Naming the option, its value and what it may be.
+            ValueError: If an option makes no sense; the message names it, its value and what it may be.
         """
-        bare = model_name.rpartition(":")[2]  # of a function of one's own, its name without the file's
+        bare = model_name.rpartition(":")[2]  # for a function of your own, its name without the file's
         optimizer = self.optimizer or ("adamw" if any(kind in bare for kind in TRANSFORMERS) else "sgd")
         choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "crop": CROPS}
         for name, known in choices.items():
@@ -128,7 +128,7 @@ def _check_numbers(recipe: Recipe) -> None:
 
 
 def _check_schedule(recipe: Recipe) -> None:
-    """Refuse steps that would never be taken, and part of an epoch before the first one."""
+    """Refuse steps that would never be taken, and a fraction of an epoch before the first one."""
     steps, name = recipe.milestones, recipe.schedule
     if steps and name != "epochwise_steps":
         raise ValueError(f"milestones={steps} are for the schedule epochwise_steps, not {name}; leave them out")
@@ -141,15 +141,15 @@ def _check_schedule(recipe: Recipe) -> None:
 
 
 def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
-    """Give the learning rate at each step as a fraction of its peak.
+    """Return a function from the step to the learning rate, as a fraction of its peak.
 
-    With W epochs of warm-up and E further ones, at step i of an epochwise schedule: i/(W ``steps``) in the warm-up,
-    and then in epoch e = 0, 1, ... after it half a cosine, (1 + cos(π e/E))/2, or ``step_factor`` to the power of
-    the number of milestones that are not above e. The plain cosine falls within the epochs, from step to step.
+    Take W epochs of warm-up and E further ones. In the warm-up of an epochwise schedule, the fraction at step i is
+    i/(W ``steps``). In epoch e = 0, 1, ... after it, it is half a cosine, (1 + cos(π e/E))/2, or ``step_factor`` to the
+    power of the number of milestones that are not above e. The plain cosine falls within the epochs, from step to step.
 
     Args:
         recipe: See `Recipe`.
-        steps: In an epoch.
+        steps: Number of steps in an epoch.
 
     Example:
         >>> fraction = schedule(Recipe(epochs=10, warmup=2, schedule="epochwise_cosine"), steps=5)
@@ -179,11 +179,11 @@ def _half_cosine(done: float, total: float) -> float:
 
 
 def same_recipe(saved: Mapping[str, Any] | None, recipe: Recipe) -> bool:
-    """Tell whether a checkpoint was trained with a recipe; what is missing there has the default of today.
+    """Tell whether a checkpoint was trained with a recipe; fields missing there have today's defaults.
 
     Args:
         saved: The ``recipe`` of the checkpoint, or None if it has none.
-        recipe: Resolved.
+        recipe: The recipe, resolved.
 
     Example:
         >>> recipe = Recipe().resolved("resnet18")
@@ -195,7 +195,7 @@ def same_recipe(saved: Mapping[str, Any] | None, recipe: Recipe) -> bool:
 
 
 def describe_recipe(recipe: Recipe) -> str:
-    """Say in a line what a recipe does.
+    """Describe in one line what a recipe does.
 
     Example:
         >>> print(describe_recipe(RECIPES["cifar_general"]))

@@ -1,11 +1,11 @@
-"""Run notebooks headless through papermill: in parallel, resumable, with nothing left half-written.
+"""Run notebooks headless through papermill: in parallel, resumable, and without leaving half-written files.
 
     python -m utilities.rerun "R18*" --profile paper --jobs 2 --resume -p EPOCHS 3
 
-One process schedules and reports. Each notebook runs in a child process with a kernel of its own, and its
-executed copy grows in ``out/<profile>/.partial/NAME/`` under a lock that the system drops when this process
-is killed. ``NAME.ipynb`` appears when it is whole, and after it the stamp ``NAME.done.json``, by which
-``--resume`` knows what need not run again. A child that finds its parent gone ends its kernel and itself.
+One process schedules and reports. Each notebook runs in a child process with a kernel of its own. Its executed copy
+grows in ``out/<profile>/.partial/NAME/``, under a lock that the system releases when this process is killed.
+``NAME.ipynb`` appears when it is complete. The stamp ``NAME.done.json`` follows; from it ``--resume`` knows what need
+not run again. A child that finds its parent gone ends its kernel and itself.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from utilities.notebook import read_json
 from utilities.notebook_source import UnreadableNotebook, check_parameters, read_notebook
 from utilities.writing import check_writable
 
-# utilities.utils is imported where it is used: it brings torch, and the child processes do without.
+# utilities.utils is imported where it is used: it loads torch, which the child processes do not need.
 
 PACKAGE = Path(__file__).resolve().parent
 PROFILES = ("quick", "paper")
-COPIES = (".nbconvert", ".executed", ".failed", "-checkpoint")  # executed notebooks that tools leave beside theirs
+COPIES = (".nbconvert", ".executed", ".failed", "-checkpoint")  # executed copies that tools leave beside the notebooks
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One notebook to run; its stamp must repeat the facts for the run to count as done."""
+    """One notebook to run. Its run counts as done only if its stamp holds the same facts."""
 
     name: str
     source: Path
@@ -79,14 +79,14 @@ def _parse(text: str) -> Any:
 
 
 def _cores() -> int:
-    """Count the cores this process may use: fewer than the machine's where a scheduler says so."""
+    """Count the cores this process may use, which a scheduler may limit to fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _find(patterns: str | Iterable[str], notebooks: str | Path | None) -> list[Path]:
-    """Find the notebooks that match any pattern: a name with or without .ipynb, or a path; none means all.
+    """Find the notebooks that match any pattern: a name with or without .ipynb, or a path. No pattern means all.
 
-    Executed copies are found by their paths alone.
+    Executed copies are found only by their paths.
     """
     folder = PACKAGE.parent / "notebooks" if notebooks is None else Path(notebooks)
     there = {path.stem: path for path in sorted(folder.glob("*.ipynb")) if not path.stem.endswith(COPIES)}
@@ -107,7 +107,7 @@ def _find(patterns: str | Iterable[str], notebooks: str | Path | None) -> list[P
 
 
 def _sha256(parts: Iterable[str | bytes]) -> str:
-    """Hash a sequence of parts; where one ends and the next begins counts."""
+    """Hash a sequence of parts; the boundaries between parts count."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -122,13 +122,13 @@ def _make_jobs(
     extra: Mapping[str, Any],
     rows: dict[str, dict[str, Any]] | None = None,
 ) -> list[_Job]:
-    """Check every notebook and take down the facts of its run; one that cannot be run gets its row at once."""
+    """Check every notebook and collect the facts of its run. One that cannot be run gets its row at once."""
     rows = {} if rows is None else rows
     for name, option in {"PROFILE": "profile", "OUTPUT_DIR": "out"}.items():
         if name in extra:
             raise ValueError(f"parameter {name} follows from the option {option}; pass that instead")
     told = {"PROFILE": profile, **extra}
-    parameters = {**told, "OUTPUT_DIR": str(out)}  # the one that is not among the facts: a folder may move
+    parameters = {**told, "OUTPUT_DIR": str(out)}  # not among the facts, because a folder may move
     files = sorted(PACKAGE.rglob("*.py"))
     package = _sha256(part for f in files for part in (f.relative_to(PACKAGE).as_posix(), f.read_bytes()))
     jobs, unreadable, data = [], None, _data_facts(told)
@@ -149,7 +149,7 @@ def _make_jobs(
 
 
 def _data_facts(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Take down what the folders of images among the parameters hold: it may change while their names do not."""
+    """Collect the contents of image folders among the parameters, which may change while their names do not."""
     folders = sorted({str(value) for value in parameters.values() if str(value).startswith("folder:")})
     if not folders:
         return {}
@@ -164,7 +164,7 @@ def _row(name: str, seconds: float = 0.0) -> dict[str, Any]:
 
 
 def _clear(name: str, out: Path) -> None:
-    """Remove the temporary files of a notebook that nobody runs, those of `write_whole` among them."""
+    """Remove the temporary files of a notebook that no process is running, including those of `write_whole`."""
     shutil.rmtree(out / ".partial" / name, ignore_errors=True)
     for path in out.glob(f".{glob.escape(name)}-????????.*"):
         path.unlink(missing_ok=True)
@@ -172,7 +172,7 @@ def _clear(name: str, out: Path) -> None:
 
 @contextlib.contextmanager
 def _claimed(names: set[str], out: Path) -> Iterator[None]:
-    """Hold each notebook's lock; clear what killed runs left behind, and leave nothing temporary."""
+    """Hold each notebook's lock, clear what killed runs left behind, and leave no temporary files."""
     partial = out / ".partial"
     check_writable(partial / "any.lock")
 
@@ -202,13 +202,13 @@ def _claimed(names: set[str], out: Path) -> Iterator[None]:
 
 
 def _start(job: _Job, timeout: float | None, threads: int) -> subprocess.Popen:
-    """Start a child on one notebook, which from now on does not count as done."""
+    """Start a child on one notebook; from now on the notebook does not count as done."""
     job.file(".done.json").unlink(missing_ok=True)
     job.folder.mkdir(parents=True, exist_ok=True)
     order = {"source": str(job.source), "parameters": job.parameters, "timeout": timeout, "parent": os.getpid()}
     (job.folder / "order.json").write_text(json.dumps(order))
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    limits = dict.fromkeys(THREADS, str(threads))  # jobs share the cores instead of fighting over them
+    limits = dict.fromkeys(THREADS, str(threads))  # jobs share the cores and do not compete for them
     quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     with (job.folder / "log").open("wb") as log:
         return subprocess.Popen(
@@ -223,7 +223,7 @@ def _start(job: _Job, timeout: float | None, threads: int) -> subprocess.Popen:
 
 
 def _settle(job: _Job, code: int, started: float) -> dict[str, Any]:
-    """Move what an ended child made to its place, stamp it if it succeeded, and return its summary row."""
+    """Move the output of a finished child into place, stamp it if it succeeded, and return its summary row."""
     from utilities.utils import write_json
 
     last = (job.folder / "log").read_text(errors="replace").strip().splitlines()[-1:] or ["no message"]
@@ -240,7 +240,7 @@ def _settle(job: _Job, code: int, started: float) -> dict[str, Any]:
     if error is not None:
         return {**row, "verdict": f"FAILED: {error}"}
     written = job.file(".json")
-    fresh = written.exists() and written.stat().st_mtime >= started  # else an earlier run's
+    fresh = written.exists() and written.stat().st_mtime >= started  # otherwise it is an earlier run's
     provenance = read_json(written).get("provenance") if fresh else None
     if isinstance(provenance, dict):
         row |= {key: provenance.get(key) for key in ("model", "accuracy", "verdict")}
@@ -250,13 +250,13 @@ def _settle(job: _Job, code: int, started: float) -> dict[str, Any]:
 
 
 def _files(job: _Job) -> dict[str, list[int]]:
-    """Size and time of all that a run wrote: a file that was removed or written since counts as changed."""
+    """Return size and time of all files that a run wrote, so that removed or rewritten files count as changed."""
     paths = (job.file(suffix) for suffix in (".ipynb", ".npz", ".json", ".png", ".pdf"))
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.is_file()}
 
 
 def _kept(job: _Job) -> dict[str, Any] | None:
-    """Return the summary row of a notebook that is done with the same facts, else None."""
+    """Return the summary row of a notebook that is done with the same facts, or None."""
     stamp = read_json(job.file(".done.json"))
     row = stamp.pop("outcome", None)
     if row is None or stamp != {**job.facts, "files": _files(job)}:
@@ -265,7 +265,7 @@ def _kept(job: _Job) -> dict[str, Any] | None:
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """End children, who end their kernels."""
+    """End the children, which end their kernels."""
     for process in processes:
         process.terminate()
     for process in processes:
@@ -276,7 +276,7 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def _run_all(waiting: list[_Job], workers: int, timeout: float | None, rows: dict[str, dict]) -> None:
-    """Run notebooks, so many at a time; each that ends adds its row."""
+    """Run notebooks, at most ``workers`` at a time; each adds its row when it ends."""
     threads = max(1, _cores() // workers)
     running: dict[_Job, tuple[subprocess.Popen, float]] = {}
     shown = None
@@ -317,28 +317,29 @@ def rerun(
     notebooks: str | Path | None = None,
     timeout: float | None = None,
 ) -> pd.DataFrame:
-    """Run notebooks through papermill and summarise what they found.
+    """Run notebooks through papermill and summarise their results.
 
-    A notebook that fails stops no other: its executed copy is ``NAME.failed.ipynb``, its verdict the error. One that is
-    damaged or in another language fails without being run.
+    A failing notebook does not stop the others: its executed copy is ``NAME.failed.ipynb``, and its verdict is the
+    error. A notebook that is damaged or in another language fails without being run.
 
     Args:
         patterns: Names with or without ``.ipynb``, with ``*`` and ``?``, or paths; none means all.
         profile: ``"quick"`` or ``"paper"``; passed as PROFILE.
-        parameters: More values for the notebooks' ``parameters`` cells.
-        jobs: Notebooks at a time, which share the cores; by default two, or one on one core.
-        out: Results go to ``out/<profile>``, passed as OUTPUT_DIR; by default ``runs`` in the project's folder.
-        resume: Keep what is done with the same parameters, notebook and package sources.
-        notebooks: The folder of notebooks; by default the project's.
-        timeout: Seconds one notebook may take; by default no limit.
+        parameters: Further values for the notebooks' ``parameters`` cells.
+        jobs: Number of notebooks run at a time, sharing the cores. The default is two, or one on a single core.
+        out: Folder of the results, by default ``runs`` in the project's folder. They go to ``out/<profile>``, which is
+            passed as OUTPUT_DIR.
+        resume: Keep what was done with the same parameters, notebook and package sources.
+        notebooks: Folder of the notebooks; by default the project's.
+        timeout: Time limit for one notebook in seconds; by default there is none.
 
     Returns:
-        One row a notebook: notebook, seconds, model, accuracy (fraction), verdict. Also written to
+        One row per notebook: notebook, seconds, model, accuracy (fraction), verdict. The table is also written to
         ``summary.csv`` and ``summary.json``.
 
     Raises:
         FileNotFoundError: If a pattern matches no notebook.
-        ValueError: If an option is invalid, a notebook lacks a parameter, or none of them can be run.
+        ValueError: If an option is invalid, a notebook lacks a parameter, or no notebook can be run.
         BlockingIOError: If another process is running one of the notebooks into the same folder.
 
     Example:
@@ -391,7 +392,7 @@ def _read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line: 0, or 1 if a notebook failed, 2 on wrong use, 130 if interrupted."""
+    """Run the command line; return 0, or 1 if a notebook failed, 2 on wrong use, 130 if interrupted."""
     options = vars(_read_arguments(argv))
     only_list = options.pop("list")
     options["parameters"] = {name: _parse(value) for name, value in options["parameters"]}

@@ -2,9 +2,9 @@
 
 He et al. 2016, https://arxiv.org/abs/1512.03385; Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146.
 
-The CIFAR form: a 3x3 stem of stride 1 and no max-pool, so that 32x32 images reach the four stages at 32, 16,
-8 and 4 pixels. Parameters have torchvision's names. Every activation is a module of its own, called once in a
-forward pass and never in place, so that a hook on any layer sees that layer's output and nothing else.
+These models have the CIFAR form: a 3x3 stem of stride 1 and no max-pool, so that 32x32 images reach the four stages at
+32, 16, 8 and 4 pixels. Parameters have torchvision's names. Every activation is a module of its own, called once per
+forward pass and never in place. A hook on any layer therefore sees only that layer's output.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def conv3x3(channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
-    """Return the 1x1 convolution and norm of a shortcut whose shape changes, else None."""
+    """Return the 1x1 convolution and norm of a shortcut whose shape changes, or None."""
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
@@ -53,10 +53,10 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; ``relu2`` follows the sum.
 
     Args:
-        in_channels: Channels of the input.
-        width: Channels inside the block and of its output.
-        stride: Of the first convolution.
-        spatial: Makes the second convolution, ``conv2``, from (channels, stride).
+        in_channels: Number of channels of the input.
+        width: Number of channels inside the block and of its output.
+        stride: Stride of the first convolution.
+        spatial: Function that makes the second convolution, ``conv2``, from (channels, stride).
 
     Example:
         >>> BasicBlock(8, 16, stride=2)(torch.zeros(1, 8, 8, 8)).shape
@@ -91,10 +91,10 @@ class Bottleneck(nn.Module):
     """A 1x1, a spatial and a 1x1 layer and a shortcut; ``relu3`` follows the sum.
 
     Args:
-        in_channels: Channels of the input.
-        width: Channels inside the block; its output has four times as many.
-        stride: Of the spatial layer.
-        spatial: Makes the spatial layer, ``conv2``, from (channels, stride).
+        in_channels: Number of channels of the input.
+        width: Number of channels inside the block; its output has four times as many.
+        stride: Stride of the spatial layer.
+        spatial: Function that makes the spatial layer, ``conv2``, from (channels, stride).
 
     Example:
         >>> Bottleneck(8, 4, stride=2)(torch.zeros(1, 8, 8, 8)).shape
@@ -132,7 +132,7 @@ class Bottleneck(nn.Module):
 
 
 class WideBottleneck(Bottleneck):
-    """A bottleneck whose spatial layer has twice the channels; its output has as many as before.
+    """A bottleneck whose spatial layer has twice the channels; the output has as many channels as a bottleneck's.
 
     Example:
         >>> block = WideBottleneck(8, 4)
@@ -160,14 +160,13 @@ class ResNet(nn.Module):
     """A residual network with a CIFAR stem, four stages, average pooling and a linear classifier.
 
     Args:
-        block: `BasicBlock`, `Bottleneck` or `WideBottleneck`.
+        block: Block class: `BasicBlock`, `Bottleneck` or `WideBottleneck`.
         depths: Number of blocks in each of the four stages; stage i has width 64 * 2**i.
         num_classes: Number of logits.
-        in_channels: Channels of the images.
-        zero_init_residual: Start each block's last norm at zero. Training is a little better for it, but an
-            untrained network is then a stack of identities, and comparing its layers says nothing; so it is
-            off here.
-        spatial: Makes the layer ``conv2`` of each block from (channels, stride).
+        in_channels: Number of channels of the images.
+        zero_init_residual: Start each block's last norm at zero. This helps training a little. But an untrained network
+            is then a stack of identities, and comparing its layers says nothing, so it is off by default.
+        spatial: Function that makes the layer ``conv2`` of each block from (channels, stride).
 
     Example:
         >>> model = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=10)
@@ -214,7 +213,7 @@ class ResNet(nn.Module):
 
 
 def resnet18(num_classes: int = 100, in_channels: int = 3, zero_init_residual: bool = False) -> ResNet:
-    """ResNet-18 for small images: 11,220,132 parameters at 100 classes; arguments as in `ResNet`.
+    """Build ResNet-18 for small images: 11,220,132 parameters at 100 classes; arguments as in `ResNet`.
 
     Example:
         >>> sum(p.numel() for p in resnet18().parameters())
@@ -224,7 +223,7 @@ def resnet18(num_classes: int = 100, in_channels: int = 3, zero_init_residual: b
 
 
 def resnet34(num_classes: int = 100, in_channels: int = 3, zero_init_residual: bool = False) -> ResNet:
-    """ResNet-34 for small images: 21,328,292 parameters at 100 classes; arguments as in `ResNet`.
+    """Build ResNet-34 for small images: 21,328,292 parameters at 100 classes; arguments as in `ResNet`.
 
     Example:
         >>> [len(getattr(resnet34(), f"layer{i}")) for i in (1, 2, 3, 4)]
@@ -234,7 +233,7 @@ def resnet34(num_classes: int = 100, in_channels: int = 3, zero_init_residual: b
 
 
 def resnet50(num_classes: int = 100, in_channels: int = 3, zero_init_residual: bool = False) -> ResNet:
-    """ResNet-50 for small images: 23,705,252 parameters at 100 classes; arguments as in `ResNet`.
+    """Build ResNet-50 for small images: 23,705,252 parameters at 100 classes; arguments as in `ResNet`.
 
     Example:
         >>> resnet50(num_classes=10).fc
@@ -244,7 +243,7 @@ def resnet50(num_classes: int = 100, in_channels: int = 3, zero_init_residual: b
 
 
 def resnet101(num_classes: int = 100, in_channels: int = 3, zero_init_residual: bool = False) -> ResNet:
-    """ResNet-101 for small images: 42,697,380 parameters at 100 classes; arguments as in `ResNet`.
+    """Build ResNet-101 for small images: 42,697,380 parameters at 100 classes; arguments as in `ResNet`.
 
     Example:
         >>> len(resnet101().layer3)
@@ -254,7 +253,7 @@ def resnet101(num_classes: int = 100, in_channels: int = 3, zero_init_residual: 
 
 
 def wide_resnet50(num_classes: int = 100, in_channels: int = 3, zero_init_residual: bool = False) -> ResNet:
-    """Wide ResNet-50-2 for small images: 67,031,460 parameters at 100 classes; arguments as in `ResNet`.
+    """Build Wide ResNet-50-2 for small images: 67,031,460 parameters at 100 classes; arguments as in `ResNet`.
 
     Example:
         >>> wide_resnet50(num_classes=10).layer1[0].conv2.weight.shape

@@ -1,4 +1,4 @@
-"""What every result can do: be saved, loaded and turned into a table."""
+"""Base class of all results: saving, loading and conversion to a table."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing_extensions import Self
 
 from utilities.utils import write_json, write_whole
 
-_WHOLE = "__result__"  # the entry of the npz file that holds all that is no array
+_WHOLE = "__result__"  # the entry of the npz file that holds everything other than arrays
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Base of the frozen dataclasses that analyses return: arrays go to an npz file, the rest to json.
+    """Base of the frozen dataclasses that analyses return: arrays are saved as npz, the rest as json.
 
     Example:
         >>> import tempfile
@@ -33,12 +33,12 @@ class Result:
     """
 
     def save(self, path: str | Path) -> Path:
-        """Write ``path.npz`` (arrays) and ``path.json`` (all else), each whole or not at all, without pickle.
+        """Write ``path.npz`` (arrays) and ``path.json`` (the rest) without pickle, each completely or not at all.
 
-        The npz file holds all else as well: it is one whole result, whatever lies beside it after an interruption.
+        The npz file also holds the rest. It is a complete result, whatever an interruption has left beside it.
 
         Args:
-            path: With or without the suffix ``.npz``; its folder is made.
+            path: Path with or without the suffix ``.npz``. Its folder is created.
 
         Returns:
             The path of the npz file.
@@ -58,15 +58,15 @@ class Result:
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote.
 
-        What was changed in the json file by hand holds. A json file of another run than the npz file is left out, with
-        a warning: the npz file says by itself what it is.
+        Changes made by hand in the json file are kept. A json file from another run than the npz file is ignored with
+        a warning, because the npz file is complete by itself.
 
         Args:
-            path: With or without the suffix ``.npz``.
+            path: Path with or without the suffix ``.npz``.
 
         Raises:
-            FileNotFoundError: If the npz file is missing, or its json file, where the npz file is of an earlier
-                version that needs it.
+            FileNotFoundError: If the npz file is missing, or if its json file is missing and the npz file is of an
+                earlier version that needs it.
             ValueError: If the files hold another kind of result, or are damaged.
         """
         path = _base(path)
@@ -89,7 +89,7 @@ class Result:
 
 
 def _digest(rest: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """Tell one result from another by all that is in it."""
+    """Compute a digest of everything in a result, to tell it from others."""
     digest = hashlib.sha256(json.dumps(rest).encode())
     for name, array in arrays.items():
         digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
@@ -97,8 +97,8 @@ def _digest(rest: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
 
 
 def _rest(own: dict[str, Any] | None, beside: dict[str, Any] | None, npz: Path, text: Path) -> dict[str, Any]:
-    """Choose between what is no array in the npz file and in the json file beside it."""
-    if own is None:  # of an earlier version
+    """Choose the values other than arrays from the npz file and the json file beside it."""
+    if own is None:  # the file is of an earlier version
         if beside is None:
             raise FileNotFoundError(f"{text} is missing; {npz.name} is of an earlier version and needs it")
         if "result_id" in beside:

@@ -1,4 +1,4 @@
-"""What training may keep or go on with: runs of the same recipe, on the same data, that did not diverge."""
+"""Decide which runs training may keep or resume: those of the same recipe and data that did not diverge."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REMEDY = "train into another folder, or anew without resuming, which replaces it
 
 
 def data_facts(sets: Sequence[ImageDataset]) -> dict[str, Any]:
-    """Describe what a checkpoint keeps of its data: the classes in the order of the labels, a fingerprint of each part.
+    """Return what a checkpoint records of its data: the classes in the order of the labels, a fingerprint per part.
 
     Args:
         sets: Training, validation and test images, see `utilities.train.load_sets`.
@@ -42,7 +42,7 @@ def data_facts(sets: Sequence[ImageDataset]) -> dict[str, Any]:
 
 
 def data_now(recipe: Recipe, seed: int, classes: Sequence[str] | str | Path | None = None) -> dict[str, Any] | None:
-    """Return the `data_facts` of a folder as it is now, without decoding it; None for data that a name fixes."""
+    """Return the `data_facts` of a folder in its current state, without decoding it; None if a name fixes the data."""
     if not recipe.dataset.startswith("folder:"):
         return None
     found = [
@@ -60,7 +60,7 @@ def data_now(recipe: Recipe, seed: int, classes: Sequence[str] | str | Path | No
 
 
 def parts_now(name: str) -> dict[str, str]:
-    """Return the fingerprint of each part that a folder has now.
+    """Return the current fingerprint of each part of a folder.
 
     Args:
         name: ``folder:PATH``.
@@ -77,16 +77,16 @@ def parts_now(name: str) -> dict[str, str]:
 
 
 def refuse_other_data(content: Mapping[str, Any], now: Mapping[str, Any] | None, path: Path, name: str) -> None:
-    """Refuse a checkpoint that was trained on other data than there are now; warn where it does not say.
+    """Refuse a checkpoint that was trained on other data than there are now; warn where it does not state its data.
 
     Args:
         content: The checkpoint.
-        now: `data_facts` or `data_now`; None takes the data for the same.
-        path: Of the checkpoint.
-        name: Of the data.
+        now: `data_facts` or `data_now`; None assumes the same data.
+        path: Path of the checkpoint.
+        name: Name of the data.
 
     Raises:
-        ValueError: Naming classes or parts that have changed, and the remedy.
+        ValueError: If they differ; the message names the changed classes or parts, and the remedy.
     """
     if now is None:
         return
@@ -108,13 +108,13 @@ def refuse_other_data(content: Mapping[str, Any], now: Mapping[str, Any] | None,
 def finished(
     path: Path, recipe: Recipe, teacher: Mapping[str, Any] | None = None, report: Callable[[str], None] = print
 ) -> dict[str, Any] | None:
-    """Read a checkpoint that training with a recipe would make anew; None if there is none, or another run's.
+    """Read a checkpoint that training with a recipe would repeat; return None if there is none, or another run's.
 
     Args:
-        path: Of the checkpoint.
-        recipe: Resolved.
-        teacher: What the checkpoint should say of its teacher.
-        report: Is told why a file is not kept.
+        path: Path of the checkpoint.
+        recipe: The recipe, resolved.
+        teacher: What the checkpoint should record of its teacher.
+        report: Function that receives the reason why a file is not kept.
 
     Raises:
         ValueError: If the file is damaged.
@@ -133,19 +133,19 @@ def finished(
 
 
 def diverged(state: Mapping[str, Any], test: Mapping[str, float] | None = None, trained: bool = True) -> str:
-    """Name what of a model is not finite: weights, statistics of norms, or the loss on test images; nothing if all is.
+    """Name what is not finite: weights, statistics of norms, or the test loss; return an empty string if all is finite.
 
     Args:
         state: The state dictionary.
-        test: With a ``loss``.
-        trained: Whether there has been any training; of an untrained model the loss may overflow.
+        test: Results on test images, with a ``loss``.
+        trained: Whether there has been any training; the loss of an untrained model may overflow.
 
     Example:
         >>> diverged({"fc.weight": torch.tensor([0.0, float("nan")])})
         'fc.weight is not finite'
     """
     for name, value in state.items():
-        masks = "mask" in name.rpartition(".")[2]  # which may hold -inf
+        masks = "mask" in name.rpartition(".")[2]  # masks may hold -inf
         if isinstance(value, torch.Tensor) and not masks and not torch.isfinite(value).all():
             return f"{name} is not finite"
     if trained and test is not None and not math.isfinite(test["loss"]):
@@ -154,10 +154,10 @@ def diverged(state: Mapping[str, Any], test: Mapping[str, float] | None = None, 
 
 
 def refuse_diverged(trainer: Trainer, test: dict[str, float]) -> None:
-    """Refuse to call a model trained whose weights, statistics or loss on test images are not finite.
+    """Refuse to call a model trained if its weights, its statistics or its loss on test images are not finite.
 
     Raises:
-        FloatingPointError: Naming what is not, the last epoch, and the remedy.
+        FloatingPointError: If they are not; the message names them, the last epoch, and the remedy.
     """
     fault = diverged(trainer.model.state_dict(), test, trained=bool(trainer.history))
     if fault:
@@ -170,20 +170,20 @@ def refuse_diverged(trainer: Trainer, test: dict[str, float]) -> None:
 def take_up(
     trainer: Trainer, recipe: Recipe, interrupted: Path, facts: dict[str, Any], report: Callable[[str], None]
 ) -> None:
-    """Go on from a file to resume from, if it is of the same recipe and did not diverge.
+    """Resume from a file, if it belongs to the same recipe and did not diverge.
 
     Args:
-        trainer: Takes the state over.
-        recipe: Resolved.
-        interrupted: The file.
-        facts: What the checkpoint will say of data and teacher.
-        report: Is told where it goes on, or why not.
+        trainer: Trainer that takes over the state.
+        recipe: The recipe, resolved.
+        interrupted: The file to resume from.
+        facts: What the checkpoint will record of data and teacher.
+        report: Function that receives a line on where training resumes, or why it does not.
 
     Raises:
-        ValueError: If the file is damaged, or of other data.
+        ValueError: If the file is damaged, or belongs to other data.
     """
     state = read_checkpoint(interrupted, "delete it to train from the start")
-    same_teacher = "name" not in state or state.get("teacher") == facts.get("teacher")  # earlier versions did not say
+    same_teacher = "name" not in state or state.get("teacher") == facts.get("teacher")  # earlier versions did not
     if not (same_recipe(state.get("recipe"), recipe) and same_teacher):
         report(f"{interrupted} is of another recipe; starting anew")
         return
@@ -200,10 +200,10 @@ def take_up(
 
 
 def finish(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint, and remove the file to resume from; where there is no room, say that it is there.
+    """Write a checkpoint, and remove the file to resume from; if there is no room, report that the file remains.
 
     Raises:
-        OSError: Naming what is needed and what is free.
+        OSError: If there is no room; the message names what is needed and what is free.
     """
     interrupted = resume_file(path)
     try:
@@ -216,13 +216,13 @@ def finish(path: Path, content: dict[str, Any]) -> None:
 
 
 def resume_file(path: Path) -> Path:
-    """Name the file that an interrupted run of a checkpoint goes on from."""
+    """Return the path of the file that an interrupted run of a checkpoint resumes from."""
     return path.with_suffix(".resume.pth")
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a checkpoint, whose folder is made; where it is refused in the end, no new lock file stays."""
+    """Hold the lock of a checkpoint, making its folder; if the lock is refused, no new lock file remains."""
     check_writable(path)
     file = path.with_suffix(".lock")
     fresh = not file.exists()

@@ -1,4 +1,4 @@
-"""Names of a model's layers: chosen by glob, type or function."""
+"""Choose a model's layers by glob, type or function."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ BatchAxis = int | Mapping[str, int]
 
 
 def select_layers(model: nn.Module, layers: Layers = "*", *, depth: int | None = None) -> list[str]:
-    """List the names of a model's submodules, so that one can see what will be recorded.
+    """List the names of a model's submodules that will be recorded.
 
-    What computes a weight (spectral norm and other parametrisations) is no layer.
+    Modules that compute a weight (spectral norm and other parametrisations) are no layers.
 
     Args:
         model: Any module.
         layers: A glob over dotted names (``*`` also crosses dots: ``"layer*.relu?"``,
-            ``"blocks.*.attn.proj"``), a class of modules, subclasses included, several of these, or a function
-            ``(name, module) -> bool``. A glob that begins with ``!`` takes away; alone, from all.
-        depth: Of the chosen layers, keep those whose names have so many parts: 1 for the model's own children,
-            2 for the blocks of most models (``layer1.0``, ``blocks.0``).
+            ``"blocks.*.attn.proj"``), a class of modules (including subclasses), several of these, or a function
+            ``(name, module) -> bool``. A glob that begins with ``!`` excludes layers; exclusions alone start from all.
+        depth: Number of parts in the names of the layers to keep: 1 for the model's own children, 2 for the blocks
+            of most models (``layer1.0``, ``blocks.0``).
 
     Returns:
-        The names, each once, in the order in which the modules are registered.
+        The names, each once, in the order in which modules are registered.
 
     Raises:
-        ValueError: If a name, glob or class matches nothing, naming the closest ones there are, or if no chosen
-            layer is at that depth.
+        ValueError: If a name, glob or class matches nothing (the message names the closest ones that exist), or if no
+            chosen layer is at that depth.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
@@ -58,7 +58,7 @@ def select_layers(model: nn.Module, layers: Layers = "*", *, depth: int | None =
 
 
 def only_excludes(layers: object) -> bool:
-    """Tell whether layers are given by nothing but what is to be left out.
+    """Tell whether layers are given by exclusions alone.
 
     Example:
         >>> only_excludes("!*.drop"), only_excludes(["*", "!*.drop"]), only_excludes(None)
@@ -69,10 +69,10 @@ def only_excludes(layers: object) -> bool:
 
 
 def axes_by_name(batch_axis: BatchAxis | None, names: Iterable[str]) -> dict[str, int]:
-    """Spread the dimensions that a user says count images over the layers they are meant for.
+    """Spread the user's batch dimensions over the layers they are meant for.
 
     Raises:
-        ValueError: If a glob matches no layer, or a dimension is no whole number.
+        ValueError: If a glob matches no layer, or a dimension is not a whole number.
 
     Example:
         >>> axes_by_name({"encoder.*": 1}, ["stem", "encoder.0"])
@@ -97,12 +97,12 @@ def _by_patterns(patterns: list[str | type], modules: Mapping[str, nn.Module], m
         raise ValueError(f"no layer of {kind_of(model)} was asked for: layers is empty")
     aliases = {name for name, _ in model.named_modules(remove_duplicate=False) if _is_layer(name)}
     chosen = set(modules) if all(map(_excludes, patterns)) else set()
-    for pattern in sorted(patterns, key=_excludes):  # what is taken away is taken away last
+    for pattern in sorted(patterns, key=_excludes):  # exclusions come last
         if isinstance(pattern, type):
             chosen |= _of_type(pattern, modules, model)
             continue
         glob = pattern.removeprefix("!")
-        # A module that is registered twice has two names: a glob finds it once, its second name finds it too.
+        # A module that is registered twice has two names: a glob finds it once, and its second name finds it too.
         matches = ({glob} if glob in modules else set(fnmatch.filter(modules, glob))) or aliases & {glob}
         if not matches:
             raise ValueError(f"layer {glob!r} is not in {kind_of(model)}; close: {close_names(glob, aliases)}")
@@ -138,7 +138,7 @@ def kind_of(model: nn.Module) -> str:
 
 
 def close_names(name: str, names: Iterable[str]) -> str:
-    """List names that are like one that does not exist.
+    """List existing names that resemble one that does not exist.
 
     Example:
         >>> close_names("heat", ["head", "stem"])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TABLES = ("matrix", "stderr", "null_mean", "p_value")
-# Facts that results must share to be averaged, and the further ones to be parts of one matrix.
+# Facts that results must share to be averaged, and further facts they must share to be parts of one matrix.
 OPTIONS = ("measure", "estimator", "batch_size", "dataset", "bandwidth", "sigma", "view1", "view2", "confounder",
            "remove_top_pc")  # fmt: skip
 MODELS = tuple(f"{what}{k}" for what in ("model", "weights", "accuracy") for k in ("", "1", "2"))
@@ -28,20 +28,20 @@ class Similarity(Result):
     """Similarity of every layer of one model to every layer of another.
 
     Attributes:
-        matrix: (layers1, layers2), float64; NaN where a layer has no variance. Debiased values may lie slightly
-            below 0 or above 1: they are not clamped.
+        matrix: Similarities, (layers1, layers2), float64; NaN where a layer has no variance. Debiased values are not
+            clamped and may lie slightly below 0 or above 1.
         layers1: Names of the rows, in the order of execution.
         layers2: Names of the columns, in the order of execution.
         n: Number of images compared.
-        stderr: Standard error of each entry, or None where there is nothing to estimate it from.
-        replicates: (k, layers1, layers2), the matrices of several seeds or shuffles that ``matrix`` is the mean of.
-        per_batch: (batches, layers1, layers2), the value of each batch by itself, where asked for.
-        null_mean: Mean of each entry over permutations of the images of one side, where asked for.
-        p_value: Share of permutations (the observed order counted as one) that reach the entry.
+        stderr: Standard error of each entry, or None if it cannot be estimated.
+        replicates: Matrices of several seeds or shuffles, (k, layers1, layers2); ``matrix`` is their mean.
+        per_batch: Values of each batch by itself, (batches, layers1, layers2), if asked for.
+        null_mean: Mean of each entry over permutations of the images of one side, if asked for.
+        p_value: Share of permutations whose value reaches the entry; the observed order counts as one of them.
         details1: For each row: ``width``, ``first_component`` (its share of the layer's variance within a batch),
             ``dominant_image`` (its place in the loader) and ``dominant_share`` (of its batch's variance).
         details2: The same for each column.
-        provenance: What it was made from: models, weights, accuracy, data set, estimator, seed, versions.
+        provenance: Facts about its origin: models, weights, accuracy, data set, estimator, seed, versions.
 
     Example:
         >>> result = Similarity(np.eye(2), ["a", "b"], ["a", "b"], 10)
@@ -74,7 +74,7 @@ class Similarity(Result):
         return f"<Similarity: {what} of {len(self.layers1)} x {len(self.layers2)} layers, n = {self.n}>"
 
     def to_frame(self, table: str = "matrix") -> pd.DataFrame:
-        """Give a table with the layers' names on both axes.
+        """Return a table with the layers' names on both axes.
 
         Args:
             table: ``"matrix"``, ``"stderr"``, ``"null_mean"`` or ``"p_value"``.
@@ -89,16 +89,16 @@ class Similarity(Result):
         return pd.DataFrame(values, index=self.layers1, columns=self.layers2)
 
     def to_csv(self, path: str | Path, table: str = "matrix") -> Path:
-        """Write a table of `to_frame` as CSV, whole or not at all, and return its path."""
+        """Write a table of `to_frame` as CSV, completely or not at all, and return its path."""
         return write_whole(path, lambda p: self.to_frame(table).to_csv(p))
 
     def report(self) -> pd.DataFrame:
-        """Say for each layer what can make its similarity misleading.
+        """Report for each layer what can make its similarity misleading.
 
         Returns:
-            A row for each layer of both models: its width, whether that exceeds the number of images in a batch
-            (where the biased estimate is near 1 whatever the features), the first component's share of variance,
-            and the image that dominates most, with its share.
+            One row for each layer of both models, with these columns: its width; whether that exceeds the number of
+            images in a batch, in which case the biased estimate is near 1 whatever the features; the first component's
+            share of variance; and the most dominant image with its share.
 
         Raises:
             ValueError: If the result was made without these details.
@@ -111,14 +111,14 @@ class Similarity(Result):
         return table
 
     def best_match(self, axis: int = 1) -> pd.DataFrame:
-        """Find for each layer the most similar one of the other model, as Raghu et al. 2021 do in figure 2.
+        """Find the most similar layer of the other model for each layer, as Raghu et al. 2021 do in figure 2.
 
         Args:
             axis: 1 matches each row with a column, 0 each column with a row.
 
         Returns:
-            For each layer: ``match`` (a name), ``depth`` and ``match_depth`` (0 the first layer, 1 the last) and
-            ``similarity``; a layer without variance is left out.
+            One row for each layer: ``match`` (a name), ``depth`` and ``match_depth`` (0 for the first layer, 1 for the
+            last) and ``similarity``. Layers without variance are left out.
 
         Example:
             >>> matrix = np.array([[0.9, 0.1, 0.2], [0.3, 0.2, 0.8]])
@@ -141,21 +141,21 @@ class Similarity(Result):
         )
 
     def plot(self, **options: Any) -> Figure:
-        """Draw the heatmap, see `utilities.plots.similarity.plot_similarity`."""
-        from utilities.plots.similarity import plot_similarity  # plots know results; only this method looks back
+        """Draw the heatmap; see `utilities.plots.similarity.plot_similarity`."""
+        from utilities.plots.similarity import plot_similarity  # plots import results; only this method imports a plot
 
         return plot_similarity(self, **options)
 
 
 def average(results: Sequence[Similarity]) -> Similarity:
-    """Average comparisons of the same layers, of models from several seeds, say.
+    """Average comparisons of the same layers, for example of models from several seeds.
 
     Args:
-        results: Two or more, with equal layers.
+        results: Two or more comparisons with equal layers.
 
     Returns:
-        The mean, with ``replicates`` and the standard error over them: standard deviation (n-1) over √k. A pair
-        of layers missing in one of them is missing in the mean. Details of the layers are those of the first.
+        The mean, with ``replicates`` and the standard error over them: standard deviation (n-1) over √k. A pair of
+        layers missing in one comparison is missing in the mean. The details of the layers are those of the first.
 
     Raises:
         ValueError: If there are fewer than two, or their layers, images or options differ.
@@ -186,17 +186,17 @@ def average(results: Sequence[Similarity]) -> Similarity:
 
 
 def join(parts: Sequence[Similarity]) -> Similarity:
-    """Put comparisons of parts of the layers together, of runs that had no room for all layers at once.
+    """Join comparisons of parts of the layers, made in runs that had no room for all layers at once.
 
     Args:
-        parts: Results on the same images, made with the same options, whose layers tile a whole matrix: every pair
-            of layers in just one part. Rows and columns come in the order in which the parts first name them.
+        parts: Results on the same images, made with the same options. Their layers must tile a whole matrix, with every
+            pair of layers in exactly one part. Rows and columns keep the order in which the parts first name them.
 
     Returns:
         The whole matrix, with the tables that all parts have.
 
     Raises:
-        ValueError: If a pair is missing or given twice, or the parts were made from different images or options.
+        ValueError: If a pair is missing or given twice, or the parts come from different images or options.
 
     Example:
         >>> whole = Similarity(np.arange(4.0).reshape(2, 2), ["a", "b"], ["x", "y"], 10)

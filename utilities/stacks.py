@@ -1,4 +1,4 @@
-"""Stacks of Gram matrices, one for each layer: as vectors, permuted, without or with their leading components."""
+"""Work on stacks of Gram matrices, one for each layer: as vectors, permuted, without or with leading components."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 POWER_STEPS = 8
-ROUNDING = 1e-5  # share of a float32 Gram matrix's trace
+ROUNDING = 1e-5  # share of a float32 Gram matrix's trace that may be rounding
 
 
 def half_vectors(stack: torch.Tensor) -> torch.Tensor:
-    """Turn symmetric matrices into vectors with the same inner products, half as long: the diagonal, √2 x the rest.
+    """Turn symmetric matrices into half as long vectors with the same inner products: the diagonal, √2 x the rest.
 
     Example:
         >>> half_vectors(torch.tensor([[[1.0, 2.0], [2.0, 3.0]]])).square().sum().round()
@@ -24,7 +24,7 @@ def half_vectors(stack: torch.Tensor) -> torch.Tensor:
 
 
 def _places(n: int) -> torch.Tensor:
-    """(n, n): where `half_vectors` puts each entry."""
+    """Return where `half_vectors` puts each entry, (n, n)."""
     place = torch.empty(n, n, dtype=torch.long)
     row, column = torch.triu_indices(n, n)
     place[row, column] = place[column, row] = torch.arange(len(row))
@@ -32,13 +32,13 @@ def _places(n: int) -> torch.Tensor:
 
 
 def first_component(grams: torch.Tensor) -> torch.Tensor:
-    """Estimate the share of the largest eigenvalue in the trace by power iteration, a bound from below.
+    """Estimate the share of the largest eigenvalue in the trace by power iteration, as a lower bound.
 
     Args:
-        grams: (layers, n, n), positive semi-definite.
+        grams: Positive semi-definite matrices, (layers, n, n).
 
     Returns:
-        (layers,), 0 where the trace is 0.
+        Shares, (layers,), 0 where the trace is 0.
 
     Example:
         >>> first_component(torch.diag(torch.tensor([3.0, 1.0]))[None]).round(decimals=4)
@@ -58,14 +58,14 @@ def first_component(grams: torch.Tensor) -> torch.Tensor:
 def without_top_components(grams: torch.Tensor, k: int) -> torch.Tensor:
     """Take the k leading principal components out of centred Gram matrices, as Nguyen et al. 2022 do.
 
-    https://arxiv.org/abs/2202.07184; here they are the components within a batch.
+    See https://arxiv.org/abs/2202.07184; here they are the components within a batch.
 
     Args:
-        grams: (layers, n, n), float64, centred.
-        k: How many.
+        grams: Centred matrices, (layers, n, n), float64.
+        k: Number of components.
 
     Returns:
-        (layers, n, n); zero where nothing but rounding is left.
+        The matrices, (layers, n, n), without these components; zero where only rounding is left.
 
     Raises:
         ValueError: If there are no more than k images.
@@ -89,14 +89,14 @@ def permuted_products(
     """Multiply `half_vectors` of centred Gram matrices with the images of one side in other orders.
 
     Args:
-        rows: (rows, n(n+1)/2).
-        columns: (columns, n(n+1)/2).
+        rows: Vectors of the one side, (rows, n(n+1)/2).
+        columns: Vectors of the other side, (columns, n(n+1)/2).
         n: Number of images.
-        count: How many orders.
-        generator: Draws them.
+        count: Number of orders.
+        generator: Generator that draws the orders.
 
     Returns:
-        (count, rows, columns), float64; computed in float32.
+        Products, (count, rows, columns), float64, computed in float32.
 
     Example:
         >>> grams = torch.diag(torch.tensor([1.0, 2.0]))[None]
@@ -106,7 +106,7 @@ def permuted_products(
     """
     place = _places(n).to(columns.device)
     rows, columns = rows.float(), columns.float()
-    swapped = len(rows) < len(columns)  # permute the side that is smaller; the inverse order does the same
+    swapped = len(rows) < len(columns)  # permute the smaller side; the inverse order does the same
     fixed, moved = (columns, rows) if swapped else (rows, columns)
     products = rows.new_empty(count, len(rows), len(columns))
     row, column = torch.triu_indices(n, n, device=columns.device)

@@ -1,9 +1,9 @@
-"""State dictionaries as others save them: found in a checkpoint, without what wrappers put before their names.
+"""Find state dictionaries in checkpoints of others, and remove the prefixes that wrappers put before the names.
 
 ====================================================  ==============================================================
 ``{"state_dict": ...}``, ``{"model": ...}``, ...        training scripts: see `HOLDERS`
 ``module.``, ``_orig_mod.``, ``module._orig_mod.``      DataParallel, torch.compile, and both, in any order
-``model.``, ``net.``, ``backbone.``, ...                the attribute of a LightningModule, or of any class around
+``model.``, ``net.``, ``backbone.``, ...                the attribute of a LightningModule, or of any wrapping class
 ====================================================  ==============================================================
 """
 
@@ -16,22 +16,22 @@ from typing import Any
 
 import torch
 
-# Under what names checkpoints hold the weights, the likelier ones first, and averages of them over training.
+# Names under which checkpoints hold the weights, likelier ones first, and averages of the weights over training.
 HOLDERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "module", "weights", "params")
-WRAPPERS = ("_orig_mod.", "module.", "model.")  # of torch.compile, DataParallel, and classes that hold a model
+WRAPPERS = ("_orig_mod.", "module.", "model.")  # prefixes of torch.compile, DataParallel, and classes that hold a model
 _COUNTER = "num_batches_tracked"
 _NAMES = {*WRAPPERS, "net.", "network."}
 
 
 def state_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the state dictionary out of a checkpoint, without what wrappers put in front of all names.
+    """Take the state dictionary out of a checkpoint, without prefixes that wrappers put before all names.
 
     Args:
         content: A state dictionary, or a dictionary that holds one under any name, perhaps beside an optimiser's. An
-            average of the weights (``"model_ema"`` and the like) is taken where there is nothing else.
+            average of the weights (``"model_ema"`` and the like) is used only if there is nothing else.
 
     Raises:
-        ValueError: If it holds several, and no name says which one is meant.
+        ValueError: If it holds several, and no name tells which one is meant.
 
     Example:
         >>> state_of({"epoch": 3, "state_dict": {"module.model.fc.bias": 0}})
@@ -62,7 +62,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_state(value: Any) -> bool:
-    """Tell whether an entry is a dictionary of named tensors, or holds one, and is no optimiser's."""
+    """Tell whether an entry is, or holds, a dictionary of named tensors that is not an optimiser's."""
     if not _is_plain(value) or not all(isinstance(key, str) for key in value):
         return False
     return any(isinstance(entry, torch.Tensor) or _is_state(entry) for entry in value.values())
@@ -76,17 +76,17 @@ def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def fitted(state: Mapping[str, Any], wanted: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], list[str]]:
-    """Bring a state dictionary to the names that a model wants, as far as wrappers alone part them.
+    """Match a state dictionary to the names that a model needs, as far as only wrappers tell them apart.
 
-    Counters of batches that old versions did not save are filled in: they count only for batch norms that average over
-    all batches alike (``momentum=None``).
+    Batch counters that old versions did not save are filled in: they matter only for batch norms that average over all
+    batches alike (``momentum=None``).
 
     Args:
-        state: Of `state_of`.
-        wanted: The model's own.
+        state: State dictionary from `state_of`.
+        wanted: The model's own state dictionary.
 
     Returns:
-        The entries of the model, and the names of those that lie outside it in the class that held it.
+        The entries of the model, and the names of those outside it, in the class that held the model.
 
     Raises:
         ValueError: If several parts of the file fit alike.
@@ -103,7 +103,7 @@ def fitted(state: Mapping[str, Any], wanted: Mapping[str, torch.Tensor]) -> tupl
 
 
 def _prefix(state: Iterable[str], wanted: Mapping[str, Any]) -> str:
-    """Find what stands before the most of the wanted names."""
+    """Find the prefix in front of the most wanted names."""
     counts: Counter[str] = Counter()
     for key in map(str, state):
         parts = key.split(".")

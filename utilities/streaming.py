@@ -1,8 +1,8 @@
-"""What a comparison keeps while images stream by: sums over batches, their spread, their permutations.
+"""Keep what a comparison needs while images stream by: sums over batches, their spread, their permutations.
 
-The minibatch estimator of Nguyen, Raghu & Kornblith, ICLR 2021, https://arxiv.org/abs/2010.15327: HSIC is summed
-over batches and divided at the end, a ratio of sums. Memory grows with the number of pairs of layers and not with
-the number of images: the batches are gathered in at most `MAX_BLOCKS` blocks, which the jackknife leaves out in turn.
+This is the minibatch estimator of Nguyen, Raghu & Kornblith, ICLR 2021, https://arxiv.org/abs/2010.15327: HSIC is
+summed over batches and divided at the end, a ratio of sums. Memory grows with the number of pairs of layers, not with
+the number of images. Batches are gathered in at most `MAX_BLOCKS` blocks, which the jackknife leaves out in turn.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 import torch
 
 MAX_BLOCKS = 64
-# A layer that the confounder explains but for this share of its HSIC is explained in full: the rest is rounding.
+# If the confounder explains all but this share of a layer's HSIC, it explains the layer in full: the rest is rounding.
 EXPLAINED = 1e-5
 
 
 @dataclass
 class Side:
-    """What is known of the layers of one model; tensors stay on the device, so that nothing waits for them.
+    """Hold what is known of the layers of one model; tensors stay on the device, so that nothing waits for them.
 
     Attributes:
-        names: In the order of execution.
+        names: Names of the layers, in the order of execution.
         widths: Number of features of one image.
         first: Sum over images of the first component's share of the variance in their batch.
         share: Largest share of its batch's variance that one image has.
@@ -37,10 +37,10 @@ class Side:
     image: torch.Tensor
 
     def merge(self, other: Side) -> None:
-        """Add what other batches show of the same layers.
+        """Add what other batches show about the same layers.
 
         Raises:
-            ValueError: If they are not the same.
+            ValueError: If the layers are not the same.
         """
         if self.names != other.names:
             raise ValueError("the model ran other layers, or in another order, than on the batch before")
@@ -58,11 +58,11 @@ class Side:
         self.share = torch.where(larger, other.share, self.share)
 
     def cpu(self) -> Side:
-        """Give the same in main memory."""
+        """Return the same in main memory."""
         return Side(self.names, self.widths, self.first.cpu(), self.share.cpu(), self.image.cpu())
 
     def details(self, n: int) -> dict[str, list[Any]]:
-        """Give the table that `Similarity.report` shows."""
+        """Return the table that `Similarity.report` shows."""
         return {
             "width": self.widths,
             "first_component": (self.first / n).tolist(),
@@ -73,17 +73,17 @@ class Side:
 
 @dataclass
 class Sums:
-    """Sums over batches, mergeable and savable.
+    """Hold sums over batches, which can be merged and saved.
 
     Attributes:
         confounded: Whether the last row and column belong to the confounder, which is to be regressed out.
-        stride: Batches in a block: batch i belongs to block i // stride.
-        blocks: Block -> [cross (rows, columns), own1 (rows,), own2 (columns,), images].
-        null: (permutations, rows, columns): cross with the images of one side permuted; or None.
-        per_batch: Batch -> [cross, own1, own2], where values of single batches are asked for; or None.
-        done: The batches that are in.
+        stride: Number of batches in a block: batch i belongs to block i // stride.
+        blocks: Mapping from block to [cross (rows, columns), own1 (rows,), own2 (columns,), images].
+        null: Cross with the images of one side permuted, (permutations, rows, columns); or None.
+        per_batch: Mapping from batch to [cross, own1, own2], if values of single batches are asked for; or None.
+        done: The batches that have been added.
         n: Number of images.
-        largest: Images in the largest batch.
+        largest: Number of images in the largest batch.
         sides: The layers of both models.
     """
 
@@ -101,10 +101,10 @@ class Sums:
         """Add one batch.
 
         Args:
-            index: Its place among all batches.
-            images: How many it holds.
-            terms: cross (rows, columns), own1 (rows,), own2 (columns,).
-            null: (permutations, rows, columns).
+            index: Place of the batch among all batches.
+            images: Number of images in it.
+            terms: Tensors cross (rows, columns), own1 (rows,), own2 (columns,).
+            null: Permuted cross terms, (permutations, rows, columns).
         """
         self._fit(index)
         block = self.blocks.setdefault(index // self.stride, [0.0, 0.0, 0.0, 0])
@@ -154,25 +154,26 @@ class Sums:
             self.blocks = joined
 
     def cpu(self) -> Sums:
-        """Give the same sums in main memory, to be saved or sent to another process."""
+        """Return the same sums in main memory, to be saved or sent to another process."""
         blocks = {key: [torch.as_tensor(x).cpu() for x in block[:3]] + block[3:] for key, block in self.blocks.items()}
         null = None if self.null is None else self.null.cpu()
         sides = None if self.sides is None else (self.sides[0].cpu(), self.sides[1].cpu())
         return replace(self, blocks=blocks, null=null, sides=sides)
 
     def totals(self) -> list[np.ndarray]:
-        """Give cross, own1 and own2 over all batches."""
+        """Return cross, own1 and own2 over all batches."""
         return [np.sum([_numpy(self.blocks[key][i]) for key in sorted(self.blocks)], axis=0) for i in range(3)]
 
     def matrix(self) -> np.ndarray:
-        """Give the similarity of all pairs, NaN where a layer has no variance."""
+        """Return the similarity of all pairs, NaN where a layer has no variance."""
         return alignment(*self.totals(), self.confounded)
 
     def stderr(self) -> np.ndarray | None:
-        """Estimate the standard error by leaving out each block in turn; None where there is one block only.
+        """Estimate the standard error by leaving out each block in turn; None where there is only one block.
 
-        The jackknife for blocks of unequal size, Busing, Meijer & van der Leeden 1999, Statistics and Computing 9:3.
-        With few blocks it is rough: with k equal ones the estimate itself has a relative error of about √(1/2(k-1)).
+        This is the jackknife for blocks of unequal size, Busing, Meijer & van der Leeden 1999, Statistics and
+        Computing 9:3. With few blocks it is rough: with k equal ones the estimate itself has a relative error of about
+        √(1/2(k-1)).
         """
         if len(self.blocks) < 2:
             return None
@@ -189,7 +190,7 @@ class Sums:
         return np.sqrt(((pseudo - centre) ** 2 / (h - 1)).mean(0))
 
     def null_values(self) -> np.ndarray | None:
-        """Give the similarity under each permutation, (permutations, rows, columns), or None."""
+        """Return the similarity under each permutation, (permutations, rows, columns), or None."""
         if self.null is None:
             return None
         cross, own1, own2 = self.totals()
@@ -204,7 +205,7 @@ class Sums:
         return _ratio(null, own1, own2)
 
     def batch_values(self) -> np.ndarray | None:
-        """Give the similarity within each batch, in the order of the loader, or None."""
+        """Return the similarity within each batch, in the order of the loader, or None."""
         if self.per_batch is None:
             return None
         terms = [[_numpy(x) for x in self.per_batch[index]] for index in sorted(self.per_batch)]
@@ -214,13 +215,13 @@ class Sums:
 def alignment(cross: np.ndarray, own1: np.ndarray, own2: np.ndarray, confounded: bool = False) -> np.ndarray:
     """Divide sums of HSIC: cross / sqrt(own1 own2), after regressing out a confounder.
 
-    With a confounder, K - αK₀ and L - βL₀ are compared, α and β by least squares over all batches (Cui et al. 2022,
-    https://arxiv.org/abs/2202.00095): cross less cross_K0 cross_0L / own_0, and so on.
+    With a confounder, K - αK₀ and L - βL₀ are compared, with α and β by least squares over all batches (Cui et al.
+    2022, https://arxiv.org/abs/2202.00095): cross less cross_K0 cross_0L / own_0, and so on.
 
     Args:
-        cross: (rows, columns), the confounder last on both axes.
-        own1: (rows,).
-        own2: (columns,).
+        cross: Sums of HSIC between the sides, (rows, columns), the confounder last on both axes.
+        own1: Sums of HSIC of each row with itself, (rows,).
+        own2: Sums of HSIC of each column with itself, (columns,).
         confounded: Whether there is a confounder.
 
     Returns:

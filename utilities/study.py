@@ -1,6 +1,6 @@
-"""What the notebooks share: a profile's settings, trained or untrained models, the comparison, files to keep.
+"""Shared parts of the notebooks: settings of a profile, trained and untrained models, comparison, saved files.
 
-``quick`` needs no network and minutes on two cores; ``paper`` uses the study's data sets and training.
+``quick`` needs no network and runs in minutes on two cores; ``paper`` uses the study's data sets and training.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from utilities.zoo import comparison_layers, create_model, input_options
 
 @dataclass(frozen=True)
 class Profile:
-    """Defaults of one size of the study.
+    """Default settings of one size of the study.
 
     Attributes:
         recipe: How models are trained, the data set included.
         batch_size: Images in a batch of the comparison.
-        n_images: Test images to compare on; None is all.
-        required_accuracy: What a CNN or hybrid and what a ViT or Swin must reach with these settings, or None.
+        n_images: Number of test images to compare on; None uses all.
+        required_accuracy: Accuracy that a CNN or hybrid must reach with these settings, and the one that a ViT or Swin
+            must reach; or None.
     """
 
     recipe: Recipe
@@ -46,9 +47,9 @@ class Profile:
     required_accuracy: tuple[float, float] | None = None
 
 
-# Images that batch norms are estimated on, in one batch, of untrained models and after quick training. Averages over
-# small batches do not normalise a Lambda ResNet: its layers are quadratic, and small errors grow from block to block,
-# up to NaN on a few images.
+# Number of images, in one batch, that batch norms are estimated on: for untrained models and after quick training.
+# Averages over small batches do not normalise a Lambda ResNet. Its layers are quadratic, and small errors grow from
+# block to block, up to NaN on a few images.
 NORM_IMAGES = 512
 PROFILES = {
     "quick": Profile(
@@ -58,10 +59,10 @@ PROFILES = {
     ),
     "paper": Profile(Recipe("cifar100", epochs=200, batch_size=256)),
 }
-# Epochs, learning rate and batch on digits for names that begin so. Rates were chosen by validation accuracy; epochs
-# were added where a model missed the accuracy required of it, which is measured on the test images: quick accuracies
-# show that a model has learnt, and are no unbiased estimates. In so few steps AdamW brings deep models further than the
-# study's SGD, which belongs to long training on many images.
+# Epochs, learning rate and batch size on digits, by the beginning of the model's name. The rates were chosen by
+# validation accuracy. Models that missed their required accuracy were trained for more epochs. That accuracy is
+# measured on the test images, so quick accuracies show that a model has learnt but are not unbiased estimates. In so
+# few steps, AdamW brings deep models further than the study's SGD, which suits long training on many images.
 QUICK_TRAINING = {
     "resnet101": (12, 1e-3, 32),
     "resnet": (6, 1e-3, 32),
@@ -72,13 +73,13 @@ QUICK_TRAINING = {
     "swin": (30, 1e-3, 32),
     "alternet": (6, 1e-3, 32),
 }
-# Training on `canvas`, by name, where it differs from the profile's; chosen by validation accuracy.
+# Training settings on `canvas`, by model name, where they differ from the profile's. Chosen by validation accuracy.
 CANVAS_TRAINING = {
     "vit_tiny_patch4_24": {"epochs": 10, "learning_rate": 1e-3, "batch_size": 64},
     "resnet18": {"epochs": 5, "learning_rate": 1e-3, "batch_size": 32, "n_images": 2000},
     "lambda_resnet26": {"epochs": 4, "learning_rate": 1.5e-3, "batch_size": 16, "n_images": 1600, "warmup": 1},
 }
-CANVAS_ACCURACY = (0.95, 0.88)  # required, as by profiles
+CANVAS_ACCURACY = (0.95, 0.88)  # required accuracies, as in `Profile.required_accuracy`
 # The study's ViT takes images of 224 pixels.
 LARGE_VIT = "vit_large_patch32_224"
 LARGE_VIT_DATA = {
@@ -89,19 +90,22 @@ LARGE_VIT_DATA = {
 
 @dataclass(frozen=True)
 class Study:
-    """One notebook: a model, the data, and where the results go. None takes the profile's value.
+    """Hold what one notebook needs: a model, the data, and the folder of the results.
+
+    An argument of None takes the profile's value.
 
     Attributes:
-        name: The notebook's name, and of the files it writes.
+        name: Name of the notebook and of the files it writes.
         model: A name that `utilities.zoo.create_model` knows, or one for each profile.
         profile: ``"quick"`` or ``"paper"``.
-        dataset: See `utilities.datasets.load_dataset`; one name, or one for each profile.
-        epochs: Of training.
-        seed: Of training, of the first of several initialisations, and of the order of the images.
-        n_images: Test images to compare on, of all classes alike; None is the profile's, which may be all.
+        dataset: Name of the data set, or one for each profile; see `utilities.datasets.load_dataset`.
+        epochs: Number of training epochs.
+        seed: Seed of training, of the first of several initialisations, and of the order of the images.
+        n_images: Number of test images to compare on, equally many from each class; None takes the profile's number,
+            which may be all.
         batch_size: Images in a batch of the comparison.
-        output_dir: Folder of the results; None is ``runs/PROFILE`` in the project.
-        training: Name of the paper profile's recipe, see `utilities.recipes.RECIPES`.
+        output_dir: Folder of the results; None means ``runs/PROFILE`` in the project.
+        training: Name of the paper profile's recipe; see `utilities.recipes.RECIPES`.
 
     Raises:
         ValueError: For an unknown profile or recipe.
@@ -155,7 +159,7 @@ class Study:
 
     @property
     def _usual_recipe(self) -> Recipe:
-        """The profile's own training of this model."""
+        """Return the profile's own training recipe for this model."""
         recipe = PROFILES[self.profile].recipe
         if self.profile == "paper" and self.training != "study":
             recipe = RECIPES[self.training]
@@ -170,13 +174,13 @@ class Study:
 
     @property
     def _on_canvas(self) -> bool:
-        """Whether there are settings for this model on `canvas`."""
+        """Tell whether there are settings for this model on `canvas`."""
         return self.profile == "quick" and self.dataset == "canvas" and self.model in CANVAS_TRAINING
 
     def loader(self, split: str = "test", n_images: int | None = None) -> Loader:
         """Load images, shuffled once: all or some of ``test``, or one batch of ``train`` for batch norms.
 
-        Where the data set marks objects, test images come with their masks.
+        If the data set marks objects, test images come with their masks.
         """
         options = input_options(self.model) | ({} if split == "test" else {"masks": False})
         data = load_dataset(self.dataset, split, n_images=n_images, seed=self.seed, **options)
@@ -187,7 +191,7 @@ class Study:
     def training_loader(
         self, batch_size: int | None = None, n_images: int | None = None, augment: bool = True
     ) -> Loader:
-        """Load training images, augmented as in training unless that is switched off, in another order each epoch."""
+        """Load training images in another order each epoch, augmented as in training unless that is switched off."""
         options = input_options(self.model) | {"masks": False}
         data = load_dataset(self.dataset, "train", n_images=n_images, seed=self.seed, augment=augment, **options)
         if augment:
@@ -195,7 +199,7 @@ class Study:
         return make_loader(data, batch_size or self.batch_size, seed=self.seed, shuffle="every_epoch")
 
     def mixing(self) -> Mixing | None:
-        """Give what mixes images and smooths labels in training, or None where the recipe does neither."""
+        """Return the mixing of images and smoothing of labels used in training, or None if the recipe has neither."""
         recipe = self.recipe
         if not (recipe.mixup or recipe.cutmix or recipe.label_smoothing):
             return None
@@ -204,18 +208,18 @@ class Study:
 
     @property
     def _checkpoints(self) -> Path:
-        """The folder of this data set's and recipe's checkpoints."""
+        """Return the folder of the checkpoints for this data set and recipe."""
         folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset)
         return folder / self.training if self.profile == "paper" and self.training != "study" else folder
 
     def checkpoint(self, teacher: Path | None = None) -> Path:
-        """Train the model where that has not been done with the same recipe, and give the checkpoint's path."""
+        """Train the model unless a checkpoint of the same recipe exists, and return the checkpoint's path."""
         return fit(self.model, self.recipe, self.seed, self._checkpoints, resume=True, teacher=teacher)
 
     def snapshots(self, every: int) -> dict[int, nn.Module]:
-        """Train the model once more, keeping it every so many epochs, and load it as it was: epoch -> model.
+        """Train the model once more, save it every ``every`` epochs, and return these models by epoch.
 
-        The initial weights (epoch 0), those at the end of the warm-up and the last ones are among them.
+        The initial weights (epoch 0), those at the end of the warm-up and the last ones are always included.
         """
         folder = self._checkpoints / f"every_{every}"
         last = fit(self.model, self.recipe, self.seed, folder, resume=True, save_every=every)
@@ -225,19 +229,19 @@ class Study:
         return {epoch: create_model(self.model, classes, weights=str(paths[epoch])) for epoch in sorted(paths)}
 
     def trained_model(self, teacher: Path | None = None) -> nn.Module:
-        """Train the model, or load it where that has been done, with a teacher if a checkpoint of one is given."""
+        """Train the model, or load it if that has been done; use a teacher if its checkpoint is given."""
         path = self.checkpoint(teacher)
         return create_model(self.model, load_dataset(self.dataset, "test").num_classes, weights=str(path))
 
     def random_model(self, seed: int) -> nn.Module:
-        """Make an untrained model, its batch-norm statistics estimated on training images."""
+        """Make an untrained model whose batch-norm statistics are estimated on training images."""
         model = create_model(self.model, load_dataset(self.dataset, "test").num_classes, seed=seed)
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
             estimate_batch_norm(model, self.loader("train"))
         return model
 
     def untrained_model(self) -> tuple[nn.Module, dict[str, Any]]:
-        """Make the model as it is before training, measure its accuracy on `n_images`, and say what it is."""
+        """Make the model as it is before training, measure its accuracy on `n_images`, and return it with its facts."""
         model, facts = self.random_model(self.seed), {"model": self.model, "weights": f"untrained, seed {self.seed}"}
         return model, facts | {"accuracy": self.accuracy(model, self.n_images)}
 
@@ -254,10 +258,10 @@ class Study:
         return result["top1"]
 
     def require(self, accuracy: float) -> None:
-        """Refuse a model trained with the profile's own settings that is worse than it has to be.
+        """Refuse a model that was trained with the profile's own settings and misses the required accuracy.
 
         Raises:
-            AssertionError: Naming both accuracies.
+            AssertionError: If the accuracy is too low. The message names both accuracies.
         """
         required = CANVAS_ACCURACY if self._on_canvas else PROFILES[self.profile].required_accuracy
         if required and self.recipe == self._usual_recipe.resolved(self.model):
@@ -265,22 +269,22 @@ class Study:
             assert accuracy >= needed, f"{self.model} reached {accuracy:.1%} on {self.dataset}, not {needed:.0%}"
 
     def finished_model(self) -> tuple[nn.Module, dict[str, Any]]:
-        """Train or load the model, measure its accuracy, and say what it is.
+        """Train or load the model, measure its accuracy, and return it with its facts.
 
-        A library's model comes with the library's weights; those of ViT-L/32 are the hub's of ImageNet-21k, which have
-        no classifier and so no accuracy.
+        A library's model comes with the library's weights. ViT-L/32 has the hub's weights from ImageNet-21k, which
+        include no classifier, so there is no accuracy.
 
         Returns:
             The model, and ``model``, ``weights`` and ``accuracy`` for captions.
 
         Raises:
-            AssertionError: If it is worse than `require` asks.
+            AssertionError: If the accuracy is below what `require` asks.
         """
         if self.model == LARGE_VIT:
             model = create_model(self.model, num_classes=0, weights="pretrained")
             facts = {"model": self.model, "weights": "ImageNet-21k weights of timm, no classifier", "accuracy": None}
             return model, facts
-        data = self.dataset.rpartition("/")[2]  # of a folder its name
+        data = self.dataset.rpartition("/")[2]  # a folder is named without its parents
         if self.model.startswith(("timm/", "torchvision/")):
             model, weights = create_model(self.model, None, weights="pretrained"), "the library's pretrained weights"
         else:
@@ -291,29 +295,29 @@ class Study:
         return model, {"model": self.model, "weights": weights, "accuracy": accuracy}
 
     def shared_facts(self, loader: Loader) -> dict[str, Any]:
-        """Say what all results of this notebook share."""
+        """Return the facts that all results of this notebook share."""
         augmented = ", augmented" if loader.augment else ""
         dataset = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
         facts = {"notebook": self.name, "dataset": dataset, "profile": self.profile, "seed": self.seed}
         return facts | {"num_classes": loader.dataset.num_classes}
 
     def similarity(self, model: nn.Module, facts: Mapping[str, Any]) -> Similarity:
-        """Compare all layers of a model with themselves over the test images.
+        """Compare all layers of a model with each other on the test images.
 
         Args:
             model: Any model of this study's kind.
-            facts: What it is, for the caption: ``model``, ``weights``, ``accuracy``.
+            facts: Facts about the model for the caption: ``model``, ``weights``, ``accuracy``.
         """
         loader = self.loader(n_images=self.n_images)
         provenance = self.shared_facts(loader) | dict(facts)
         return compare(model, model, loader, layers1=comparison_layers(model), strict=False, provenance=provenance)
 
     def trained_similarity(self) -> Similarity:
-        """Train or load the model, measure its accuracy, compare its layers."""
+        """Train or load the model, measure its accuracy and compare its layers."""
         return self.similarity(*self.finished_model())
 
     def random_similarity(self, initialisations: int = 3) -> Similarity:
-        """Compare the layers of several untrained models, each with itself, and average."""
+        """Compare each of several untrained models with itself, and average the results."""
         seeds, results = range(self.seed, self.seed + initialisations), []
         for seed in seeds:
             model = self.random_model(seed)
@@ -325,7 +329,7 @@ class Study:
         return replace(mean, provenance=mean.provenance | {"weights": weights, "accuracy": accuracy})
 
     def save(self, result: Similarity, figure: Figure, part: str = "") -> Path:
-        """Write NAME.npz, NAME.json, NAME.png and NAME.pdf to the output folder, or NAME_PART and so on.
+        """Write NAME.npz, NAME.json, NAME.png and NAME.pdf to the output folder; with a part, NAME_PART.npz and so on.
 
         Returns:
             The path of the picture.
@@ -334,20 +338,20 @@ class Study:
         return self.save_figure(figure, part)
 
     def save_figure(self, figure: Figure, part: str = "") -> Path:
-        """Write NAME.png and NAME.pdf, or NAME_PART, to the output folder, and return the path of the picture."""
+        """Write NAME.png and NAME.pdf (or NAME_PART) to the output folder, and return the path of the picture."""
         base = self.path(part)
         return [save_figure(figure, base.with_name(base.name + suffix)) for suffix in (".pdf", ".png")][-1]
 
     def path(self, part: str = "") -> Path:
-        """Give the path of this notebook's files, less their ending."""
+        """Return the path of this notebook's files without their ending."""
         return Path(self.output_dir).resolve() / (f"{self.name}_{part}" if part else self.name)
 
 
 def describe(result: Similarity) -> str:
-    """Say in two sentences what the matrix of a self-comparison shows.
+    """Describe in two sentences what the matrix of a self-comparison shows.
 
     Args:
-        result: A model compared with itself.
+        result: Comparison of a model with itself.
 
     Example:
         >>> import numpy as np

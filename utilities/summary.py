@@ -1,4 +1,4 @@
-"""From sums over batches to a `Similarity`: values, errors, null, what it was made from; means of several."""
+"""Turn sums over batches into a `Similarity`, with values, errors, null and provenance; average several."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def to_similarity(sums: Sums, run: Comparison, provenance: Mapping[str, Any] | N
     """Turn the sums of a comparison into its result.
 
     Args:
-        sums: Over all batches, of all processes.
-        run: Gives options, models and precisions.
+        sums: Sums over all batches, of all processes.
+        run: The comparison, with options, models and precisions.
         provenance: Facts of the caller.
 
     Raises:
         ValueError: If features were not finite.
     """
-    assert sums.sides is not None  # there is a batch, so there are layers
+    assert sums.sides is not None  # there was a batch, so there are layers
     rows, columns = sums.sides
     refuse_non_finite([rows.names, columns.names], sums.totals()[1:], run.models)
     if sums.confounded and not sums.totals()[0][-1, -1] > 0:
@@ -43,7 +43,7 @@ def to_similarity(sums: Sums, run: Comparison, provenance: Mapping[str, Any] | N
         facts["null_max_95"] = float(np.quantile(np.nan_to_num(null, nan=-1.0).max((1, 2)), 0.95))
     types = [type(recorder.model).__name__ for recorder in run.recorders]
     names = {"model": types[0]} if len(types) == 1 else {"model1": types[0], "model2": types[1]}
-    if {"model", "model1"} & set(provenance or {}):  # the caller knows better
+    if {"model", "model1"} & set(provenance or {}):  # the caller's facts take precedence
         names = {}
     facts["error_samples"] = len(sums.blocks)
     choices = [choice.facts() for choice in run.precisions]
@@ -77,7 +77,7 @@ def _warn_of_width(sums: Sums) -> None:
 def _warn_of_missing(rows: list[str], columns: list[str], matrix: np.ndarray) -> None:
     gone = np.isnan(matrix)
     names = [name for name, missing in zip(rows, gone.all(1), strict=True) if missing]
-    if len(names) < len(rows):  # else it cannot be told which columns are to blame
+    if len(names) < len(rows):  # otherwise it is unknown which columns are to blame
         names += [name for name, missing in zip(columns, gone.all(0), strict=True) if missing]
     if names:
         text = ", ".join(dict.fromkeys(names))
@@ -90,7 +90,7 @@ def mean_of(results: Sequence[Similarity], what: str) -> Similarity:
     tables: dict[str, Any] = {}
     if first.null_mean is not None:
         tables["null_mean"] = np.mean([r.null_mean for r in results], axis=0)
-        tables["p_value"] = np.max([r.p_value for r in results], axis=0)  # the most cautious of them
+        tables["p_value"] = np.max([r.p_value for r in results], axis=0)  # the most cautious one
     if first.per_batch is not None:
         tables["per_batch"] = np.concatenate([r.per_batch for r in results])
     if what == "repeats" and first.stderr is not None:

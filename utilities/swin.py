@@ -1,7 +1,7 @@
-"""Small Swin transformers, built on timm (Liu et al. 2021, https://arxiv.org/abs/2103.14030).
+"""Build small Swin transformers on timm (Liu et al. 2021, https://arxiv.org/abs/2103.14030).
 
-Attention within windows that shift from block to block, and neighbouring tokens merged between stages: attention
-that is local at first, with the pyramid of a CNN.
+Attention works within windows that shift from block to block, and neighbouring tokens are merged between stages. So
+attention is local at first, with the pyramid of a CNN.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import nn
 
 
 def swin_tiny_patch2_16(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> SwinTransformer:
-    """Small Swin for 16-pixel images: 8x8 patches of 2x2 in 2 blocks of width 64, then 4x4 in 4 of width 128.
+    """Build a small Swin for 16-pixel images: 8x8 patches of 2x2 in 2 blocks of width 64, then 4x4 in 4 of width 128.
 
-    Windows have 4x4 tokens: the first stage has four, shifted by two in its second block, and the second stage
-    is one window. There is no stochastic depth. Linear layers start xavier-uniform, for timm's weights of standard
-    deviation 0.02 are meant for larger widths; the classifier keeps timm's start, and ``weight_init`` overrides it
-    all.
+    Windows have 4x4 tokens. The first stage has four windows, shifted by two in its second block; the second stage is
+    one window. There is no stochastic depth. Linear layers start xavier-uniform, since timm's weights of standard
+    deviation 0.02 are meant for larger widths. The classifier keeps timm's start. ``weight_init`` overrides all of
+    this.
 
     Args:
         num_classes: Number of logits.
         in_channels: Channels of the images.
-        **kwargs: Passed on to timm's ``SwinTransformer``.
+        **kwargs: Options of timm's ``SwinTransformer``.
 
     Example:
         >>> import torch
@@ -41,16 +41,17 @@ def swin_tiny_patch2_16(num_classes: int = 100, in_channels: int = 3, **kwargs: 
 
 
 def swin_tiny_patch1_32(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> SwinTransformer:
-    """Swin-Ti for CIFAR as Park and Kim (2022, https://arxiv.org/abs/2202.06709) have it: 27.6 million parameters.
+    """Build Park and Kim's Swin-Ti for CIFAR (2022, https://arxiv.org/abs/2202.06709): 27.6 million parameters.
 
-    A token for each pixel: 32x32 of width 96 in 2 blocks, then 16x16 in 2, 8x8 in 6 and 4x4 of width 768 in 2. Windows
-    have 4x4 tokens and shift by two in every other block of the first three stages; queries, keys and values have no
-    biases. The start is timm's. There is no stochastic depth; the paper trains with ``drop_path_rate=0.1``.
+    There is a token for each pixel: 32x32 of width 96 in 2 blocks, then 16x16 in 2, 8x8 in 6 and 4x4 of width 768 in 2.
+    Windows have 4x4 tokens and shift by two in every other block of the first three stages. Queries, keys and values
+    have no biases. The initialisation is timm's. There is no stochastic depth; the paper trains with
+    ``drop_path_rate=0.1``.
 
     Args:
         num_classes: Number of logits.
         in_channels: Channels of the images.
-        **kwargs: Passed on to timm's ``SwinTransformer``.
+        **kwargs: Options of timm's ``SwinTransformer``.
 
     Example:
         >>> [stage.output_resolution for stage in swin_tiny_patch1_32(embed_dim=12).layers]

@@ -1,10 +1,10 @@
 """Train a model with the study's recipe: ``python -m utilities.train MODEL EPOCHS SEED DIR``.
 
 The recipe: CIFAR-100, SGD with learning rate 0.1, momentum 0.9 and weight decay 5e-4, cosine decay, batches of 256,
-random flips and padded crops, cross-entropy. Vision Transformers do not learn with it and get AdamW. A part of the
-training images is held out for validation; the last epoch's weights are kept whatever it says, and the test set is
-looked at once, at the end. ``--recipe`` takes another one of `utilities.recipes.RECIPES`, such as those of Park & Kim
-2022 (https://arxiv.org/abs/2202.06709); other options then change single values of it.
+random flips and padded crops, cross-entropy. Vision Transformers do not learn with it and use AdamW. Some of the
+training images are held out for validation. The last epoch's weights are kept whatever the validation shows, and the
+test set is used only once, at the end. ``--recipe`` selects another one of `utilities.recipes.RECIPES`, such as those
+of Park & Kim 2022 (https://arxiv.org/abs/2202.06709); other options then change single values of it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from utilities.utils import evaluating, resolve_device, set_seed, versions
 from utilities.writing import check_writable, clear_killed, tensor_bytes, warning_of_failure, write_torch
 from utilities.zoo import check_name, create_model
 
-RESUME_EVERY = 60  # seconds of training that an interruption may cost
-# What models call their stochastic depth: those of this package, and those of the libraries.
+RESUME_EVERY = 60  # seconds of training that an interruption costs at most
+# Names of the stochastic-depth argument: in this package's models, and in those of the libraries.
 DROP_PATH = {
     "": ("drop_path", "drop_path_rate"),
     "timm": ("drop_path_rate",),
@@ -61,7 +61,7 @@ def checkpoint_path(
 ) -> Path:
     """Name a checkpoint: ``FOLDER/MODEL_seed_SEED_epochs_EPOCHS.pth``; a slash or colon in a name becomes a dash.
 
-    Of a model that has a teacher, ``_taught_by_`` and the name of the teacher's checkpoint follow.
+    For a model with a teacher, ``_taught_by_`` and the name of the teacher's checkpoint follow.
 
     Example:
         >>> checkpoint_path("runs", "resnet18", 0, 200).as_posix()
@@ -87,37 +87,37 @@ def fit(
     classes: Sequence[str] | str | Path | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
-    """Train a model and write its checkpoint, whole or not at all.
+    """Train a model and write its checkpoint, completely or not at all.
 
-    The checkpoint holds ``model`` (the state dictionary), ``name``, ``num_classes``, ``seed``, ``recipe``,
-    ``history`` (a row for each epoch), ``test`` (loss and accuracies on the test set, measured once, at the end),
-    ``classes`` (their names) and ``data`` (a fingerprint of each split, see `utilities.fingerprint`), ``precision`` and
-    ``precisions`` (of each part of the epochs) and ``versions``, and loads with ``weights_only=True``.
+    The checkpoint loads with ``weights_only=True`` and holds ``model`` (the state dictionary), ``name``,
+    ``num_classes``, ``seed``, ``recipe``, ``history`` (a row for each epoch), ``test`` (loss and accuracies on the test
+    set, measured once, at the end), ``classes`` (their names), ``data`` (a fingerprint of each split, see
+    `utilities.fingerprint`), ``precision``, ``precisions`` (for each part of the epochs) and ``versions``.
 
     Args:
         model_name: A name that `utilities.zoo.create_model` knows.
-        recipe: How to train.
-        seed: Of the initial weights, the order of the images and their augmentation.
-        folder: Where the checkpoint goes; several processes may ask for the same one, one of them trains it.
-        device: See `utilities.utils.resolve_device`.
-        precision: See `utilities.trainer.autocast_dtype`.
-        workers: Processes that load images.
-        save_every: Also write snapshots ``..._at_EPOCH.pth``: of the initial weights (epoch 0), after the epoch with
-            which the warm-up ends, and every so many epochs. Epochs are counted from the first step, so that those of
-            a warm-up that comes on top of the recipe's epochs count: of 5 + 300, the last one is 305.
-        resume: Keep a finished checkpoint of the same recipe, or go on with an interrupted run of it. Where the
-            checkpoint is older than an option, that option counts as having its default. Other data than it was
-            trained on are refused; one whose training diverged is trained anew.
-        teacher: Checkpoint of a model, trained by this function on the same images, to learn from as well.
-        classes: The order of a folder's classes, see `utilities.datasets.load_dataset`.
-        report: Is given the lines of the epoch table.
+        recipe: Recipe of the training.
+        seed: Seed of the initial weights, the order of the images and their augmentation.
+        folder: Folder of the checkpoint. Several processes may ask for the same checkpoint; one of them trains it.
+        device: Device to train on; see `utilities.utils.resolve_device`.
+        precision: Numerical precision; see `utilities.trainer.autocast_dtype`.
+        workers: Number of processes that load images.
+        save_every: Interval in epochs at which snapshots ``..._at_EPOCH.pth`` are written. Snapshots are also written
+            of the initial weights (epoch 0) and after the epoch in which the warm-up ends. Epochs are counted from the
+            first step and include a warm-up that precedes the recipe's epochs: of 5 + 300, the last one is 305.
+        resume: Keep a finished checkpoint of the same recipe, or continue an interrupted run of it. If the checkpoint
+            is older than an option, that option counts as having its default. A checkpoint trained on other data is
+            refused. One whose training diverged is trained anew.
+        teacher: Checkpoint of a model to learn from as well, trained by this function on the same images.
+        classes: Order of a folder's classes; see `utilities.datasets.load_dataset`.
+        report: Function that receives the lines of the epoch table.
 
     Returns:
         The path of the checkpoint.
 
     Raises:
-        ValueError: For an unknown model or data set, options out of range, stochastic depth for a model that takes
-            none, or data that have changed, before anything is trained.
+        ValueError: Before any training, for an unknown model or data set, options out of range, stochastic depth for a
+            model that takes none, or data that have changed.
         FloatingPointError: If training diverges; snapshots are kept.
         OSError: If there is no room for the checkpoint.
 
@@ -171,7 +171,7 @@ def fit(
 def _teacher(
     path: Path, recipe: Recipe, classes: Sequence[str] | str | Path | None
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Load a teacher, and say how it was trained."""
+    """Load a teacher, and return it with the facts of its training."""
     content = read_checkpoint(path)
     facts = {key: content.get(key) for key in ("name", "num_classes", "seed", "recipe")}
     if None in facts.values():
@@ -183,7 +183,7 @@ def _teacher(
 
 
 def _create(model_name: str, num_classes: int, seed: int, drop_path: float) -> torch.nn.Module:
-    """Make the model to train, with stochastic depth of some rate under the name that the model has for it."""
+    """Make the model to train, passing the stochastic-depth rate under the name that the model has for it."""
     if not drop_path:
         return create_model(model_name, num_classes, seed=seed)
     own, reason = is_own(model_name), "nothing in it is dropped"
@@ -194,7 +194,7 @@ def _create(model_name: str, num_classes: int, seed: int, drop_path: float) -> t
         except TypeError as error:
             reason = str(error)
             continue
-        # Some builders of the libraries take any keyword and forget it.
+        # Some builders of the libraries accept any keyword and ignore it.
         rates = (m.p if isinstance(m, StochasticDepth) else getattr(m, "drop_prob", 0) for m in model.modules())
         if not (library or own) or any(rates):
             return model
@@ -205,9 +205,9 @@ def load_sets(recipe: Recipe, seed: int = 0, classes: Sequence[str] | str | Path
     """Load the training (augmented), validation and test images of a recipe, without masks.
 
     Args:
-        recipe: Gives data set, size and number of training images, and their augmentation.
-        seed: Of the choice of training images.
-        classes: The order of a folder's classes, see `utilities.datasets.load_dataset`.
+        recipe: Recipe with the data set, the size and number of training images, and their augmentation.
+        seed: Seed of the choice of training images.
+        classes: Order of a folder's classes; see `utilities.datasets.load_dataset`.
 
     Example:
         >>> [len(data) for data in load_sets(Recipe("digits", n_images=100))]
@@ -220,7 +220,7 @@ def load_sets(recipe: Recipe, seed: int = 0, classes: Sequence[str] | str | Path
 
 
 def make_loaders(sets: Sequence[ImageDataset], recipe: Recipe, seed: int, workers: int = 0) -> list[Loader]:
-    """Make the loaders of what `load_sets` gave: training images in a new order each epoch, the others in their own.
+    """Make loaders for the sets of `load_sets`: training images in a new order each epoch, the others in fixed order.
 
     Example:
         >>> recipe = Recipe("digits", batch_size=33, n_images=100)
@@ -235,7 +235,7 @@ def make_loaders(sets: Sequence[ImageDataset], recipe: Recipe, seed: int, worker
 
 
 def _check_size(model: torch.nn.Module, train: Loader, model_name: str) -> None:
-    """Refuse images of a size that the model cannot take, before anything is trained."""
+    """Refuse images of a size that the model cannot take, before training starts."""
     data = train.dataset
     try:
         with evaluating(model), torch.inference_mode():
@@ -254,7 +254,7 @@ def _run(
     resume: bool,
     report: Callable[[str], None],
 ) -> None:
-    """Run the epochs that are left, printing the table, with snapshots and a file to resume from."""
+    """Run the remaining epochs, print the table, and write snapshots and a file to resume from."""
     interrupted = resume_file(path)
     if resume and interrupted.exists():
         take_up(trainer, recipe, interrupted, facts, report)
@@ -277,7 +277,7 @@ def _run(
         )
         snapshot(row["epoch"])
         if time.monotonic() - saved > RESUME_EVERY:
-            with warning_of_failure(report):  # at the worst an interruption costs more
+            with warning_of_failure(report):  # if this fails, an interruption costs more
                 write_torch(interrupted, facts | trainer.state())
             saved = time.monotonic()
 
@@ -292,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("model", help="such as resnet18, see utilities.zoo.create_model; your own: package.module:function")
-    add("epochs", type=int, help="of the recipe; a warm-up that the recipe counts apart comes on top")
+    add("epochs", type=int, help="epochs of the recipe; a warm-up that it counts separately is added")
     add("seed", type=int)
     add("dir", help="folder of the checkpoint MODEL_seed_SEED_epochs_EPOCHS.pth")
     add("--recipe", choices=RECIPES, default="study", metavar="NAME", help="one of those below (default: study)")
@@ -302,29 +302,29 @@ def _parser() -> argparse.ArgumentParser:
     add("--classes", nargs="+", metavar="NAME", default=argparse.SUPPRESS, help=HELP)
     add("--save-every", type=int, metavar="K", help="snapshots every K epochs, at the start and after the warm-up")
     add("--teacher", metavar="CHECKPOINT", help="learn from this model's answers as well")
-    add("--resume", action="store_true", help="keep what is finished, go on with what was interrupted")
+    add("--resume", action="store_true", help="keep finished checkpoints, continue interrupted runs")
     values = parser.add_argument_group("values of the recipe", argument_default=argparse.SUPPRESS)
     add = values.add_argument
     add("--dataset", help="cifar100, cifar10, digits, folder:PATH, ...")
     add("--image-size", type=int, help="pixels (default: the data set's own)")
-    add("--n-images", type=int, help="train on this many images, of all classes alike")
-    add("--batch-size", type=int, help="images in a step")
-    add("--optimizer", choices=OPTIMIZERS, help="the study's: adamw for ViT and Swin, sgd for all else")
-    add("--learning-rate", type=float, help="at its peak; the study's: 0.1 for sgd, 0.001 for adamw")
+    add("--n-images", type=int, help="train on this many images, equally many per class")
+    add("--batch-size", type=int, help="images per step")
+    add("--optimizer", choices=OPTIMIZERS, help="the study's: adamw for ViT and Swin, sgd for all others")
+    add("--learning-rate", type=float, help="peak learning rate; the study's: 0.1 for sgd, 0.001 for adamw")
     add("--weight-decay", type=float, help="the study's: 5e-4 for sgd, 0.05 for adamw")
     add("--warmup", type=float, help="epochs of linear growth of the learning rate")
-    add("--schedule", choices=SCHEDULES, help="of the learning rate; epochwise: warm-up in epochs of its own")
+    add("--schedule", choices=SCHEDULES, help="learning-rate schedule; epochwise: warm-up in separate epochs")
     add("--milestones", type=int, nargs="*", metavar="EPOCH", help="epochs with a step of epochwise_steps")
-    add("--step-factor", type=float, help="what the learning rate is multiplied by there")
+    add("--step-factor", type=float, help="factor on the learning rate at each milestone")
     add("--crop", choices=CROPS, help="how training images are cropped")
     add("--rand-augment", type=lambda text: None if text == "none" else text, help="rand-m9-n2-mstd1.0, ..., none")
-    add("--mixup", type=float, metavar="ALPHA", help="0: none; with cutmix too, either with equal chance")
+    add("--mixup", type=float, metavar="ALPHA", help="0: none; if cutmix is on too, each has an equal chance")
     add("--cutmix", type=float, metavar="ALPHA", help="0: none")
     add("--label-smoothing", type=float, metavar="SHARE", help="share of the label spread over all classes")
-    add("--erasing", type=float, metavar="PROBABILITY", help="that a rectangle of an image is erased")
+    add("--erasing", type=float, metavar="PROBABILITY", help="probability that a rectangle of an image is erased")
     add("--clip-grad", type=float, metavar="NORM", help="cut the gradient down to this norm; 0: never")
-    add("--drop-path", type=float, metavar="RATE", help="of stochastic depth; 0: the model's own")
-    add("--norm-images", type=int, help="estimate batch norms anew on so many, at the end")
+    add("--drop-path", type=float, metavar="RATE", help="rate of stochastic depth; 0: the model's own")
+    add("--norm-images", type=int, help="estimate batch norms anew at the end, on this many images")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What classes a checkpoint was trained on, and whether they are those of the images at hand."""
+"""State which classes a checkpoint was trained on, and whether they are those of the images at hand."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What a checkpoint says of the images that it was trained on.
+    """State what a checkpoint records about the images it was trained on.
 
     Attributes:
         path: The file.
-        classes: Their names in the order of the labels, or None where the file does not say.
-        num_classes: How many, or None where the file has no classifier.
+        classes: Names of the classes in the order of the labels, or None where the file does not state them.
+        num_classes: Number of classes, or None where the file has no classifier.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class TrainedOn:
 
     @classmethod
     def of(cls, content: Mapping[str, Any], path: Path, num_classes: int | None) -> TrainedOn:
-        """Read it from a checkpoint: ``classes`` or ``class_names``, a list, or torchvision's ``class_to_idx``.
+        """Read the facts from a checkpoint: ``classes`` or ``class_names``, a list, or torchvision's ``class_to_idx``.
 
         Example:
             >>> TrainedOn.of({"class_to_idx": {"dog": 1, "cat": 0}}, Path("a.pth"), 2).classes
@@ -44,11 +44,11 @@ class TrainedOn:
 
 
 def difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
-    """Describe how two lists of classes differ; nothing if they do not.
+    """Describe how two lists of classes differ; return an empty string if they do not.
 
     Args:
-        ours: Of the images at hand.
-        theirs: Of the checkpoint.
+        ours: Classes of the images at hand.
+        theirs: Classes of the checkpoint.
 
     Example:
         >>> difference(["cat", "dog"], ["ant", "dog"])
@@ -66,19 +66,19 @@ def difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
 
 
 def _shown(names: Sequence[str], first: int) -> str:
-    """Name four classes, from the first that differs on."""
+    """Name four classes, starting at the first that differs."""
     rest = ["..."] if len(names) > first + 4 else []
     return ", ".join([*(["..."] if first else []), *names[first : first + 4], *rest])
 
 
 def other_classes(model: nn.Module, data: ImageDataset) -> str:
-    """Explain why a model from a checkpoint has no accuracy on a data set; nothing if it has one.
+    """Explain why a model from a checkpoint has no accuracy on a data set; return an empty string if it has one.
 
-    Where the checkpoint does not name its classes, a warning says so, and their number decides.
+    If the checkpoint does not name its classes, a warning says so, and the number of classes decides.
 
     Args:
-        model: Of `utilities.zoo.create_model`; of others nothing is known, and nothing is said.
-        data: Has ``classes``.
+        model: A model from `utilities.zoo.create_model`; for others nothing is known, and the result is empty.
+        data: Data set with ``classes``.
 
     Example:
         >>> other_classes(nn.Identity(), None)
@@ -101,10 +101,10 @@ def other_classes(model: nn.Module, data: ImageDataset) -> str:
 
 
 def refuse_other_classes(model: nn.Module, data: ImageDataset) -> None:
-    """Refuse to measure how well a checkpoint tells classes that it was not trained on.
+    """Refuse to measure a checkpoint's accuracy on classes that it was not trained on.
 
     Raises:
-        ValueError: Naming the file and the classes.
+        ValueError: If the classes differ; the message names them and the file.
     """
     fault = other_classes(model, data)
     if fault:

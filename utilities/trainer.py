@@ -1,4 +1,4 @@
-"""The training loop: a trainer that runs a recipe an epoch at a time."""
+"""Train a model: a trainer that runs a recipe one epoch at a time."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "e
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DIVERGENCE_REMEDY = "use a smaller --learning-rate, a --warmup of a few epochs, or --precision float32"
-CHECK_EVERY = 20  # steps between looks at the loss, each of which makes a GPU wait
+CHECK_EVERY = 20  # steps between checks of the loss, each of which makes a GPU wait
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Choose the type of mixed precision, or None for float32; ``"auto"`` is bfloat16 where hardware has it.
+    """Choose the type of mixed precision, None for float32; ``"auto"`` is bfloat16 where hardware supports it.
 
     Args:
         precision: One of ``auto``, ``float32``, ``bfloat16``, ``float16``.
-        device: Where the model is trained.
+        device: Device that trains the model.
 
     Raises:
         ValueError: For another precision, or float16 on a CPU, where small gradients would vanish.
@@ -62,9 +62,10 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
     in eval mode: some Lambda ResNets overflow.
 
     Args:
-        model: Changed in place: running means and variances become averages over the batches.
-        loader: Training images, best in one batch of as many as memory allows: then each layer is normalised by
-            what it really gets. Averages over many small batches miss that by a little more in each layer.
+        model: Model to change in place: running means and variances become averages over the batches.
+        loader: Training images, best in one batch of as many as memory allows: each layer is then normalised by
+            the values that it really receives. Averages over many small batches miss that, a little more with each
+            layer.
         device: See `utilities.utils.resolve_device`; the model stays there.
 
     Returns:
@@ -85,7 +86,7 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
 def evaluate_or_nan(model: nn.Module, loader: Loader, device: str | torch.device = "auto") -> dict[str, float]:
     """Evaluate a model in training, where an overflow is no error yet: its loss and accuracies are then NaN.
 
-    Running averages may not normalise a deep network on all images before the end, see `estimate_batch_norm`.
+    Before the end, running averages may not normalise a deep network on all images, see `estimate_batch_norm`.
 
     Example:
         >>> batch = [(torch.full((1, 2), float("inf")), torch.tensor([0]))]
@@ -116,22 +117,22 @@ def _make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 class Trainer:
-    """One training run: its model, optimiser, schedule and the history of its epochs.
+    """Hold one training run: its model, optimiser, schedule and the history of its epochs.
 
     Augmentation is the training loader's. Mixup and cutmix are drawn here from the loader's seed, the epoch and the
-    step; the accuracy on mixed images is counted against the label that weighs most.
+    step. The accuracy on mixed images is counted against the label with the largest weight.
 
     Args:
-        model: Trained in place, on the device.
+        model: Model to train in place, on the device.
         recipe: See `utilities.recipes.Recipe`, resolved.
         train: Loader of the training images.
         validation: Loader of held-out images.
         device: See `utilities.utils.resolve_device`.
         precision: See `autocast_dtype`.
-        teacher: A trained model whose answers are learnt beside the labels, see `utilities.distillation`.
+        teacher: A trained model whose answers are learnt besides the labels, see `utilities.distillation`.
 
     Raises:
-        ValueError: If weights of model or teacher are no numbers.
+        ValueError: If weights of the model or the teacher are not finite.
 
     Example:
         >>> from utilities.datasets import load_dataset, make_loader
@@ -165,34 +166,34 @@ class Trainer:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule(recipe, len(train)))
         self.scaler = torch.amp.GradScaler(enabled=self.dtype == torch.float16)
         self.history: list[dict[str, float]] = []
-        self.precisions: list[list[Any]] = []  # epochs and their precision, in order
+        self.precisions: list[list[Any]] = []  # pairs of epochs and their precision, in order
 
     def run_epoch(self, progress: bool = True) -> dict[str, float]:
         """Train for one epoch, then validate.
 
         Returns:
-            The epoch's row of the table; ``learning_rate`` is that of its first step, ``train_...`` are means over the
-            images that it took steps with, and ``loss``, ``top1`` and ``top5`` are those of the validation images.
+            The epoch's row of the table. ``learning_rate`` is that of its first step, ``train_...`` are means over the
+            images that took part in its steps, and ``loss``, ``top1`` and ``top5`` belong to the validation images.
 
         Raises:
             FloatingPointError: If the loss is no longer finite.
-            ValueError: If there are no labels, or they are no classes of the model.
+            ValueError: If there are no labels, or if they are not classes of the model.
         """
         check_gradients("training")
         start, epoch = time.perf_counter(), len(self.history)
-        self.train.epoch = epoch + 1  # orders are numbered like the rows of the table
+        self.train.epoch = epoch + 1  # orders have the numbers of the table's rows
         self.model.train()
         total, count = torch.zeros(3, device=self.device), 0
         rate = self.optimizer.param_groups[0]["lr"]
         options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False, "disable": not progress}
-        # Not a bar around the loader: tqdm would begin an iteration that nobody finishes, workers included.
+        # Not a bar around the loader: tqdm would start an iteration, with workers, that nobody finishes.
         with tqdm(total=len(self.train), **options) as bar:
             for step, batch in enumerate(self.train):
                 images, labels = split_batch(batch)
                 if labels is None:
                     raise ValueError("training needs labels: the loader should yield (images, labels)")
                 total += self._step(images.to(self.device), labels, self._mix(images, epoch, step))
-                count += len(images)  # not of the data set: a loader may leave a last batch out
+                count += len(images)  # not the data set's length: a loader may leave out a last batch
                 if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
                     self._refuse_divergence(total[0].item(), epoch, step, rate)
                 bar.update()
@@ -214,35 +215,35 @@ class Trainer:
 
     @property
     def precision(self) -> str:
-        """The name of the precision it trains in."""
+        """Return the name of the precision that the model trains in."""
         return str(self.dtype or torch.float32).removeprefix("torch.")
 
     def precision_facts(self) -> dict[str, Any]:
         """Return the precision of the training: in words, and as pairs of a number of epochs and its precision.
 
-        A run that was interrupted may have gone on in another one.
+        A run that was interrupted may have continued in another precision.
         """
         parts = [f"{name} for {epochs} {'epoch' if epochs == 1 else 'epochs'}" for epochs, name in self.precisions]
         single = self.precisions[0][1] if self.precisions else self.precision
         return {"precision": ", then ".join(parts) if len(parts) > 1 else single, "precisions": self.precisions}
 
     def _mix(self, images: torch.Tensor, epoch: int, step: int) -> Mix | None:
-        """Draw how to mix the images of a step, a function of (seed, epoch, step), if the recipe mixes at all."""
+        """Draw how to mix the images of a step, from (seed, epoch, step), or None if the recipe does not mix."""
         mixup, cutmix = self.recipe.mixup, self.recipe.cutmix
         if not (mixup or cutmix):
             return None
         return Mix.draw(mixup, cutmix, images.shape[-2:], np.random.default_rng([self.train.seed, 3, epoch, step]))
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, mix: Mix | None) -> torch.Tensor:
-        """Take one step; give the summed loss and the numbers of right answers, first and among the first five."""
+        """Take one step; return the summed loss and the numbers of right answers, first and among the first five."""
         if mix:
             images = mix.images(images)
         with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext(), explaining():
-            logits = self.model(images.clone())  # it may write into what it is given
+            logits = self.model(images.clone())  # the model may write into its input
             with torch.no_grad():
                 taught = None if self.teacher is None else self.teacher(images.clone()).float()
         check_logits(logits)
-        # Labels are checked where they are, on the CPU: a GPU does not have to wait.
+        # Labels are checked on the CPU, where they are, so that a GPU does not have to wait.
         labels = check_labels(labels, logits.shape[1], len(logits)).to(self.device)
         logits, targets = logits.float(), labels
         if mix or self.recipe.label_smoothing:
@@ -271,9 +272,9 @@ class Trainer:
             )
 
     def _refuse_broken_weights(self, epoch: int, rate: float) -> None:
-        """Refuse what the last step did: no loss after it would tell."""
+        """Refuse weights that the last step broke: no later loss would show it."""
         finite = {name: value.isfinite().all() for name, value in self.model.named_parameters()}
-        if finite and not torch.stack(list(finite.values())).all():  # one look, for which a GPU waits
+        if finite and not torch.stack(list(finite.values())).all():  # one check, for which a GPU waits
             name = next(name for name, fine in finite.items() if not fine)
             raise FloatingPointError(
                 f"training diverged: {name} is not finite after epoch {epoch + 1}, learning rate {rate:g}; "
@@ -281,7 +282,7 @@ class Trainer:
             )
 
     def state(self) -> dict[str, Any]:
-        """Give all that is needed to go on after the last epoch."""
+        """Return all that is needed to continue after the last epoch."""
         parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
         generators = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -293,13 +294,13 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from what `state` returned."""
         for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
-        if state["scaler"]:  # empty where the epochs before were not in float16
+        if state["scaler"]:  # empty if earlier epochs were not in float16
             self.scaler.load_state_dict(state["scaler"])
         self.history = list(state["history"])
-        unknown = [[len(self.history), "unknown"]] if self.history else []  # an earlier version did not say
+        unknown = [[len(self.history), "unknown"]] if self.history else []  # earlier versions did not record it
         self.precisions = [list(part) for part in state.get("precisions", unknown)]
         torch.set_rng_state(state["generators"]["cpu"])
         if "cuda" in state["generators"] and self.device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Trial passes of a model: which of its layers have a row for each image, and which are layers of their own."""
+"""Run trial passes of a model to see which layers have a row for each image, and which are layers of their own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import nn
 from utilities.nested import map_tensors, tensors_in
 from utilities.placement import Evidence, Placement
 
-ENOUGH = 3  # images: the least of which another order is told from its opposite
-# Number of images -> which of them are shown again, in another order and another number.
+ENOUGH = 3  # fewest images that tell an order from its reverse
+# Number of images -> those shown again, in another order and another number.
 SECOND_ORDER = {1: [0, 0], 2: [1, 0, 1], 3: [1, 0]}
-MORE = 16  # images, spread over the batch, where three are alike
-SEARCHED = 32  # images among which three that differ are looked for
+MORE = 16  # images taken from all over the batch where three are alike
+SEARCHED = 32  # images to search for three that differ
 
 
 def first_tensor(output: Any) -> torch.Tensor | None:
-    """Find the tensor that stands for a module's output: itself, ``last_hidden_state``, or the first inside.
+    """Find the tensor that represents a module's output: itself, ``last_hidden_state``, or the first inside.
 
     Args:
         output: A tensor, or a tuple, list, mapping, dataclass or model output of them. A quantised tensor is
@@ -61,20 +61,20 @@ def numbered(name: str, calls: Counter[str]) -> str:
 
 
 class Trial:
-    """Run a model on a few images in several ways, and see what its layers make of them.
+    """Run a model on a few images in several ways, and observe its layers' outputs.
 
     Args:
         model: Any module; its layers' hooks call `see`.
-        names: Of the layers.
-        axes: Layer -> dimension that counts images, where the user says it.
-        test: Called with the name and module of each layer that has a row for each image, and with its values; a
-            ValueError leaves the layer out.
+        names: Names of the layers.
+        axes: Mapping from layer to the dimension that counts images, where the user states it.
+        test: Function called with the name, the module and the values of each layer that has a row for each image.
+            A ValueError leaves the layer out.
 
     Attributes:
-        placements: Name of each call of a layer that has a row for each image -> where.
-        left_out: The same for the others -> what there is to say against them, to be put after the name.
+        placements: Mapping from each call of a layer that has a row for each image to where the images are.
+        left_out: Mapping from each other call to the reason against it, worded to follow the name.
         ran: The layers that ran.
-        unchanged: Those that return what they were given: dropout in eval mode, identities.
+        unchanged: The layers that return their input unchanged: dropout in eval mode, identities.
     """
 
     def __init__(
@@ -90,23 +90,24 @@ class Trial:
         self.ran: set[str] = set()
         self.unchanged: set[str] = set()
         self._evidence: dict[str, Evidence] = {}
-        self._astray: set[str] = set()  # calls of layers that did not follow the images
-        self._unsure: set[str] = set()  # calls of layers that were alike for all of them
-        self._only: set[str] | None = None  # what is still looked at, if not everything
+        self._astray: set[str] = set()  # calls of layers whose values did not follow the images
+        self._unsure: set[str] = set()  # calls of layers whose values were alike for all images
+        self._only: set[str] | None = None  # calls still looked at; None is all
         self._given: dict[str, tuple[torch.Tensor, Any]] = {}
 
     def run(self, call: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], n: int) -> None:
         """Run the model on three images, and on two of them in another order.
 
-        What does not follow them, for it mixes the images of a batch or draws at random, is looked at once more, with
-        all three in another order; what is alike for all three, such as blank images behind a ReLU, with more images.
-        A model that cannot take a few images, for it wants whole batches, is shown all of them in two orders.
+        Some layers do not follow the images, since they mix the images of a batch or draw at random. These are looked
+        at once more, with all three images in another order. Layers that are alike for all three, such as blank images
+        behind a ReLU, are looked at with more images. A model that cannot take a few images, since it needs whole
+        batches, is shown all of them in two orders.
 
         Args:
-            call: Runs the model.
-            args: What it is called with; nothing of it is changed.
-            kwargs: The same.
-            n: Number of images in it.
+            call: Function that runs the model.
+            args: Positional arguments of the call; they are not changed.
+            kwargs: Keyword arguments of the call; they are not changed.
+            n: Number of images in the arguments.
         """
         few = _differing(next(t for t in tensors_in((args, kwargs)) if t.ndim and len(t) == n))
 
@@ -116,7 +117,7 @@ class Trial:
 
             self._step, self._calls = step, Counter()
             with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(0)  # what draws at random draws the same each time
+                torch.default_generator.manual_seed(0)  # layers that draw at random draw the same each time
                 call(*map_tensors(cut, args), **map_tensors(cut, dict(kwargs)))
 
         def show_again(chosen: list[int], order: list[int]) -> None:
@@ -147,7 +148,7 @@ class Trial:
             self.left_out[key] = " runs on some images only; leave it out"
 
     def see(self, name: str, module: nn.Module, output: Any) -> None:
-        """Look at a layer's output; the layer's forward hook calls this."""
+        """Look at a layer's output; the layer's forward hook calls this method."""
         self.ran.add(name)
         key, tensor = numbered(name, self._calls), first_tensor(output)
         if tensor is None or tensor.is_nested:
@@ -191,7 +192,7 @@ class Trial:
             self._astray.add(key)
 
     def _look_on(self, keys: set[str]) -> bool:
-        """Look at nothing but some calls of layers from now on; tell whether there are any."""
+        """Restrict attention to some calls of layers from now on; tell whether there are any."""
         self._only = set(keys)
         keys.clear()
         return bool(self._only)
@@ -206,28 +207,28 @@ class Trial:
             self.placements[key] = found
 
     def _watch_versions(self, name: str) -> torch.utils.hooks.RemovableHandle:
-        """Note what a layer is given, and how often that had been written to before."""
+        """Record a layer's input, and how often it had been written to before."""
 
         def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
             given = next(tensors_in((args, kwargs)), None)
             if given is not None:
-                # Inference tensors do not count how often they were written to.
+                # Inference tensors do not count writes.
                 self._given[name] = given, given.clone() if given.is_inference() else given._version
 
         return self.model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True)
 
     def innermost(self) -> list[str]:
-        """List the layers of their own: they have a row for each image, change something, and hold no such layer.
+        """List the layers of their own: they have a row for each image, change something, and contain no such layer.
 
-        A module with weights of its own that calls others without weights (softmax) is one beside them. Of a model in
-        which nothing changes anything, all are.
+        A module with weights of its own that calls others without weights (softmax) is listed beside them. If nothing
+        in the model changes anything, all layers are listed.
         """
         good = self.placements.keys() - self.unchanged
         chosen, outer = [], set()
         for name in reversed(self.names):
             if name not in good:
                 continue
-            # One that multiplies by weights of its own is a layer, whatever softmax or activation it calls inside.
+            # A module with weights of its own is a layer, whatever softmax or activation it calls inside.
             module = self.model.get_submodule(name)
             if name not in outer or (
                 len(module._parameters) and not _parameters_below(module) and self._own_output(name)
@@ -238,7 +239,7 @@ class Trial:
         return chosen[::-1] or [name for name in self.names if name in self.placements]
 
     def _own_output(self, name: str) -> bool:
-        """Tell whether a layer returns something else than what one inside has returned."""
+        """Tell whether a layer returns something other than what a layer inside it has returned."""
         mine = self._evidence[name]
         inside = (self._evidence[key] for key in self.placements if key.startswith(f"{name}."))
         return not any(
@@ -247,7 +248,7 @@ class Trial:
         )
 
     def missing(self, kept: Iterable[str]) -> dict[str, str]:
-        """Name the layers that are left out beside those that are kept: the reason of each that holds neither."""
+        """Map each left-out layer to its reason, unless it contains a kept layer or another left-out one."""
         below = {*kept, *(key.partition("#")[0] for key in self.left_out)}
         return {
             key: reason
@@ -266,7 +267,7 @@ def _turned(n: int) -> list[int]:
 
 
 def _differing(images: torch.Tensor) -> list[int]:
-    """Choose three images that differ, if there are among the first ones; alike, they would show no order."""
+    """Choose three of the first images that differ, if there are any; equal images would show no order."""
     chosen = [0]
     for i in range(1, min(len(images), SEARCHED)):
         if len(chosen) < ENOUGH and not any(torch.equal(images[i], images[j]) for j in chosen):
@@ -276,7 +277,7 @@ def _differing(images: torch.Tensor) -> list[int]:
 
 
 def _rows(tensor: torch.Tensor, images: list[int]) -> torch.Tensor:
-    """Copy some rows, in the layout of the whole."""
+    """Copy some rows, in the memory layout of the whole."""
     last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return tensor[images].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 

@@ -1,4 +1,4 @@
-"""Errors that the user of a command can mend: one line, and no traceback."""
+"""Report errors that the user of a command can mend in one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ USER_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
 
 @contextmanager
 def reporting(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """End a command on an error of its user's with one line and status 2.
+    """End a command with one line and status 2 on an error of the user's.
 
     Example:
         >>> with reporting(argparse.ArgumentParser()):

@@ -1,4 +1,4 @@
-"""Seeds, devices, evaluation and provenance: the few things that every other module needs."""
+"""Seeds, devices, evaluation and provenance: helpers that all other modules need."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """Turn a device name into a device; ``"auto"`` means cuda, then mps, then cpu.
 
     Args:
-        device: ``"auto"`` or anything that ``torch.device`` takes.
+        device: ``"auto"`` or anything that ``torch.device`` accepts.
 
     Returns:
         The device.
@@ -88,20 +88,21 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module, device: str | torch.device | None = None) -> Iterator[torch.device]:
-    """Put a model in eval mode on a device, and put every module's mode and place back on exit.
+    """Put a model in eval mode on a device, and restore every module's mode and place on exit.
 
-    Inside, every call of the model works on its own copy of the tensors it is given, as it may write into them, brought
-    to the type that it takes; and an error says in one sentence what is wrong with images that the model cannot take.
+    Inside the context, every call of the model works on its own copy of the input tensors, because it may write into
+    them. The copy has the type that the model takes. If the model cannot take the images, an error explains in one
+    sentence what is wrong with them.
 
     Args:
-        model: The model; each submodule's own ``training`` flag is restored.
-        device: Where to run, see `resolve_device`; None leaves the model where it is.
+        model: The model. Each submodule's own ``training`` flag is restored.
+        device: Device to run on, see `resolve_device`; None leaves the model where it is.
 
     Yields:
         The device the model is on.
 
     Raises:
-        ValueError: If weights have no values, or for what `utilities.inputs.explain` knows.
+        ValueError: If weights have no values, or for a problem that `utilities.inputs.explain` recognises.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
@@ -115,7 +116,7 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
     tensor = next((t for group in (model.parameters(), model.buffers()) for t in group), None)
     home = tensor.device if tensor is not None else torch.device("cpu")
     if device is None and has_own_inputs(model) and not any(training for _, training in modes):
-        yield home  # inside another such context, as a recorder is for each batch of a comparison
+        yield home  # inside another such context; a recorder enters one for each batch of a comparison
         return
     check_model(model)
     target = home if device is None else resolve_device(device)
@@ -140,22 +141,22 @@ def evaluate(
     device: str | torch.device = "auto",
     topk: tuple[int, ...] = (1, 5),
 ) -> dict[str, float]:
-    """Measure cross-entropy and top-k accuracy of a classifier over all of a loader.
+    """Measure cross-entropy and top-k accuracy of a classifier over all batches of a loader.
 
     Args:
         model: Maps images (batch, channels, height, width) to logits (batch, classes).
         loader: Yields batches that `split_batch` understands, with labels.
         device: See `resolve_device`.
-        topk: Which accuracies to report; a k above the number of classes counts every image as right, and equal
-            logits count as `utilities.labels.hits` does.
+        topk: Values of k to report the accuracy for. A k above the number of classes counts every image as right.
+            `utilities.labels.hits` defines how equal logits count.
 
     Returns:
         ``{"loss": nats, "top1": fraction, ..., "n": images}``.
 
     Raises:
-        TypeError: If the model gives no tensor of logits.
-        ValueError: If the loader yields no image or no labels, labels are no classes of the model, weights or logits
-            are no numbers, or there is a single class.
+        TypeError: If the model does not return a tensor of logits.
+        ValueError: If the loader yields no images or no labels, labels are not classes of the model, weights or logits
+            are not numbers, or there is only one class.
 
     Example:
         >>> model = nn.Flatten()
@@ -183,7 +184,7 @@ def evaluate(
 
 
 def versions() -> dict[str, str]:
-    """Name the versions and the machine a result was made with.
+    """Return the versions and the machine that a result was made with.
 
     Example:
         >>> sorted(versions())

@@ -1,21 +1,22 @@
-"""What of a layer's output stands for an image: all of it, a mean over positions, the class token, one position.
+"""Choose which part of a layer's output represents an image: all of it, a mean, the class token or one position.
 
 ======================  ==========================================================================================
-view                    of tokens (batch, T, D); of maps (batch, C, H, W); an output (batch, D) is taken as it is
+view                    for tokens (batch, T, D) or maps (batch, C, H, W); an output (batch, D) is used as it is
 ======================  ==========================================================================================
 ``"flatten"``           everything (Raghu et al. 2021, https://arxiv.org/abs/2108.08810)
-``"gap"``               mean over positions, class and register tokens left out
-``"cls"``               the class token; of maps an error
+``"gap"``               mean over positions, without class and register tokens
+``"cls"``               the class token; an error for maps
 ``"spatial"``           everything but class and register tokens
-``"token:i"``           position i of the sequence, class and register tokens counted; of maps, in raster order
-a function              what it makes of the tensor (batch, ...)
+``"token:i"``           position i of the sequence, counting class and register tokens; for maps, in raster order
+a function              whatever it returns for the tensor (batch, ...)
 ======================  ==========================================================================================
 
-Which axis holds the channels is told by the kind of the layer, by the sizes of those around it, or by you: in
-``"gap:NCL"``, letters after a colon name the axes, N the batch, C the channels, and any of L, T, D, H and W positions.
-They hold for outputs with as many dimensions, but where the layer's kind says otherwise: those of a convolution have
-their channels second whatever is asked, which a warning says. See `utilities.layout.Layout`. Queries and keys of a
-ViT (batch, heads, T, d) are tokens. Inside the attention of Swin, positions follow the order of its windows.
+The kind of the layer tells which axis holds the channels. Failing that, the sizes of the layers around it do, or you
+do: in ``"gap:NCL"``, letters after a colon name the axes. N is the batch, C the channels, and any of L, T, D, H and W
+positions. The letters apply to outputs with as many dimensions, unless the layer's kind says otherwise. Convolutions,
+for example, have their channels second whatever the letters say, and a warning says so. See `utilities.layout.Layout`.
+Queries and keys of a ViT (batch, heads, T, d) are tokens. Inside the attention of Swin, positions follow the order of
+its windows.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ VIEWS = ("flatten", "gap", "cls", "spatial", "token:i")
 
 
 def check_view(view: View) -> None:
-    """Refuse what is no view, before anything has been run.
+    """Refuse an unknown view before anything is run.
 
     Raises:
-        ValueError: Naming the choices.
+        ValueError: For an unknown view; the message names the choices.
 
     Example:
         >>> check_view("mean")
@@ -56,7 +57,7 @@ def check_view(view: View) -> None:
 
 
 def _parts(view: object) -> tuple[str, str | None] | None:
-    """Take a view apart into what is taken and the letters of the axes; None if it is no view."""
+    """Split a view into its kind and the letters of the axes; return None if it is no view."""
     match = re.fullmatch(r"(flatten|gap|cls|spatial|token:[0-9]+)(?::(N[CLTDHW]+))?", view if type(view) is str else "")
     if match is None:
         return None
@@ -68,20 +69,20 @@ def _parts(view: object) -> tuple[str, str | None] | None:
 def make_view(view: View, model: nn.Module) -> Callable[..., torch.Tensor]:
     """Make the function that turns a layer's output into one row of features for each image.
 
-    The order of the features is whatever the memory has, for no measure depends on it: so activations in
-    channels-last memory are not copied. The result may share memory with the tensor. Use it, or clone it, before
-    the model goes on and perhaps changes the tensor in place.
+    Features come in the order of memory, since no measure depends on their order: activations in channels-last memory
+    are not copied. The result may share memory with the tensor. Use or clone it before the model goes on, since the
+    model may change the tensor in place.
 
     Args:
         view: See the module's table.
-        model: The model whose layers it is for.
+        model: The model whose layers the function is for.
 
     Returns:
-        A function of a layer's output (batch, ...), and perhaps of the layer, whose kind tells the axes, that gives
-        (batch, p). It raises ValueError, naming view and shape, for an output that has no such positions.
+        A function that takes a layer's output (batch, ...), and optionally the layer, whose kind tells the axes. It
+        returns (batch, p). It raises ValueError, naming view and shape, for an output without the view's positions.
 
     Raises:
-        ValueError: For an unknown view, or ``"cls"`` of a model that has no class token.
+        ValueError: For an unknown view, or ``"cls"`` with a model that has no class token.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -106,14 +107,14 @@ def make_view(view: View, model: nn.Module) -> Callable[..., torch.Tensor]:
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:
-    """Flatten to (batch, p), features in the order of memory: of a dense tensor this is a view, whatever its layout."""
+    """Flatten to (batch, p), features in the order of memory; a dense tensor is not copied, whatever its layout."""
     order = sorted(range(1, tensor.ndim), key=tensor.stride, reverse=True)
     return as_real(tensor.permute(0, *order).flatten(1) if tensor.ndim > 1 else tensor[:, None])
 
 
 def _applied(view: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
-    """Apply a user's function and check that it left one row for each image."""
-    result = view(tensor.clone())  # what the model goes on with is not the view's to change
+    """Apply a user's function and check that it returns one row for each image."""
+    result = view(tensor.clone())  # the view must not change what the model goes on with
     rows = result.shape[0] if isinstance(result, torch.Tensor) and result.ndim else None
     if rows != len(tensor):
         came = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
@@ -126,7 +127,7 @@ def _applied(view: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor)
 
 
 def _selected(view: str, tensor: torch.Tensor, module: nn.Module | None, layout: Layout) -> torch.Tensor:
-    """Take the positions that a named view asks for, or their mean."""
+    """Select the positions that a named view asks for, or their mean."""
     if view == "spatial" and (not layout.prefix or layout.holds_tokens(tensor.shape, module) is False):
         return tensor
     layout.say_if_overruled(view, tensor.shape, module)
@@ -161,15 +162,15 @@ def _selected(view: str, tensor: torch.Tensor, module: nn.Module | None, layout:
 
 
 def channels_last(model: nn.Module, shape: torch.Size, module: nn.Module | None = None) -> bool | None:
-    """Tell maps (batch, H, W, C) of a model's layer from (batch, C, H, W), as `make_view` does.
+    """Tell whether a layer's maps are (batch, H, W, C) rather than (batch, C, H, W), as `make_view` does.
 
     Args:
         model: The model the layer belongs to.
-        shape: Of the layer's output, four sizes.
+        shape: Shape of the layer's output, four sizes.
         module: The layer.
 
     Returns:
-        None where it cannot be told.
+        True or False, or None where it cannot be told.
 
     Example:
         >>> channels_last(nn.Conv2d(3, 8, 3), torch.Size([2, 8, 4, 6]))

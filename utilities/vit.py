@@ -1,4 +1,4 @@
-"""Vision transformers, built on timm (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929).
+"""Build vision transformers on timm (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929).
 
 ViT-L/32 is the study's pure-attention model; the small ones train from scratch on images of 16 to 32 pixels.
 All are timm ``VisionTransformer``s: a class token, learned position embeddings, pre-norm blocks.
@@ -17,13 +17,13 @@ VIT_LARGE_TAG = "vit_large_patch32_224.orig_in21k"  # the one set of weights tim
 
 
 def vit_large_patch32_224(num_classes: int = 100, pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """ViT-L/32 at 224 pixels: 24 blocks, width 1024, 16 heads, 49 patches.
+    """Build ViT-L/32 at 224 pixels: 24 blocks, width 1024, 16 heads, 49 patches.
 
     Args:
         num_classes: Number of logits; 0 leaves the classifier out.
-        pretrained: Load the weights trained on ImageNet-21k (timm's ``orig_in21k``, 1.2 GB). They come
+        pretrained: Whether to load the weights trained on ImageNet-21k (timm's ``orig_in21k``, 1.2 GB). They come
             without a classifier: ``head`` is newly initialised and has to be trained.
-        **kwargs: Passed on to timm, e.g. ``drop_path_rate=0.1``; ``in_channels`` is timm's ``in_chans``.
+        **kwargs: Options of timm's builder, e.g. ``drop_path_rate=0.1``; ``in_channels`` becomes timm's ``in_chans``.
 
     Returns:
         The model; images have shape (batch, 3, 224, 224).
@@ -38,7 +38,7 @@ def vit_large_patch32_224(num_classes: int = 100, pretrained: bool = False, **kw
 
 
 def _sincos(rows: int, columns: int, width: int) -> torch.Tensor:
-    """Return 2-D sine-cosine codes (rows * columns, width): of the row in one half, of the column in the other."""
+    """Return 2-D sine-cosine codes (rows * columns, width): the row in one half, the column in the other."""
     frequencies = 10_000 ** -(torch.arange(width // 4) / (width // 4))
 
     def codes(size: int) -> torch.Tensor:
@@ -50,11 +50,11 @@ def _sincos(rows: int, columns: int, width: int) -> torch.Tensor:
 
 
 def _small_vit(num_classes: int, in_channels: int, **options: Any) -> VisionTransformer:
-    """Build a ViT whose start suits small widths and short trainings.
+    """Build a ViT whose initialisation suits small widths and short trainings.
 
     timm's weights of standard deviation 0.02 are meant for widths near 1000. Here linear layers start
-    xavier-uniform and the position embeddings, which are learned, at 2-D sine-cosine codes. The classifier
-    keeps timm's start, not zero: an untrained model has logits that differ. ``weight_init`` overrides it all.
+    xavier-uniform, and the learned position embeddings start at 2-D sine-cosine codes. The classifier
+    keeps timm's start, not zero, so that untrained logits differ. ``weight_init`` overrides all of this.
     """
     model = VisionTransformer(num_classes=num_classes, in_chans=in_channels, **options)
     if "weight_init" in options:
@@ -69,12 +69,12 @@ def _small_vit(num_classes: int, in_channels: int, **options: Any) -> VisionTran
 
 
 def vit_tiny_patch2_16(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> VisionTransformer:
-    """Small ViT for 16-pixel images: 64 patches of 2x2, 6 blocks, width 96, 3 heads.
+    """Build a small ViT for 16-pixel images: 64 patches of 2x2, 6 blocks, width 96, 3 heads.
 
     Args:
         num_classes: Number of logits.
         in_channels: Channels of the images.
-        **kwargs: Passed on to timm's ``VisionTransformer``.
+        **kwargs: Options of timm's ``VisionTransformer``.
 
     Example:
         >>> import torch
@@ -86,7 +86,7 @@ def vit_tiny_patch2_16(num_classes: int = 100, in_channels: int = 3, **kwargs: A
 
 
 def vit_tiny_patch4_24(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> VisionTransformer:
-    """Small ViT for 24-pixel images: 36 patches of 4x4, 6 blocks, width 96, 4 heads; arguments as above.
+    """Build a small ViT for 24-pixel images: 36 patches of 4x4, 6 blocks, width 96, 4 heads; arguments as above.
 
     Example:
         >>> vit_tiny_patch4_24().patch_embed.num_patches
@@ -97,7 +97,7 @@ def vit_tiny_patch4_24(num_classes: int = 100, in_channels: int = 3, **kwargs: A
 
 
 def vit_tiny_patch4_32(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> VisionTransformer:
-    """ViT-Ti for 32-pixel images: 64 patches of 4x4, 12 blocks, width 192, 3 heads; arguments as above.
+    """Build ViT-Ti for 32-pixel images: 64 patches of 4x4, 12 blocks, width 192, 3 heads; arguments as above.
 
     Example:
         >>> vit_tiny_patch4_32().patch_embed.num_patches
@@ -108,7 +108,7 @@ def vit_tiny_patch4_32(num_classes: int = 100, in_channels: int = 3, **kwargs: A
 
 
 def vit_tiny_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> VisionTransformer:
-    """ViT-Ti for CIFAR: 256 patches of 2x2, 12 blocks, width 192, 3 heads; arguments as above.
+    """Build ViT-Ti for CIFAR: 256 patches of 2x2, 12 blocks, width 192, 3 heads; arguments as above.
 
     Example:
         >>> vit_tiny_patch2_32().patch_embed.num_patches
@@ -119,10 +119,10 @@ def vit_tiny_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs: A
 
 
 def vit_ti_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> VisionTransformer:
-    """ViT-Ti for CIFAR as Park and Kim (2022, https://arxiv.org/abs/2202.06709) have it: 5.4 million parameters.
+    """Build Park and Kim's ViT-Ti for CIFAR (2022, https://arxiv.org/abs/2202.06709): 5.4 million parameters.
 
-    `vit_tiny_patch2_32` without biases of queries, keys and values, and with timm's start. There is no stochastic
-    depth; the paper trains with ``drop_path_rate=0.1``.
+    It is `vit_tiny_patch2_32` without biases of queries, keys and values, and with timm's initialisation. There is no
+    stochastic depth; the paper trains with ``drop_path_rate=0.1``.
 
     Example:
         >>> sum(p.numel() for p in vit_ti_patch2_32().parameters())

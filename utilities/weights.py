@@ -1,4 +1,4 @@
-"""Weights that are no numbers: found before the work, and named, rather than after it in the results."""
+"""Find and name weights that are not finite before the work, rather than after it in the results."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-STATISTICS = ("running_mean", "running_var")  # of batch norms: buffers that have to be finite
+STATISTICS = ("running_mean", "running_var")  # buffers of batch norms, which have to be finite
 
 
 def check_weights(model: nn.Module) -> None:
     """Refuse a model whose weights hold NaN or infinity.
 
-    Parameters and the running statistics of batch norms have to be finite. Other buffers may hold infinities, as masks
-    of attention do, but no NaN; whole numbers, and kinds of tensors that have no minimum, are not looked at.
+    Parameters and the running statistics of batch norms have to be finite. Other buffers may hold infinities, as
+    attention masks do, but no NaN. Integers, and kinds of tensors that have no minimum, are not checked.
 
     Args:
         model: Any module.
 
     Raises:
-        ValueError: Naming the first parameter or buffer that is wrong, and how many more there are.
+        ValueError: If one does; the message names the first such parameter or buffer, and how many more there are.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
@@ -44,7 +44,7 @@ def check_weights(model: nn.Module) -> None:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
-    """Return what a parameter or buffer is called, its values, and whether it may hold infinities."""
+    """Yield the name of each parameter or buffer, its values, and whether it may hold infinities."""
     for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in named:
             if nn.parameter.is_lazy(tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
@@ -55,7 +55,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
             values = tensor.detach()
             values = values.coalesce().values() if values.is_sparse else values
             values = torch.view_as_real(values) if values.is_complex() else values
-            values = values.float() if values.dtype.itemsize == 1 else values  # few operations take 8-bit floats
+            values = values.float() if values.dtype.itemsize == 1 else values  # few operations support 8-bit floats
             yield what, values, kind == "buffer" and not name.endswith(STATISTICS)
 
 
@@ -63,7 +63,7 @@ def _is_sound(values: torch.Tensor, masks: bool) -> bool:
     if not values.numel():
         return True
     try:
-        ends = torch.stack(torch.aminmax(values))  # one pass over the values, and NaN wins
+        ends = torch.stack(torch.aminmax(values))  # one pass over the values; NaN propagates
     except NotImplementedError:
-        return True  # tensors of another kind, as of quantised or sharded weights, that cannot be looked at so
+        return True  # other kinds of tensors, such as quantised or sharded weights, cannot be checked like this
     return not bool(ends.isnan().any() if masks else (~ends.isfinite()).any())

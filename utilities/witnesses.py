@@ -1,6 +1,7 @@
-"""What comes with the images of two loaders, and whether it is the same in another order.
+"""Collect what comes with the images of two loaders, and tell whether it is the same in another order.
 
-Of two data sets that nothing shows to be one, labels, names and the images themselves still tell, once all have passed.
+If nothing shows that two data sets are one, labels, names and the images themselves can still tell, once all have
+passed.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import Any
 
 import torch
 
-PIXELS, SAMPLED, RUN = "pixels", 16384, 256  # bytes of each image, evenly spread in runs, which memory gives quickly
-# Below, labels of two data sets may hold the same classes equally often by chance, as those of balanced sets do.
+PIXELS, SAMPLED, RUN = "pixels", 16384, 256  # bytes of each image, evenly spread in runs, which are fast to read
+# Below this number, labels of two data sets may hold each class equally often by chance, as in balanced sets.
 FEWEST_CLASSES, FEWEST_LABELS = 5, 20
 
 
 def fingerprints(images: Any) -> list[int]:
-    """Return a number for each image, the same where the images are the same; none for what is not in main memory.
+    """Return a number for each image, equal for equal images; an empty list for images outside main memory.
 
     Example:
         >>> one, two, three = fingerprints(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]))
@@ -35,10 +36,10 @@ def fingerprints(images: Any) -> list[int]:
 
 
 def in_another_order(one: list[Any], two: list[Any]) -> bool:
-    """Tell whether two lists are the same in two orders, and this not by chance.
+    """Tell whether two lists are the same in two orders, and not just by chance.
 
-    Names, which differ from image to image, are so if more than half are in both lists; labels, if each class comes
-    equally often, but not all classes do, as in all balanced sets.
+    For names, which differ from image to image, more than half must be in both lists. For labels, each class must come
+    equally often in both, but not all classes equally often, as in all balanced sets.
 
     Example:
         >>> in_another_order(["a", "b", "c"], ["b", "c", "a"]), in_another_order(["a", "b"], ["c", "d"])
@@ -78,7 +79,7 @@ class Witnesses:
         self._seen: dict[str, tuple[list[Any], list[Any]]] = {}
 
     def add(self, facts1: Mapping[str, list[Any]], facts2: Mapping[str, list[Any]]) -> None:
-        """Add what comes with two paired batches, by kind."""
+        """Add what comes with two paired batches, by kind of fact."""
         for what in facts1.keys() & facts2.keys() - set(self._ignored):
             for values, new in zip(self._seen.setdefault(what, ([], [])), (facts1[what], facts2[what]), strict=True):
                 values.extend(new)

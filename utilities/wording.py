@@ -1,4 +1,4 @@
-"""What comparisons of models show, in words that their numbers carry."""
+"""Describe what comparisons of models show, in words that the numbers support."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Results = Mapping[tuple[str, str], Similarity]
 
 
 def describe_pair(trained: Similarity, untrained: Similarity | None = None) -> str:
-    """Say in words that the numbers carry where two models agree, beside what chance and untrained twins give.
+    """Describe where two models agree, next to what chance and their untrained twins give.
 
     Args:
-        trained: Two models compared.
-        untrained: The same two before training, or None.
+        trained: Comparison of two models.
+        untrained: Comparison of the same two before training, or None.
 
     Example:
         >>> import numpy as np
@@ -51,11 +51,11 @@ def describe_pair(trained: Similarity, untrained: Similarity | None = None) -> s
 
 
 def describe_attention(trained: Results, untrained: Results) -> str:
-    """Say what attention changed: how the first model, without attention, agrees with each of the others.
+    """Describe what attention changed: how the first model, without attention, agrees with each of the others.
 
     Args:
-        trained: All pairs of trained models, see `Group.trained`.
-        untrained: The same before training.
+        trained: Similarities of all pairs of trained models; see `Group.trained`.
+        untrained: Similarities of the same pairs before training.
     """
     (first, *others) = dict.fromkeys(pair[0] for pair in trained)
     lines = [describe_pair(trained[first, other], untrained[first, other]) for other in others]
@@ -74,7 +74,7 @@ def describe_attention(trained: Results, untrained: Results) -> str:
 
 
 def describe_measures(results: Mapping[str, Similarity]) -> str:
-    """Say where measures disagree: the rank correlation of their matrices, and the pair of layers they rank most apart.
+    """Describe where measures disagree: rank correlation of their matrices, and the pair they rank most differently.
 
     Args:
         results: Name of the measure -> similarity of the same layers.
@@ -101,10 +101,10 @@ def describe_measures(results: Mapping[str, Similarity]) -> str:
 
 
 def describe_datasets(results: Mapping[str, Similarity]) -> str:
-    """Say how a model's picture of itself differs between two data sets, and what is left across them.
+    """Describe how a model's self-similarity differs between two data sets, and what is left across them.
 
     Args:
-        results: ``own``, ``other`` and ``across``, see `utilities.group.across_datasets`.
+        results: ``own``, ``other`` and ``across``; see `utilities.group.across_datasets`.
     """
     own, other, across = (results[key] for key in ("own", "other", "across"))
     upper = np.triu_indices(len(own.layers1), 1)
@@ -125,10 +125,10 @@ def describe_datasets(results: Mapping[str, Similarity]) -> str:
 
 
 def describe_student(results: Mapping[str, Similarity]) -> str:
-    """Say what a teacher changed: accuracies, and how near the student's layers come to the teacher's.
+    """Describe what a teacher changed: the accuracies, and how close the student's layers come to the teacher's.
 
     Args:
-        results: ``taught`` and ``alone``, see `utilities.group.teach`.
+        results: ``taught`` and ``alone``; see `utilities.group.teach`.
     """
     lines = []
     for key, result in results.items():

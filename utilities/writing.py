@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what is said where there is no room for them."""
+"""Write files whole or not at all, and report clearly where there is no room for them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-ABANDONED = 24 * 3600  # seconds after which a temporary file is nobody's, where its process cannot be looked up
+ABANDONED = 24 * 3600  # seconds after which a temporary file is abandoned, if its process cannot be looked up
 
 
 def check_writable(path: str | Path, needs: int = 0) -> None:
-    """Make a file's folder and see that files can be made in it, before long work whose result goes there.
+    """Make a file's folder and check that it is writable, before long work whose result goes there.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         needs: Bytes that it will take at least.
 
     Raises:
-        OSError: Naming the folder, or the file, what it needs and what is free.
+        OSError: If it is not; the message names the folder, or the file, what it needs and what is free.
 
     Example:
         >>> check_writable(Path(tempfile.mkdtemp()) / "deep" / "a.txt")
@@ -46,21 +46,22 @@ def check_writable(path: str | Path, needs: int = 0) -> None:
 
 
 def write_whole(path: str | Path, write: Callable[[Path], Any], needs: int | None = None) -> Path:
-    """Write a file under a temporary name beside its place and rename it: it is there whole or not at all.
+    """Write a file under a temporary name in the same folder and rename it: it is there whole or not at all.
 
-    The temporary name says which process writes, so that the next one to write the same file clears what killed
+    The temporary name states which process writes. The next process that writes the same file thus removes what killed
     processes left, and nothing of those that still run.
 
     Args:
         path: Where the file goes; its folder is made.
-        write: Called with the temporary path, which has the same suffix.
-        needs: Bytes that it takes, if that is known, for the message where the disk is full.
+        write: Function of the temporary path, which has the same suffix.
+        needs: Bytes that it takes, if known, for the message on a full disk.
 
     Returns:
         The path.
 
     Raises:
-        OSError: If the disk is full, naming the file, what it needs and what is free; or what ``write`` raises.
+        OSError: If the disk is full; the message names the file, what it needs and what is free. Or what ``write``
+            raises.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -79,7 +80,7 @@ def write_whole(path: str | Path, write: Callable[[Path], Any], needs: int | Non
         write(temporary)
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner may read
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as either
         code = next((cause.errno for cause in _causes(error) if getattr(cause, "errno", None) in _FULL), None)
@@ -120,7 +121,7 @@ def write_torch(path: str | Path, content: Any) -> Path:
     import torch
 
     def save(temporary: Path) -> None:
-        # Through a file of Python's, whose error says what went wrong; torch's own says "unexpected pos".
+        # Through a Python file, whose error says what went wrong; torch's own error says "unexpected pos".
         with temporary.open("wb") as file:
             torch.save(content, file)
 
@@ -128,7 +129,7 @@ def write_torch(path: str | Path, content: Any) -> Path:
 
 
 def tensor_bytes(content: Any) -> int:
-    """Count the bytes of all tensors inside, each storage once, as a file of them takes.
+    """Count the bytes of all tensors inside, each storage once, as a file of them needs.
 
     Example:
         >>> import torch
@@ -147,8 +148,8 @@ def tensor_bytes(content: Any) -> int:
 def clear_killed(path: str | Path) -> None:
     """Remove the temporary files of killed processes that were writing a file.
 
-    A file is one if the process in its name ran here and is gone, or, where that cannot be told, if nobody has
-    written to it for a day.
+    A file is removed if the process in its name ran here and is gone. If that cannot be told, it is removed if nobody
+    has written to it for a day.
 
     Example:
         >>> path = Path(tempfile.mkdtemp()) / "a.txt"
@@ -168,15 +169,15 @@ def clear_killed(path: str | Path) -> None:
             if found and (_is_dead(found[1], found[2]) or time.time() - entry.stat().st_mtime > ABANDONED):
                 Path(entry.path).unlink(missing_ok=True)
         except OSError:
-            continue  # another process has cleared it, or it is another user's
+            continue  # another process has removed it, or it belongs to another user
 
 
 @contextmanager
 def warning_of_failure(report: Callable[[str], Any] | None = None) -> Iterator[None]:
-    """Let long work go on where what would only save it from an interruption cannot be written.
+    """Let long work continue when a file that would only protect it from interruption cannot be written.
 
     Args:
-        report: Is told; None is a warning.
+        report: Function that receives the message; None warns instead.
 
     Example:
         >>> with warning_of_failure(print):
@@ -191,11 +192,11 @@ def warning_of_failure(report: Callable[[str], Any] | None = None) -> Iterator[N
 
 
 def _is_dead(place: str | None, process: str | None) -> bool:
-    """Tell whether a process of this machine is gone; False where that cannot be told."""
+    """Tell whether a process of this machine is gone; return False where that cannot be told."""
     if os.name != "posix" or place != _place():
         return False
     try:
-        os.kill(int(process), 0)  # sends nothing
+        os.kill(int(process), 0)  # signal 0 sends nothing
     except (ProcessLookupError, OverflowError):
         return True
     except OSError:
@@ -204,7 +205,7 @@ def _is_dead(place: str | None, process: str | None) -> bool:
 
 
 def _place() -> str:
-    """Name what process numbers are unique in: this machine, and in it this container."""
+    """Name the scope in which process numbers are unique: this machine, and the container in it."""
     try:
         inside = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -219,7 +220,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _no_room(path: Path, needed: str, code: int) -> OSError:
-    """Name the file that finds no room."""
+    """Make the error for a file that finds no room."""
     folder = path.absolute().parent
     limit = ", and a quota is used up" if code == errno.EDQUOT else ""
     free = _bytes(shutil.disk_usage(folder).free)
@@ -233,7 +234,7 @@ def _no_room(path: Path, needed: str, code: int) -> OSError:
 
 
 def _bytes(count: int) -> str:
-    """Print a number of bytes in a unit that leaves something before the point."""
+    """Format a number of bytes in a unit that leaves a digit before the point."""
     for size, unit in ((1e6, "MB"), (1e3, "kB")):
         if count >= size:
             return f"{count / size:,.1f} {unit}"

@@ -1,8 +1,8 @@
-"""One name -> a model, its weights, its preprocessing, and the layers of it that are worth comparing.
+"""Build models by name, with their weights, their preprocessing, and the list of their layers worth comparing.
 
-Names are those of this package (``resnet18``, ``lambda_resnet26``, ``vit_tiny_patch2_16``, ...), and any
-classifier of the two libraries as ``timm/NAME`` and ``torchvision/NAME``. A model of one's own is named by the
-function that makes it, ``package.module:function`` or ``path/to/file.py:function``: see `utilities.own_models`.
+Names are those of this package (``resnet18``, ``lambda_resnet26``, ``vit_tiny_patch2_16``, ...), and
+``timm/NAME`` and ``torchvision/NAME`` for any classifier of those two libraries. Name your own model by the function
+that makes it, ``package.module:function`` or ``path/to/file.py:function``: see `utilities.own_models`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from utilities.own_models import build_own, is_own, own_function
 from utilities.state_dicts import fitted, state_of
 from utilities.trained_on import TrainedOn
 
-# What commands say of the names that they take.
+# What the help of commands says about the names they take.
 NAMES = "a name of utilities.zoo.list_models, timm/NAME, torchvision/NAME, package.module:FUNCTION or FILE.py:FUNCTION"
 
 _BUILDERS = {
@@ -53,7 +53,7 @@ _BUILDERS = {
 _OWN: dict[str, Callable[..., nn.Module]] = {
     name: getattr(module, name) for module, names in _BUILDERS.items() for name in names.split()
 }
-# The networks on the way to an AlterNet, with fewer MSA blocks.
+# The intermediate networks on the way to an AlterNet, with fewer MSA blocks.
 _OWN |= {
     f"{name}_msa{step}": partial(_OWN[name], msa=counts)
     for name, steps in MSA_COUNTS.items()
@@ -66,7 +66,7 @@ _OWN |= {
     for reach in (3, 5, 8)
     for size in ("16", "32")
 }
-_UNLIKELY = 7919  # classes of a model that is made to see which entries have that size
+_UNLIKELY = 7919  # number of classes of a model that is built to see which entries have that size
 _COMPARED = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -89,13 +89,13 @@ _COMPARED = (
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images have to be prepared for a model that somebody else trained.
+    """Hold how images have to be prepared for a model that somebody else trained.
 
     Attributes:
-        input_size: (channels, height, width).
-        mean: Subtracted from each channel of images in 0 ... 1.
-        std: Divides each channel afterwards.
-        transform: Maps a PIL image to a tensor of shape input_size.
+        input_size: Size of one image, (channels, height, width).
+        mean: Value subtracted from each channel of images in 0 ... 1.
+        std: Value that each channel is divided by afterwards.
+        transform: Function from a PIL image to a tensor of shape input_size.
     """
 
     input_size: tuple[int, int, int]
@@ -108,8 +108,8 @@ def list_models(pattern: str = "*") -> list[str]:
     """List the names that `create_model` takes.
 
     Args:
-        pattern: Shell pattern. It is matched against this package's names, and where it contains ``timm/`` or
-            ``torchvision/`` against the names of that library's classifiers: ``"timm/vit_*"``.
+        pattern: Shell pattern. It is matched against this package's names. If it contains ``timm/`` or
+            ``torchvision/``, it is matched against that library's classifiers as well: ``"timm/vit_*"``.
 
     Returns:
         Sorted names.
@@ -140,23 +140,24 @@ def create_model(
     Args:
         name: See `list_models`; or ``package.module:function`` or ``path/to/file.py:function``, a function that makes
             the model.
-        num_classes: Number of logits. Where pretrained weights are for another number, or for none, the
+        num_classes: Number of logits. If pretrained weights are for another number, or have no classifier, the
             classifier is newly initialised and a warning says so. None means the checkpoint's number, else the
-            library's own. A function of one's own is given it where it takes ``num_classes``.
+            library's own. A function of your own receives it if it takes ``num_classes``.
         weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use; or
-            the path of a checkpoint (torch.save or safetensors): a state dictionary, or a dictionary that holds one,
-            with or without what wrappers put before the names, see `utilities.state_dicts`. It has to fit in full.
-        seed: Of the initialisation. The global generators are left as they were.
-        **kwargs: Passed on to the model's builder, e.g. ``in_channels=1``.
+            the path of a checkpoint (torch.save or safetensors). A checkpoint is a state dictionary or a dictionary
+            that holds one; prefixes that wrappers put before the names are removed, see `utilities.state_dicts`. It
+            has to fit in full.
+        seed: Seed of the initialisation. The global generators keep their state.
+        **kwargs: Options of the model's builder, e.g. ``in_channels=1``.
 
     Returns:
-        The model on the CPU, in train mode. One from a checkpoint has ``trained_on``: the file, and what it says of
-        its classes, see `utilities.trained_on`.
+        The model on the CPU, in train mode. A model from a checkpoint has ``trained_on``: the file, and what it
+        states about its classes, see `utilities.trained_on`.
 
     Raises:
         ValueError: For an unknown name, weights that do not exist, or a checkpoint that does not fit.
         FileNotFoundError: If the checkpoint, or the file of a function, is missing.
-        TypeError: If a function gives no module.
+        TypeError: If a function returns no module.
         ConnectionError: If pretrained weights cannot be fetched.
 
     Example:
@@ -173,7 +174,7 @@ def create_model(
         model = _build(name, num_classes, str(weights) == "pretrained", kwargs)
     if from_file:
         asked = {"name": name, "num_classes": num_classes}
-        if is_own(name):  # whose file may have been moved, and whose function may choose the classes itself
+        if is_own(name):  # the file may have moved, and the function may choose the classes
             content, asked = {key: value for key, value in content.items() if key != "name"}, {"name": name}
         load_checkpoint(model, content, Path(weights), asked)
         model.trained_on = TrainedOn.of(content, Path(weights), num_classes)
@@ -191,10 +192,10 @@ def comparison_layers(model: nn.Module) -> list[str]:
       merge its tokens (``downsample``, which is no shortcut here) and for each block ``norm1, attn.qkv, attn.proj,
       norm2, mlp.fc1, mlp.act, mlp.fc2``, then ``norm``, ``head.global_pool`` and ``head.fc``.
     - **timm's PoolingVisionTransformer**: the patch embedding, for each stage the convolution that merges its tokens
-      and the linear layer that widens its class token (``pool``), blocks as of the VisionTransformer, ``norm, head``.
-    - **Every other model**: norms, activations, linear layers and pooling, and lambda layers and local attention as a
-      whole; of timm's MlpMixer the patch embedding too. Left out are shortcuts (``downsample``) and what lies inside
-      a lambda layer, local attention or ``nn.MultiheadAttention``. So a ResNet gives all batch norms after the
+      and the linear layer that widens its class token (``pool``), blocks as in the VisionTransformer, ``norm, head``.
+    - **Every other model**: norms, activations, linear layers and pooling; lambda layers and local attention as a
+      whole; and the patch embedding of timm's MlpMixer. Shortcuts (``downsample``) are left out, and so is what lies
+      inside a lambda layer, local attention or ``nn.MultiheadAttention``. A ResNet thus has all batch norms after the
       convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
 
     Args:
@@ -224,7 +225,7 @@ def comparison_layers(model: nn.Module) -> list[str]:
 
 
 def preprocessing(model: str | nn.Module) -> Preprocessing:
-    """Return the evaluation transform a timm or torchvision model was trained for.
+    """Return the evaluation transform that a timm or torchvision model was trained for.
 
     Args:
         model: A name, or a model made by `create_model` or timm.
@@ -259,14 +260,14 @@ def preprocessing(model: str | nn.Module) -> Preprocessing:
 
 
 def input_options(name: str) -> dict[str, Any]:
-    """Give the options of `utilities.datasets.load_dataset` that a model by name needs its images to have.
+    """Return the options of `utilities.datasets.load_dataset` that a model needs for its images.
 
     Args:
         name: See `list_models`.
 
     Returns:
-        Size, mean and standard deviation for the libraries' models and ViT-L/32, the size alone for the small
-        transformers, whose names end with it; nothing for models that take any size, and for those of one's own.
+        Size, mean and standard deviation for the libraries' models and ViT-L/32. For the small transformers, whose
+        names end with their size, the size alone. Nothing for models that take any size, and for your own.
 
     Example:
         >>> input_options("vit_tiny_patch2_16"), input_options("resnet18"), input_options("torchvision/resnet18")
@@ -308,7 +309,7 @@ def check_name(name: str) -> None:
 
 @contextmanager
 def _seeded(seed: int | None) -> Iterator[None]:
-    """Seed what is drawn on the CPU inside, and put the generator back; None does nothing."""
+    """Seed the CPU generator inside, and restore it on exit; None does nothing."""
     if seed is None:
         yield
         return
@@ -336,21 +337,21 @@ def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[st
 
 
 def _classes_in(name: str, content: dict[str, Any], kwargs: dict[str, Any]) -> int | None:
-    """Read a checkpoint's number of classes off its classifier; None if that cannot be told."""
-    for device in ("meta", "cpu"):  # some builders compute with what they make, which has no values on meta
+    """Read a checkpoint's number of classes off its classifier; return None if that cannot be told."""
+    for device in ("meta", "cpu"):  # some builders compute with weights, which have no values on meta
         try:
             with _seeded(0), warnings.catch_warnings(), torch.device(device):
                 warnings.simplefilter("ignore")
                 wanted = _build(name, _UNLIKELY, False, kwargs).state_dict()
             break
-        except Exception:  # whatever a builder raises: making the true model says it again
+        except Exception:  # a builder may raise anything; building the real model raises it again
             continue
     else:
         return None
     try:
         state, _ = fitted(map_keys(state_of(map_names(content)), name), wanted)
     except ValueError:
-        return None  # loading says why
+        return None  # loading reports why
     sizes = {key: tuple(value.shape).index(_UNLIKELY) for key, value in wanted.items() if _UNLIKELY in value.shape}
     shapes = {key: getattr(state.get(key), "shape", ()) for key in sizes}
     found = (shapes[key][axis] for key, axis in sizes.items() if len(shapes[key]) == wanted[key].ndim)

@@ -1,1 +1,1 @@
-"""The companion analyses, one in each file: a model and a loader in, a frozen result out."""
+"""The companion analyses, one per file. Each takes a model and a loader, and returns a frozen result."""

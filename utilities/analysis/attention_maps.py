@@ -1,7 +1,8 @@
 """Attention maps of Vision Transformers, and how diverse they are from query to query.
 
 In deep plain ViTs the maps of late blocks collapse: all queries attend to the same keys, and the block adds the same
-to every position. Park & Kim 2022 (https://arxiv.org/abs/2202.06709) explain by it that late attention matters little.
+vector to every position. This is how Park & Kim 2022 (https://arxiv.org/abs/2202.06709) explain why late attention
+matters little.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from utilities.utils import versions
 
 @dataclass(frozen=True)
 class Diversity(Result):
-    """How different an attention layer's rows are, an entry for each layer.
+    """How much the rows of each layer's attention maps differ, with one entry per layer.
 
     Attributes:
-        names: Of the attention layers.
-        diversity: Mean over heads and images, 0 (all queries attend alike) to 1 (no two share a key).
-        stderr: Its standard error over images.
+        names: Names of the attention layers.
+        diversity: Mean over heads and images, from 0 (all queries attend alike) to 1 (no two share a key).
+        stderr: Standard error of the diversity over images.
         provenance: What it was made from.
     """
 
@@ -38,7 +39,7 @@ class Diversity(Result):
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate: a row for each layer."""
+        """Tabulate the result, one row per layer."""
         return pd.DataFrame({"layer": self.names, "diversity": self.diversity, "stderr": self.stderr})
 
 
@@ -50,17 +51,17 @@ def attention_diversity(
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> Diversity:
-    """Measure how diverse the attention maps of a transformer of timm are.
+    """Measure how diverse the attention maps of a timm transformer are.
 
     Args:
-        model: Its attention layers are timm's ``Attention``; the model itself runs as it is, with fused attention.
+        model: A model whose attention layers are timm's ``Attention``. It runs as it is, with fused attention.
         loader: Yields images, or (images, labels).
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
 
     Raises:
-        ValueError: If the model has no such layer, or there is no image.
+        ValueError: If the model has no such layer, or the loader yields no image.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -93,14 +94,14 @@ def attention_diversity(
 
 
 def attention_weights(module: Attention, x: torch.Tensor) -> torch.Tensor:
-    """Compute the weights that an attention layer of timm gives to its keys.
+    """Compute the weights that a timm attention layer gives to its keys.
 
     Args:
-        module: In eval mode.
-        x: Its input, (batch, tokens, width).
+        module: The attention layer, in eval mode.
+        x: The layer's input, (batch, tokens, width).
 
     Returns:
-        softmax(q k' scale), of shape (batch, heads, queries, keys); rows add up to 1.
+        softmax(q k' scale), shape (batch, heads, queries, keys). Each row sums to 1.
 
     Example:
         >>> weights = attention_weights(Attention(8, num_heads=2), torch.rand(1, 5, 8))
@@ -109,18 +110,21 @@ def attention_weights(module: Attention, x: torch.Tensor) -> torch.Tensor:
     """
     q, k, _ = module.qkv(x.clone()).unflatten(2, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
     logits = module.q_norm(q) * module.scale @ module.k_norm(k).mT
-    near = getattr(module, "near", None)  # of attention to a neighbourhood
+    near = getattr(module, "near", None)  # set by layers that attend to a neighbourhood only
     return (logits if near is None else logits.masked_fill(~near, -torch.inf)).softmax(-1)
 
 
 def diversity(attention: torch.Tensor) -> torch.Tensor:
-    """Measure how different the rows of attention maps are: one less the mean cosine similarity of pairs of rows.
+    """Measure how different the rows of attention maps are.
+
+    The diversity is 1 minus the mean cosine similarity over pairs of rows.
 
     Args:
-        attention: Weights, (..., queries, keys).
+        attention: Attention weights, (..., queries, keys).
 
     Returns:
-        Of shape (...): 0 where all queries attend alike (a collapsed map), 1 where no two share a key.
+        Diversity, shape (...). It is 0 where all queries attend alike (a collapsed map), and 1 where no two share a
+        key.
 
     Example:
         >>> diversity(torch.eye(3)), diversity(torch.ones(3, 3))
@@ -128,5 +132,5 @@ def diversity(attention: torch.Tensor) -> torch.Tensor:
     """
     rows = nn.functional.normalize(attention, dim=-1)
     n = rows.shape[-2]
-    total = rows.sum(-2).square().sum(-1)  # of the cosines of all pairs, each row with itself included
+    total = rows.sum(-2).square().sum(-1)  # sum of the cosines of all pairs, including each row with itself
     return 1 - (total - n) / (n * (n - 1))

@@ -1,4 +1,4 @@
-"""What is kept of each classified image, and how well confidences agree with accuracies.
+"""The numbers kept for each classified image, and how well confidences agree with accuracies.
 
 Guo et al. 2017, *On Calibration of Modern Neural Networks*, https://arxiv.org/abs/1706.04599.
 """
@@ -13,20 +13,26 @@ from utilities.labels import check_batch, hits
 
 
 def score(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
-    """Reduce a batch's logits to the numbers kept of each image, computed in float64 from log-softmax.
+    """Reduce a batch's logits to the numbers kept for each image.
+
+    Everything is computed in float64 from log-softmax.
 
     Args:
-        logits: Or logarithms of probabilities, (batch, classes).
-        labels: Integers, (batch,).
+        logits: Logits or log-probabilities, (batch, classes).
+        labels: Integer labels, (batch,).
 
     Returns:
-        ``labels, predictions``: int64, of equal logits the first; ``confidences``: the largest probability;
-        ``losses``: -log p of the label, in nats; ``brier_scores``: sum over classes of (p - one-hot)^2, 0 to 2;
-        ``hits, top5_hits``: whether the label is the largest, or among the five largest, ties by
-        `utilities.labels.hits`. Each of shape (batch,).
+        A dictionary of arrays, each of shape (batch,):
+
+        ``labels, predictions``: int64; the prediction is the first of several equal logits.
+        ``confidences``: the largest probability.
+        ``losses``: -log p of the label, in nats.
+        ``brier_scores``: sum over classes of (p - one-hot)^2, 0 to 2.
+        ``hits, top5_hits``: whether the label has the largest logit, or one of the five largest. Ties count as in
+        `utilities.labels.hits`.
 
     Raises:
-        ValueError: If shapes do not fit, labels are no classes of the model, or a logit is not a number, see
+        ValueError: If shapes do not fit, a label is not one of the model's classes, or a logit is NaN. See
             `utilities.labels.check_batch`.
 
     Example:
@@ -55,15 +61,15 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
 def bin_index(confidences: np.ndarray, bins: int) -> np.ndarray:
     """Sort confidences into bins of equal width.
 
-    Bin b holds b / bins <= confidence < (b + 1) / bins, compared in float32, where edges such as 0.3 are what they
-    look like; the last bin is closed on the right, as in Guo et al. 2017, and holds confidences of exactly 1.
+    Bin b holds b / bins <= confidence < (b + 1) / bins. The comparison is in float32, where edges such as 0.3 are what
+    they look like. The last bin is closed on the right, as in Guo et al. 2017, and holds confidences of exactly 1.
 
     Args:
-        confidences: In 0..1, (n,).
-        bins: Their number.
+        confidences: Confidences in 0..1, (n,).
+        bins: Number of bins.
 
     Returns:
-        0 to ``bins`` - 1, (n,).
+        Index of each confidence's bin, 0 to ``bins`` - 1, (n,).
 
     Example:
         >>> bin_index(np.array([0.49, 0.5, 0.99, 1.0]), 10).tolist()
@@ -74,18 +80,19 @@ def bin_index(confidences: np.ndarray, bins: int) -> np.ndarray:
 
 
 def calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 10) -> float:
-    """Compute the expected calibration error, sum over bins of n_b / n |accuracy_b - confidence_b|.
+    """Compute the expected calibration error, the sum over bins of n_b / n |accuracy_b - confidence_b|.
 
-    Guo et al. 2017, https://arxiv.org/abs/1706.04599. Without confidences of exactly 1, to which torchmetrics'
-    ``multiclass_calibration_error`` gives a bin of their own, it is the same with ``norm="l1"``, in float64.
+    See Guo et al. 2017, https://arxiv.org/abs/1706.04599. The value equals torchmetrics'
+    ``multiclass_calibration_error`` with ``norm="l1"``, but in float64. The two differ only where confidences are
+    exactly 1, because torchmetrics puts those into a bin of their own.
 
     Args:
-        confidences: (n,).
+        confidences: Confidence of each prediction, (n,).
         correct: Whether each prediction is right, (n,).
-        bins: See `bin_index`.
+        bins: Number of bins, see `bin_index`.
 
     Returns:
-        0 to 1; NaN of no images.
+        The error, 0 to 1; NaN if there are no images.
 
     Example:
         >>> round(calibration_error(np.ones(10), np.arange(10) < 1), 4)  # always sure, right once in ten times
@@ -98,16 +105,17 @@ def calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 
 
 
 def wilson(hits: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give Wilson's interval of one standard error about shares: of use where they are near 0 or 1, or few.
+    """Compute Wilson's interval of one standard error for shares.
 
-    Wilson 1927, https://doi.org/10.2307/2276774.
+    It is useful where shares are near 0 or 1, or rest on few cases. See Wilson 1927,
+    https://doi.org/10.2307/2276774.
 
     Args:
-        hits: How many.
-        count: Of how many.
+        hits: Number of hits.
+        count: Number of trials.
 
     Returns:
-        Lower and upper ends; NaN where the count is 0.
+        Lower and upper ends of the interval; NaN where the count is 0.
 
     Example:
         >>> low, high = wilson(np.array([3.0]), np.array([3.0]))

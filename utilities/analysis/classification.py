@@ -1,9 +1,9 @@
-"""How good, how sure and how well calibrated a classifier's predictions are.
+"""How accurate, how confident and how well calibrated a classifier's predictions are.
 
-The measures of Park and Kim 2022 (Blurs Behave Like Ensembles, https://arxiv.org/abs/2105.12639), from a few numbers
-kept of each image: about 40 bytes, 2 MB for the validation set of ImageNet. So every measure has its standard error
-over images, models that saw the same images can be compared image by image, and nothing depends on the size of the
-batches.
+The measures are those of Park and Kim 2022 (Blurs Behave Like Ensembles, https://arxiv.org/abs/2105.12639). They are
+computed from a few numbers kept for each image: about 40 bytes, or 2 MB for the validation set of ImageNet. Every
+measure therefore has a standard error over images. Models that saw the same images can be compared image by image, and
+nothing depends on the batch size.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from utilities.labels import BatchCheck
 from utilities.results import Result
 from utilities.utils import evaluating, versions
 
-DRAWS = 200  # of the bootstrap: an error of a standard error of 5 %
-# Attribute of a result -> its name in tables and figures; what follows the dash there is the cutoff in percent.
+DRAWS = 200  # bootstrap draws: the standard error is then known to 5 %
+# Attribute of a result -> its name in tables and figures. The number after the dash is the cutoff in percent.
 MEASURES = {
     "accuracy": "Acc",
     "accuracy_90": "Acc-90",
@@ -49,36 +49,36 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _stderr(values: np.ndarray) -> float:
-    """Give the standard error of a mean."""
+    """Compute the standard error of a mean."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def _mean_of(measure: str, text: str) -> property:
-    """Make a property of a measure that is a mean over images."""
+    """Make a property for a measure that is a mean over images."""
     return property(lambda result: _mean(result.per_image(measure)), doc=text)
 
 
 @dataclass(frozen=True)
 class Classification(Result):
-    """What a classifier said of each image, and the measures that follow.
+    """A classifier's prediction for each image, and the measures that follow from them.
 
     A prediction is certain if its confidence is above the cutoff. Measures at a cutoff have ``_90`` in their names,
-    whatever the cutoff is. A measure of no images at all, such as the accuracy where no prediction is certain, is NaN.
+    whatever the cutoff is. A measure over no images at all is NaN, such as the accuracy where no prediction is certain.
 
     Attributes:
-        labels: The truth, (n,).
-        predictions: The most probable class, of equal ones the first, (n,).
-        confidences: Its probability, (n,).
-        losses: -log p of the truth, in nats, (n,).
+        labels: True class of each image, (n,).
+        predictions: Most probable class, or the first of several equal ones, (n,).
+        confidences: Probability of the predicted class, (n,).
+        losses: -log p of the true class, in nats, (n,).
         brier_scores: Sum over classes of (p - one-hot)^2, (n,).
-        top5_hits: Whether the truth is among the five most probable classes, (n,); ties as in ``hits``.
-        num_classes: Of the model.
-        cutoff: Above which a prediction is certain.
-        bins: Of the calibration error, see `bin_index`.
-        seed: Of the bootstrap, and of dropout masks.
+        top5_hits: Whether the true class is among the five most probable, (n,); ties count as in ``hits``.
+        num_classes: Number of classes of the model.
+        cutoff: Confidence above which a prediction is certain.
+        bins: Number of bins of the calibration error, see `bin_index`.
+        seed: Seed of the bootstrap and of the dropout masks.
         provenance: What it was made from.
-        hits: Whether the truth is the most probable class, (n,): 1 over the number of equal ones where there are
-            several, see `utilities.labels.hits`. None in older results, where the first of them counts.
+        hits: Whether the true class is the most probable, (n,). If several classes tie, this is 1 over their number,
+            see `utilities.labels.hits`. None in older results, where the first of the tied classes counts.
     """
 
     labels: np.ndarray
@@ -96,24 +96,24 @@ class Classification(Result):
 
     @property
     def n(self) -> int:
-        """Images."""
+        """Number of images."""
         return len(self.labels)
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each prediction is right, 1 or 0, or its chance among equally probable ones, (n,)."""
+        """Whether each prediction is right: 1, 0, or the chance of being right among tied classes, (n,)."""
         return (self.predictions == self.labels).astype(np.float64) if self.hits is None else self.hits
 
     @property
     def certain(self) -> np.ndarray:
-        """Whether each prediction is certain, confidence > cutoff, (n,)."""
+        """Whether each prediction is certain, that is, confidence > cutoff, (n,)."""
         return self.confidences > self.cutoff
 
     def per_image(self, measure: str) -> np.ndarray:
-        """Give the values whose mean a measure is, of the images that it is about.
+        """Return the per-image values whose mean is a measure, for the images that the measure covers.
 
         Args:
-            measure: A key of `MEASURES`, other than ``iou``, ``iou_90`` and ``ece``, which are no means over images.
+            measure: A key of `MEASURES`, except ``iou``, ``iou_90`` and ``ece``, which are not means over images.
         """
         values = {
             "accuracy": self.correct,
@@ -147,22 +147,22 @@ class Classification(Result):
 
     @property
     def iou(self) -> float:
-        """Intersection over union, TP / (TP + FP + FN), mean over the classes that have images."""
+        """Intersection over union, TP / (TP + FP + FN), averaged over the classes that have images."""
         return self._iou(0.0)[0]
 
     @property
     def iou_90(self) -> float:
-        """The same of the certain predictions, over the classes that have images among them."""
+        """Intersection over union of the certain predictions, averaged over the classes that occur among them."""
         return self._iou(self.cutoff)[0]
 
     def confusion(self, cutoff: float = 0.0) -> np.ndarray:
-        """Count images by truth (rows) and prediction (columns), those whose confidence is above a cutoff."""
+        """Count the images with confidence above a cutoff, by true class (rows) and prediction (columns)."""
         chosen = self.confidences > cutoff
         cells = self.labels[chosen] * self.num_classes + self.predictions[chosen]
         return np.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, -1)
 
     def _iou(self, cutoff: float) -> tuple[float, float]:
-        """Give the mean IoU above a cutoff and its standard error, from each image's influence on the mean."""
+        """Compute the mean IoU above a cutoff, and its standard error from each image's influence on the mean."""
         from torchmetrics.functional.classification import multiclass_jaccard_index  # takes two seconds to import
 
         chosen = self.confidences > cutoff
@@ -180,7 +180,7 @@ class Classification(Result):
         return float(of_class[of_truth > 0].mean()), _stderr(influence)
 
     def interval(self, measure: str) -> tuple[float, float]:
-        """Give a measure's interval of one standard error: Wilson's for shares of images, see `wilson`."""
+        """Return a measure's interval of one standard error. For shares of images it is Wilson's, see `wilson`."""
         if measure in SHARES:
             values = self.per_image(measure)
             return tuple(end.item() for end in wilson(values.sum(), np.float64(len(values))))
@@ -194,8 +194,9 @@ class Classification(Result):
             measure: A key of `MEASURES`.
 
         Returns:
-            Half of Wilson's interval for shares of images, which does not vanish where all of a few images agree; for
-            ECE from a bootstrap; for IoU by the delta method. NaN where there are too few images.
+            The standard error; NaN where there are too few images. For shares of images it is half of Wilson's
+            interval, which does not vanish where all of a few images agree. For ECE it comes from a bootstrap, and for
+            IoU from the delta method.
         """
         if measure in SHARES:
             low, high = self.interval(measure)
@@ -216,8 +217,8 @@ class Classification(Result):
         """Return the bins that the calibration error sums over, see `bin_index`.
 
         Returns:
-            ``lower`` and ``upper`` edge, ``count``, how many are right (``hits``), and ``accuracy`` and mean
-            ``confidence``, NaN of empty bins.
+            One row per bin: ``lower`` and ``upper`` edge, ``count``, number of right predictions (``hits``),
+            ``accuracy`` and mean ``confidence``. The last two are NaN in empty bins.
         """
         index, edges = bin_index(self.confidences, self.bins), np.linspace(0, 1, self.bins + 1)
         sums = {"count": None, "hits": self.correct, "confidence": self.confidences}
@@ -232,7 +233,7 @@ class Classification(Result):
         return MEASURES[measure].replace("-90", f"-{100 * self.cutoff:g}")
 
     def to_frame(self) -> pd.DataFrame:
-        """Give one row: model, images, parameters, then each measure and its standard error."""
+        """Tabulate the result in one row: model, images, parameters, then each measure and its standard error."""
         facts = {"model": self.provenance.get("model"), "n": self.n, "parameters": self.provenance.get("parameters")}
         for measure in MEASURES:
             name = self.name_of(measure)
@@ -256,25 +257,25 @@ def classify(
     """Measure accuracy, calibration and uncertainty of a classifier over all images of a loader.
 
     Args:
-        model: Gives logits (batch, classes), or logarithms of probabilities as an
+        model: A model that returns logits (batch, classes), or log-probabilities as an
             `utilities.analysis.uncertainty.Ensemble` does.
         loader: Yields (images, labels).
         cutoff: Confidence above which a prediction is certain, 0 <= cutoff < 1.
-        bins: Of the calibration error.
-        passes: With dropout on, averaged in probability space; None is a single pass with dropout off. Masks are
-            drawn for each batch, so with dropout, and only then, the size of the batches matters a little.
+        bins: Number of bins of the calibration error.
+        passes: Number of passes with dropout on, averaged in probability space. None is a single pass with dropout off.
+            Masks are drawn for each batch. With dropout, and only then, the batch size therefore matters a little.
         dropout: Layers that drop, see `utilities.analysis.uncertainty.dropout_layers`; None is all.
-        seed: Of dropout masks and bootstrap.
+        seed: Seed of the dropout masks and the bootstrap.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
-        provenance: What to say of model and data.
+        provenance: Facts about model and data to keep with the result.
 
     Returns:
         The predictions and all measures.
 
     Raises:
-        ValueError: If an option is out of range, the model has no dropout to sample or weights of NaN, the loader no
-            images or labels, or labels are no classes of the model.
+        ValueError: If an option is out of range, the model has no dropout to sample or has NaN weights, the loader
+            yields no images or no labels, or a label is not one of the model's classes.
 
     Example:
         >>> images = torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.0, 1.0]])
@@ -312,10 +313,12 @@ def classify(
 
 
 def table(results: Mapping[str, Classification]) -> pd.DataFrame:
-    """Set results side by side: a row for each measure, "value ± standard error" for each model.
+    """Tabulate results side by side, with one row per measure and one column per model.
+
+    Each cell holds "value ± standard error".
 
     Args:
-        results: Name of the model -> result; all with one cutoff.
+        results: Name of the model -> result. All results need the same cutoff.
 
     Raises:
         ValueError: If the cutoffs differ.
@@ -339,13 +342,13 @@ def prediction_time(
     """Time the prediction of a batch in eval mode, after one pass that is not counted.
 
     Args:
-        model: Any.
-        images: (batch, ...).
-        repeats: How often, 2 or more.
+        model: Any model.
+        images: Batch of images, (batch, ...).
+        repeats: Number of timed passes, 2 or more.
         device: See `utilities.utils.resolve_device`.
 
     Returns:
-        Mean and standard deviation in seconds.
+        Mean and standard deviation of the time, in seconds.
 
     Example:
         >>> mean, deviation = prediction_time(nn.Linear(4, 2), torch.ones(8, 4), repeats=5, device="cpu")

@@ -1,4 +1,4 @@
-"""The Hessian of a loss over images, as an operator, and the mini-batches it is taken of."""
+"""The Hessian of a loss over images, as an operator, and the mini-batches that it is computed on."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ Data = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is differentiated twice: the loss, its L2 penalty, the parameters, and how batch norms behave.
+    """The function that is differentiated twice: loss, L2 penalty, parameters and behaviour of batch norms.
 
     Attributes:
-        loss: ``"cross_entropy"``, ``"mse"`` (of classes after one-hot coding), or a function of outputs and targets
-            that gives the mean over the images.
-        label_smoothing: Of the cross-entropy.
-        weight_decay: lambda of the penalty lambda/2 |w|^2. It adds lambda to every eigenvalue, in closed form. A
-            decoupled weight decay, as AdamW's, is no part of the loss; the paper counts it as if it were.
-        mode: ``"eval"``: batch norms use their running statistics. ``"train"``: those of the batch at hand, through
-            which is differentiated too. Dropout and stochastic depth are off in both.
-        block: Glob or globs over names of parameters: the Hessian of these alone, all others fixed.
+        loss: ``"cross_entropy"``, ``"mse"`` (classes are one-hot coded), or a function of outputs and targets that
+            returns the mean over the images.
+        label_smoothing: Label smoothing of the cross-entropy.
+        weight_decay: The lambda in the penalty lambda/2 |w|^2. It adds lambda to every eigenvalue, in closed form.
+            Decoupled weight decay, as in AdamW, is not part of the loss; the paper counts it as if it were.
+        mode: In ``"eval"`` batch norms use their running statistics. In ``"train"`` they use the statistics of the
+            current batch, and the derivative includes these. Dropout and stochastic depth are off in both.
+        block: Glob or globs over parameter names. The Hessian covers these parameters alone; all others are fixed.
         dtype: ``"float32"`` or ``"float64"``.
 
     Example:
@@ -75,11 +75,11 @@ class Objective:
 
     @property
     def type(self) -> torch.dtype:
-        """The type of parameters, images and eigenvectors."""
+        """Type of parameters, images and eigenvectors."""
         return getattr(torch, self.dtype)
 
     def facts(self) -> dict[str, Any]:
-        """Give the choices for a result's provenance."""
+        """Return the choices, for a result's provenance."""
         known = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if callable(self.loss):
             known["loss"] = getattr(self.loss, "__name__", type(self.loss).__name__)
@@ -89,11 +89,12 @@ class Objective:
     def of(self, model: nn.Module, device: str | torch.device = "auto") -> Iterator[Callable[[Data, int], Hessian]]:
         """Make Hessians of a copy of a model; the model itself is not touched.
 
-        Attention runs in plain products inside, as fused kernels cannot be differentiated twice, and without TF32.
+        Inside the context attention runs as plain matrix products, because fused kernels cannot be differentiated
+        twice. TF32 is off.
 
         Yields:
-            A function that makes the operator from (images, targets) pairs, which it reads anew for each product
-            unless it is a list of one pair, and from the number of images.
+            A function that makes the operator. It takes (images, targets) pairs and the number of images. The operator
+            reads the pairs again for each product, unless they are a list of one pair.
         """
         check_gradients("a Hessian")
         parameters = self._names(model)
@@ -122,7 +123,7 @@ class Objective:
             yield operator
 
     def _names(self, model: nn.Module) -> set[str]:
-        """Name the parameters that are trained and in the block."""
+        """Name the trained parameters that are in the block."""
         names = [name for name, p in model.named_parameters() if p.requires_grad]
         if not names:
             raise ValueError(f"{type(model).__name__} has no parameter that requires gradients: there is no Hessian")
@@ -141,7 +142,7 @@ class Objective:
 
 
 class _Loss(nn.Module):
-    """The loss as curvlinops wants it: a module that says that it is a mean over images."""
+    """The loss as curvlinops wants it: a module that declares itself a mean over images."""
 
     reduction = "mean"
 
@@ -162,11 +163,12 @@ class _Loss(nn.Module):
 
 
 class Hessian(HessianLinearOperator):
-    """curvlinops' operator with products by a backward pass through the graph of the gradient.
+    """curvlinops' operator, with products by a backward pass through the graph of the gradient.
 
-    The base class takes products under `torch.vmap`, whose rule for the backward pass of layer norm, and of batch norm
-    on the statistics of the batch, is wrong (https://github.com/pytorch/functorch/issues/534): the products are then
-    off by some per cent, and not even symmetric. Of a single batch of data the graph is made once and kept.
+    The base class computes products under `torch.vmap`. Its rule for the backward pass of layer norm is wrong
+    (https://github.com/pytorch/functorch/issues/534), and so is that of batch norm on the statistics of the batch. The
+    products are then off by a few per cent, and not even symmetric. For a single batch of data the graph is made once
+    and kept.
     """
 
     @cached_property
@@ -202,18 +204,18 @@ def mini_batches(
     mix: Mix | None = None,
     seed: int = 0,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Cut the images of a loader, in its order and as augmented by it, into mini-batches of one size.
+    """Cut the images of a loader into mini-batches of one size, keeping the loader's order and augmentation.
 
     Args:
-        loader: Yields images with labels in batches of any size. A loader of `utilities.loaders.make_loader` is given
-            back at its epoch, so that a second call gets the same images.
-        batch_size: Images in a mini-batch; a smaller rest is left out, as eigenvalues depend on the size.
-        n_batches: How many; None is all.
-        mix: Called as (images, labels, generator), gives images and probabilities, see `hessian_spectra`.
-        seed: Of ``mix``.
+        loader: Yields images with labels in batches of any size. A loader made by `utilities.loaders.make_loader` is
+            reset to its epoch afterwards, so that a second call gets the same images.
+        batch_size: Images in a mini-batch. A smaller remainder is left out, because eigenvalues depend on the size.
+        n_batches: Number of mini-batches; None is all.
+        mix: Called as (images, labels, generator); returns images and probabilities. See `hessian_spectra`.
+        seed: Seed for ``mix``.
 
     Raises:
-        ValueError: If there are too few images, or no labels.
+        ValueError: If there are too few images or no labels.
 
     Example:
         >>> loader = [(torch.zeros(5, 1, 2, 2), torch.arange(5)), (torch.zeros(2, 1, 2, 2), torch.arange(2))]
@@ -252,28 +254,29 @@ def check_targets(
     device: str | torch.device,
     loader: Iterable[Any] = (),
 ) -> None:
-    """Refuse targets that are neither the model's classes nor, for cross-entropy, probabilities, before long work.
+    """Refuse unsuitable targets before the long work starts.
 
-    A model that has more classes than the data set is warned of, see `utilities.labels.BatchCheck`.
+    Targets must be classes of the model or, for cross-entropy, probabilities. If the model has more classes than the
+    data set, this is a warning only, see `utilities.labels.BatchCheck`.
 
     Args:
-        model: Of which one image shows the number of classes.
-        images: One or more.
-        targets: Of the mini-batches.
-        goal: Its loss; what a function of one's own takes is not known.
+        model: The model. It runs on one image, to find its number of classes.
+        images: One image or more.
+        targets: Targets of the mini-batches.
+        goal: The objective whose loss is used. Targets are not checked if its loss is a user's function.
         device: Where the model runs.
-        loader: Asked for its data set's classes, where it knows them.
+        loader: Loader of the images. The classes come from its data set, where that knows them.
 
     Raises:
-        TypeError: If the model gives no tensor.
-        ValueError: Naming the label or the shape.
+        TypeError: If the model does not return a tensor.
+        ValueError: If a target does not fit; the message names the label or the shape.
     """
     parameter = next(model.parameters(), None)
     targets = [] if callable(goal.loss) else list(targets)
     if goal.loss == "mse":
         targets = [one for one in targets if not one.is_floating_point()]
     if parameter is None or not targets:
-        return  # a model without parameters is refused where the operator is made
+        return  # a model without parameters is refused when the operator is made
     with evaluating(model, device) as target, torch.no_grad():
         outputs = model(images[:1].to(target, parameter.dtype))
     check_logits(outputs)
@@ -284,7 +287,7 @@ def check_targets(
 
 
 def reading(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Read (images, labels), and leave a loader of this package at the epoch that it was at.
+    """Read (images, labels), then reset a loader of this package to the epoch it was at.
 
     Raises:
         ValueError: If there are no labels.
@@ -305,19 +308,19 @@ def reading(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]
 def mixed(
     images: torch.Tensor, targets: torch.Tensor, mix: Mix | None, seed: int, number: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mix the images and labels of a batch, which depends on the seed and the number of the batch alone."""
+    """Mix the images and labels of a batch. The result depends on the seed and the batch number alone."""
     if mix is None:
         return images, targets
-    return mix(images.clone(), targets.clone(), seeded_generator(seed, number))  # it may write into what it is given
+    return mix(images.clone(), targets.clone(), seeded_generator(seed, number))  # mix may write into its arguments
 
 
 def said_of_images(loader: Iterable[Any], mix: Mix | None) -> dict[str, str | None]:
-    """Say how images are augmented, where the loader tells, and mixed, for a result's provenance."""
+    """Describe how images are mixed, and augmented if the loader knows it, for a result's provenance."""
     augment = getattr(loader, "augment", "as the caller's loader does")
     mix_name = None if mix is None else getattr(mix, "__name__", repr(mix))
     return {"augmentation": augment if augment is None or isinstance(augment, str) else repr(augment), "mix": mix_name}
 
 
 def as_type(images: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring images, and targets that are no classes, to a type."""
+    """Convert images to a type, and likewise targets that are not classes."""
     return images.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets

@@ -1,9 +1,9 @@
 """Directions in the space of a model's parameters, and the L2 penalty along them.
 
 Li et al. 2018 (https://arxiv.org/abs/1712.09913) scale each filter of a random direction to the norm of the model's
-filter: networks whose filters can be rescaled without any change of the function are then drawn at one scale. A filter
-is what makes one output: ``weight[i]`` of a convolution, row i of a linear layer. Norms over dimension 0 instead, one
-for each input weight over all outputs, look much alike and are not that.
+filter. Networks whose filters can be rescaled without changing the function are then drawn at one scale. A filter is
+the set of weights that makes one output: ``weight[i]`` of a convolution, or row i of a linear layer. Norms over
+dimension 0, one for each input weight over all outputs, look similar but are something else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from utilities.results import Result
 from utilities.utils import versions
 from utilities.weights import check_weights
 
-# Parameters of two or more dimensions that hold no filters: embeddings of places, tables of biases, learned tokens.
+# Parameters with two or more dimensions that hold no filters: position embeddings, tables of biases, learned tokens.
 UNTOUCHED = (
     r"pos(ition|itional)?_?embed",
     r"absolute_pos",
@@ -36,17 +36,17 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Directions(Result):
-    """Two directions in the space of a model's parameters; buffers are no part of it.
+    """Two directions in the space of a model's parameters, buffers excluded.
 
     Attributes:
-        first: The first direction, all parameters one after the other.
-        second: The second one.
-        names: The parameters' names, in this order.
-        shapes: Their shapes.
-        seed: What the directions were drawn from.
-        orthogonal: Whether each filter of the second is orthogonal to that of the first.
-        untouched: The parameters along which both directions are zero.
-        provenance: The versions: the same seed gives the same directions under the same version of torch.
+        first: First direction, with all parameters flattened and concatenated.
+        second: Second direction, laid out likewise.
+        names: Names of the parameters, in this order.
+        shapes: Shapes of the parameters.
+        seed: Seed that the directions were drawn from.
+        orthogonal: Whether each filter of the second direction is orthogonal to that of the first.
+        untouched: Names of the parameters for which both directions are zero.
+        provenance: Software versions. The same seed gives the same directions under the same version of torch.
 
     Example:
         >>> directions = random_directions(nn.Linear(3, 2), seed=0)
@@ -66,7 +66,7 @@ class Directions(Result):
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def tensors(self, which: str) -> Tensors:
-        """Give one direction as tensors: name of the parameter -> direction, of its shape.
+        """Return one direction as tensors: name of the parameter -> direction, in the parameter's shape.
 
         Args:
             which: ``first`` or ``second``.
@@ -76,10 +76,10 @@ class Directions(Result):
         return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a model whose parameters are others.
+        """Refuse a model whose parameters differ from those of the directions.
 
         Raises:
-            ValueError: Naming the first parameter that differs.
+            ValueError: If a parameter differs; the message names the first.
         """
         own = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
         given = dict(zip(self.names, self.shapes, strict=True))
@@ -91,7 +91,7 @@ class Directions(Result):
                 )
 
     def to_frame(self) -> Any:
-        """Tabulate the norms: one row for each parameter, columns ``parameter, norm1, norm2``."""
+        """Tabulate the norms, one row per parameter, with columns ``parameter, norm1, norm2``."""
         import pandas as pd
 
         norms = [{name: d.double().norm().item() for name, d in self.tensors(w).items()} for w in ("first", "second")]
@@ -103,26 +103,27 @@ class Directions(Result):
 def random_directions(
     model: nn.Module, seed: int = 0, *, orthogonal: bool = False, untouched: Sequence[str] = UNTOUCHED
 ) -> Directions:
-    """Draw two filter-normalised directions: for each filter i of each parameter, the norm of d_i is that of w_i.
+    """Draw two filter-normalised directions, in which each filter d_i has the norm of the model's filter w_i.
 
-    Vectors (biases, norms, scales of layers, in whatever shape) and parameters whose names match a pattern are left
-    where they are: both directions are zero there. Filters that are zero have directions that are zero.
+    Some parameters do not move, and both directions are zero there. These are vectors in any shape (biases, norms,
+    layer scales) and parameters whose names match a pattern. A filter that is zero has a zero direction too.
 
     Args:
-        model: The trained model; its weights give the norms.
-        seed: The entries are standard normal, by generators of this seed alone, before they are normalised.
-        orthogonal: Make each filter of the second direction orthogonal to that of the first, then give it its norm
-            again: both hold for each filter exactly. Filters of a single weight, to which nothing is orthogonal, are
-            zero in the second direction then. Without it, two random directions of many dimensions are nearly
-            orthogonal anyway.
+        model: The trained model; its weights set the norms.
+        seed: Seed of the generators, on which alone the entries depend. Entries are standard normal before they are
+            normalised.
+        orthogonal: Make each filter of the second direction orthogonal to that of the first, then restore its norm.
+            Both properties hold exactly for each filter. Nothing is orthogonal to a filter of a single weight, so such
+            filters are zero in the second direction. Without this option, two random directions in many dimensions are
+            nearly orthogonal anyway.
         untouched: Regular expressions, searched for in the parameters' names.
 
     Returns:
         The directions.
 
     Raises:
-        ValueError: If nothing is left to move, weights are not finite, or a transposed convolution is met, whose
-            outputs are not dimension 0.
+        ValueError: If nothing is left to move, weights are not finite, or the model has a transposed convolution,
+            whose outputs are not dimension 0.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -156,14 +157,14 @@ def random_directions(
 
 
 def normalise_filters(direction: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Scale each filter of a direction to the norm of the filter of the weights, ``d_i * |w_i| / |d_i|``.
+    """Scale each filter of a direction to the norm of the weights' filter, ``d_i * |w_i| / |d_i|``.
 
     Args:
-        direction: (outputs, ...), float64.
-        weights: The same shape.
+        direction: Direction, (outputs, ...), float64.
+        weights: Weights, in the same shape.
 
     Returns:
-        The direction, float64; zero where a filter of either is zero.
+        The scaled direction, float64. It is zero where a filter of either is zero.
 
     Example:
         >>> normalise_filters(torch.ones(2, 4), torch.tensor([[3.0, 0, 0, 4], [0, 0, 0, 0]])).tolist()
@@ -175,7 +176,7 @@ def normalise_filters(direction: torch.Tensor, weights: torch.Tensor) -> torch.T
 
 
 def orthogonalise_filters(second: torch.Tensor, first: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Take from each filter of ``second`` its part along that of ``first``, and give it the weights' norm again."""
+    """Remove from each filter of ``second`` its part along that of ``first``, then restore the weights' norm."""
     if first[0].numel() == 1:
         return torch.zeros_like(second)
     one, two = first.flatten(1), second.flatten(1)
@@ -186,23 +187,23 @@ def orthogonalise_filters(second: torch.Tensor, first: torch.Tensor, weights: to
 
 
 def filter_norms(weights: torch.Tensor) -> torch.Tensor:
-    """Give the Euclidean norm of each filter, over all dimensions but the first, in float64: (outputs,)."""
+    """Compute each filter's Euclidean norm over all dimensions but the first, in float64: (outputs,)."""
     return weights.double().flatten(1).norm(dim=1)
 
 
 def inner_products(
     model: nn.Module, first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], vectors: bool = True
 ) -> dict[str, float]:
-    """Add up the products of weights w and directions d and e that the L2 penalty depends on.
+    """Compute the inner products of weights w and directions d and e that the L2 penalty depends on.
 
     Args:
-        model: Its parameters are w.
+        model: The model whose parameters are w.
         first: The direction d, see `Directions.tensors`.
         second: The direction e.
-        vectors: Whether parameters of fewer than two dimensions are among those that are decayed.
+        vectors: Whether weight decay also applies to parameters of fewer than two dimensions.
 
     Returns:
-        ``ww, wd, we, dd, de, ee``, summed in float64.
+        The products ``ww, wd, we, dd, de, ee``, summed in float64.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -222,21 +223,21 @@ def inner_products(
 
 
 def l2_surface(products: Mapping[str, float], x: np.ndarray, y: np.ndarray, weight_decay: float) -> np.ndarray:
-    r"""Give the L2 penalty lambda/2 |w + a d + b e|^2 at all points of a grid, in closed form.
+    r"""Compute the L2 penalty lambda/2 |w + a d + b e|^2 at all points of a grid, in closed form.
 
     .. math:: \frac{\lambda}{2} (|w|^2 + 2a\,w{\cdot}d + 2b\,w{\cdot}e + a^2|d|^2 + 2ab\,d{\cdot}e + b^2|e|^2)
 
-    This is the penalty whose gradient plain SGD adds as weight decay. Decoupled weight decay, as of AdamW, is the
-    gradient of no penalty.
+    This is the penalty whose gradient plain SGD adds as weight decay. Decoupled weight decay, as in AdamW, is not the
+    gradient of any penalty.
 
     Args:
         products: See `inner_products`.
         x: Values of a.
         y: Values of b.
-        weight_decay: lambda.
+        weight_decay: The factor lambda.
 
     Returns:
-        (y, x), in nats.
+        The penalty in nats, shape (y, x).
 
     Example:
         >>> products = {"ww": 4.0, "wd": 0.0, "we": 0.0, "dd": 4.0, "de": 0.0, "ee": 4.0}
@@ -258,7 +259,7 @@ class Moved:
 
     @torch.no_grad()
     def to(self, a: float, b: float) -> None:
-        """Move to a point, always from the saved weights: it does not matter where the model was before."""
+        """Move to a point. The move starts from the saved weights, so the model's previous position does not matter."""
         for parameter, weights, first, second in self._parts:
             parameter.copy_(weights)
             if a:
@@ -269,11 +270,11 @@ class Moved:
 
 @contextmanager
 def moving(model: nn.Module, directions: Directions) -> Iterator[Moved]:
-    """Let a model's parameters be moved along two directions inside, and put them back bit for bit on exit.
+    """Allow a model's parameters to be moved along two directions, and restore them bit for bit on exit.
 
     Args:
-        model: Moved in place.
-        directions: Of this model.
+        model: The model, which is moved in place.
+        directions: Directions made for this model.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -294,7 +295,7 @@ def moving(model: nn.Module, directions: Directions) -> Iterator[Moved]:
 
 def _is_untouched(name: str, parameter: torch.Tensor, patterns: Sequence[str]) -> bool:
     matched = any(re.search(pattern, name) for pattern in patterns)
-    # A row of a linear layer is a filter even if it is the only one; (1, 1, C) or (C, 1, 1) are vectors in disguise.
+    # A row of a linear layer is a filter even if it is the only one. (1, 1, C) and (C, 1, 1) are vectors in disguise.
     vector = parameter.ndim < 2 or (parameter.ndim > 2 and sum(size > 1 for size in parameter.shape) < 2)
     return matched or vector or not parameter.is_floating_point()
 

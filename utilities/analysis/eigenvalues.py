@@ -1,4 +1,4 @@
-"""Eigenvalues of an operator at both ends, with residuals; its trace; errors of statistics over samples."""
+"""Outermost eigenvalues of an operator with residuals, its trace, and errors of statistics over samples."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-ENDS = {"magnitude": "LM", "largest": "LA", "smallest": "SA"}  # our names, and ARPACK's
+ENDS = {"magnitude": "LM", "largest": "LA", "smallest": "SA"}  # our names -> ARPACK's
 
 
 def shifted(operator: LinearOperator, shift: float = 0.0) -> LinearOperator:
     """Add a multiple of the identity to an operator, and refuse products that are not finite.
 
     Args:
-        operator: Symmetric.
-        shift: What is added to every eigenvalue.
+        operator: Symmetric operator.
+        shift: Number added to every eigenvalue.
 
     Raises:
-        FloatingPointError: On a product, not here.
+        FloatingPointError: If a product is not finite. The error comes from the product, not from this call.
 
     Example:
         >>> from scipy.sparse.linalg import aslinearoperator
@@ -42,12 +42,12 @@ def shifted(operator: LinearOperator, shift: float = 0.0) -> LinearOperator:
 
 @dataclasses.dataclass(frozen=True)
 class Eigenpairs:
-    """Eigenvalues of one end with their eigenvectors.
+    """Eigenvalues of one end of the spectrum, with their eigenvectors.
 
     Attributes:
-        values: Shape (k,), the outermost first; NaN where the method did not converge.
-        residuals: |H v - lambda v| of each.
-        vectors: Orthonormal columns, shape (parameters, k).
+        values: Eigenvalues, outermost first, shape (k,); NaN where the method did not converge.
+        residuals: |H v - lambda v| of each pair, shape (k,).
+        vectors: Eigenvectors as orthonormal columns, shape (parameters, k).
     """
 
     values: np.ndarray
@@ -55,7 +55,7 @@ class Eigenpairs:
     vectors: np.ndarray
 
     def pick(self, end: str, k: int) -> Eigenpairs:
-        """Take the k outermost of an end, missing ones last."""
+        """Select the k outermost pairs of an end, with missing ones last."""
         key = {"magnitude": -np.abs(self.values), "largest": -self.values, "smallest": self.values}[end]
         order, missing = np.argsort(key)[:k], (0, max(0, k - len(self.values)))
         values, residuals = (np.pad(x[order], missing, constant_values=np.nan) for x in (self.values, self.residuals))
@@ -75,19 +75,19 @@ def extreme_eigenpairs(
 ) -> dict[str, Eigenpairs]:
     """Find the outermost eigenvalues of a symmetric operator by ARPACK's implicitly restarted Lanczos method.
 
-    Several ends are found in one go, in one Krylov space: the k largest in magnitude are among the k largest and the k
-    smallest. If that does not converge, each end gets a run of its own. Operators of few rows are made dense.
+    Several ends are found together in one Krylov space. The k largest in magnitude are among the k largest and the k
+    smallest. If that run does not converge, each end gets a run of its own. Operators with few rows are made dense.
 
     Args:
-        operator: Symmetric; its type is that of the computation.
-        k: How many of each end.
-        ends: Of ``"magnitude"``, ``"largest"``, ``"smallest"``.
-        tolerance: Of the residual, relative to the eigenvalue; the eigenvalue's own error is at most the residual,
-            and of the order of its square over the distance to the next eigenvalue. A loose one may pass over an
-            eigenvalue among others of nearly the same size.
+        operator: Symmetric operator. Its dtype is used for the computation.
+        k: Number of eigenvalues at each end.
+        ends: Any of ``"magnitude"``, ``"largest"``, ``"smallest"``.
+        tolerance: Tolerance of the residual, relative to the eigenvalue. The eigenvalue's own error is at most the
+            residual, and of the order of the residual squared over the distance to the next eigenvalue. A loose
+            tolerance may miss an eigenvalue among others of nearly the same size.
         lanczos_vectors: Vectors in memory at once; None is SciPy's choice, 20 or one more than twice those sought.
-        restarts: After so many, what has not converged is NaN.
-        seed: Of the starting vector.
+        restarts: Maximum number of restarts. Eigenvalues that have not converged by then are NaN.
+        seed: Seed of the starting vector.
 
     Returns:
         End -> eigenpairs.
@@ -121,7 +121,7 @@ def extreme_eigenpairs(
 
 
 def check_ends(k: int, ends: Sequence[str]) -> None:
-    """Refuse unknown ends, none at all, a bare name in place of a list, and k below 1."""
+    """Refuse unknown ends, an empty list, a bare name in place of a list, and k below 1."""
     if isinstance(ends, str):
         raise TypeError(f"ends should be a list such as ['{ends}'], got the text {ends!r}")
     if k < 1:
@@ -138,7 +138,7 @@ def _dense(operator: LinearOperator) -> Eigenpairs:
 
 
 def _lanczos(operator: LinearOperator, count: int, which: str, options: dict[str, Any]) -> Eigenpairs:
-    """Run ARPACK; what did not converge is left out."""
+    """Run ARPACK, leaving out what did not converge."""
     try:
         _, vectors = eigsh(operator, count, which=which, **options)
     except ArpackNoConvergence as error:
@@ -149,9 +149,9 @@ def _lanczos(operator: LinearOperator, count: int, which: str, options: dict[str
 
 
 def _refined(operator: LinearOperator, vector: np.ndarray) -> tuple[float, float]:
-    """Give an eigenvector's Rayleigh quotient and residual, summed in float64.
+    """Compute an eigenvector's Rayleigh quotient and residual, summed in float64.
 
-    Float32 sums over ten million parameters, as ARPACK's, are off by some 1e-4.
+    Float32 sums over ten million parameters, such as ARPACK's, are off by about 1e-4.
     """
     image, vector = operator.matvec(vector).astype(np.float64), vector.astype(np.float64)
     value = vector @ image / (vector @ vector)
@@ -159,12 +159,12 @@ def _refined(operator: LinearOperator, vector: np.ndarray) -> tuple[float, float
 
 
 def hutchinson(operator: LinearOperator, probes: int, seed: int | Sequence[int] = 0) -> np.ndarray:
-    """Estimate the trace, once for each vector z of random signs, as z'Hz (Hutchinson 1989).
+    """Estimate the trace as z'Hz, once for each vector z of random signs (Hutchinson 1989).
 
     Args:
-        operator: Symmetric.
-        probes: How many vectors.
-        seed: Of the signs.
+        operator: Symmetric operator.
+        probes: Number of vectors.
+        seed: Seed of the signs.
 
     Returns:
         Unbiased estimates, shape (probes,).
@@ -180,14 +180,14 @@ def hutchinson(operator: LinearOperator, probes: int, seed: int | Sequence[int] 
 
 
 def jackknife(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> tuple[float, float]:
-    """Give a statistic of all batches, and its standard error from leaving out one batch at a time.
+    """Compute a statistic of all batches, and its standard error from leaving out one batch at a time.
 
     Args:
-        values: Shape (batches, ...).
-        statistic: Of an array of any number of batches, such as a ratio of sums over them.
+        values: Values of all batches, shape (batches, ...).
+        statistic: Function of such an array with any number of batches, such as a ratio of sums over them.
 
     Returns:
-        The statistic and its error; of a single batch the error is NaN.
+        The statistic and its standard error. The error is NaN for a single batch.
 
     Example:
         >>> jackknife(np.array([1.0, 2.0, 3.0]), np.mean)  # the usual error of a mean, 1 / sqrt(3)

@@ -1,12 +1,12 @@
 """Fourier analysis of feature maps: does a block raise or lower high frequencies?
 
-Park & Kim 2022, https://arxiv.org/abs/2202.06709, Fig. 2a and 8. Of every map (H, W) after a block the two-dimensional
-discrete Fourier transform F is taken; A = ln |F| is averaged over channels and images (the logarithm of a geometric
-mean), and the curve Delta(f) = A(f) - A(0) shown along the diagonal frequencies (f, f). It compares a block's
-frequencies with that block's own mean, never with another block.
+See Park & Kim 2022, https://arxiv.org/abs/2202.06709, Fig. 2a and 8. Every map (H, W) after a block has a
+two-dimensional discrete Fourier transform F. Its log amplitude A = ln |F| is averaged over channels and images, which
+is the logarithm of a geometric mean. The curve Delta(f) = A(f) - A(0) is shown along the diagonal frequencies (f, f).
+It compares a block's frequencies with that block's own mean, never with another block.
 
-What is 1.0 pi here: the highest frequency that this block's grid can hold. At 7x7 positions that is an eighth of what
-it is at 56x56, measured in pixels of the image: ``pixel_frequency`` puts all blocks on one axis.
+A frequency of 1.0 pi is the highest that the block's own grid can hold. Measured in pixels of the image, it is eight
+times lower at 7x7 positions than at 56x56. ``pixel_frequency`` puts all blocks on one axis.
 """
 
 from __future__ import annotations
@@ -30,28 +30,31 @@ from utilities.utils import versions
 PATHS = ("diagonal", "radial", "paper")
 REFERENCES = ("dc", "ac")
 WINDOWS = ("none", "hann")
-FLOOR = 1e-6  # of a map's root-mean-square amplitude: what counts as no amplitude, so that ln has a value
-LARGEST = 2**24  # complex values transformed at once
+FLOOR = 1e-6  # fraction of a map's root-mean-square amplitude, added so that ln has a value where the amplitude is 0
+LARGEST = 2**24  # most complex values transformed at once
 
 
 @dataclass(frozen=True)
 class Fourier(Result):
-    """Spectra after each block; arrays have a row for each block, filled up with NaN where it has fewer frequencies.
+    """Spectra after each block.
+
+    Arrays have one row per block, padded with NaN for blocks with fewer frequencies.
 
     Attributes:
-        names: Of the blocks, the classifier left out.
-        kinds: See `utilities.blocks.KINDS`.
-        stages: 0 for the stem, then from 1.
+        names: Names of the blocks, without the classifier.
+        kinds: Kinds of the blocks, see `utilities.blocks.KINDS`.
+        stages: Stage of each block: 0 for the stem, then from 1.
         size: Rows and columns of the maps, (blocks, 2).
-        frequency: In units of pi per position of the block's own grid, (blocks, frequencies).
-        pixel_frequency: In units of pi per pixel of the image.
+        frequency: Frequency in units of pi per position of the block's own grid, (blocks, frequencies).
+        pixel_frequency: Frequency in units of pi per pixel of the image, (blocks, frequencies).
         log_amplitude: ln(|F| / (H W)), mean over images and channels; 0 is a mean amplitude of 1.
-        delta: log_amplitude less that of the reference frequency.
-        delta_stderr: Its standard error over images.
-        gain: ln of output over input amplitude at the same frequency of the image, the image itself before the first.
-        gain_stderr: Its standard error over images.
+        delta: log_amplitude minus its value at the reference frequency.
+        delta_stderr: Standard error of ``delta`` over images.
+        gain: ln of output over input amplitude at the same frequency of the image. The first block's input is the
+            image itself.
+        gain_stderr: Standard error of ``gain`` over images.
         change: How the block changed delta at its highest frequency, (blocks,); NaN where the grid changed.
-        change_stderr: Its standard error over images, paired.
+        change_stderr: Standard error of ``change`` over images, paired.
         provenance: What it was made from.
     """
 
@@ -72,7 +75,7 @@ class Fourier(Result):
 
     @property
     def depth(self) -> np.ndarray:
-        """Position of each block, 0 for the first to 1 for the last."""
+        """Relative position of each block, from 0 for the first to 1 for the last."""
         return np.linspace(0, 1, len(self.names))
 
     @property
@@ -82,11 +85,11 @@ class Fourier(Result):
 
     @property
     def high_stderr(self) -> np.ndarray:
-        """The standard error of `high`."""
+        """Standard error of `high`, (blocks,)."""
         return _last(self.delta_stderr)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate: a row for each block and frequency."""
+        """Tabulate the spectra, one row per block and frequency."""
         rows, columns = np.nonzero(np.isfinite(self.frequency))
         values = ("frequency", "pixel_frequency", "log_amplitude", "delta", "delta_stderr", "gain", "gain_stderr")
         blocks_ = {name: [getattr(self, name)[i] for i in rows] for name in ("names", "kinds", "stages")}
@@ -112,25 +115,25 @@ def fourier(
     Args:
         model: See `utilities.blocks.blocks`; it runs in eval mode.
         loader: Yields images, or (images, labels); means and errors are over all of them.
-        path: Along which frequencies. None is ``"diagonal"`` where all maps are square, and ``"radial"`` if any is not;
-            which one it was is in the provenance. ``"diagonal"``, the frequencies (f, f) and (f, -f) from 0 to Nyquist;
-            ``"radial"``, the mean over rings of equal |f| from 0 to Nyquist; or ``"paper"``, the published curve: one
-            diagonal, without the Nyquist frequency where H is even, on an axis that calls its last point 1.0 pi
-            (at 56x56 it is 0.96 pi, at 8x8 0.75 pi), with 1e-6 added to |F|.
-        reference: Of delta: ``"dc"``, the map's mean (the paper), or ``"ac"``, the mean log amplitude over all other
-            frequencies, since ReLUs and class tokens give maps a large mean.
+        path: The frequencies to read. None is ``"diagonal"`` where all maps are square and ``"radial"`` otherwise; the
+            provenance records the choice. ``"diagonal"`` is the frequencies (f, f) and (f, -f) from 0 to Nyquist.
+            ``"radial"`` is the mean over rings of equal |f| from 0 to Nyquist. ``"paper"`` is the published curve: one
+            diagonal, without the Nyquist frequency where H is even, and with 1e-6 added to |F|. Its axis labels the
+            last point 1.0 pi, which is really 0.96 pi at 56x56 and 0.75 pi at 8x8.
+        reference: Reference of delta. ``"dc"`` is the map's mean, as in the paper. ``"ac"`` is the mean log amplitude
+            over all other frequencies, because ReLUs and class tokens give maps a large mean.
         window: ``"hann"`` tapers maps towards their borders, where the transform sees a jump that is not there.
-        layers: Kinds of named layers, of models whose blocks are not known.
-        forward: How such a model is run where that is not ``model(images)``, see `utilities.hooks.Recorder`.
+        layers: Kinds of named layers, for models whose blocks are not known.
+        forward: Function that runs such a model, if not ``model(images)``. See `utilities.hooks.Recorder`.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
 
     Returns:
-        The spectra. Maps that are zero everywhere have none and are left out of the mean over channels.
+        The spectra. Maps that are zero everywhere have no spectrum and are left out of the mean over channels.
 
     Raises:
-        ValueError: For an unknown option, a model without known blocks, or no images.
+        ValueError: If an option is unknown, the model's blocks are not known, or there are no images.
 
     Example:
         >>> from utilities.resnet import resnet18
@@ -169,22 +172,22 @@ def fourier(
 
 
 def _fitting_path(model: nn.Module, sequence: list[Block], images: torch.Tensor) -> str:
-    """Choose the diagonal where all maps are square, and rings where frequencies (f, f) would be few or none."""
+    """Choose the diagonal if all maps are square. Otherwise choose rings, as few or no frequencies (f, f) are left."""
     features = [(block, x) for block, x in run_blocks(model, sequence, images) if x.ndim > 2]
     sizes = [images.shape[-2:], *(to_maps(block, x, images).shape[-2:] for block, x in features)]
     return "diagonal" if all(height == width for height, width in sizes) else "radial"
 
 
 def log_amplitude(maps: torch.Tensor, floor: float | None = None) -> torch.Tensor:
-    """Take ln |F| of maps, F their un-normalised discrete Fourier transform.
+    """Compute ln |F| of maps, where F is their un-normalised discrete Fourier transform.
 
     Args:
-        maps: Of shape (..., H, W).
-        floor: Added to |F|; None takes 1e-6 of each map's root-mean-square amplitude, so that a factor of the map
-            only shifts the result.
+        maps: Maps, shape (..., H, W).
+        floor: Number added to |F|. None adds 1e-6 of each map's root-mean-square amplitude, so that scaling a map only
+            shifts the result.
 
     Returns:
-        Of shape (..., H, W), frequency 0 at [0, 0]; minus infinity throughout for a map that is zero.
+        Log amplitudes, shape (..., H, W), with frequency 0 at [0, 0]. They are minus infinity for a map that is zero.
 
     Example:
         >>> log_amplitude(torch.ones(4, 4))[0, 0].exp()
@@ -198,7 +201,7 @@ def log_amplitude(maps: torch.Tensor, floor: float | None = None) -> torch.Tenso
 
 
 def frequencies(height: int, width: int, path: str) -> np.ndarray:
-    """Give the frequencies of a path, in units of pi per position.
+    """Return the frequencies of a path, in units of pi per position.
 
     Example:
         >>> frequencies(8, 8, "diagonal").tolist(), frequencies(8, 8, "paper").round(2).tolist()
@@ -218,14 +221,14 @@ def frequencies(height: int, width: int, path: str) -> np.ndarray:
 
 
 def along(values: torch.Tensor, path: str) -> torch.Tensor:
-    """Read values on all frequencies along a path.
+    """Read the values at all frequencies along a path.
 
     Args:
-        values: Of shape (..., H, W), frequency 0 at [0, 0].
+        values: Values on the plane of frequencies, shape (..., H, W), with frequency 0 at [0, 0].
         path: See `fourier`.
 
     Returns:
-        Of shape (..., frequencies), see `frequencies`.
+        Values along the path, shape (..., frequencies). See `frequencies`.
 
     Example:
         >>> along(torch.arange(16.0).view(4, 4), "diagonal")
@@ -242,7 +245,7 @@ def along(values: torch.Tensor, path: str) -> torch.Tensor:
 
 
 def _rings(values: torch.Tensor) -> torch.Tensor:
-    """Average over rings around frequency 0 whose width is the step of the longer side; corners are left out."""
+    """Average over rings around frequency 0, each as wide as the longer side's step. Corners are left out."""
     height, width = values.shape[-2:]
     longest = max(height, width)
     fy, fx = (torch.fft.fftfreq(size, device=values.device) * longest for size in (height, width))
@@ -253,7 +256,7 @@ def _rings(values: torch.Tensor) -> torch.Tensor:
 
 
 def _curves(maps: torch.Tensor, path: str, reference: str, window: str) -> torch.Tensor:
-    """Give ln(|F| / (H W)) along the path, and at the reference in the last place: (images, frequencies + 1)."""
+    """Compute ln(|F| / (H W)) along the path, with the reference in last place: (images, frequencies + 1)."""
     if window == "hann" and min(maps.shape[-2:]) > 2:
         rows, columns = (torch.hann_window(n, periodic=False, device=maps.device) for n in maps.shape[-2:])
         maps = maps * rows[:, None] * columns
@@ -268,13 +271,13 @@ def _image_curves(maps: torch.Tensor, path: str, reference: str) -> torch.Tensor
     total = logs.sum((-2, -1)) - logs[..., 0, 0]
     base = logs[..., 0, 0] if reference == "dc" else total / max(1, height * width - 1)
     values = precise(torch.cat([curve, base[..., None]], -1))
-    # A map that is zero throughout has no spectrum; an image without any other map is all NaN.
+    # A map that is zero throughout has no spectrum. An image with only such maps is all NaN.
     values = values.masked_fill(~torch.isfinite(values), torch.nan)
     return values.nanmean(1) - math.log(height * width)
 
 
 class _Spectrum:
-    """The sums over images of one block's curves."""
+    """Sums over images of one block's curves."""
 
     def __init__(self, block: Any, size: Iterable[int], image: Iterable[int], path: str) -> None:
         self.block, self.size = block, tuple(size)
@@ -287,7 +290,7 @@ class _Spectrum:
         return self._in_pixels(self.size)
 
     def _in_pixels(self, size: tuple[int, int]) -> np.ndarray:
-        """Give a grid's frequencies in units of pi per pixel of the image, true ones also of the published axis."""
+        """Return a grid's true frequencies in units of pi per pixel of the image, also for the published axis."""
         true = frequencies(*size, self.path)
         if self.path == "paper":
             true = np.arange(len(true)) * 2 / size[0]
@@ -307,7 +310,7 @@ class _Spectrum:
         self.gain.add(gain)
 
     def _shared(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Find the frequencies of the image that both grids hold, as places in both curves."""
+        """Find the image frequencies that both grids hold, as indices into both curves."""
         pixels = [self._in_pixels(grid).round(9) for grid in (self.size, size)]
         _, mine, other = np.intersect1d(*pixels, return_indices=True)
         return mine, other
@@ -339,6 +342,6 @@ def _collect(spectra: list[_Spectrum], provenance: dict[str, Any]) -> Fourier:
 
 
 def _last(table: np.ndarray) -> np.ndarray:
-    """Give the last finite value of each row; NaN where there is none but that of frequency 0."""
+    """Return the last finite value of each row; NaN where only frequency 0 is finite."""
     places = np.isfinite(table).sum(1) - 1
     return np.where(places > 0, table[np.arange(len(table)), places], np.nan)

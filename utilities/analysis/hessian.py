@@ -1,12 +1,13 @@
-"""Hessian eigenvalues of the loss on mini-batches: how sharp and how convex the loss is where training is.
+"""Hessian eigenvalues of the loss on mini-batches: how sharp and how convex the loss is at the current weights.
 
-Park & Kim 2022 (https://arxiv.org/abs/2202.06709, Figs. 1c and 4) gather the eigenvalues of largest magnitude of many
-mini-batches of training images, augmented as in training, the L2 penalty included. Two numbers sum them up: the
-proportion of negative ones (NEP, the loss is not convex) and the average of the positive ones (APE, it is sharp).
+Park & Kim 2022 (https://arxiv.org/abs/2202.06709, Figs. 1c and 4) gather the eigenvalues of largest magnitude from many
+mini-batches of training images. The images are augmented as in training, and the L2 penalty is included. Two numbers
+sum up the eigenvalues. The proportion of negative ones (NEP) tells how far the loss is from convex, and the average of
+the positive ones (APE) how sharp it is.
 
 Eigenvalues come from SciPy's Lanczos method on curvlinops' Hessian, each with the residual of its eigenvector. As the
-selection is by magnitude, a negative eigenvalue is among the k only if it outweighs positive ones; both algebraic ends
-can therefore be asked for as well.
+selection is by magnitude, a negative eigenvalue is among the k only if it outweighs positive ones. Both algebraic ends
+can therefore be requested as well.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ from utilities.results import Result
 from utilities.utils import versions
 from utilities.weights import check_weights
 
-BATCH_SIZE = N_BATCHES = 16  # of the paper, and a number that a CPU can do
+BATCH_SIZE = N_BATCHES = 16  # the paper's batch size, and a number of batches that a CPU can manage
 
 
 def negative_proportion(values: np.ndarray) -> float:
-    """Give the share of eigenvalues below 0 (NEP), missing ones left out; NaN if there is none.
+    """Compute the share of eigenvalues below 0 (NEP), ignoring missing ones; NaN if all are missing.
 
     Example:
         >>> negative_proportion(np.array([3.0, -1.0, 2.0, np.nan, 2.0]))
@@ -57,7 +58,7 @@ def negative_proportion(values: np.ndarray) -> float:
 
 
 def average_positive(values: np.ndarray) -> float:
-    """Give the mean of the eigenvalues above 0 (APE); NaN if there is none.
+    """Compute the mean of the eigenvalues above 0 (APE); NaN if there is none.
 
     Example:
         >>> average_positive(np.array([3.0, -1.0, 2.0, np.nan]))
@@ -72,13 +73,13 @@ class HessianSpectra(Result):
     """Eigenvalues of the Hessians of several mini-batches.
 
     Attributes:
-        eigenvalues: Shape (batches, ends, k), the outermost first, the L2 penalty included; NaN where Lanczos did not
-            converge.
-        residuals: |H v - lambda v| of each.
-        ends: What the second axis is: ``magnitude``, ``largest``, ``smallest``.
-        traces: Hutchinson's estimates, shape (batches, probes), without the penalty: its share, lambda times the number
-            of parameters, would outweigh all else.
-        n_parameters: Rows of the Hessian.
+        eigenvalues: Eigenvalues with the L2 penalty included, outermost first, shape (batches, ends, k). NaN where
+            Lanczos did not converge.
+        residuals: |H v - lambda v| of each eigenvalue, in the same shape.
+        ends: Names along the second axis: ``magnitude``, ``largest``, ``smallest``.
+        traces: Hutchinson's estimates of the trace, shape (batches, probes). They exclude the penalty, whose share,
+            lambda times the number of parameters, would outweigh all else.
+        n_parameters: Number of rows of the Hessian.
         provenance: Model, images and all options.
 
     Example:
@@ -96,10 +97,10 @@ class HessianSpectra(Result):
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def of(self, end: str) -> np.ndarray:
-        """Give the eigenvalues of an end, shape (batches, k).
+        """Return the eigenvalues of an end, shape (batches, k).
 
         Raises:
-            ValueError: If that end was not asked for.
+            ValueError: If that end was not computed.
         """
         if end not in self.ends:
             raise ValueError(f"end {end!r} was not computed, only {', '.join(self.ends)}; add it to ends")
@@ -107,31 +108,34 @@ class HessianSpectra(Result):
 
     @property
     def nep(self) -> tuple[float, float]:
-        """Negative proportion of the eigenvalues largest in magnitude, and its standard error over mini-batches."""
+        """Proportion of negative eigenvalues among those largest in magnitude, and its error over mini-batches."""
         return jackknife(self.of("magnitude"), negative_proportion)
 
     @property
     def ape(self) -> tuple[float, float]:
-        """Average of the positive ones among them, and its standard error over mini-batches."""
+        """Average of the positive eigenvalues among those largest in magnitude, and its error over mini-batches."""
         return jackknife(self.of("magnitude"), average_positive)
 
     def mean(self, end: str) -> tuple[float, float]:
-        """Give the mean eigenvalue of an end, and its standard error over mini-batches."""
+        """Return the mean eigenvalue of an end, and its standard error over mini-batches."""
         return jackknife(self.of(end), _mean)
 
     def outermost(self, end: str) -> tuple[float, float]:
-        """Give the mean over mini-batches of each one's outermost eigenvalue, and its standard error."""
+        """Return the outermost eigenvalue averaged over mini-batches, and its standard error."""
         return jackknife(self.of(end)[:, :1], _mean)
 
     @property
     def trace(self) -> tuple[float, float]:
-        """Trace without the penalty, and its error over mini-batches, or over probes of a single one; NaN if none."""
+        """Trace without the penalty, and its standard error.
+
+        The error is over mini-batches, or over the probes if there is a single mini-batch. NaN if there are no probes.
+        """
         if not self.traces.size:
             return float("nan"), float("nan")
         return jackknife(self.traces.mean(1) if len(self.traces) > 1 else self.traces[0], _mean)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate all eigenvalues: ``batch, end, rank, eigenvalue, residual``."""
+        """Tabulate all eigenvalues, with columns ``batch, end, rank, eigenvalue, residual``."""
         index = pd.MultiIndex.from_product(
             [range(len(self.eigenvalues)), self.ends, range(self.eigenvalues.shape[2])], names=["batch", "end", "rank"]
         )
@@ -139,11 +143,11 @@ class HessianSpectra(Result):
         return pd.DataFrame(columns, index=index).reset_index()
 
     def summary(self) -> dict[str, float]:
-        """Sum up: NEP and APE, each end's mean and outermost value, with errors; sharpness per trace and parameter.
+        """Summarise NEP, APE, and each end's mean and outermost value with errors, plus normalised sharpness.
 
-        ``..._per_trace`` is a share of the trace. ``..._per_parameter`` is the eigenvalue over the number of
-        parameters. Neither makes models of different sizes comparable beyond doubt; the table shows whether the order
-        depends on it.
+        ``..._per_trace`` is the eigenvalue as a share of the trace. ``..._per_parameter`` is the eigenvalue over the
+        number of parameters. Neither makes models of different sizes comparable beyond doubt. The table shows whether
+        the order of the models depends on the choice.
         """
         known: dict[str, tuple[float, float]] = {}
         if "magnitude" in self.ends:
@@ -163,7 +167,7 @@ class HessianSpectra(Result):
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of what is there; NaN if nothing is."""
+    """Compute the mean of the finite values; NaN if there are none."""
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else float("nan")
 
@@ -190,33 +194,34 @@ def hessian_spectra(
 ) -> HessianSpectra:
     """Compute the outermost Hessian eigenvalues of the loss on each of several mini-batches.
 
-    The paper's setting is k = 5 by magnitude, mini-batches of 16 training images with the augmentation of training
-    (which the loader does) and its mixing (``mix``), and the loss with its L2 penalty. One mini-batch of many images,
-    read in chunks, gives the Hessian of the mean loss over all of them.
+    The paper's setting is k = 5 by magnitude and the loss with its L2 penalty, on mini-batches of 16 training images.
+    They are augmented as in training (by the loader) and mixed as in training (by ``mix``). One mini-batch of many
+    images, read in chunks, gives the Hessian of the mean loss over all of them.
 
     Args:
-        model: Maps images to logits. Its trained parameters (those that require gradients) are counted; it is not
-            touched.
+        model: Maps images to logits. The Hessian covers its trained parameters, those that require gradients. The
+            model is not touched.
         loader: Yields images with labels, see `mini_batches`.
-        k: Eigenvalues of each end.
+        k: Number of eigenvalues at each end.
         batch_size: Images in a mini-batch.
-        n_batches: How many mini-batches; None is all that the loader fills.
-        ends: Of ``"magnitude"``, ``"largest"`` and ``"smallest"``; NEP and APE need ``"magnitude"``.
-        chunk: Images at once; None is the whole mini-batch. The result is the same, with less memory, but slower.
+        n_batches: Number of mini-batches; None is all that the loader fills.
+        ends: Any of ``"magnitude"``, ``"largest"`` and ``"smallest"``; NEP and APE need ``"magnitude"``.
+        chunk: Images processed at once; None is the whole mini-batch. Chunks give the same result with less memory,
+            but more slowly.
         tolerance: See `extreme_eigenpairs`.
-        lanczos_vectors: See there. They take 4 bytes a parameter each in float32.
-        restarts: See there.
-        trace_probes: Vectors of Hutchinson's estimate of the trace, for each mini-batch; 0 for none.
-        mix: Mixes each mini-batch, as training does: called as (images, labels, generator), gives images and
+        lanczos_vectors: See `extreme_eigenpairs`. Each vector takes 4 bytes per parameter in float32.
+        restarts: See `extreme_eigenpairs`.
+        trace_probes: Number of vectors in Hutchinson's estimate of the trace, for each mini-batch; 0 for no estimate.
+        mix: Mixes each mini-batch as training does. Called as (images, labels, generator); returns images and
             probabilities.
-        seed: Of starting vectors, probes and ``mix``.
+        seed: Seed of starting vectors, probes and ``mix``.
         device: See `utilities.utils.resolve_device`.
-        progress: Whether there is a bar.
-        provenance: What is known of model and images.
+        progress: Whether to show a bar.
+        provenance: Facts about model and images to keep with the result.
         **objective: See `Objective`: ``loss, label_smoothing, weight_decay, mode, block, dtype``.
 
     Returns:
-        The spectra. Eigenvalues that have not converged are NaN, and a warning says how many.
+        The spectra. Eigenvalues that have not converged are NaN, and a warning states how many.
 
     Raises:
         ValueError: If an option is out of range, labels are missing, or there are too few images.
@@ -277,19 +282,19 @@ def over_training(
     provenance: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[int, HessianSpectra]:
-    """Compute the spectra of several snapshots of a training on the same mini-batches.
+    """Compute the spectra of several snapshots of a training run on the same mini-batches.
 
     Args:
-        models: Epoch -> model, as of `utilities.study.Study.snapshots`.
-        loader: See `hessian_spectra`; it is read once.
-        provenance: What is known of model and images; ``weights`` and ``epoch`` are added.
-        **options: Of `hessian_spectra`.
+        models: Epoch -> model, as returned by `utilities.study.Study.snapshots`.
+        loader: See `hessian_spectra`. It is read once.
+        provenance: Facts about model and images to keep with the result; ``weights`` and ``epoch`` are added.
+        **options: Options of `hessian_spectra`.
 
     Returns:
         Epoch -> spectra.
 
     Raises:
-        ValueError: If there is no model, or as `hessian_spectra` does.
+        ValueError: If there is no model, or for the reasons given at `hessian_spectra`.
 
     Example:
         >>> models = {epoch: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for epoch in (0, 3)}
@@ -310,7 +315,7 @@ def over_training(
 
 
 class _Kept(list):
-    """The mini-batches of a loader, read once, so that one that shuffles does not serve others to each snapshot."""
+    """The mini-batches of a loader, read once, so that a shuffling loader serves the same ones to each snapshot."""
 
     def __init__(self, loader: Iterable[Any], batch_size: int, n_batches: int | None) -> None:
         super().__init__(mini_batches(loader, batch_size, n_batches))
@@ -320,13 +325,13 @@ class _Kept(list):
 
 
 def after_start(history: Mapping[str, Mapping[int, HessianSpectra]]) -> dict[str, HessianSpectra]:
-    """Take of each model the first snapshot after the start: where there is a warm-up, that at its end.
+    """Select each model's first snapshot after the start, which is the end of the warm-up if there is one.
 
     Args:
         history: Name of the model -> epoch -> spectra.
 
     Returns:
-        Name of the model -> spectra; models without a snapshot between start and end are left out.
+        Name of the model -> spectra. Models without a snapshot between start and end are left out.
 
     Example:
         >>> values = np.ones((1, 1, 1))

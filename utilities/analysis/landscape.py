@@ -1,9 +1,9 @@
 """The loss of a model around its weights, along two random filter-normalised directions.
 
-Park & Kim 2022 (https://arxiv.org/abs/2202.06709, Fig. 1a) draw it to show that attention flattens the loss, after Li
-et al. 2018 (https://arxiv.org/abs/1712.09913). What is plotted there is the NLL plus an L2 penalty, on augmented
-training images. About four fifths of the rise from the centre to the border are the penalty's, which is a parabola of
-any model's; here NLL and penalty are surfaces of their own.
+Park & Kim 2022 (https://arxiv.org/abs/2202.06709, Fig. 1a) draw it to show that attention flattens the loss, following
+Li et al. 2018 (https://arxiv.org/abs/1712.09913). They plot the NLL plus an L2 penalty, on augmented training images.
+About four fifths of the rise from the centre to the border come from the penalty, which is a parabola for any model.
+Here NLL and penalty are separate surfaces.
 """
 
 from __future__ import annotations
@@ -46,18 +46,19 @@ SURFACES = ("nll", "l2", "total")
 class Landscape(Result):
     """Loss and accuracy on a grid of points w + a d + b e around the trained weights w.
 
-    The axes are coordinates along the two directions. Each filter of d and e is as long as the model's filter, so that
-    at (1, 0) every filter has been moved by its own length; (0, 0) is the trained model.
+    The axes are coordinates along the two directions. Each filter of d and e is as long as the model's filter. At
+    (1, 0) every filter has therefore been moved by its own length, and (0, 0) is the trained model.
 
     Attributes:
         x: Values of a, shape (x,); the middle one is 0.
-        y: Values of b, shape (y,); 0 alone for a line.
-        nll: Mean loss over the images, nats, shape (y, x); NaN where another part of a shared run computes it.
-        stderr: Its standard error over images.
-        rise_stderr: The standard error of ``nll`` less that of the centre, which is smaller: the images are the same.
-        accuracy: Fraction of images right; NaN where targets are no classes.
-        l2: The penalty lambda/2 |w + a d + b e|^2, nats.
-        n: Images.
+        y: Values of b, shape (y,); only 0 for a line.
+        nll: Mean loss over the images in nats, shape (y, x); NaN where another part of a shared run computes it.
+        stderr: Standard error of ``nll`` over images.
+        rise_stderr: Standard error of the rise of ``nll`` above the centre. It is smaller than ``stderr``, because the
+            images are the same.
+        accuracy: Fraction of images classified correctly; NaN where targets are not classes.
+        l2: The penalty lambda/2 |w + a d + b e|^2, in nats.
+        n: Number of images.
         provenance: Seed and kind of the directions, their products with the weights, and all other options.
 
     Example:
@@ -80,24 +81,25 @@ class Landscape(Result):
 
     @property
     def total(self) -> np.ndarray:
-        """NLL plus L2 penalty."""
+        """NLL plus L2 penalty, shape (y, x)."""
         return self.nll + self.l2
 
     @property
     def centre(self) -> tuple[int, int]:
-        """Where the trained model is in the surfaces."""
+        """Indices (y, x) of the trained model in the surfaces."""
         return len(self.y) // 2, len(self.x) // 2
 
     def rise(self, radius: float = 1.0, of: str = "nll") -> tuple[float, float]:
-        """Say how far a surface rises from the centre to a distance along the axes: lower is flatter.
+        """Measure how far a surface rises from the centre to a distance along the axes. Lower is flatter.
 
         Args:
-            radius: Distance in filter norms; between points of the grid, surfaces are taken as straight.
+            radius: Distance in filter norms. Between points of the grid, surfaces are interpolated linearly.
             of: ``nll``, ``l2`` or ``total``.
 
         Returns:
-            The mean over both ends of all axes, and its standard error. That holds the error over images, of points on
-            the same images taken as fully correlated, and half the difference of the two directions.
+            The mean over both ends of all axes, and its standard error. The error combines two parts. One is the error
+            over images, with points on the same images treated as fully correlated. The other is half the difference
+            between the two directions.
 
         Raises:
             ValueError: If the radius lies outside the grid, or the surface is not known.
@@ -108,17 +110,20 @@ class Landscape(Result):
         return self._over_axes(of, lambda line: float(np.interp(ends, self.x, line).mean()), 1.0)
 
     def curvature(self, of: str = "nll") -> tuple[float, float]:
-        """Give the second difference at the centre, (f(h) - 2 f(0) + f(-h)) / h^2, mean over the axes, and its error.
+        """Compute the second difference at the centre, (f(h) - 2 f(0) + f(-h)) / h^2.
 
         Args:
             of: ``nll``, ``l2`` or ``total``.
+
+        Returns:
+            The mean over the axes, and its standard error.
         """
         middle, step = len(self.x) // 2, self.x[1] - self.x[0]
         sides = [middle - 1, middle + 1]
         return self._over_axes(of, lambda line: float(line[sides].mean()), 2 / step**2)
 
     def _over_axes(self, of: str, reduce: Callable[[np.ndarray], float], factor: float) -> tuple[float, float]:
-        """Reduce the rise along each axis, and its error, to a number; give mean and error over the axes."""
+        """Reduce the rise along each axis and its error to a number, and return mean and error over the axes."""
         if of not in SURFACES:
             raise ValueError(f"surface {of!r} is not known; choose from {', '.join(SURFACES)}")
         row, column = self.centre
@@ -130,7 +135,10 @@ class Landscape(Result):
         return float(np.mean(values)), float(np.hypot(error, between))
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate all points: ``x, y, nll, stderr, rise_stderr, l2, total, accuracy``, one row each, x fastest."""
+        """Tabulate all points, one row each, with x varying fastest.
+
+        The columns are ``x, y, nll, stderr, rise_stderr, l2, total, accuracy``.
+        """
         x, y = np.meshgrid(self.x, self.y)
         names = ("nll", "stderr", "rise_stderr", "l2", "total", "accuracy")
         return pd.DataFrame({"x": x.ravel(), "y": y.ravel(), **{name: getattr(self, name).ravel() for name in names}})
@@ -162,40 +170,41 @@ def loss_landscape(
 ) -> Landscape:
     """Measure the loss on a grid of points around the trained weights, on the same images at every point.
 
-    The batches are read once, augmented and mixed as they come, and kept: otherwise every point would have an
-    augmentation of its own, whose noise is larger than what is to be seen near the centre. The time all points will
-    take is reported before the first one. The model is given back as it was, bit for bit.
+    The batches are read once, augmented and mixed as they come, and kept. Otherwise every point would have its own
+    augmentation, whose noise exceeds the differences near the centre. The time for all points is reported before the
+    first one. The model is restored afterwards, bit for bit.
 
     Args:
         model: Maps images to logits.
-        loader: Yields images with labels: training images with the augmentation of training, for the paper's
-            landscape. A loader of `utilities.loaders.make_loader` is given back at its epoch, so that a second call
-            gets the same images.
-        points: Along an axis; odd, so that the trained model is one of them.
-        extent: Where the axes end, from -extent to extent.
-        one_dimensional: Measure along the first direction alone.
-        weight_decay: lambda of the L2 penalty lambda/2 |w|^2.
+        loader: Yields images with labels. For the paper's landscape these are training images, augmented as in
+            training. A loader made by `utilities.loaders.make_loader` is reset to its epoch afterwards, so that a
+            second call gets the same images.
+        points: Number of points along an axis. It is odd, so that the trained model is one of them.
+        extent: Axes run from -extent to extent.
+        one_dimensional: Whether to measure along the first direction alone.
+        weight_decay: The lambda in the L2 penalty lambda/2 |w|^2.
         decay_vectors: Whether the penalty counts biases and norms, which training here decays as well.
-        seed: Of the directions and of ``mix``.
+        seed: Seed of the directions and of ``mix``.
         orthogonal: See `utilities.analysis.directions.random_directions`.
-        directions: Directions of one's own in place of random ones; ``orthogonal`` plays no part then.
-        batch_norm: ``trained`` keeps the running statistics of training at all points, as the paper does; ``estimate``
-            averages those of the frozen batches anew at every point, in a pass of its own; ``batch`` normalises each
-            batch by itself, so that results depend on how images are divided into batches.
+        directions: Your own directions in place of random ones; ``orthogonal`` is then ignored.
+        batch_norm: ``trained`` keeps the running statistics of training at all points, as the paper does. ``estimate``
+            averages the statistics of the frozen batches again at every point, in an extra pass. ``batch`` normalises
+            each batch by itself, so that results depend on how images are divided into batches.
         mix: Called once on each batch, (images, labels) -> (images, probabilities), such as ``timm.data.Mixup``.
-            NumPy's and torch's generators are seeded for it, and put back.
-        n_images: Use the first so many images of the loader; None is all.
+            NumPy's and torch's generators are seeded for it and restored afterwards.
+        n_images: Number of images to use, from the start of the loader; None is all.
         memory: GiB that the frozen images may take.
-        loss: Gives each image's loss from outputs and targets.
-        part: (i, count): measure points i, i + count, ... alone, for `join_landscapes`.
-        resume: Path, less its ending, of a file of finished points, ``RESUME.points0.npz``, written now and then; the
-            model's name is put before ``points`` where ``provenance`` has it, so that one path does for several models.
-            Where the files of a killed run are found, with whatever parts, only the other points are measured; on the
-            same kind of processor the result is that of one go to the last bit. They are removed when all is done.
+        loss: Returns each image's loss from outputs and targets.
+        part: (i, count) measures only the points i, i + count, ..., for `join_landscapes`.
+        resume: Path of a file of finished points, without its ending. The file ``RESUME.points0.npz`` is written from
+            time to time. If ``provenance`` has the model's name, it comes before ``points``, so that one path serves
+            several models. If files of a killed run are found, whatever their parts, only the remaining points are
+            measured. On the same kind of processor the result equals that of an uninterrupted run to the last bit. The
+            files are removed when all points are done.
         report: Called with the estimate of the time; None is silent.
         device: See `utilities.utils.resolve_device`.
-        progress: Whether there is a bar.
-        provenance: What is known of model and images.
+        progress: Whether to show a bar.
+        provenance: Facts about model and images to keep with the result.
 
     Returns:
         The landscape.
@@ -203,7 +212,7 @@ def loss_landscape(
     Raises:
         ValueError: If an option is out of range, weights are not finite, images do not fit into ``memory``, labels are
             missing or beyond the logits, or ``resume`` holds points of another run.
-        TypeError: If the model's output is no tensor.
+        TypeError: If the model's output is not a tensor.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -224,7 +233,7 @@ def loss_landscape(
     settings = {"points": points, "extent": extent, "one_dimensional": one_dimensional, "seed": seed}
     settings |= {"orthogonal": directions.orthogonal, "directions": kind, "batch_norm": batch_norm}
     saved = None if resume is None else Points(resume, (provenance or {}).get("model", ""), part[0])
-    # Random directions are told by their seed: their norms, and so their last bits, depend on the number of threads.
+    # The seed identifies random directions. Their norms, and so their last bits, depend on the number of threads.
     own_directions = b"" if kind == "random" else directions.first.tobytes() + directions.second.tobytes()
     own = fingerprint([model], (settings, hashlib.sha256(own_directions).hexdigest(), code_of(loss)))
     with same_epoch(loader), stream(model, loader, device=device, labelled=True, progress=progress) as batches:
@@ -253,16 +262,16 @@ def loss_landscape(
 
 
 def join_landscapes(parts: Sequence[Landscape]) -> Landscape:
-    """Put the parts of a shared run together, in any order.
+    """Join the parts of a shared run, given in any order.
 
     Args:
         parts: Results of `loss_landscape` with ``part=(0, count)``, ... ``(count - 1, count)``.
 
     Returns:
-        What one process would have given.
+        The landscape that a single process would have measured.
 
     Raises:
-        ValueError: If a part is missing or twice there, or belongs to another run.
+        ValueError: If a part is missing, occurs twice, or belongs to another run.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))

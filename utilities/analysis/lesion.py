@@ -1,11 +1,12 @@
 """Lesion study: how much accuracy is lost without one unit of a trained network?
 
-Park & Kim 2022, https://arxiv.org/abs/2202.06709, Fig. 10: one unit is removed at test time, and nothing is trained
-again. In a transformer a unit is a residual branch (the shortcut alone is left), in a CNN a spatial convolution inside
-a block (its input is passed on). Units whose output has another shape than their input cannot be left out and are not.
+As in Park & Kim 2022, https://arxiv.org/abs/2202.06709, Fig. 10, one unit is removed at test time without any
+retraining. In a transformer a unit is a residual branch; only the shortcut is left. In a CNN it is a spatial
+convolution inside a block; its input is passed on. Units whose output and input differ in shape cannot be removed and
+are skipped.
 
-In deep plain ViTs the attention in the middle matters most, since late attention maps collapse (the authors' own
-remark): see `utilities.analysis.attention_maps`.
+In deep plain ViTs the attention in the middle matters most, because late attention maps collapse. The authors remark on
+this themselves; see `utilities.analysis.attention_maps`.
 """
 
 from __future__ import annotations
@@ -34,18 +35,19 @@ __all__ = ["ABLATIONS", "UNITS", "Lesions", "Unit", "find_units", "lesions"]
 
 @dataclass(frozen=True)
 class Lesions(Result):
-    """What each unit's removal costs; arrays have an entry for each unit.
+    """The cost of removing each unit. Arrays have one entry per unit.
 
     Attributes:
-        names: Of the units.
-        kinds: ``conv``, ``msa`` or ``mlp``.
-        stages: From 1.
-        depth: Of the unit's block, 0 for the first block to 1 for the last.
-        drop: Accuracy of the intact model less that without the unit, a fraction; below 0 where it is better without.
-        drop_stderr: Its standard error over images, paired.
-        loss: Rise of the cross-entropy, nats.
-        loss_stderr: Its standard error over images, paired.
-        accuracy: Of the intact model.
+        names: Names of the units.
+        kinds: Kind of each unit: ``conv``, ``msa`` or ``mlp``.
+        stages: Stage of each unit, from 1.
+        depth: Relative depth of the unit's block, from 0 for the first block to 1 for the last.
+        drop: Accuracy of the intact model minus that without the unit, as a fraction. It is below 0 where the model is
+            better without the unit.
+        drop_stderr: Standard error of ``drop`` over images, paired.
+        loss: Rise of the cross-entropy, in nats.
+        loss_stderr: Standard error of ``loss`` over images, paired.
+        accuracy: Accuracy of the intact model.
         provenance: What it was made from.
     """
 
@@ -61,7 +63,7 @@ class Lesions(Result):
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate: a row for each unit."""
+        """Tabulate the result, one row per unit."""
         columns = ("depth", "drop", "drop_stderr", "loss", "loss_stderr")
         table = {"unit": self.names, "kind": self.kinds, "stage": self.stages}
         return pd.DataFrame(table | {name: getattr(self, name) for name in columns})
@@ -78,19 +80,20 @@ def lesions(
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> Lesions:
-    """Remove every unit by itself and measure what is lost.
+    """Remove every unit by itself and measure the loss of accuracy.
 
     Args:
-        model: A classifier whose blocks are known, see `utilities.blocks.blocks`, or any with ``layers``; it is not
-            changed.
+        model: A classifier whose blocks are known, see `utilities.blocks.blocks`, or any classifier with ``layers``.
+            It is not changed.
         loader: Yields (images, labels). For mean ablation it is read twice.
-        units: ``"part"``, the paper's: branches of transformers, spatial layers inside a CNN's blocks, and the whole
-            block where none inside keeps its shape (AlterNet's attention); or ``"block"``, whole residual blocks.
-        ablation: ``"identity"`` passes a unit's input on, ``"zero"`` gives nothing, ``"mean"`` what it gives on average
-            over all images. Of a branch, identity and zero are the same: the shortcut alone is left.
+        units: ``"part"``, as in the paper, is branches of transformers and spatial layers inside a CNN's blocks. If no
+            layer inside a block keeps its shape (AlterNet's attention), it is the whole block. ``"block"`` is whole
+            residual blocks.
+        ablation: ``"identity"`` passes on a unit's input, ``"zero"`` outputs zeros, and ``"mean"`` outputs the unit's
+            average over all images. For a branch, identity and zero are the same: only the shortcut is left.
         layers: The units of any other model: names or globs of layers and their kinds, such as ``{"stages.*.block?":
-            "conv"}``. Each is removed as it is, whatever ``units`` says, while the whole model runs. For a layer in a
-            branch ``ablation="zero"`` leaves the shortcut alone.
+            "conv"}``. Each is removed as it is, whatever ``units`` is, while the whole model runs. For a layer in a
+            branch ``ablation="zero"`` leaves only the shortcut.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
@@ -99,8 +102,8 @@ def lesions(
         Drop of accuracy and rise of loss for each unit.
 
     Raises:
-        ValueError: For an unknown option, a model without known blocks or units, layers none of which has an input of
-            its output's shape, or no labelled images.
+        ValueError: If an option is unknown, the model has no known blocks or units, no layer has an input of its
+            output's shape, or there are no labelled images.
 
     Example:
         >>> from utilities.resnet import resnet18
@@ -115,7 +118,7 @@ def lesions(
     if ablation == "mean":
         readable_twice(loader, "mean ablation")
     named = blocks(model, layers)
-    # Any model is a sequence of one block, itself; named layers are parts of it.
+    # Any model is a sequence of one block, itself. Named layers are parts of it.
     sequence = named if layers is None else [Block("", "conv", 0, model)]
     run = {"device": device, "progress": progress}
     found: list[Unit] = []
@@ -162,6 +165,6 @@ def lesions(
 
 
 def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give for each image whether it is classified rightly, and its cross-entropy."""
+    """Compute for each image whether it is classified correctly, and its cross-entropy."""
     loss = nn.functional.cross_entropy(precise(logits), labels, reduction="none")
     return hits(logits, labels).to(loss.dtype), loss

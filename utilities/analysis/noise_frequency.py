@@ -1,9 +1,9 @@
-"""Robustness to noise of one band of frequencies: which frequencies of its input does a classifier depend on?
+"""Robustness to noise in one band of frequencies: which frequencies of its input does a classifier depend on?
 
-Park and Kim 2022, Fig. 2b (https://arxiv.org/abs/2202.06709): noise that lies in a ring of frequencies is added to the
-images, and the change in accuracy is drawn against the frequency of the ring. With a sign pattern as noise the wider
-rings of high frequencies carry more energy, which alone would make them do more harm: by default all bands are brought
-to the same energy.
+In Park and Kim 2022, Fig. 2b (https://arxiv.org/abs/2202.06709), noise in a ring of frequencies is added to the images,
+and the change in accuracy is plotted against the frequency of the ring. With a sign pattern as noise, the wider rings
+of high frequencies carry more energy, and this alone would make them more harmful. By default all bands are therefore
+brought to the same energy.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from utilities.results import Result
 from utilities.utils import versions
 
 NOISES = ("sign", "gaussian")
-ROUNDING = 1e-9  # an edge of 0.35 is to mean 7/20, whatever the last bit of either is
+ROUNDING = 1e-9  # makes an edge of 0.35 mean 7/20, whatever the last bit of either is
 
 
 def band_edges(bands: int | Sequence[float]) -> np.ndarray:
-    r"""Give the edges of bands in units of :math:`\pi` radians per pixel.
+    r"""Return the edges of bands in units of :math:`\pi` radians per pixel.
 
     Args:
-        bands: A number B stands for bands of equal width, centred at 1/(B + 1), 2/(B + 1) ... B/(B + 1), which
-            leaves out half a width at both ends: 9 gives the paper's 0.1 to 0.9, each of half-width 0.05. Or the
-            edges themselves, rising from 0 at least to 1 at most; (0, ..., 1) leaves nothing out.
+        bands: Number of bands, or their edges. A number B means bands of equal width, centred at 1/(B + 1),
+            2/(B + 1) ... B/(B + 1), which leaves out half a width at both ends: 9 gives the paper's 0.1 to 0.9, each of
+            half-width 0.05. Edges rise within 0..1; (0, ..., 1) leaves nothing out.
 
     Raises:
-        ValueError: If there is no band, or edges do not rise or leave 0..1.
+        ValueError: If there is no band, or edges do not rise or lie outside 0..1.
 
     Example:
         >>> band_edges(3).tolist()
@@ -58,16 +58,17 @@ def frequency_bands(height: int, width: int, edges: Sequence[float]) -> torch.Te
     r"""Make masks of square rings in the plane of frequencies.
 
     Band b holds the frequencies with :math:`e_b \le \max(|f_x|, |f_y|) < e_{b+1}` of the DFT, in units of
-    :math:`\pi`; an upper edge of 1 is part of its band. Masks are symmetric, so that filtered noise is real, and
-    disjoint; edges from 0 to 1 leave no frequency out, others the mean colour and what else lies outside.
+    :math:`\pi`. An upper edge of 1 is part of its band. Masks are disjoint, and symmetric so that filtered noise is
+    real. Edges from 0 to 1 leave no frequency out. Other edges leave out whatever lies outside them, including the mean
+    colour if they start above 0.
 
     Args:
-        height: In pixels, odd or even.
-        width: In pixels, likewise.
-        edges: In units of pi, see `band_edges`.
+        height: Height in pixels, odd or even.
+        width: Width in pixels, odd or even.
+        edges: Edges of the bands in units of pi, see `band_edges`.
 
     Returns:
-        Booleans in the order of ``torch.fft.fft2``, (bands, height, width).
+        Boolean masks in the order of ``torch.fft.fft2``, (bands, height, width).
 
     Raises:
         ValueError: If a band holds no frequency at this size.
@@ -95,11 +96,11 @@ def filter_noise(noise: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Keep the frequencies of a symmetric mask.
 
     Args:
-        noise: Real, (..., height, width).
-        mask: (height, width), of `frequency_bands`.
+        noise: Real noise, (..., height, width).
+        mask: A mask of `frequency_bands`, (height, width).
 
     Returns:
-        Real, the shape of ``noise``.
+        Real filtered noise, in the shape of ``noise``.
 
     Example:
         >>> filter_noise(torch.tensor([[1.0, 3.0]]), frequency_bands(1, 2, [0, 0.5, 1])[0]).tolist()
@@ -111,13 +112,13 @@ def filter_noise(noise: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def draw_noise(noise: str, seed: int, first: int, shape: Sequence[int]) -> torch.Tensor:
-    """Draw unit noise for each image of a batch, a function of the seed and the image's number alone.
+    """Draw unit noise for each image of a batch. It depends on the seed and the image's number alone.
 
     Args:
-        noise: ``sign``, -1 or 1 with equal probability, or ``gaussian``, standard normal.
-        seed: At least 0.
+        noise: ``sign`` is -1 or 1 with equal probability; ``gaussian`` is standard normal.
+        seed: Seed of the noise, 0 or more.
         first: Number of the first image.
-        shape: (batch, channels, height, width).
+        shape: Shape of the batch, (batch, channels, height, width).
 
     Example:
         >>> both = draw_noise("sign", 0, 0, (2, 3, 4, 4))
@@ -132,14 +133,14 @@ def draw_noise(noise: str, seed: int, first: int, shape: Sequence[int]) -> torch
 
 @dataclasses.dataclass(frozen=True)
 class NoiseFrequency(Result):
-    """A classifier on clean images and with noise of each band. Errors are standard errors over images.
+    """Accuracy of a classifier on clean images and with noise in each band. Errors are standard errors over images.
 
     Attributes:
-        both_right: Number of images that are classified rightly in both of two versions, (1 + bands, 1 + bands),
-            int64 unless answers were tied; version 0 is the clean one.
-        edges: Of the bands, in units of pi radians per pixel, (bands + 1,).
-        n: Images.
-        provenance: What this was made from, with ``eps``, ``noise`` and ``equal_energy``.
+        both_right: Number of images classified correctly in both of two versions, (1 + bands, 1 + bands). Version 0 is
+            the clean one. int64, unless answers were tied.
+        edges: Edges of the bands in units of pi radians per pixel, (bands + 1,).
+        n: Number of images.
+        provenance: What this was made from, including ``eps``, ``noise`` and ``equal_energy``.
     """
 
     both_right: np.ndarray
@@ -159,23 +160,30 @@ class NoiseFrequency(Result):
 
     @property
     def change(self) -> np.ndarray:
-        """Accuracy with noise less accuracy without, in percentage points, (bands,)."""
+        """Accuracy with noise minus accuracy without, in percentage points, (bands,)."""
         return self.mean_change(np.eye(len(self.centres)))[0]
 
     @property
     def stderr(self) -> np.ndarray:
-        """Standard error of each change, in percentage points: each image is its own control, (bands,)."""
+        """Standard error of each change, in percentage points, (bands,). Each image is its own control."""
         return self.mean_change(np.eye(len(self.centres)))[1]
 
     def mean_change(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weigh the changes of all bands, (..., bands): values and errors in percentage points, (...,)."""
+        """Compute weighted sums of the changes in all bands, with their standard errors.
+
+        Args:
+            weights: Weight of each band, (..., bands).
+
+        Returns:
+            Sums and errors in percentage points, (...,).
+        """
         weights = np.asarray(weights, np.float64)
         clean = -weights.sum(-1, keepdims=True)
         value, error = contrast(self.both_right, self.n, np.concatenate([clean, weights], -1))
         return 100 * value, 100 * error
 
     def to_frame(self) -> pd.DataFrame:
-        """Give one row for each band: low, centre, high (units of pi), accuracy, change, stderr (points)."""
+        """Tabulate one row per band: low, centre, high (units of pi), accuracy, change, stderr (points)."""
         edges = {"low": self.edges[:-1], "centre": self.centres, "high": self.edges[1:]}
         accuracy = np.diagonal(self.both_right)[1:] / self.n
         return pd.DataFrame(edges | {"accuracy": accuracy, "change": self.change, "stderr": self.stderr})
@@ -194,28 +202,28 @@ def noise_frequency(
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> NoiseFrequency:
-    """Add noise of one band of frequencies after the other to a loader's images, and classify them.
+    """Add noise to a loader's images in one band of frequencies after the other, and classify them.
 
-    Noise is added to the images as they come, normalised, and nothing is clipped. An image meets the same noise in
-    all bands, of which each keeps its own part, whatever the batches and the model are.
+    Noise is added to the normalised images as they come, and nothing is clipped. An image gets the same noise for all
+    bands, and each band keeps its own part of it. The noise does not depend on the batches or the model.
 
     Args:
         model: Maps images (batch, channels, height, width) to logits (batch, classes).
         loader: Yields (images, labels) in a fixed order, see `utilities.loaders.make_loader`.
-        eps: With ``equal_energy`` the root mean square of the noise of each image in each band, over its channels
-            and pixels, in normalised units; 0.2 is about that of the paper's 0.7 averaged over its bands. Without,
-            the noise's amplitude before it is filtered (paper: 0.7).
+        eps: Strength of the noise in normalised units. With ``equal_energy`` it is the root mean square over channels
+            and pixels, for each image in each band; 0.2 is about that of the paper's 0.7 averaged over its bands.
+            Without, it is the noise's amplitude before filtering (paper: 0.7).
         bands: Number of bands, or their edges, see `band_edges`.
         noise: ``sign`` or ``gaussian``, see `draw_noise`.
-        equal_energy: Whether all bands have the same energy. The paper's have not: it grows with the frequency.
-        seed: Of the noise.
+        equal_energy: Whether all bands have the same energy. In the paper the energy grows with the frequency.
+        seed: Seed of the noise.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
-        provenance: What is known of model and data, for captions.
+        provenance: Facts about model and data, for captions.
 
     Raises:
-        ValueError: If an option is out of range, weights or labels are none, or a band holds no frequency of these
-            images.
+        ValueError: If an option is out of range, weights are not finite, labels are missing or invalid, or a band holds
+            no frequency of these images.
 
     Example:
         >>> from utilities.datasets import load_dataset, make_loader
@@ -250,6 +258,6 @@ def noise_frequency(
 
 
 def _in_band(noise: torch.Tensor, mask: torch.Tensor, equal_energy: bool) -> torch.Tensor:
-    """Filter noise, (batch, channels, height, width), and bring each image's to unit root mean square."""
+    """Filter noise (batch, channels, height, width), and with equal energy scale each image's to unit RMS."""
     kept = filter_noise(noise, mask)
     return kept / kept.square().mean((1, 2, 3), keepdim=True).sqrt() if equal_energy else kept

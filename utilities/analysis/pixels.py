@@ -1,4 +1,4 @@
-"""Between the normalised images that models see and the 8-bit pixels that corruptions are defined on."""
+"""Conversion between the normalised images that models see and the 8-bit pixels that corruptions are defined on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-ROUNDED = 0.5  # a pixel's value is whole, less the rounding
+ROUNDED = 0.5  # a pixel's value is whole up to rounding
 NEARLY = 0.1  # how far from a whole number the values of 8-bit images may lie, if they were kept in half precision
-MOST = 0.95  # of them
-LEVELS = 256  # of 8 bits
-# Normalisations that images come with, to say which one it was where another one was named.
+MOST = 0.95  # share of the values that have to lie that close
+LEVELS = 256  # levels of 8 bits
+# Common normalisations, to name the right one where a wrong one was given.
 KNOWN = {
     "none (images in 0..1)": ((0.0,) * 3, (1.0,) * 3),
     "none (pixels in 0..255)": ((0.0,) * 3, (1 / 255,) * 3),
@@ -24,13 +24,12 @@ KNOWN = {
 
 
 def to_pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Bring normalised images, (batch, 3, height, width), back to 8 bits.
+    """Bring normalised images (batch, 3, height, width) back to 8 bits.
 
-    Images that were no 8-bit images, such as those resized as floating-point tensors, are rounded, with a warning.
+    Images that did not come from 8 bits, such as those resized as floating-point tensors, are rounded with a warning.
 
     Raises:
-        ValueError: If they are not images that were normalised with this mean and deviation, as far as can be told:
-            see `check_scale`.
+        ValueError: If the images were evidently not normalised with this mean and deviation, see `check_scale`.
 
     Example:
         >>> pixels = torch.arange(12, dtype=torch.uint8).view(1, 3, 2, 2)
@@ -48,22 +47,26 @@ def to_pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
 
 
 def check_scale(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> bool:
-    """Refuse a mean and deviation that are not those which images were normalised with.
+    """Refuse a mean and deviation other than those that the images were normalised with.
 
-    Right ones give whole numbers from 0 to 255, of images that came from 8 bits; or reach from black to white, of
-    others. Where they do neither, wrong ones are told by what they give: pixels beyond 0 to 255, a few levels that are
-    not whole, images in 0..1 that would have no pixel below the mean, or pixels that another normalisation explains.
+    Undoing the right normalisation yields whole numbers from 0 to 255 if the images came from 8 bits. Other images
+    reach from black to white. If neither holds, a wrong normalisation shows in one of these ways:
+
+    - Pixels lie outside 0 to 255.
+    - Pixels have only a few levels, which are not whole.
+    - Images lie in 0..1 and no pixel would be below the mean.
+    - Another normalisation explains the pixels.
 
     Args:
-        images: Normalised, (batch, 3, height, width).
-        mean: What was subtracted from images in 0..1.
-        std: What they were divided by.
+        images: Normalised images, (batch, 3, height, width).
+        mean: Channel means that were subtracted from images in 0..1.
+        std: Channel deviations that they were divided by.
 
     Returns:
-        Whether they are whole 8-bit numbers.
+        Whether the pixels are whole 8-bit numbers.
 
     Raises:
-        ValueError: Naming the range that comes out, and the remedy.
+        ValueError: If the normalisation is wrong; the message names the resulting range and the remedy.
 
     Example:
         >>> images = torch.linspace(0, 1, 384).view(2, 3, 8, 8)
@@ -75,7 +78,7 @@ def check_scale(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
 
 
 def _is_taken(values: torch.Tensor, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> bool:
-    """Look at the pixels that come out, see `check_scale`."""
+    """Tell whether the resulting pixels are whole 8-bit numbers, and refuse wrong ones, see `check_scale`."""
     low, high = (float(end) for end in values.aminmax())
     inside = low >= -ROUNDED and high <= 255 + ROUNDED
     whole = inside and _is_whole(values)
@@ -90,7 +93,7 @@ def _is_taken(values: torch.Tensor, images: torch.Tensor, mean: Sequence[float],
             raise ValueError(f"{text}, and no 8-bit images; their normalisation seems to be {name}: pass {given}")
     if not inside:
         raise ValueError(f"{text}, not 0 to 255: {remedy}")
-    if low > ROUNDED and _has_few_levels(values):  # with black among them they may be of fewer bits, or darkened
+    if low > ROUNDED and _has_few_levels(values):  # images that include black may have fewer bits, or be darkened
         raise ValueError(f"{text} on a few levels that are not whole, as 8-bit images would be: {remedy}")
     if float(images.min()) >= 0 and float(images.max()) <= 1 and min(mean) > 0:
         raise ValueError(
@@ -119,7 +122,7 @@ def _reaches_both_ends(values: torch.Tensor) -> bool:
 
 
 def _has_few_levels(values: torch.Tensor) -> bool:
-    """Tell images of 8 bits or fewer from those of more, where there are pixels enough to tell."""
+    """Tell whether images have 8 bits or fewer, if there are enough pixels to decide."""
     channels = values.transpose(0, 1).flatten(1)
     return all(len(channel.unique()) <= min(LEVELS, channel.numel() // 4) for channel in channels)
 
@@ -135,14 +138,14 @@ def _scale(images: torch.Tensor, *values: Sequence[float]) -> list[torch.Tensor]
 
 
 def per_channel(name: str, values: float | Sequence[float]) -> tuple[float, ...]:
-    """Return the three numbers of a normalisation; a single one is that of every channel, as torchvision takes it.
+    """Return the three numbers of a normalisation. A single number counts for every channel, as in torchvision.
 
     Args:
-        name: ``"mean"`` or ``"std"``, which has to be above 0.
+        name: ``"mean"`` or ``"std"``. Deviations have to be above 0.
         values: One number or three.
 
     Raises:
-        ValueError: Naming the numbers.
+        ValueError: If the numbers do not fit; the message names them.
 
     Example:
         >>> per_channel("mean", [0.5]), per_channel("std", (0.2, 0.3, 0.4))
@@ -164,13 +167,13 @@ def normalisation(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation that a loader's images were normalised with, as its data set or as the caller says.
+    """Return mean and deviation that a loader's images were normalised with, as the data set or the caller states.
 
-    The data set's are its ``mean`` and ``std``, also below subsets, or those of torchvision's ``Normalize`` among its
-    transforms.
+    The data set states them as its ``mean`` and ``std``, also inside subsets, or by torchvision's ``Normalize`` among
+    its transforms.
 
     Raises:
-        ValueError: If they are not known or no normalisation, or those given are not the data set's own.
+        ValueError: If they are unknown, are not a valid normalisation, or differ from the data set's own.
     """
     own = next(_said(loader), (None, None))
     mean, std = (theirs if told is None else told for told, theirs in zip((mean, std), own, strict=True))
@@ -187,7 +190,7 @@ def normalisation(
 
 
 def _said(loader: Any) -> Iterator[tuple[Sequence[float], Sequence[float]]]:
-    """Look for a normalisation in a loader's data set, and in what that is a subset of."""
+    """Look for a normalisation in a loader's data set, and in the data sets that it is a subset of."""
     data = loader
     while (data := getattr(data, "dataset", None)) is not None:
         transform = getattr(data, "transform", None)

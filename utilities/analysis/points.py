@@ -1,4 +1,4 @@
-"""Finished points of a loss landscape on disk, so that a killed or shared run goes on with the others."""
+"""Finished points of a loss landscape on disk, so that a killed or shared run continues with the remaining ones."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 
 from utilities.writing import check_writable, warning_of_failure, write_whole
 
-SECONDS_BETWEEN = 30.0  # after which finished points are written
+SECONDS_BETWEEN = 30.0  # how often finished points are written
 
 
 def unfinished(base: str | Path, model: str = "") -> list[Path]:
-    """List the files of finished points that unfinished runs have left, of all parts; see `loss_landscape`.
+    """List the files of finished points that unfinished runs have left, for all parts; see `loss_landscape`.
 
     Args:
-        base: What was given as ``resume``.
+        base: The path given as ``resume``.
         model: The model's name in the provenance.
 
     Example:
@@ -33,7 +33,7 @@ def _points_name(base: str | Path, model: str) -> str:
 
 
 class Points:
-    """Finished points on disk, one file for each part of a shared run."""
+    """Finished points on disk, with one file per part of a shared run."""
 
     def __init__(self, base: str | Path, model: str, part: int) -> None:
         self.base, self.model, self.run, self._saved = Path(base), model, "", time.monotonic()
@@ -41,7 +41,7 @@ class Points:
         check_writable(self._path)
 
     def load(self, run: str) -> dict[int, list[float]]:
-        """Give what earlier processes left of this run, of all parts."""
+        """Return the points of this run that earlier processes have finished, from all parts."""
         self.run, done = run, {}
         for path in unfinished(self.base, self.model):
             try:
@@ -58,13 +58,16 @@ class Points:
         return done
 
     def save(self, done: Mapping[int, list[float]]) -> None:
-        """Write what this process has finished."""
+        """Write the points that this process has finished."""
         places, values = np.array(list(done), dtype=np.int64), np.array(list(done.values())).reshape(-1, 4)
         write_whole(self._path, lambda path: np.savez(path, run=np.array(self.run), places=places, values=values))
         self._saved = time.monotonic()
 
     def save_now_and_then(self, done: Mapping[int, list[float]]) -> None:
-        """Write it if the last time is long enough ago; what cannot be written is tried again then, with a warning."""
+        """Write the finished points if the last attempt is long enough ago.
+
+        A failed write causes a warning, and is tried again after the same time.
+        """
         if time.monotonic() - self._saved >= SECONDS_BETWEEN:
             self._saved = time.monotonic()
             with warning_of_failure():

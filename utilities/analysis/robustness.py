@@ -36,9 +36,9 @@ FAMILIES = {
     "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
     "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
 }
-BINS = 10  # of the expected calibration error
-# Mean errors over the five severities of the AlexNet that ImageNet-C's authors divide by,
-# https://github.com/hendrycks/robustness; for `Robustness.mce` of results on the published ImageNet-C.
+BINS = 10  # bins of the expected calibration error
+# Errors of the AlexNet that ImageNet-C's authors divide by, averaged over the five severities. See
+# https://github.com/hendrycks/robustness. Use them with `Robustness.mce` for results on the published ImageNet-C.
 ALEXNET_ERRORS = {
     "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640,
     "defocus_blur": 0.819880, "glass_blur": 0.826268, "motion_blur": 0.785948, "zoom_blur": 0.798360,
@@ -48,18 +48,19 @@ ALEXNET_ERRORS = {
 
 
 def contrast(both_right: np.ndarray, n: int, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""Weigh the accuracies on several versions of the same images, with the error that images cause.
+    r"""Compute weighted sums of the accuracies on several versions of the same images, with errors over images.
 
-    With :math:`x_i \in \{0, 1\}^{sets}` telling in which versions image i is classified rightly, the value is the mean
-    over images of :math:`w \cdot x_i`. Its standard error is exact, since versions of one image are kept together.
+    Let :math:`x_i \in \{0, 1\}^{sets}` tell in which versions image i is classified correctly. The value is the mean
+    over images of :math:`w \cdot x_i`. Its standard error is exact, because the versions of one image are kept
+    together.
 
     Args:
-        both_right: Number of images that are right in both of two versions, (sets, sets).
-        n: Images.
-        weights: One or several weighted sums, (..., sets).
+        both_right: Number of images classified correctly in both of two versions, (sets, sets).
+        n: Number of images.
+        weights: Weights of one or several sums, (..., sets).
 
     Returns:
-        Values and their standard errors, (...,); errors of a single image are NaN.
+        Values and their standard errors, (...,). Errors are NaN for a single image.
 
     Example:
         >>> right = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])  # clean and corrupted, of four images
@@ -68,26 +69,26 @@ def contrast(both_right: np.ndarray, n: int, weights: np.ndarray) -> tuple[np.nd
         (0.5, 0.289)
     """
     weights, right = np.asarray(weights, np.float64), np.diagonal(both_right)
-    covariance = n * both_right - np.outer(right, right)  # of integers: without rounding
+    covariance = n * both_right - np.outer(right, right)  # integers, so without rounding
     variance = np.maximum(((weights @ covariance) * weights).sum(-1), 0) / n**2
     return weights @ right / n, np.sqrt(variance / (n - 1)) if n > 1 else np.full_like(variance, np.nan)
 
 
 @dataclasses.dataclass(frozen=True)
 class Robustness(Result):
-    """A classifier on clean images and on all their corrupted versions. Errors are standard errors over images.
+    """Results of a classifier on clean images and all their corrupted versions. Errors are over images.
 
-    Set 0 is the clean one; set ``1 + k * len(severities) + s`` is kind k at severity s.
+    Set 0 is the clean one. Set ``1 + k * len(severities) + s`` is kind k at severity s.
 
     Attributes:
-        both_right: Number of images that are classified rightly in both of two sets, (sets, sets); int64, unless
-            answers were tied.
+        both_right: Number of images classified correctly in both of two sets, (sets, sets). int64, unless answers were
+            tied.
         nll: Mean cross-entropy of each set in nats, (sets,).
-        nll_stderr: Its standard error, (sets,).
-        ece: Expected calibration error of each set, of ten bins, (sets,).
-        kinds: Corruptions.
-        severities: Of each corruption.
-        n: Images.
+        nll_stderr: Standard error of ``nll``, (sets,).
+        ece: Expected calibration error of each set, with ten bins, (sets,).
+        kinds: Names of the corruptions.
+        severities: Severities of each corruption.
+        n: Number of images.
         provenance: What this was made from.
     """
 
@@ -102,12 +103,12 @@ class Robustness(Result):
 
     @property
     def clean_accuracy(self) -> float:
-        """Accuracy on the same images, not corrupted."""
+        """Accuracy on the same images without corruption."""
         return float(self._accuracies[0])
 
     @property
     def clean_stderr(self) -> float:
-        """Its standard error."""
+        """Standard error of the clean accuracy."""
         return self._pair(np.eye(len(self.both_right))[0])[1]
 
     @property
@@ -116,7 +117,7 @@ class Robustness(Result):
 
     @property
     def accuracy(self) -> np.ndarray:
-        """Accuracy of each (kind, severity)."""
+        """Accuracy on each corrupted set, (kind, severity)."""
         return self.grid(self._accuracies)
 
     @property
@@ -125,23 +126,26 @@ class Robustness(Result):
         return self.grid(contrast(self.both_right, self.n, np.eye(len(self.both_right)))[1])
 
     def grid(self, values: np.ndarray) -> np.ndarray:
-        """Arrange values of all sets, (sets, ...), as (kind, severity, ...), less the clean set."""
+        """Arrange values of all sets (sets, ...) as (kind, severity, ...), without the clean set."""
         return values[1:].reshape(len(self.kinds), len(self.severities), *values.shape[1:])
 
     def mean_accuracy(self) -> tuple[float, float]:
-        """Mean accuracy over all corrupted sets, the robustness of Park and Kim 2022, and its error."""
+        """Return the mean accuracy over all corrupted sets, the robustness of Park and Kim 2022, and its error."""
         return self._pair(self._mean_weights())
 
     def drop(self) -> tuple[float, float]:
-        """Clean accuracy less mean accuracy over all corrupted sets, and its error: images are their own control."""
+        """Return clean accuracy minus mean accuracy over all corrupted sets, and its error.
+
+        Each image is its own control.
+        """
         return self._pair(np.eye(len(self.both_right))[0] - self._mean_weights())
 
     def by_kind(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean accuracy over severities of each kind, and its error."""
+        """Return the mean accuracy over severities of each kind, and its error."""
         return contrast(self.both_right, self.n, self.grid(np.eye(len(self.both_right))).mean(1))
 
     def by_severity(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean accuracy over kinds at each severity, and its error."""
+        """Return the mean accuracy over kinds at each severity, and its error."""
         return contrast(self.both_right, self.n, self.grid(np.eye(len(self.both_right))).mean(0))
 
     def _mean_weights(self) -> np.ndarray:
@@ -156,18 +160,19 @@ class Robustness(Result):
     ) -> tuple[np.ndarray, np.ndarray]:
         r"""Divide the errors of each kind by those of a reference.
 
-        :math:`CE_c = 100 \sum_s E_{s,c} / \sum_s E^{ref}_{s,c}`, for AlexNet as the reference the corruption errors
-        of Hendrycks and Dietterich 2019. Relative ones take the clean error from every E.
+        The result is :math:`CE_c = 100 \sum_s E_{s,c} / \sum_s E^{ref}_{s,c}`. With AlexNet as the reference, these are
+        the corruption errors of Hendrycks and Dietterich 2019. Relative ones subtract the clean error from every E.
 
         Args:
-            reference: A result with the same kinds and severities, or kind -> mean error over the five severities,
-                such as `ALEXNET_ERRORS`.
+            reference: A result with the same kinds and severities, or a mapping from kind to mean error over the five
+                severities, such as `ALEXNET_ERRORS`.
             relative: Whether to subtract the clean errors.
             mean: Whether to average over kinds.
 
         Returns:
-            In percent, one for each kind, or their mean; NaN, with a warning, where the reference makes no error of
-            that sort. And standard errors to first order, as if the reference had seen images of its own.
+            Corruption errors in percent, one per kind or their mean, and their standard errors. A corruption error is
+            NaN, with a warning, where the reference has no error to divide by. The standard errors are to first order,
+            and treat the reference as evaluated on other images.
 
         Raises:
             ValueError: If the reference was evaluated on other kinds or severities.
@@ -182,7 +187,8 @@ class Robustness(Result):
             warnings.warn(f"the reference has no error to divide by for {named}: shown as missing", stacklevel=2)
         theirs = np.where(theirs > 0, theirs, np.nan)
         ratio = own / theirs
-        slopes = weights / theirs[:, None], weights / theirs[:, None] * ratio[:, None]  # of own and their accuracies
+        # Derivatives of the ratio by our own and by their accuracies.
+        slopes = weights / theirs[:, None], weights / theirs[:, None] * ratio[:, None]
         if mean:
             ratio, slopes = ratio.mean(), [slope.mean(0) for slope in slopes]
         if reference is self:
@@ -208,17 +214,20 @@ class Robustness(Result):
         return np.array([reference[kind] for kind in self.kinds])
 
     def mce(self, reference: Robustness | Mapping[str, float]) -> tuple[float, float]:
-        """Mean corruption error in percent of a reference's, see `corruption_errors`, and its error."""
+        """Return the mean corruption error in percent of a reference's, and its error; see `corruption_errors`."""
         value, error = self.corruption_errors(reference, mean=True)
         return float(value), float(error)
 
     def relative_mce(self, reference: Robustness) -> tuple[float, float]:
-        """Mean relative corruption error in percent of a reference's: of the errors that corruption adds."""
+        """Return the mean relative corruption error in percent of a reference's, and its standard error.
+
+        It counts only the errors that corruption adds; see `corruption_errors`.
+        """
         value, error = self.corruption_errors(reference, relative=True, mean=True)
         return float(value), float(error)
 
     def to_frame(self) -> pd.DataFrame:
-        """Give one row for each set: kind, severity (0: clean), accuracy, stderr, nll, nll_stderr, ece."""
+        """Tabulate one row per set: kind, severity (0: clean), accuracy, stderr, nll, nll_stderr, ece."""
         accuracy, stderr = contrast(self.both_right, self.n, np.eye(len(self.both_right)))
         kinds = ["clean", *np.repeat(self.kinds, len(self.severities))]
         columns = {"kind": kinds, "severity": [0, *self.severities * len(self.kinds)]}
@@ -242,25 +251,25 @@ def robustness(
 ) -> Robustness:
     """Corrupt a loader's images in all ways and classify them, each version of each image once.
 
-    Images are brought back to 8 bits, corrupted, and normalised again. Image i of the loader meets the same corruption
-    whatever the batches and the model are.
+    Images are brought back to 8 bits, corrupted, and normalised again. Image i of the loader gets the same corruption
+    whatever the batches and the model.
 
     Args:
         model: Maps normalised images (batch, 3, height, width) to logits (batch, classes).
         loader: Yields (images, labels) in a fixed order, see `utilities.loaders.make_loader`.
-        kinds: Of `utilities.corruptions.CORRUPTIONS` (the 15 of the benchmark) and ``EXTRA_CORRUPTIONS``.
-        severities: From 1 to 5.
-        seed: Of the random corruptions.
-        mean: What was subtracted from images in 0..1, one number or three; None is that of ``loader.dataset``.
-        std: What they were divided by; None likewise.
+        kinds: Any of `utilities.corruptions.CORRUPTIONS` (the 15 of the benchmark) and ``EXTRA_CORRUPTIONS``.
+        severities: Severities from 1 to 5.
+        seed: Seed of the random corruptions.
+        mean: Means subtracted from images in 0..1, one number or three; None is those of ``loader.dataset``.
+        std: Deviations that images were divided by, one number or three; None is those of ``loader.dataset``.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
-        provenance: What is known of model and data, for captions.
-        **options: Of `utilities.corruptions.corrupt`: ``parameters`` and ``frost_images``.
+        provenance: Facts about model and data, for captions.
+        **options: Options of `utilities.corruptions.corrupt`: ``parameters`` and ``frost_images``.
 
     Raises:
-        ValueError: If an option is out of range, weights or labels are none, or the normalisation is not known or not
-            the images' own, as far as can be told, see `utilities.analysis.pixels.check_scale`.
+        ValueError: If an option is out of range, weights are not finite, labels are missing or invalid, or the
+            normalisation is unknown or evidently not the images' own. See `utilities.analysis.pixels.check_scale`.
 
     Example:
         >>> from utilities.datasets import load_dataset, make_loader
@@ -302,9 +311,9 @@ def score_logits(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray
     """Score the answers to a batch.
 
     Returns:
-        Of each image whether it is right, 0 or 1, or its chance among equal answers, and its cross-entropy, (batch,),
-        and of each bin of confidence the sum of right less confidence, (bins,); see
-        `utilities.analysis.calibration.bin_index`.
+        Three arrays. The first tells whether each image is right: 0, 1, or its chance among tied answers, (batch,). The
+        second is each image's cross-entropy, (batch,). The third is the sum of right minus confidence in each bin of
+        confidence, (bins,); see `utilities.analysis.calibration.bin_index`.
 
     Example:
         >>> right, losses, gaps = score_logits(torch.eye(3), torch.tensor([0, 1, 0]))
@@ -319,19 +328,21 @@ def score_logits(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray
 def score_set(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Classify a batch, and score the answers, see `score_logits`."""
+    """Classify a batch and score the answers, see `score_logits`."""
     with own_inputs(model):
         return score_logits(model(images), labels)
 
 
 def right_in_both(right: np.ndarray) -> np.ndarray:
-    """Count the images that are right in both of two versions, of equal answers one being drawn in each version.
+    """Count the images that are right in both of two versions.
+
+    For tied answers the count is the expected one if an answer were drawn in each version.
 
     Args:
-        right: 0 or 1, or the chance among equal answers, (versions, images).
+        right: Whether each image is right: 0, 1, or its chance among tied answers, (versions, images).
 
     Returns:
-        (versions, versions), int64 where nothing is tied.
+        Counts, (versions, versions); int64 where nothing is tied.
 
     Example:
         >>> right_in_both(np.array([[1.0, 1.0], [1.0, 0.0]])).tolist()

@@ -1,9 +1,9 @@
 """The whole spectrum of the Hessian of the loss over many images, by stochastic Lanczos quadrature.
 
-Ghorbani et al. 2019 (https://arxiv.org/abs/1901.10159): m steps of Lanczos from a random vector give m nodes and
-weights, which stand for the density of all eigenvalues in the sense of Gauss quadrature. Both ends come out first; what
-lies between is seen to the resolution of the nodes. The vectors are made orthogonal to all earlier ones in every step,
-without which extreme eigenvalues come out several times.
+The method is that of Ghorbani et al. 2019 (https://arxiv.org/abs/1901.10159). Starting from a random vector, m steps of
+Lanczos give m nodes and weights. They represent the density of all eigenvalues in the sense of Gauss quadrature. Both
+ends of the spectrum converge first. The part between them is resolved only as finely as the nodes. Every step makes the
+new vector orthogonal to all earlier ones; without this, extreme eigenvalues appear several times.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from utilities.results import Result
 from utilities.utils import versions
 from utilities.weights import check_weights
 
-POINTS = 1024  # of the density's grid, at least
-PER_WIDTH = 4  # and so many for each standard deviation of the Gaussians
+POINTS = 1024  # minimum number of points of the density's grid
+PER_WIDTH = 4  # minimum number of points per standard deviation of the Gaussians
 BLOCK = 2**15  # numbers that are summed in their own type
-REACH = 5  # standard deviations that the grid goes beyond the outermost nodes
+REACH = 5  # standard deviations by which the grid extends beyond the outermost nodes
 
 
 def lanczos(
@@ -40,11 +40,11 @@ def lanczos(
 
     Args:
         matvec: Multiplies the matrix by a vector.
-        start: The first vector, of any length above 0, shape (n,); its type and place are those of the computation.
-        steps: At most so many; fewer where the Krylov space is exhausted, and never more than n.
+        start: First vector, with any norm above 0, shape (n,). Its dtype and device are used for the computation.
+        steps: Maximum number of steps. There are fewer if the Krylov space is exhausted, and never more than n.
 
     Returns:
-        The diagonal, shape (steps,), and the numbers beside it, shape (steps - 1,), float64.
+        The diagonal, shape (steps,), and the off-diagonal, shape (steps - 1,), both float64.
 
     Example:
         >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
@@ -70,20 +70,23 @@ def lanczos(
 
 
 def _inner(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    """Multiply rows by a vector, summing in float64: float32 sums over ten million numbers are off by some 1e-3."""
+    """Multiply rows by a vector, summing in float64.
+
+    Float32 sums over ten million numbers are off by about 1e-3.
+    """
     parts = zip(rows.split(BLOCK, dim=1), vector.split(BLOCK), strict=True)
     return torch.stack([part @ own for part, own in parts]).cpu().double().sum(0)
 
 
 def quadrature(alphas: np.ndarray, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give nodes and weights of Gauss quadrature from a tridiagonal matrix (Golub and Welsch 1969).
+    """Compute nodes and weights of Gauss quadrature from a tridiagonal matrix (Golub and Welsch 1969).
 
     Args:
         alphas: Diagonal, shape (m,).
-        betas: Beside it, shape (m - 1,).
+        betas: Off-diagonal, shape (m - 1,).
 
     Returns:
-        Eigenvalues, ascending, and squared first components of the eigenvectors, which sum to 1.
+        The eigenvalues in ascending order, and the squared first components of the eigenvectors, which sum to 1.
 
     Example:
         >>> nodes, weights = quadrature(np.array([0.0, 0.0]), np.array([1.0]))
@@ -95,12 +98,12 @@ def quadrature(alphas: np.ndarray, betas: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def smoothed(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
-    """Draw a Gaussian about every node, with its weight as area.
+    """Sum Gaussians centred at the nodes, each with its node's weight as area.
 
     Args:
-        nodes: Any shape.
-        weights: The same.
-        grid: Where, shape (points,).
+        nodes: Nodes, in any shape.
+        weights: Weights, in the same shape.
+        grid: Points at which the sum is evaluated, shape (points,).
         width: Standard deviation of the Gaussians.
 
     Example:
@@ -118,12 +121,13 @@ class SpectralDensity(Result):
     """The density of all eigenvalues of a Hessian.
 
     Attributes:
-        nodes: Shape (vectors, steps), ascending; 0 with weight 0 where a Krylov space ended early.
-        weights: The same; the share of eigenvalues that each node stands for, sum 1 for each vector.
-        grid: Where the density is given, shape (points,).
-        density: Mean over the vectors of Gaussians about the nodes, per unit of the eigenvalue; its integral is 1.
+        nodes: Nodes in ascending order, shape (vectors, steps); 0 with weight 0 where a Krylov space ended early.
+        weights: Share of eigenvalues that each node represents, shape (vectors, steps); sums to 1 for each vector.
+        grid: Points at which the density is evaluated, shape (points,).
+        density: Density per unit of the eigenvalue, shape (points,). It is the mean over the vectors of Gaussians about
+            the nodes, and integrates to 1.
         width: Standard deviation of the Gaussians.
-        n_parameters: Eigenvalues in all.
+        n_parameters: Total number of eigenvalues.
         provenance: Model, images and all options.
 
     Example:
@@ -143,51 +147,54 @@ class SpectralDensity(Result):
 
     @property
     def trace(self) -> tuple[float, float]:
-        """Sum of all eigenvalues, and its standard error over the random vectors; NaN of a single one."""
+        """Sum of all eigenvalues, and its standard error over the random vectors; NaN for a single vector."""
         return jackknife(self.n_parameters * (self.nodes * self.weights).sum(1), np.mean)
 
     @property
     def negative_mass(self) -> tuple[float, float]:
-        """Share of all eigenvalues that nodes below 0 stand for, and its standard error over the random vectors.
+        """Share of all eigenvalues that nodes below 0 represent, and its standard error over the random vectors.
 
-        Most eigenvalues of a large network are next to 0, some on either side of it by rounding alone.
+        Most eigenvalues of a large network are close to 0. Rounding alone puts some of them on either side of it.
         """
         return jackknife((self.weights * (self.nodes < 0)).sum(1), np.mean)
 
     @property
     def range(self) -> tuple[float, float]:
-        """The outermost nodes, which are within the range of the eigenvalues."""
+        """Outermost nodes, which lie within the range of the eigenvalues."""
         there = self.nodes[self.weights > 0]
         return float(there.min()), float(there.max())
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate the nodes: ``vector, node, weight``; those without weight are left out."""
+        """Tabulate the nodes, with columns ``vector, node, weight``. Nodes without weight are left out."""
         vector = np.repeat(np.arange(len(self.nodes)), self.nodes.shape[1])
         table = pd.DataFrame({"vector": vector, "node": self.nodes.ravel(), "weight": self.weights.ravel()})
         return table[table.weight > 0].reset_index(drop=True)
 
 
 class Passes:
-    """The batches of a loader, mixed and in one type, the same ones in every pass, none of them kept.
+    """The batches of a loader, mixed and converted to one type, checked to be the same in every pass.
 
-    Of each image its sum and its label are kept, which tell it from others. Where each image counts by itself, another
-    order is as good as the first; where the images of a batch count together, every batch has to hold its own ones.
+    The batches themselves are not kept. Only each image's sum and label are, to recognise the image. Where each image
+    counts by itself, the order may change from pass to pass. Where the images of a batch count together, every batch
+    has to hold the same images each time.
 
     Args:
-        loader: Read in every pass.
-        dtype: Of the images.
+        loader: Loader, read in every pass.
+        dtype: Type of the images.
         mix: Mixes the images of a batch.
-        seed: Of ``mix``.
-        together: Whether the images of a batch count together for another reason: batch norms that use its statistics.
+        seed: Seed for ``mix``.
+        together: Whether the images of a batch count together even without ``mix``, because batch norms use the batch's
+            statistics.
 
     Attributes:
-        n: Images.
-        count: Batches.
+        n: Number of images.
+        count: Number of batches.
         first: The first image, (1, ...).
-        targets: Of the first pass, batch by batch, before mixing.
+        targets: Targets of the first pass, batch by batch, before mixing.
 
     Raises:
-        ValueError: If there is no image, or a later pass brings other images, or other batches where these matter.
+        ValueError: If there is no image, a later pass yields other images, or it yields other batches where these
+            matter.
 
     Example:
         >>> passes = Passes([(torch.ones(2, 1), torch.tensor([0, 1]))], torch.float64)
@@ -233,7 +240,7 @@ class Passes:
             )
 
     def _difference(self, now: int) -> str:
-        """Describe how a later pass differs from the first, and what would do so."""
+        """Describe how a later pass differs from the first, and what may cause it."""
         if now != self.n:
             return f"{self.n} in the first, {now} now"
         if getattr(self._loader, "drop_last", False):
@@ -241,7 +248,7 @@ class Passes:
         return f"{now} as in the first, but others, or changed ones, as augmentation or sampling at random gives them"
 
     def _is_batch(self, number: int, marks: np.ndarray) -> bool:
-        """Tell whether these are the images that the first pass brought in this batch; mixing looks at their order."""
+        """Tell whether these are the images of this batch in the first pass. Their order matters only with mixing."""
         if number >= self.count:
             return False
         pair = marks, self._marks[number]
@@ -249,21 +256,21 @@ class Passes:
 
 
 def _marks(images: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-    """Return a few numbers that tell an image and its label from others, (batch, 2)."""
+    """Return two numbers per image that distinguish the image and its label from others, (batch, 2)."""
     own = images.detach().flatten(1).double().sum(1)
-    # Of probabilities one number has to tell which class is which.
+    # Weights make one number out of probabilities, which still tells the classes apart.
     weights = torch.arange(1, targets.shape[1:].numel() + 1, dtype=torch.float64, device=targets.device)
     label = targets.flatten(1).double() @ weights if targets.ndim > 1 else targets.double()
     return torch.stack([own.cpu(), label.cpu()], 1).numpy()
 
 
 def _sorted(marks: np.ndarray) -> np.ndarray:
-    """Sort images by label and then by sum, so that rounding of sums changes no order that matters."""
+    """Sort images by label, then by sum, so that rounding of the sums changes no order that matters."""
     return marks[np.lexsort((marks[:, 0], marks[:, 1]))]
 
 
 def _same(one: np.ndarray, two: np.ndarray) -> bool:
-    """Compare marks, up to the rounding of sums in another batch."""
+    """Tell whether marks are equal up to rounding, which differs between batches."""
     return one.shape == two.shape and np.allclose(one, two, rtol=1e-9, atol=1e-9 * np.abs(two).max(initial=1.0))
 
 
@@ -283,29 +290,30 @@ def spectral_density(
 ) -> SpectralDensity:
     """Estimate the density of all Hessian eigenvalues of the mean loss over all images of a loader.
 
-    Every product of Hessian and vector is a pass over the loader, batch by batch, each weighted by its images: the
-    result does not depend on the size of the batches (but in mode ``"train"``, where each has its own statistics).
+    Every product of Hessian and vector is a pass over the loader, in which each batch is weighted by its number of
+    images. The result does not depend on the batch size, except in mode ``"train"``, where each batch has its own
+    statistics.
 
     Args:
         model: See `utilities.analysis.hessian.hessian_spectra`.
-        loader: Yields the same images with labels in every pass; one of `utilities.loaders.make_loader` is held at its
-            epoch, so that augmented images stay the same ones.
-        n_vectors: Random vectors; errors are over these.
-        steps: Of Lanczos, from each vector. As many vectors are held at once, of 4 bytes a parameter in float32.
+        loader: Yields the same images with labels in every pass. A loader made by `utilities.loaders.make_loader` is
+            held at its epoch, so that augmented images stay the same.
+        n_vectors: Number of random vectors. Errors are over these.
+        steps: Lanczos steps from each vector. As many vectors are held at once, at 4 bytes per parameter in float32.
         width: Standard deviation of the Gaussians about the nodes; None is 1% of the range of the nodes.
-        mix: See `utilities.analysis.hessian.hessian_spectra`; called on each batch of the loader.
-        seed: Of the vectors and of ``mix``.
+        mix: See `utilities.analysis.hessian.hessian_spectra`. It is called on each batch of the loader.
+        seed: Seed of the vectors and of ``mix``.
         device: See `utilities.utils.resolve_device`.
-        progress: Whether there is a bar.
-        provenance: What is known of model and images.
+        progress: Whether to show a bar.
+        provenance: Facts about model and images to keep with the result.
         **objective: See `utilities.analysis.hessian.Objective`.
 
     Returns:
         The density.
 
     Raises:
-        ValueError: If an option is out of range, there are no labels or they are no classes of the model, or the
-            images change from pass to pass; or their batches, where these matter: in mode ``"train"`` or with ``mix``.
+        ValueError: If an option is out of range, labels are missing or not classes of the model, or the images change
+            from pass to pass. In mode ``"train"`` or with ``mix``, also if the batches change.
         FloatingPointError: If the loss has no finite second derivatives.
 
     Example:
@@ -333,7 +341,7 @@ def spectral_density(
                 found.append(quadrature(*lanczos(_counted(operator, bar), start.to(operator.device), steps)))
     nodes, weights = (np.zeros((n_vectors, max(len(pair[0]) for pair in found))) for _ in range(2))
     for row, (values, shares) in enumerate(found):
-        # The penalty shifts all eigenvalues and leaves the eigenvectors: nothing has to be computed for it.
+        # The penalty shifts all eigenvalues and keeps the eigenvectors, so it needs no computation.
         nodes[row, : len(values)], weights[row, : len(values)] = values + goal.weight_decay, shares
     grid, width = _grid(nodes[weights > 0], width)
     known = {"seed": seed, **(provenance or {}), **goal.facts(), "n": data.n, "n_vectors": n_vectors, "steps": steps}
@@ -347,7 +355,7 @@ def _has_batch_norm(model: nn.Module) -> bool:
 
 
 def _counted(operator: Any, bar: tqdm) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Multiply by an operator, advance the bar, and refuse what is not finite."""
+    """Return a function that multiplies by an operator, advances the bar, and refuses non-finite results."""
 
     def product(vector: torch.Tensor) -> torch.Tensor:
         image = operator @ vector
@@ -362,7 +370,7 @@ def _counted(operator: Any, bar: tqdm) -> Callable[[torch.Tensor], torch.Tensor]
 
 
 def _grid(nodes: np.ndarray, width: float | None) -> tuple[np.ndarray, float]:
-    """Choose a width where none is given, and a grid that is fine and long enough for it."""
+    """Choose a width if none is given, and a grid that is fine and long enough for it."""
     low, high = float(nodes.min()), float(nodes.max())
     if width is None:
         width = (high - low) / 100 or 0.01 * max(abs(high), 1e-6)

@@ -1,4 +1,4 @@
-"""What all analyses share: a pass over the images, and means with their errors, added up batch by batch."""
+"""Parts that all analyses share: a pass over the images, and means with errors, accumulated batch by batch."""
 
 from __future__ import annotations
 
@@ -34,26 +34,27 @@ def stream(
     gradients: bool = False,
     progress: bool = True,
 ) -> Iterator[Batches]:
-    """Serve a loader's batches on a model's device, the model in eval mode; all is put back on exit.
+    """Serve a loader's batches on a model's device, with the model in eval mode. Everything is restored on exit.
 
     Args:
-        model: Each submodule's mode, and the place of the model, are restored.
-        loader: Yields what `utilities.utils.split_batch` understands.
+        model: The model. Its device and each submodule's mode are restored.
+        loader: Yields batches that `utilities.utils.split_batch` understands.
         device: See `utilities.utils.resolve_device`.
-        description: Of the progress bar, which appears after two seconds.
-        labelled: Whether a batch without labels is an error. If False, what is there and is no numbers, such as names
-            or boxes, counts as none; if None, labels are not looked at, and none come.
-        masked: Whether a batch without masks of the objects is an error. Unless this is None, masks come third, or None
-            where there are none.
+        description: Text of the progress bar, which appears after two seconds.
+        labelled: Whether a batch without labels is an error. If False, labels that are not numbers, such as names or
+            boxes, count as missing. If None, labels are ignored and none are yielded.
+        masked: Whether a batch without masks of the objects is an error. Unless this is None, masks are yielded third,
+            or None where they are missing.
         gradients: Whether autograd stays on.
-        progress: Whether there is a bar at all.
+        progress: Whether to show a bar at all.
 
     Yields:
-        An iterator of (images, labels), or (images, labels, masks), on the device; None for labels that are not there.
+        An iterator of (images, labels), or (images, labels, masks), on the device. Missing labels are None.
 
     Raises:
-        ValueError: If the model's weights are not finite, there is no image, no labels or masks where they are needed
-            or in some batches alone, their number or shape is not the images', or an image is no finite float tensor.
+        ValueError: If the model's weights are not finite, there is no image, or an image is not a finite float tensor.
+            Also if labels or masks are missing where they are needed, are missing in some batches only, or differ from
+            the images in number or shape.
 
     Example:
         >>> with stream(nn.Flatten(), [torch.ones(2, 3, 4, 4)], device="cpu") as batches:
@@ -102,7 +103,7 @@ def _batches(
 
 
 def _labels(labels: Any, labelled: bool | None) -> torch.Tensor | None:
-    """Return labels as far as they are asked for, see `stream`."""
+    """Return labels if they are wanted, see `stream`."""
     if labels is None or labelled is None:
         return None
     try:
@@ -120,7 +121,7 @@ def _check_parts(
     masks: torch.Tensor | None,
     before: tuple[bool, bool] | None,
 ) -> tuple[bool, bool]:
-    """Refuse labels and masks that do not belong to the images, or that some batches lack; say which there are."""
+    """Refuse labels and masks that do not fit the images or that some batches lack, and return which are present."""
     for what, part in (("labels", labels), ("masks", masks)):
         count = None if part is None else len(part) if part.ndim else 1
         if count not in (None, len(images)):
@@ -141,10 +142,10 @@ def _check_parts(
 
 
 def precise(values: torch.Tensor) -> torch.Tensor:
-    """Convert to float64, or to float32 on Apple's GPUs, which have no more.
+    """Convert to float64, or to float32 on Apple's GPUs, which lack float64.
 
     Raises:
-        TypeError: For complex values, whose imaginary part would be lost.
+        TypeError: If values are complex, because their imaginary part would be lost.
 
     Example:
         >>> precise(torch.zeros(1, dtype=torch.bfloat16)).dtype
@@ -156,10 +157,10 @@ def precise(values: torch.Tensor) -> torch.Tensor:
 
 
 def readable_twice(loader: Iterable[Any], what: str) -> None:
-    """Refuse what can be read once only, such as a generator, where two passes are needed.
+    """Refuse loaders that can be read only once, such as generators, where two passes are needed.
 
     Raises:
-        TypeError: Naming the remedy.
+        TypeError: If the loader can be read only once; the message names the remedy.
 
     Example:
         >>> readable_twice(iter([1]), "mean ablation")
@@ -173,14 +174,14 @@ def readable_twice(loader: Iterable[Any], what: str) -> None:
 
 
 class Moments:
-    """Mean and spread over images of values of any shape, added batch by batch, in float64.
+    """Mean and spread over images of values of any shape, accumulated batch by batch in float64.
 
-    Sums of squared deviations are merged as Chan, Golub and LeVeque 1983 do, so that neither the size of the
-    batches nor a large mean costs precision.
+    Sums of squared deviations are merged as in Chan, Golub and LeVeque 1983, so that neither the batch size nor a large
+    mean costs precision.
 
     Attributes:
-        n: Images so far.
-        mean: Their mean, the shape of one image's values.
+        n: Number of images so far.
+        mean: Mean over these images, in the shape of one image's values.
 
     Example:
         >>> moments = Moments()
@@ -196,7 +197,7 @@ class Moments:
         self._squares: np.ndarray = np.zeros(())
 
     def add(self, values: torch.Tensor | np.ndarray) -> None:
-        """Add one value, or array of values, for each image of a batch: (batch, ...)."""
+        """Add a batch with one value or one array of values per image, (batch, ...)."""
         if isinstance(values, torch.Tensor):
             values = precise(values.detach().cpu()).numpy()
         count, mean = len(values), np.asarray(values, np.float64).mean(0)
@@ -208,10 +209,10 @@ class Moments:
 
     @property
     def variance(self) -> np.ndarray:
-        """The unbiased variance over images; NaN of a single one."""
+        """Unbiased variance over images; NaN for a single image."""
         return self._squares / (self.n - 1) if self.n > 1 else np.full_like(self._squares, np.nan)
 
     @property
     def stderr(self) -> np.ndarray:
-        """The standard error of the mean; NaN of a single image."""
+        """Standard error of the mean; NaN for a single image."""
         return np.sqrt(self.variance / max(self.n, 1))

@@ -1,4 +1,4 @@
-"""A walk over the points of a loss landscape: the same frozen images, the same treatment of batch norms, at each."""
+"""A walk over the points of a loss landscape, with the same frozen images and batch-norm treatment at each point."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Frozen = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def image_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Give each image's cross-entropy, from log-softmax in float64: finite for all finite logits.
+    """Compute each image's cross-entropy from log-softmax in float64, which is finite for all finite logits.
 
     Args:
-        logits: (batch, classes).
-        targets: Classes (batch,), or probabilities (batch, classes), as mixing of images makes them.
+        logits: Logits, (batch, classes).
+        targets: Classes (batch,), or probabilities (batch, classes) as produced by mixing images.
 
     Example:
         >>> image_losses(torch.tensor([[1e4, 0.0]]), torch.tensor([1])).tolist()
@@ -49,17 +49,17 @@ def freeze(batches: Batches, n_images: int | None, mix: Mix | None, seed: int, m
     """Read batches once, mix them, and keep them.
 
     Args:
-        batches: (images, labels).
-        n_images: Stop after so many; None reads all.
+        batches: Batches of (images, labels).
+        n_images: Number of images after which reading stops; None reads all.
         mix: See `loss_landscape`.
-        seed: Of what ``mix`` draws.
+        seed: Seed of the random numbers that ``mix`` draws.
         memory: GiB that may be kept.
 
     Returns:
         List of (images, targets).
 
     Raises:
-        ValueError: If they would not fit, or there are fewer than ``n_images``.
+        ValueError: If the images would not fit, or there are fewer than ``n_images``.
     """
     frozen, count, size = [], 0, 0
     with _seeded(seed):
@@ -83,7 +83,7 @@ def freeze(batches: Batches, n_images: int | None, mix: Mix | None, seed: int, m
 
 
 class Survey:
-    """Measures points, all on the same frozen images."""
+    """A survey of points, which measures all of them on the same frozen images."""
 
     def __init__(
         self, model: nn.Module, moved: Moved, frozen: Frozen, estimate: bool, loss: Callable, check: BatchCheck
@@ -102,7 +102,7 @@ class Survey:
         report: Callable[[str], None] | None,
         progress: bool,
     ) -> None:
-        """Measure points of a grid, and add them to those done: [nll, stderr, rise_stderr, accuracy]."""
+        """Measure points of a grid, and add each to ``done`` as [nll, stderr, rise_stderr, accuracy]."""
         if not todo:
             return
         self._check_output()
@@ -124,7 +124,10 @@ class Survey:
                 saved.save(done)
 
     def _check_output(self) -> None:
-        """Refuse what would end the run at its first point; the first, slow pass is over before the clock starts."""
+        """Refuse outputs that would end the run at its first point.
+
+        This also gets the first, slow pass out of the way before the clock starts.
+        """
         images, targets = self.frozen[0]
         outputs = self.model(images)
         if not isinstance(outputs, torch.Tensor):
@@ -139,19 +142,19 @@ class Survey:
             raise ValueError(f"loss should give each image's loss, shape ({len(images)},), not {shape}")
 
     def _losses(self, a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
-        """Each image's loss at a point, and whether it is right."""
+        """Compute each image's loss at a point, and whether it is classified correctly."""
         self.moved.to(a, b)
         if self.estimated:
             self._estimate_batch_norms()
         losses, right = [], []
         for images, targets in self.frozen:
             outputs, targets = self.model(images).cpu(), targets.cpu()  # not every accelerator has float64
-            losses.append(self.loss(outputs.clone(), targets.clone()).double())  # it may write into both
+            losses.append(self.loss(outputs.clone(), targets.clone()).double())  # the loss may write into both
             right.append(_right(outputs, targets, probabilities=self.loss is image_losses))
         return torch.cat(losses).numpy(), torch.cat(right).numpy()
 
     def _estimate_batch_norms(self) -> None:
-        """Average the statistics of the frozen batches, each by its images."""
+        """Average the statistics of the frozen batches, each weighted by its number of images."""
         for norm in self.estimated:
             norm.reset_running_stats()
             norm.training = True
@@ -179,7 +182,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def same_epoch(loader: Any) -> Iterator[None]:
-    """Put a loader's epoch back, which decides on order and augmentation."""
+    """Restore a loader's epoch on exit. The epoch determines order and augmentation."""
     epoch = getattr(loader, "epoch", None)
     try:
         yield
@@ -190,7 +193,7 @@ def same_epoch(loader: Any) -> Iterator[None]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators, which libraries' augmentations draw from, and put them back."""
+    """Seed the global generators, which libraries' augmentations draw from, and restore them on exit."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     set_seed(seed)
     try:
@@ -203,7 +206,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def normalising(model: nn.Module, how: str) -> Iterator[None]:
-    """Let batch norms normalise as asked; put their statistics and settings back."""
+    """Make batch norms normalise as asked, and restore their statistics and settings on exit."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     saved = [
         (norm, norm.momentum, norm.track_running_stats, {k: v.clone() for k, v in norm.named_buffers(recurse=False)})
@@ -211,7 +214,7 @@ def normalising(model: nn.Module, how: str) -> Iterator[None]:
     ]
     try:
         for norm in norms if how == "batch" else ():
-            norm.training, norm.track_running_stats = True, False  # the batch's statistics, and none are kept
+            norm.training, norm.track_running_stats = True, False  # use the batch's statistics and keep none
         yield
     finally:
         for norm, momentum, tracks, buffers in saved:
@@ -221,7 +224,7 @@ def normalising(model: nn.Module, how: str) -> Iterator[None]:
 
 
 def digest_of(frozen: Frozen) -> str:
-    """Give a checksum of the frozen images and targets."""
+    """Compute a checksum of the frozen images and targets."""
     digest = hashlib.sha256(json.dumps([list(images.shape) for images, _ in frozen]).encode())
     for pair in frozen:
         for tensor in pair:
@@ -230,7 +233,10 @@ def digest_of(frozen: Frozen) -> str:
 
 
 def _right(outputs: torch.Tensor, targets: torch.Tensor, probabilities: bool) -> torch.Tensor:
-    """Whether each image's largest logit is that of its, or its most probable, class; NaN where targets are neither."""
+    """Tell for each image whether the largest logit is that of its class.
+
+    Where targets are probabilities, the class is the most probable one. The result is NaN where targets are neither.
+    """
     if targets.is_floating_point():
         if not probabilities:
             return torch.full((len(outputs),), torch.nan)
@@ -239,5 +245,5 @@ def _right(outputs: torch.Tensor, targets: torch.Tensor, probabilities: bool) ->
 
 
 def _stderr(values: np.ndarray) -> float:
-    """The standard error of a mean; NaN of a single value."""
+    """Compute the standard error of a mean; NaN for a single value."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")

@@ -1,10 +1,10 @@
-"""The way of a model's weights through training, in polar coordinates, beside that of a random walk.
+"""The path of a model's weights through training in polar coordinates, compared with a random walk.
 
 An early version of Park & Kim 2022 (https://arxiv.org/abs/2202.06709v1, Fig. 1b) drew it to show how directly models
-come to their last weights. The author withdrew the figure and asks to ignore it: it misleads and is hard to reproduce
-(https://github.com/xxxnell/how-do-vits-work/issues/13). The angles are those of geometry: in many dimensions the steps
-of a random walk are orthogonal, and where it has gone half of its way, measured in squares, it stands at 45 degrees.
-Whatever is read off the picture has to be read off against that.
+reach their final weights. The author withdrew the figure and asks readers to ignore it, because it is misleading and
+hard to reproduce (https://github.com/xxxnell/how-do-vits-work/issues/13). The angles follow from geometry alone. In
+many dimensions the steps of a random walk are orthogonal. Halfway along its path, measured in squares, the walk is at
+45 degrees. Read the picture only in comparison with this walk.
 """
 
 from __future__ import annotations
@@ -23,22 +23,25 @@ from utilities.loaders import seeded_generator
 from utilities.results import Result
 from utilities.utils import versions
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: in a state, but not trained
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # batch norms' entries in a state, not trained
 Snapshot = nn.Module | Mapping[str, torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory(Result):
-    """Polar coordinates of weights along training, about the last ones: the first are at (1, 0), the last at r = 0.
+    """Polar coordinates of the weights during training, centred at the last ones.
+
+    The first weights are at (1, 0), the last at r = 0.
 
     Attributes:
-        epochs: When each snapshot was taken.
-        radius: Distance from the last weights, over that of the first.
-        angle: Between what is still to go and what was to go at the start, radians; NaN of the last.
-        walk_radius: The same of a random walk in as many dimensions whose steps are as long.
-        walk_angle: Its angles.
+        epochs: Epoch of each snapshot, (snapshots,).
+        radius: Distance from the last weights, divided by that of the first weights, (snapshots,).
+        angle: Angle in radians between the way still to go and the way to go at the start, (snapshots,). NaN for the
+            last snapshot.
+        walk_radius: Radii of a random walk in as many dimensions and with steps of the same lengths, (snapshots,).
+        walk_angle: Angles of that walk in radians, (snapshots,).
         parameters: Number of dimensions.
-        provenance: Lengths of the steps, the random walk's seed, and what is known of the model.
+        provenance: Lengths of the steps, the random walk's seed, and facts about the model.
 
     Example:
         >>> states = {epoch: {"w": torch.tensor([2.0 - epoch, 0.0])} for epoch in (0, 1, 2)}
@@ -55,7 +58,7 @@ class Trajectory(Result):
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate: ``epoch, radius, degrees, walk_radius, walk_degrees``, a row for each snapshot."""
+        """Tabulate ``epoch, radius, degrees, walk_radius, walk_degrees``, one row per snapshot."""
         degrees = {"degrees": np.degrees(self.angle), "walk_degrees": np.degrees(self.walk_angle)}
         columns = {"epoch": self.epochs, "radius": self.radius, "walk_radius": self.walk_radius, **degrees}
         return pd.DataFrame(columns)[["epoch", "radius", "degrees", "walk_radius", "walk_degrees"]]
@@ -64,29 +67,29 @@ class Trajectory(Result):
 def trajectory(
     snapshots: Mapping[int, Snapshot], *, random_walk_seed: int = 0, provenance: Mapping[str, Any] | None = None
 ) -> Trajectory:
-    r"""Give the polar coordinates of snapshots of training, and those of a random walk with the same steps.
+    r"""Compute the polar coordinates of snapshots of training, and those of a random walk with the same step lengths.
 
-    Of weights w_t, with the last ones w_T and what is to go, v_t = w_t - w_T:
+    For weights w_t with final weights w_T, the way still to go is v_t = w_t - w_T, and the coordinates are
 
     .. math:: r_t = |v_t| / |v_0|, \quad \theta_t = \arccos \frac{v_t \cdot v_0}{|v_t| |v_0|}
 
-    **The author of the figure withdrew it** as misleading and hard to reproduce (see the module). A random walk of many
-    dimensions has the angle arccos(r), 45 to 60 degrees from radius 0.7 to 0.5, by geometry alone: only what differs
-    from the walk says something about training.
+    **The author of the figure withdrew it** as misleading and hard to reproduce (see the module). By geometry alone, a
+    random walk in many dimensions has the angle arccos(r), which is 45 to 60 degrees from radius 0.7 to 0.5. Only
+    deviations from the walk tell something about training.
 
     Args:
-        snapshots: Epoch -> model, or its state, such as `utilities.study.Study.snapshots` gives. Only parameters count:
-            of a state, all real tensors but the statistics of batch norms.
-        random_walk_seed: The walk takes a step of a random direction between every two snapshots, as long as the
-            model's.
-        provenance: What is known of the model.
+        snapshots: Epoch -> model or its state, such as `utilities.study.Study.snapshots` returns. Only parameters
+            count. In a state these are all floating-point tensors except the statistics of batch norms.
+        random_walk_seed: Seed of the walk. Between every two snapshots the walk takes a step in a random direction, as
+            long as the model's step.
+        provenance: Facts about the model to keep with the result.
 
     Returns:
         The coordinates, in the order of the epochs.
 
     Raises:
-        ValueError: If there are fewer than three snapshots, they are of different models, weights are not finite, or
-            the last weights are the first.
+        ValueError: If there are fewer than three snapshots, they belong to different models, weights are not finite, or
+            the last weights equal the first.
 
     Example:
         >>> states = {0: {"w": torch.tensor([1.0, 0.0])}, 1: {"w": torch.tensor([0.0, 1.0])}, 2: {"w": torch.zeros(2)}}
@@ -110,16 +113,16 @@ def trajectory(
 
 
 def random_walk(steps: Sequence[float] | np.ndarray, dimensions: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Give the polar coordinates of a walk whose steps have given lengths and random directions.
+    """Compute the polar coordinates of a walk whose steps have given lengths and random directions.
 
     Args:
-        steps: Lengths.
-        dimensions: Of the space.
-        seed: Of the directions.
+        steps: Length of each step.
+        dimensions: Number of dimensions of the space.
+        seed: Seed of the directions.
 
     Returns:
-        Radii and angles in radians, one more than there are steps; NaN is the last angle. In many dimensions they
-        approach r_t^2 = sum of the squares of the steps to come over that of all steps, and angle = arccos(r_t).
+        Radii and angles in radians, one more than there are steps. The last angle is NaN. In many dimensions the angle
+        approaches arccos(r_t), and r_t^2 the sum of squares of the remaining steps over that of all steps.
 
     Example:
         >>> radius, angle = random_walk([1.0, 1.0], dimensions=100_000)
@@ -130,7 +133,7 @@ def random_walk(steps: Sequence[float] | np.ndarray, dimensions: int, seed: int 
     for step in _walk(steps, dimensions, seed):
         end += step
     to_go, start, radii, cosines = -end, -end, [1.0], [1.0]
-    for step in _walk(steps, dimensions, seed):  # drawn anew: all positions at once would not fit into memory
+    for step in _walk(steps, dimensions, seed):  # drawn again, because all positions would not fit into memory
         to_go = to_go + step
         radii.append((to_go.norm() / start.norm()).item())
         cosines.append((torch.dot(to_go, start) / (to_go.norm() * start.norm())).item())
@@ -144,7 +147,7 @@ def _walk(steps: Sequence[float] | np.ndarray, dimensions: int, seed: int) -> It
 
 
 def _polar(states: Sequence[Mapping[str, torch.Tensor]]) -> tuple[np.ndarray, np.ndarray]:
-    """Radii and angles of states about the last one."""
+    """Compute radii and angles of states about the last one."""
     start, last, radii, cosines = states[0], states[-1], [], []
     whole = _distance(start, last)
     if whole == 0:
@@ -160,7 +163,7 @@ def _polar(states: Sequence[Mapping[str, torch.Tensor]]) -> tuple[np.ndarray, np
 
 
 def _ended(radii: np.ndarray, cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """End at a radius of exactly 0, where there is no angle; rounding takes no cosine beyond 1."""
+    """Set the last radius to exactly 0 and its angle to NaN, and clip cosines that rounding took beyond 1."""
     radii[-1], cosines[-1] = 0.0, np.nan
     return radii, np.arccos(np.clip(cosines, -1.0, 1.0))
 
@@ -174,7 +177,7 @@ def _flat(value: torch.Tensor) -> torch.Tensor:
 
 
 def _parameters(snapshot: Snapshot) -> dict[str, torch.Tensor]:
-    """Name what is trained."""
+    """Return the trained parameters by name."""
     if isinstance(snapshot, nn.Module):
         return dict(snapshot.named_parameters())
     trained = {name: value for name, value in snapshot.items() if not name.endswith(STATISTICS)}

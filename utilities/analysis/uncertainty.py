@@ -1,8 +1,8 @@
 """Predictions averaged over dropout masks or over models, in probability space.
 
 Monte Carlo dropout (Gal and Ghahramani 2016, https://arxiv.org/abs/1506.02142) keeps dropout on at test time and
-averages the probabilities of several passes; an ensemble (Lakshminarayanan et al. 2017,
-https://arxiv.org/abs/1612.01474) averages those of several models. Both give log p = log mean_k p_k.
+averages the probabilities of several passes. An ensemble (Lakshminarayanan et al. 2017,
+https://arxiv.org/abs/1612.01474) averages those of several models. Both return log p = log mean_k p_k.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ _BEFORE_LAST_CONV = {BasicBlock: "relu1", Bottleneck: "relu2", PreActBlock: "rel
 
 
 def log_mean_probability(logits: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Average predictions in probability space: log (1/m) sum_k softmax(logits_k), in the log domain throughout.
+    """Average predictions in probability space: log (1/m) sum_k softmax(logits_k).
+
+    The computation stays in the log domain throughout.
 
     Args:
-        logits: Of m passes or members, each (batch, classes).
+        logits: Logits of m passes or members, each (batch, classes).
 
     Returns:
-        Logarithms of probabilities that sum to one, (batch, classes), in float32 or better.
+        Log-probabilities, (batch, classes), in float32 or better. The probabilities sum to one.
 
     Raises:
-        ValueError: If there are none, or their shapes differ.
+        ValueError: If there are no logits, or their shapes differ.
 
     Example:
         >>> sure, unsure = torch.tensor([[0.0, -1000.0]]), torch.tensor([[0.0, 0.0]])
@@ -52,16 +54,16 @@ def log_mean_probability(logits: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 class Ensemble(nn.Module):
-    """Several classifiers as one, whose output is the logarithm of their mean probability.
+    """Several classifiers combined into one, whose output is the logarithm of their mean probability.
 
-    Its softmax is that mean, so it goes wherever a model goes. By Jensen's inequality its negative log-likelihood is
-    never above the mean of its members'.
+    The softmax of the output is that mean, so an ensemble can be used wherever a model can. By Jensen's inequality its
+    negative log-likelihood is never above the mean of its members'.
 
     Args:
-        members: Models of the same classes and the same input.
+        members: Models with the same classes and the same input.
 
     Raises:
-        ValueError: If there is none; in ``forward`` if their outputs differ in shape.
+        ValueError: If there are no members. ``forward`` raises it if their outputs differ in shape.
 
     Example:
         >>> one, two = nn.Linear(4, 3), nn.Linear(4, 3)
@@ -77,26 +79,26 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images (batch, ...) to log mean probabilities (batch, classes)."""
+        """Map images (batch, ...) to logarithms of mean probabilities (batch, classes)."""
         return log_mean_probability([member(copied(images)) for member in self.members])
 
 
 class InsertedDropout(nn.Dropout):
-    """Dropout that `with_dropout` put in: wanted there, so that Monte Carlo dropout takes it even at rate 0."""
+    """Dropout inserted by `with_dropout`. It is wanted there, so Monte Carlo dropout uses it even at rate 0."""
 
 
 def with_dropout(model: nn.Module, rate: float) -> nn.Module:
-    """Copy a ResNet with dropout before the last convolution of each residual block.
+    """Copy a ResNet, adding dropout before the last convolution of each residual block.
 
-    Between the two 3x3 convolutions of a block, before the last 1x1 convolution of a bottleneck, as in the networks of
-    Park and Kim 2022 (Blurs Behave Like Ensembles, https://arxiv.org/abs/2105.12639). Names of parameters stay as they
-    are, so that state dictionaries fit both. Train the copy: a network that has not learnt with dropout is not made for
-    it.
+    Dropout goes between the two 3x3 convolutions of a basic block, or before the last 1x1 convolution of a bottleneck.
+    The networks of Park and Kim 2022 (Blurs Behave Like Ensembles, https://arxiv.org/abs/2105.12639) have it there too.
+    Parameter names do not change, so state dictionaries fit both networks. Train the copy, because a network that was
+    trained without dropout does not cope with it.
 
     Args:
         model: Any network with the blocks of `utilities.resnet` or `utilities.preact_resnet`: plain, wide, Lambda and
             pre-activation ResNets, and the convolutional blocks of AlterNets.
-        rate: Share of activations dropped, 0 <= rate < 1; replaces the rate of an earlier call.
+        rate: Share of activations dropped, 0 <= rate < 1. It replaces the rate of an earlier call.
 
     Raises:
         ValueError: If the rate is out of range, or there is no such block.
@@ -124,18 +126,18 @@ def with_dropout(model: nn.Module, rate: float) -> nn.Module:
 
 
 def _rate(module: nn.Module) -> float | None:
-    """Give the rate of the dropout that a module's own ``training`` flag switches, None if there is none."""
+    """Return the rate of the dropout that a module's own ``training`` flag switches; None if there is none."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p
     if isinstance(module, nn.MultiheadAttention):
         return module.dropout
     if getattr(module, "fused_attn", False) and hasattr(module, "attn_drop"):
-        return module.attn_drop.p  # timm passes it to the fused kernel, and never calls the layer
+        return module.attn_drop.p  # timm passes it to the fused kernel and never calls the layer
     return module.p if isinstance(module, StochasticDepth) else getattr(module, "drop_prob", None)
 
 
 def _drops_paths(module: nn.Module) -> bool:
-    """Tell stochastic depth from dropout."""
+    """Tell whether a module is stochastic depth rather than dropout."""
     return isinstance(module, StochasticDepth) or hasattr(module, "drop_prob")
 
 
@@ -144,14 +146,14 @@ def dropout_layers(model: nn.Module, layers: Sequence[str] | None = None) -> lis
 
     Args:
         model: Any model.
-        layers: Choose among them by name or glob, stochastic depth included; None is all dropout of a rate above 0,
-            and what `with_dropout` put in, but no stochastic depth.
+        layers: Names or globs of the layers to choose, including stochastic depth. None is all dropout with a rate
+            above 0 and the layers that `with_dropout` inserted, but no stochastic depth.
 
     Returns:
-        Their names.
+        Names of the layers.
 
     Raises:
-        ValueError: If there is none, or a chosen layer drops nothing.
+        ValueError: If there is no such layer, or a chosen layer is not dropout.
 
     Example:
         >>> dropout_layers(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.Linear(4, 2)))
@@ -181,10 +183,10 @@ def dropout_layers(model: nn.Module, layers: Sequence[str] | None = None) -> lis
 
 @contextmanager
 def sampling_dropout(model: nn.Module, layers: Sequence[str] | None = None) -> Iterator[list[str]]:
-    """Turn dropout on, and nothing else: batch norms and all other layers keep their mode. Put back on exit.
+    """Turn on dropout and nothing else: batch norms and all other layers keep their mode. Restore modes on exit.
 
     Args:
-        model: Usually in eval mode.
+        model: The model, usually in eval mode.
         layers: See `dropout_layers`.
 
     Yields:
@@ -204,7 +206,7 @@ def sampling_dropout(model: nn.Module, layers: Sequence[str] | None = None) -> I
     names = dropout_layers(model, layers)
     modules = dict(model.named_modules())
     modes = [(modules[name], modules[name].training) for name in names]
-    fast = torch.backends.mha.get_fastpath_enabled()  # PyTorch's own encoder layers would leave dropout out
+    fast = torch.backends.mha.get_fastpath_enabled()  # on the fast path, PyTorch's encoder layers skip dropout
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         for module, _ in modes:
@@ -221,17 +223,17 @@ def dropout_log_probabilities(
 ) -> torch.Tensor:
     """Average several passes with dropout in probability space.
 
-    Masks are drawn for a batch at a time, so they depend on how images are cut into batches; the same cut and keys
-    give the same masks, and torch's global generators of CPU and CUDA are left as they were.
+    Masks are drawn for one batch at a time, so they depend on how images are cut into batches. The same batches and
+    keys give the same masks. Torch's global generators of CPU and CUDA are left unchanged.
 
     Args:
-        model: With dropout on, see `sampling_dropout`.
-        images: (batch, ...).
-        passes: How many, 1 or more.
+        model: The model, with dropout on, see `sampling_dropout`.
+        images: Batch of images, (batch, ...).
+        passes: Number of passes, 1 or more.
         keys: Seed of the masks, one or more integers, such as a seed and the number of the batch.
 
     Returns:
-        Logarithms of probabilities, (batch, classes).
+        Log-probabilities, (batch, classes).
 
     Example:
         >>> model = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 2)).eval()
@@ -250,7 +252,7 @@ def dropout_log_probabilities(
 
 @contextmanager
 def _seeded(device: torch.device, *keys: int) -> Iterator[None]:
-    """Seed what layers draw on the CPU and on a device, and put the generators of CPU and CUDA back."""
+    """Seed the generators that layers draw from on the CPU and on a device, and restore those of CPU and CUDA."""
     seed = seeded_generator(*keys).initial_seed()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)

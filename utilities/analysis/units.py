@@ -1,4 +1,4 @@
-"""The units of a lesion study: what can be removed from a model, and the model without it."""
+"""The units of a lesion study: the parts that can be removed from a model, and the model without them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ KINDS = ("conv", "msa", "mlp")
 
 @dataclass(frozen=True)
 class Unit:
-    """What is removed.
+    """A unit to remove from a model.
 
     Attributes:
-        name: Of the layer, branch or block.
+        name: Name of the layer, branch or block.
         kind: ``conv``, ``msa`` or ``mlp``.
-        block: Its place in the sequence of blocks.
-        part: A layer inside the block; None where the branch, or the whole block, is removed.
-        depth: 0 for units of the first block to 1 for those of the last.
+        block: Index of its block in the sequence of blocks.
+        part: The layer inside the block; None if the branch or the whole block is removed.
+        depth: Relative depth, from 0 for units of the first block to 1 for those of the last.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Unit:
 
 
 def find_units(sequence: list[Block], images: torch.Tensor, *, whole: bool = False) -> list[Unit]:
-    """List what can be removed: what has the same shape before and after.
+    """List the units that can be removed, which are those whose input and output have the same shape.
 
     Args:
         sequence: The blocks of a model in eval mode.
-        images: One image or more, to see shapes.
-        whole: Whether residual blocks are removed as a whole, rather than a layer inside.
+        images: One image or more, to find the shapes.
+        whole: Whether to remove residual blocks as a whole, rather than layers inside them.
 
     Raises:
-        ValueError: If there is nothing.
+        ValueError: If there is no such unit, or the blocks do not form a sequence.
 
     Example:
         >>> from utilities.blocks import blocks
@@ -79,19 +79,19 @@ def find_units(sequence: list[Block], images: torch.Tensor, *, whole: bool = Fal
 
 
 def named_units(model: nn.Module, named: list[Block], images: torch.Tensor) -> list[Unit]:
-    """List which named layers of any model can be removed, in the order in which they run.
+    """List the named layers of any model that can be removed, in the order in which they run.
 
     Args:
-        model: In eval mode.
-        named: Its layers, of `utilities.blocks.blocks` with ``layers``.
-        images: One image or more, to see shapes.
+        model: The model, in eval mode.
+        named: The named layers, from `utilities.blocks.blocks` with ``layers``.
+        images: One image or more, to find the shapes.
 
     Returns:
-        Parts of the whole model, taken as one block. Layers without an input of their output's shape cannot be removed,
-        which a warning says.
+        Units of the whole model, which counts as one block. A warning names the layers that cannot be removed, because
+        no input has the shape of their output.
 
     Raises:
-        ValueError: If there is nothing, a layer does not run, or it is of another kind than units are.
+        ValueError: If no layer can be removed, a layer does not run, or its kind is not that of a unit.
 
     Example:
         >>> from utilities.blocks import blocks
@@ -131,7 +131,7 @@ def _kind(part: nn.Module) -> str:
 
 
 def _same_shape(block: Block, x: torch.Tensor) -> tuple[dict[str, nn.Module], torch.Tensor]:
-    """Find the spatial layers inside a block whose output has the shape of their input, and run the block."""
+    """Run a block, and return its spatial layers whose output has the shape of their input, and its output."""
     found: dict[str, nn.Module] = {}
     with ExitStack() as stack:
         for name, part in block.module.named_modules():
@@ -151,13 +151,16 @@ def _same_shape(block: Block, x: torch.Tensor) -> tuple[dict[str, nn.Module], to
 def removed(
     unit: Unit, sequence: list[Block], ablation: str, means: Mapping[str, torch.Tensor]
 ) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-    """Return the unit's block without the unit, as a function of the features before it.
+    """Remove a unit while the context lasts, and serve its block without it.
 
     Args:
         unit: See `find_units` and `named_units`.
         sequence: The blocks.
         ablation: See `utilities.analysis.lesion.lesions`.
-        means: Of `mean_outputs`.
+        means: Mean outputs of the units, from `mean_outputs`.
+
+    Yields:
+        A function of the features before the block.
     """
     block, mean = sequence[unit.block], means.get(unit.name)
     if unit.part is not None:
@@ -170,7 +173,7 @@ def removed(
 
 @contextmanager
 def _replacing(part: nn.Module, ablation: str, mean: torch.Tensor | None) -> Iterator[None]:
-    """Put something in the place of a layer's output; its input is copied before it runs, and may write into it."""
+    """Replace a layer's output. The input is copied before the layer runs, because the layer may write into it."""
     given: list[Any] = []
 
     def look(part: nn.Module, args: Any, kwargs: Any) -> None:
@@ -188,15 +191,15 @@ def _replacing(part: nn.Module, ablation: str, mean: torch.Tensor | None) -> Ite
 
 
 def _input_like(output: Any, given: Any) -> torch.Tensor | None:
-    """Find what was given that has the shape of the output; None if nothing has, or the output cannot be replaced."""
+    """Find an input that has the shape of the output; None if there is none, or the output cannot be replaced."""
     found = first_tensor(output)
     if not any(tensor is found for tensor in tensors_in(output)):
-        return None  # of a quantised layer it is a copy
+        return None  # for a quantised layer, what was found is a copy
     return next((x for x in tensors_in(given) if x.shape == found.shape), None)
 
 
 def _instead(x: torch.Tensor, ablation: str, mean: torch.Tensor | None, branch: bool) -> torch.Tensor:
-    """Return what stands in the place of a unit's output, x being its input: a tensor that may be written into."""
+    """Return the replacement for a unit's output, given its input x. The result may be written into."""
     if ablation == "mean":
         return mean.to(x.dtype).expand_as(x).clone()
     return torch.zeros_like(x) if ablation == "zero" and not branch else x.clone()
@@ -205,10 +208,12 @@ def _instead(x: torch.Tensor, ablation: str, mean: torch.Tensor | None, branch: 
 def mean_outputs(
     model: nn.Module, sequence: list[Block], units: list[Unit], loader: Iterable[Any], run: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """Average over all images what each unit gives: the layer's or block's output, of a branch what it adds.
+    """Average each unit's output over all images.
+
+    For a layer or a block this is its own output, for a branch what it adds to the shortcut.
 
     Args:
-        model: Whose blocks they are.
+        model: The model that the blocks belong to.
         sequence: The blocks.
         units: See `find_units` and `named_units`.
         loader: Yields images.

@@ -1,8 +1,8 @@
 """Variance of feature maps: does a block spread features out over positions, or average them?
 
-Park & Kim 2022, https://arxiv.org/abs/2202.06709, Fig. 9: after each block the unbiased variance over all positions
-of a map, then the mean over channels and images. The residual stream grows with depth, and with it the variance: the
-relative one, V / mean(X^2), does not follow that growth.
+As in Park & Kim 2022, https://arxiv.org/abs/2202.06709, Fig. 9, the unbiased variance over all positions of a map is
+computed after each block, then averaged over channels and images. The residual stream grows with depth, and the
+variance grows with it. The relative variance, V / mean(X^2), does not follow that growth.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ OVER = ("positions", "samples")
 
 @dataclass(frozen=True)
 class Variance(Result):
-    """Variance after each block; arrays have an entry for each block.
+    """Variance after each block. Arrays have one entry per block.
 
     Attributes:
-        names: Of the blocks, the classifier left out.
-        kinds: See `utilities.blocks.KINDS`.
-        stages: 0 for the stem, then from 1.
-        variance: Mean over channels and images.
-        stderr: Its standard error over images.
-        relative: Variance over mean square, of each image and then averaged.
-        relative_stderr: Its standard error over images.
-        branch: Variance of what the block adds to its input (output less input); NaN where the shape changes.
-        branch_stderr: Its standard error over images.
-        change: Variance after the block less that before it; NaN where the grid changes.
-        change_stderr: Its standard error over images, paired.
-        relative_change: The same of the relative variance.
-        relative_change_stderr: Its standard error over images, paired.
+        names: Names of the blocks, without the classifier.
+        kinds: Kinds of the blocks, see `utilities.blocks.KINDS`.
+        stages: Stage of each block: 0 for the stem, then from 1.
+        variance: Variance, mean over channels and images.
+        stderr: Standard error of ``variance`` over images.
+        relative: Variance divided by mean square for each image, mean over images.
+        relative_stderr: Standard error of ``relative`` over images.
+        branch: Variance of what the block adds to its input (output minus input); NaN where the shape changes.
+        branch_stderr: Standard error of ``branch`` over images.
+        change: Variance after the block minus that before it; NaN where the grid changes.
+        change_stderr: Standard error of ``change`` over images, paired.
+        relative_change: Relative variance after the block minus that before it; NaN where the grid changes.
+        relative_change_stderr: Standard error of ``relative_change`` over images, paired.
         provenance: What it was made from.
     """
 
@@ -63,11 +63,11 @@ class Variance(Result):
 
     @property
     def depth(self) -> np.ndarray:
-        """Position of each block, 0 for the first to 1 for the last."""
+        """Relative position of each block, from 0 for the first to 1 for the last."""
         return np.linspace(0, 1, len(self.names))
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate: a row for each block."""
+        """Tabulate the result, one row per block."""
         columns = [name for name, value in vars(self).items() if isinstance(value, np.ndarray)]
         table = {"block": self.names, "kind": self.kinds, "stage": self.stages}
         return pd.DataFrame(table | {name: getattr(self, name) for name in columns})
@@ -88,20 +88,21 @@ def feature_variance(
 
     Args:
         model: See `utilities.blocks.blocks`; it runs in eval mode.
-        loader: Yields images, or (images, labels). Over samples it is read twice, and has to keep its order.
-        over: ``"positions"``, the paper's: of each map over its positions. ``"samples"``: of each channel and position
-            over the images.
-        layers: Kinds of named layers, of models whose blocks are not known.
-        forward: How such a model is run where that is not ``model(images)``, see `utilities.hooks.Recorder`.
+        loader: Yields images, or (images, labels). For the variance over samples it is read twice, and has to keep its
+            order.
+        over: ``"positions"``, as in the paper, is the variance of each map over its positions. ``"samples"`` is the
+            variance of each channel and position over the images.
+        layers: Kinds of named layers, for models whose blocks are not known.
+        forward: Function that runs such a model, if not ``model(images)``. See `utilities.hooks.Recorder`.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
 
     Returns:
-        The variances; over positions, NaN where there is only one.
+        The variances. The variance over positions is NaN where there is only one position.
 
     Raises:
-        ValueError: For another ``over``, a model without known blocks, or too few images.
+        ValueError: If ``over`` is unknown, the model's blocks are not known, or there are too few images.
 
     Example:
         >>> from utilities.resnet import resnet18
@@ -142,7 +143,7 @@ def feature_variance(
 
 
 def over_positions(maps: torch.Tensor) -> torch.Tensor:
-    """Give each image's unbiased variance over positions, mean over channels: (batch, C, H, W) -> (batch,).
+    """Compute each image's unbiased variance over positions, averaged over channels: (batch, C, H, W) -> (batch,).
 
     Example:
         >>> over_positions(torch.tensor([[[[1.0, 3.0]]]]))
@@ -155,7 +156,7 @@ def over_positions(maps: torch.Tensor) -> torch.Tensor:
 
 
 def _means(model: nn.Module, sequence: list[Block], loader: Iterable[Any], run: Mapping[str, Any]) -> dict:
-    """Average the features, and what each block adds, over all images: name -> two means."""
+    """Average the features and what each block adds over all images: name -> the two means."""
     sums: dict[str, tuple[Moments, Moments]] = {}
     with stream(model, loader, description="means", **run) as batches:
         for images, _ in batches:
@@ -175,7 +176,7 @@ def _means(model: nn.Module, sequence: list[Block], loader: Iterable[Any], run: 
 
 
 class _Spread:
-    """The sums over images of one block's variances."""
+    """Sums over images of one block's variances."""
 
     def __init__(self, block: Block, means: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
         self.block, self.means = block, means.get(block.name)
@@ -183,7 +184,7 @@ class _Spread:
         self.change, self.relative_change = Moments(), Moments()
 
     def add(self, maps: torch.Tensor, before: tuple[torch.Tensor, ...] | None) -> tuple[torch.Tensor, ...]:
-        """Add a batch, paired with the maps before the block; give what the next block has to be paired with."""
+        """Add a batch, paired with the maps before the block, and return the values to pair with the next block."""
         variance = self._of(maps, 0)
         relative = variance / maps.square().flatten(1).mean(1)
         self.variance.add(variance)
@@ -203,7 +204,7 @@ class _Spread:
 
 
 def _collect(spreads: list[_Spread], samples: int | None, provenance: dict[str, Any]) -> Variance:
-    # Deviations from the mean of the same n images: the sum is divided by n - 1.
+    # The deviations are from the mean of the same n images, so the sum is divided by n - 1.
     factor = 1.0 if samples is None else samples / (samples - 1)
 
     def column(kind: str, value: str) -> np.ndarray:

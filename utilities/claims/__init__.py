@@ -1,1 +1,1 @@
-"""Claims of the papers, put to what was run; one file for each analysis."""
+"""Test claims of the papers against results; one file for each analysis."""

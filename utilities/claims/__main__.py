@@ -1,4 +1,4 @@
-"""The command ``python -m utilities.claims``: the claims that notebooks have put to the test, as one table."""
+"""Run the command ``python -m utilities.claims``: print the claims that notebooks have tested, as one table."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MARKS = {True: "holds", False: "does not hold"}
 
 
 def table(folder: Path) -> str:
-    """Put all claims of a folder of results into one table in Markdown.
+    """Collect all claims in a folder of results into one Markdown table.
 
     Args:
-        folder: Holds files NAME_claims.csv.
+        folder: Folder with files NAME_claims.csv.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no such file.
 
     Example:
         >>> table(Path("nowhere"))
@@ -42,7 +42,7 @@ def table(folder: Path) -> str:
 
 
 def _said(row: Any, name: str) -> str:
-    """Return a column that older tables, or other claims, do not have."""
+    """Return a column that is missing in older tables and in some claims."""
     value = getattr(row, name, "")
     return value if isinstance(value, str) else ""
 

@@ -1,4 +1,4 @@
-"""Claims of Park & Kim 2022 on putting attention blocks into a CNN."""
+"""Test claims of Park & Kim 2022 on putting attention blocks into a CNN."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ WHERE = "Park & Kim 2022, build-up on CIFAR-100"
 
 
 def claims_of_build_up(steps: Mapping[str, Classification]) -> list[Claim]:
-    """Put the claims to the steps from a CNN to an AlterNet.
+    """Test the claims on the steps from a CNN to an AlterNet.
 
     Args:
-        steps: Name -> result on the same images, from no attention block on, one more in each.
+        steps: Name -> result on the same images. The first model has no attention block, and each further one has one
+            more.
 
     Returns:
-        The hybrid is better than the CNN it started from; every single block helps.
+        Two claims: the hybrid is better than the CNN it started from, and every single block helps.
     """
     results = list(steps.values())
     gain, error = paired_difference(results[-1], results[0])

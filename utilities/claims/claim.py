@@ -1,4 +1,4 @@
-"""A claim of a paper, what a run shows of it, and whether it holds there."""
+"""A paper's claim, what a run shows about it, and whether it holds there."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import pandas as pd
 from utilities.utils import write_whole
 
 WIDTH = 110
-LEVEL = 0.05  # of p-values
+LEVEL = 0.05  # significance level of p-values
 LAYERS = {"attn": "attention", "mlp": "the MLP"}
 VERDICTS = {True: "holds on what was run", False: "does NOT hold on what was run", None: "cannot be told from this run"}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, and what a run shows of it.
+    """A claim, and what a run shows about it.
 
     Attributes:
-        claim: What the paper says, in our words.
-        source: Where: paper and figure.
-        found: What the run shows, in numbers with their errors.
-        holds: Whether the claim holds there; None where the run cannot tell (within the errors, or not tried).
-        about: Of what that speaks: models, whether they are trained, their accuracy, the number of images. See
-            `utilities.claims.evidence.weigh`.
-        reason: Why these can bear no verdict.
+        claim: The paper's claim, in our words.
+        source: Paper and figure that make the claim.
+        found: Findings of the run, in numbers with their errors.
+        holds: Whether the claim holds in the run; None if the run cannot tell (within the errors, or not tried).
+        about: What the findings are based on: models, whether they are trained, their accuracy, the number of images.
+            See `utilities.claims.evidence.weigh`.
+        reason: Reason why these cannot support a verdict.
 
     Example:
         >>> print(Claim("attention lowers the variance", "Park & Kim 2022, Fig. 9", "6 of 6 blocks lower it", True))
@@ -55,7 +55,7 @@ class Claim:
 
 
 def percent_points(value: float, error: float) -> str:
-    """Put a difference of two shares, and its standard error, into words.
+    """Format a difference of two shares and its standard error in percent points.
 
     Example:
         >>> percent_points(0.123, 0.01)
@@ -65,11 +65,11 @@ def percent_points(value: float, error: float) -> str:
 
 
 def judge(difference: float, error: float) -> bool | None:
-    """Tell whether a difference is above 0 by two standard errors (True), below 0 by two (False), or neither (None).
+    """Tell whether a difference is two standard errors above 0 (True), two below 0 (False), or neither (None).
 
     Args:
-        difference: In the direction of the claim.
-        error: Its standard error; without one (NaN) nothing can be told.
+        difference: Difference, positive in the direction of the claim.
+        error: Standard error of the difference. If it is NaN, the verdict is None.
 
     Example:
         >>> judge(3.0, 1.0), judge(-3.0, 1.0), judge(1.0, 1.0), judge(1.0, float("nan"))
@@ -79,7 +79,7 @@ def judge(difference: float, error: float) -> bool | None:
 
 
 def all_hold(verdicts: Sequence[bool | None]) -> bool | None:
-    """Tell whether several verdicts hold together: not if one does not, unknown if one is or there is none.
+    """Tell whether several verdicts hold together: False if one is False, None if one is None or there is none.
 
     Example:
         >>> all_hold([True, True]), all_hold([None, False]), all_hold([True, None])
@@ -89,7 +89,7 @@ def all_hold(verdicts: Sequence[bool | None]) -> bool | None:
 
 
 def by_family(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the first result of each family, ``cnn``, ``hybrid`` and ``vit``; families that are not there are left out.
+    """Return the first result of each family among ``cnn``, ``hybrid`` and ``vit``; missing families are left out.
 
     Example:
         >>> by_family({"resnet18": 1, "resnet34": 2, "vit_tiny_patch2_16": 3})
@@ -108,22 +108,22 @@ def family(model: str) -> str:
         >>> [family(name) for name in ("resnet18", "alternet18", "timm/vit_tiny_patch16_224", "pit_tiny")]
         ['cnn', 'hybrid', 'vit', 'vit']
     """
-    bare = re.split("[/:]", model)[-1]  # of a function of one's own, its name
+    bare = re.split("[/:]", model)[-1]  # for a user's own function, its name
     if bare.startswith(("alternet", "lambda")):
         return "hybrid"
     return "vit" if bare.startswith(("vit", "deit", "pit", "swin", "mixer")) else "cnn"
 
 
 def state_claims(claims: Sequence[Claim], path: str | Path | None = None) -> str:
-    """Put claims into words, and write them as a table where a path is given.
+    """Format claims as text, and write them as a table if a path is given.
 
     Args:
-        claims: One or more.
-        path: Of a CSV file, columns ``claim, source, found, holds``, and ``about`` and ``reason`` where claims have
-            them; its ending is put right.
+        claims: One or more claims.
+        path: Path of a CSV file with columns ``claim, source, found, holds``, and ``about`` and ``reason`` if claims
+            have them. Its suffix is corrected if necessary.
 
     Returns:
-        The text.
+        The claims as text.
     """
     if path is not None:
         table = pd.DataFrame([asdict(claim) for claim in claims])

@@ -1,4 +1,4 @@
-"""Claims of Vilas et al. 2023 on class-value agreement."""
+"""Test claims of Vilas et al. 2023 on class-value agreement."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from utilities.claims.claim import LAYERS, LEVEL, Claim, judge
 from utilities.claims.evidence import weigh
 
 SOURCE = "Vilas et al. 2023, class-value agreement, https://arxiv.org/abs/2310.18969"
-NEGLIGIBLE = 0.1  # of the largest excess over the untrained model: what counts as being at its level
+NEGLIGIBLE = 0.1  # share of the largest excess over the untrained model that counts as being at its level
 
 
 def claims_of_class_value(results: Mapping[str, ClassValueAgreement]) -> list[Claim]:
-    """Decide where value vectors of attention and MLP come close to classes.
+    """Decide in which blocks value vectors of attention and MLP come close to classes.
 
-    Scores are compared class by class with those of the untrained model, or with chance where there is none; errors are
-    over classes. Late blocks are the last third, early ones the first. Early blocks are at the untrained model's level
-    if their excess, with two standard errors, stays below a tenth of that of the best block.
+    Scores are compared class by class with those of the untrained model, or with chance if there is none. Errors are
+    over classes. Late blocks are the last third, early blocks the first. Early blocks are at the untrained model's
+    level if their excess, with two standard errors, stays below a tenth of the best block's.
 
     Args:
         results: Model -> result.
 
     Returns:
-        For each model and part: agreement is above the untrained model's in late blocks; early blocks are at its level;
-        agreement peaks in late blocks.
+        Three claims for each model and part: agreement is above the untrained model's in late blocks; early blocks are
+        at its level; agreement peaks in late blocks.
 
     Example:
         >>> claims_of_class_value({})
@@ -61,7 +61,7 @@ def _late(text: str, where: str, level: str, excess: np.ndarray, p: np.ndarray) 
 
 
 def _early(text: str, where: str, level: str, excess: np.ndarray) -> Claim:
-    """Put the first third's excess beside a small share of the best block's."""
+    """Compare the first third's excess with a small share of the best block's."""
     early = _thirds(len(excess))[0]
     mean, error = (float(value) for value in mean_and_stderr(excess[early].mean(0)))
     by_block, errors = mean_and_stderr(excess.T)
@@ -70,7 +70,7 @@ def _early(text: str, where: str, level: str, excess: np.ndarray) -> Claim:
     found += _pm(by_block[best], errors[best])
     if len(excess) == 1 or judge(float(by_block[best]), float(errors[best])) is not True:
         return Claim(text, SOURCE, f"{found}: no block stands out against which that is little", None)
-    # The excess has to lie within the margin on either side, by two standard errors, to be none.
+    # There is no excess if it lies within the margin on either side by two standard errors.
     margin = NEGLIGIBLE * float(by_block[best]) - abs(mean)
     return Claim(text, SOURCE, found, judge(margin, error + NEGLIGIBLE * float(errors[best])))
 
@@ -92,7 +92,7 @@ def _peak(text: str, where: str, scores: np.ndarray) -> Claim:
 
 
 def _thirds(blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give the indices of the first and of the last third of the blocks, one block at least."""
+    """Return the indices of the first and of the last third of the blocks, each at least one block."""
     third = max(1, round(blocks / 3))
     return np.arange(third), np.arange(blocks - third, blocks)
 

@@ -1,4 +1,4 @@
-"""Claims on how well hybrids and CNNs classify."""
+"""Test claims on how well hybrids and CNNs classify."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from utilities.analysis.classification import Classification
 from utilities.claims.claim import Claim, family
 from utilities.claims.evidence import weigh
 
-ERRORS = 2  # standard errors that a difference has to exceed
+ERRORS = 2  # number of standard errors that a difference has to exceed
 
 
 def paired_difference(one: Classification, two: Classification, measure: str = "accuracy") -> tuple[float, float]:
-    """Give the difference of a measure between two models, one less two, and its standard error.
+    """Compute the difference of a measure between two models, one minus two, and its standard error.
 
-    Both saw the same images, so the error is that of the differences image by image, which is smaller than that of
-    two samples.
+    Both models saw the same images. The error is therefore that of the differences image by image, which is smaller
+    than that of two samples.
 
     Args:
-        one: A result.
-        two: Another, of the same images in the same order.
-        measure: A mean over all images, see `Classification.per_image`: accuracy, top5, freq_90, nll, brier or
-            signed_ece.
+        one: Result of the first model.
+        two: Result of the second model, on the same images in the same order.
+        measure: Measure that is a mean over all images, see `Classification.per_image`: accuracy, top5, freq_90, nll,
+            brier or signed_ece.
 
     Raises:
-        ValueError: If the images differ, or the measure is about some of them only.
+        ValueError: If the images differ, or the measure concerns only some of them.
 
     Example:
         >>> import torch
@@ -49,13 +49,13 @@ def paired_difference(one: Classification, two: Classification, measure: str = "
 
 
 def claims_of_classification(results: Mapping[str, Classification]) -> list[Claim]:
-    """Put to the test what Park and Kim 2022 say of accuracy.
+    """Test what Park and Kim 2022 claim about accuracy.
 
     Args:
-        results: Name of the model -> result on the same images; the first CNN and the first AlterNet are compared.
+        results: Name of the model -> result on the same images. The first CNN and the first AlterNet are compared.
 
     Returns:
-        One claim: it holds, or does not, where the difference exceeds `ERRORS` standard errors.
+        One claim. It is decided if the difference exceeds `ERRORS` standard errors.
     """
     claim = (
         "AlterNet, a CNN whose blocks at the end of stages are self-attention, is more accurate than the CNN, on "

@@ -1,8 +1,8 @@
-"""What a claim rests on: of which models it speaks, whether they have learnt anything, and from how many images.
+"""Weigh what a claim rests on: its models, whether they have learnt anything, and the number of images.
 
-A verdict on a network that has not learnt, or on a handful of images, says nothing of the claim. So each claim is
-weighed with the results that it was judged by: they say what they are of, and where they cannot bear a verdict, it is
-taken back, with the reason.
+A verdict on a network that has not learnt, or on a handful of images, says nothing about the claim. So each claim is
+weighed with the results that it was judged by. They state what they were made from. If they cannot support a verdict,
+it is taken back, with the reason.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import numpy as np
 
 from utilities.claims.claim import Claim
 
-IMAGES = 50  # with fewer a standard error is itself hardly known, and shares move in steps of two points or more
-ERRORS = 2  # standard errors above chance from which on a model has learnt
+IMAGES = 50  # with fewer, standard errors are hardly known, and shares move in steps of two points or more
+ERRORS = 2  # number of standard errors above chance at which a model counts as having learnt
 TRAINED = re.compile(r"trained|epochs_[1-9]|after [1-9]")  # pretrained, trained for 9 epochs, ..._epochs_9.pth
 UNTRAINED = re.compile(r"untrained|random\b|(after|trained for) 0 epochs|.*epochs_0(\D|$)")
 
 
 def weigh(claim: Claim, results: Mapping[str, Any], *, learnt: bool = True, shown: bool = False) -> Claim:
-    """State of what a claim speaks, and take its verdict back where the results cannot bear one.
+    """State what a claim is about, and take its verdict back if the results cannot support one.
 
     Args:
-        claim: As it was judged.
-        results: Name of the model -> the result that it was judged by.
-        learnt: Whether the claim is about models that have learnt; False for one that is about untrained ones.
-        shown: Whether the claim's own numbers show that they have, so that results need not say it.
+        claim: Claim with its verdict.
+        results: Name of the model -> the result that the claim was judged by.
+        learnt: Whether the claim is about models that have learnt; False for a claim about untrained models.
+        shown: Whether the claim's own numbers show that the models have learnt, so that results need not state it.
 
     Example:
         >>> from types import SimpleNamespace
@@ -48,9 +48,9 @@ def weigh(claim: Claim, results: Mapping[str, Any], *, learnt: bool = True, show
 
 
 def sound(results: Mapping[str, Any], *, learnt: bool = True) -> tuple[dict[str, Any], str]:
-    """Keep the results that can bear a verdict, and say why the others cannot.
+    """Keep the results that can support a verdict, and explain why the others cannot.
 
-    Where none can, all are kept, for `weigh` to say so.
+    If none can, all are kept, and `weigh` reports it.
 
     Example:
         >>> from types import SimpleNamespace
@@ -65,7 +65,7 @@ def sound(results: Mapping[str, Any], *, learnt: bool = True) -> tuple[dict[str,
 
 
 def describe(name: str, result: Any) -> str:
-    """State in a few words what a result is of: the model, its weights, its accuracy and the number of images."""
+    """Describe a result in a few words: the model, its weights, its accuracy and the number of images."""
     facts, accuracy, count = _provenance(result), _accuracy(result), _images(result)
     known = [
         facts.get("weights") or "weights not said",
@@ -78,13 +78,13 @@ def describe(name: str, result: Any) -> str:
 
 
 def doubt(name: str, result: Any, *, learnt: bool = True, shown: bool = False) -> str:
-    """Explain why a result can bear no verdict; nothing if it can.
+    """Explain why a result cannot support a verdict; return an empty string if it can.
 
     Args:
-        name: Of the model.
-        result: Of an analysis.
-        learnt: Whether the model has to have learnt.
-        shown: Whether something else shows that it has, so that a result that does not say is taken.
+        name: Name of the model.
+        result: Result of an analysis.
+        learnt: Whether the model must have learnt.
+        shown: Whether something else shows that it has learnt, so that a result that does not state it is accepted.
     """
     count = _images(result)
     if count is not None and count < IMAGES:
@@ -94,7 +94,7 @@ def doubt(name: str, result: Any, *, learnt: bool = True, shown: bool = False) -
     weights, accuracy, chance = _provenance(result).get("weights"), _accuracy(result), _chance(result)
     if weights and UNTRAINED.match(str(weights)):
         return f"{name} is untrained"
-    # Without the number of classes, two are the fewest.
+    # If the number of classes is unknown, assume two, the fewest possible.
     level = 0.5 if chance is None else chance
     error = math.sqrt(level * (1 - level) / (count or IMAGES))
     if accuracy is not None and accuracy > level + ERRORS * error:
@@ -111,7 +111,7 @@ def _provenance(result: Any) -> Mapping[str, Any]:
 
 
 def _images(result: Any) -> int | None:
-    """Count the images of a result; None of one that takes none."""
+    """Count the images of a result; None if it uses none."""
     count = getattr(result, "n", None)
     count = _provenance(result).get("n") if count is None else count
     if count is None and hasattr(result, "labels"):
@@ -122,7 +122,7 @@ def _images(result: Any) -> int | None:
 
 
 def _accuracy(result: Any) -> float | None:
-    """Return the accuracy that a result has measured, or that its provenance says."""
+    """Return the accuracy that a result has measured, or that its provenance states."""
     for name in ("clean_accuracy", "accuracy"):
         value = getattr(result, name, None)
         if isinstance(value, float) and math.isfinite(value):
@@ -134,7 +134,7 @@ def _accuracy(result: Any) -> float | None:
 
 
 def _chance(result: Any) -> float | None:
-    """Return the accuracy of a guess, or of naming the most frequent class where labels are known."""
+    """Return the accuracy of guessing, or of always choosing the most frequent class if labels are known."""
     classes = getattr(result, "num_classes", None) or _provenance(result).get("num_classes")
     if not classes:
         return None

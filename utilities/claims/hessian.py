@@ -1,4 +1,4 @@
-"""What Park & Kim 2022, and Chen et al. 2022 against them, say of Hessian eigenvalues, put to what was run."""
+"""Test claims on Hessian eigenvalues by Park & Kim 2022, and by Chen et al. 2022, who contradict them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ Measure = Callable[[HessianSpectra], tuple[float, float]]
 def claims_of_hessian(
     results: Mapping[str, HessianSpectra], history: Mapping[str, Mapping[int, HessianSpectra]] | None = None
 ) -> list[Claim]:
-    """Decide whether attention flattens the loss and whether it makes it less convex.
+    """Decide whether attention flattens the loss, and whether it makes the loss less convex.
 
-    Flat is a low average of the positive eigenvalues (APE), convex a low share of negative ones (NEP) among those of
-    largest magnitude. Errors are over mini-batches, widened where these are few, as Student's distribution is wider
-    than a Gaussian; those of two models are added in quadrature.
+    A loss is flat if the average of the positive eigenvalues (APE) is low. It is convex if the share of negative ones
+    (NEP) is low among those of largest magnitude. Errors are over mini-batches. If these are few, errors are widened,
+    as Student's distribution is wider than a Gaussian. The errors of two models are added in quadrature.
 
     Args:
-        results: Name of the model -> spectra of the trained models; the first CNN, hybrid and ViT count.
-        history: Name of the model -> epoch -> spectra along training. The paper's figure is of the end of the warm-up:
-            the first epoch after 0 stands for it.
+        results: Name of the model -> spectra of the trained model. The first CNN, hybrid and ViT are used.
+        history: Name of the model -> epoch -> spectra along training. The paper's figure shows the end of the warm-up,
+            which the first epoch after 0 represents here.
 
     Returns:
-        Three claims on the trained models; and where there is a history, the first two at its early snapshots, and
-        whether negative eigenvalues go as training goes on.
+        Three claims on the trained models. If there is a history, also the first two claims at its early snapshots, and
+        a claim that negative eigenvalues disappear during training.
 
     Example:
         >>> [claim.holds for claim in claims_of_hessian({})]
@@ -62,7 +62,7 @@ def _flat_and_convex(models: Mapping[str, HessianSpectra], when: str) -> list[Cl
 
 
 def _weighed(claim: Claim, models: Mapping[str, HessianSpectra], wanted: Sequence[str]) -> Claim:
-    """Weigh a claim with the models it was judged by, where all of them are there."""
+    """Weigh a claim with the models it was judged by, unless one of them is missing."""
     there = {NAMES[name]: models[name] for name in wanted if name in models}
     return weigh(claim, there) if len(there) == len(wanted) else claim
 
@@ -87,16 +87,16 @@ def _disappear(models: Mapping[str, Mapping[int, HessianSpectra]]) -> Claim:
 
 
 def claims_of_readings(results: Mapping[str, Mapping[str, HessianSpectra]]) -> list[Claim]:
-    """Put two papers that contradict each other to the test, each in its own setting.
+    """Test two papers that contradict each other, each in its own setting.
 
-    Park & Kim look at mini-batches of augmented images and the loss with its penalty, Chen et al. at the dominant
-    eigenvalue of the loss averaged over images as they are, and find ViTs sharper.
+    Park & Kim use mini-batches of augmented images and the loss with its penalty. Chen et al. use the dominant
+    eigenvalue of the loss averaged over unaugmented images, and find ViTs sharper.
 
     Args:
-        results: Name of the model -> reading -> spectra, see `utilities.hessian_command.both_readings`.
+        results: Name of the model -> reading -> spectra; see `utilities.hessian_command.both_readings`.
 
     Returns:
-        Two claims; both can hold.
+        Two claims, which can both hold.
 
     Example:
         >>> [claim.holds for claim in claims_of_readings({})]
@@ -128,7 +128,7 @@ def _dominant(result: HessianSpectra) -> tuple[float, float]:
 
 
 def _compared(models: Mapping[str, HessianSpectra], high: str, low: str, measure: Measure) -> bool | None:
-    """Tell whether a measure of one model exceeds that of another; None where one is missing."""
+    """Tell whether a measure of one model exceeds that of another; None if a model is missing."""
     if high not in models or low not in models:
         return None
     difference = measure(models[high])[0] - measure(models[low])[0]
@@ -136,7 +136,7 @@ def _compared(models: Mapping[str, HessianSpectra], high: str, low: str, measure
 
 
 def _widened(result: HessianSpectra, measure: Measure) -> float:
-    """Give a standard error, widened so that two of them hold as much of Student's distribution as of a Gaussian."""
+    """Return a standard error, widened so that two of them cover as much of Student's distribution as of a Gaussian."""
     free = len(result.eigenvalues) - 1
     return measure(result)[1] * float(t.ppf(norm.cdf(2), free)) / 2 if free else math.nan
 

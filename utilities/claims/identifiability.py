@@ -1,4 +1,4 @@
-"""What Vilas et al. 2023 say of class identifiability over depth, and whether a run bears it out."""
+"""Test claims of Vilas et al. 2023 on class identifiability over depth."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from utilities.claims.claim import LEVEL, Claim, all_hold, judge
 from utilities.claims.evidence import sound, weigh
 
 PAPER = "Vilas et al. 2023, https://arxiv.org/abs/2310.18969"
-MOST, FEW = 0.75, 0.5  # a claim on blocks holds in three of four, and does not in fewer than half
-NEARLY_ALL = 0.9  # of the images; 95 % to 99 % in the paper
+MOST, FEW = 0.75, 0.5  # a claim on blocks holds if three of four agree, and fails if fewer than half do
+NEARLY_ALL = 0.9  # share of the images; 95 % to 99 % in the paper
 NEAR_CHANCE = 0.05  # a tenth of the way from chance to a score of 1
-LATE = 0.75  # of the depth
+LATE = 0.75  # share of the depth
 
 Finding = tuple[str, bool | None]
 Decide = Callable[[Identifiability, "Identifiability | None"], "Finding | None"]
@@ -25,18 +25,18 @@ Decide = Callable[[Identifiability, "Identifiability | None"], "Finding | None"]
 def claims_of_identifiability(
     results: Mapping[str, Identifiability], random: Mapping[str, Identifiability] | None = None
 ) -> list[Claim]:
-    """Put the claims on class identifiability to results of several models.
+    """Test the claims on class identifiability on results of several models.
 
     Args:
         results: Model -> result.
-        random: Model -> result of its untrained twin on the same images, where there is one.
+        random: Model -> result of its untrained twin on the same images, if there is one.
 
     Returns:
-        One claim on all models each: it holds where it does for every model that can tell, and does not where it fails
-        for one.
+        Claims on all models together. Each holds if it holds for every model that can tell, and fails if it fails for
+        one.
 
     Raises:
-        ValueError: If a model and its twin saw other images.
+        ValueError: If a model and its twin saw different images.
 
     Example:
         >>> {claim.holds for claim in claims_of_identifiability({})}
@@ -60,7 +60,7 @@ def claims_of_identifiability(
 def _claim(
     text: str, decide: Decide, results: Mapping[str, Identifiability], random: Mapping[str, Identifiability]
 ) -> Claim:
-    """Ask each model that has learnt; of those that have not, what is said of untrained ones or by definition."""
+    """Test each model that has learnt; of the others, only claims on untrained models or by definition."""
     learnt = decide not in (_rate_is_accuracy, _at_chance)
     results, left_out = sound(results, learnt=learnt)
     found = {model: decide(result, random.get(model)) for model, result in results.items()}
@@ -78,7 +78,7 @@ def _rate_is_accuracy(result: Identifiability, twin: Identifiability | None) -> 
     if not result.class_token_decides:
         return None
     rate = float(result.rate[0, -1, 0])
-    same = abs(rate - result.accuracy) * result.n < 0.5  # not one image more or less
+    same = abs(rate - result.accuracy) * result.n < 0.5  # a difference of less than one image
     return f"rate {100 * rate:.2f}%, accuracy {100 * result.accuracy:.2f}%", same
 
 
@@ -105,7 +105,7 @@ def _class_token_leads(result: Identifiability, twin: Identifiability | None) ->
 
 
 def _at_chance(result: Identifiability, twin: Identifiability | None) -> Finding | None:
-    """Ask that the score differs from chance by less than `NEAR_CHANCE`, errors included, not just that none shows."""
+    """Test that the score differs from chance by less than `NEAR_CHANCE`, errors included, not just insignificantly."""
     if twin is None:
         return None
     gaps, errors = np.abs(twin.score[0] - twin.chance).ravel(), twin.score_stderr[0].ravel()
@@ -136,11 +136,12 @@ def _identifiable(result: Identifiability, twin: Identifiability | None) -> Find
 
 
 def _any_token(result: Identifiability, twin: Identifiability | None) -> Finding | None:
-    """Ask that it is more than with an untrained model, or with ranks at random: with few classes every image has one.
+    """Test that the share exceeds that of an untrained model, or of random ranks.
 
-    Ranks of the tokens of one image are alike, so that independent ones are the most that chance can do.
+    With few classes, every image has such a token. Ranks of one image's tokens are alike, so independent ranks give the
+    most that chance can do.
     """
-    share, error = result.any_token[-1], max(result.any_token_stderr[-1], 1 / result.n)  # all images have no spread
+    share, error = result.any_token[-1], max(result.any_token_stderr[-1], 1 / result.n)  # all images: no spread
     if twin is not None:
         base, base_error, kind = twin.any_token[-1], twin.any_token_stderr[-1], "with an untrained model"
     else:
@@ -183,7 +184,7 @@ def _attention(result: Identifiability, twin: Identifiability | None) -> Finding
     found, verdicts = [], []
     for g, group in enumerate(_tokens(result)):
         attn, mlp = result.layer_change[:, 1:late, g].mean(1)
-        # The errors are of the same images: their sum is the most that that of the difference can be.
+        # Both errors are over the same images, so their sum is the largest possible error of the difference.
         error = result.layer_change_stderr[:, 1:late, g].mean(1).sum()
         found.append(f"{group} {100 * attn:.1f}% by attention, {100 * mlp:.1f}% by the MLP (± {100 * error:.1f})")
         verdicts.append(judge(attn - mlp, error))
@@ -191,7 +192,7 @@ def _attention(result: Identifiability, twin: Identifiability | None) -> Finding
 
 
 def _tokens(result: Identifiability) -> list[str]:
-    """Name the groups of tokens."""
+    """List the groups of tokens."""
     return [{"CLS": "class token", "image": "image tokens"}[group] for group in result.groups]
 
 

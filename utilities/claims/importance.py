@@ -1,4 +1,4 @@
-"""Claims of Vilas et al. 2023 on maps of importance in class-embedding space."""
+"""Test claims of Vilas et al. 2023 on maps of importance in class-embedding space."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import weigh
 
 SOURCE = "Vilas et al. 2023, perturbation test, https://arxiv.org/abs/2310.18969"
-MARGIN = 0.05  # areas that differ by less are about the same: the paper finds 0.01 (negative) and 0.02 (positive)
+MARGIN = 0.05  # areas that differ by less count as equal; the paper finds 0.01 (negative) and 0.02 (positive)
 
 
 def claims_of_removal(
@@ -23,18 +23,18 @@ def claims_of_removal(
     relevance: str = "relevance",
     probe: str = "probe",
 ) -> list[Claim]:
-    """Put the claims to the areas under removal curves, paired image by image.
+    """Test the claims on the areas under removal curves, paired image by image.
 
     Args:
-        results: Model -> its curves.
+        results: Model -> its removal curves.
         gradient: Name of the gradient map among the curves.
         relevance: Name of the map by Chefer et al. 2021.
         probe: Name of the map by ranks of linear probes.
 
     Returns:
-        For each model: the gradient map's negative area is above that of random orders, its positive area below; both
-        are about those of Chefer et al.; and it is better than linear probes. Of maps that were not run there is no
-        claim, but for the first two.
+        Claims for each model. The gradient map's negative area is above that of random orders, and its positive area
+        below. Both are about those of Chefer et al. The gradient map is better than linear probes. Maps that were not
+        run give no claim, except for the first two.
     """
     claims = []
     for model, result in results.items():
@@ -50,13 +50,13 @@ def claims_of_removal(
 
 
 def claims_of_importance(results: Mapping[str, Importance]) -> list[Claim]:
-    """Put to the test that importance lies on the object, where there are masks.
+    """Test that importance lies on the object, if there are masks.
 
     Args:
-        results: Name of a map, or of a model -> maps of importance with the objects' coverage.
+        results: Name of a map or of a model -> maps of importance with the objects' coverage.
 
     Returns:
-        One claim for each: more of the map's positive values is on the object than its share of the area.
+        One claim for each: the object holds a larger share of the map's positive values than of the area.
     """
     text = "important tokens are on the object"
     where = "Vilas et al. 2023, maps of importance, in pictures"
@@ -99,7 +99,7 @@ def _against_random(model: str, result: RemovalCurves, name: str) -> list[Claim]
 
 
 def _about_equal(model: str, result: RemovalCurves, name: str, other: str, direction: str) -> Claim:
-    """Tell whether two maps' areas differ by less, or by more, than the margin by two standard errors."""
+    """Tell whether two maps' areas differ by less or by more than the margin, by two standard errors."""
     one, two = _areas(result, name, direction), _areas(result, other, direction)
     mean, error = _paired(one, two, direction)
     text = (
@@ -130,7 +130,7 @@ def _areas(result: RemovalCurves, name: str, direction: str) -> np.ndarray:
 
 
 def _paired(one: np.ndarray, two: np.ndarray, direction: str) -> tuple[float, float]:
-    """Give by how much the first is better, a high negative area and a low positive one, with its error over images."""
+    """Return how much better the first is (high negative or low positive area), with its error over images."""
     mean, error = mean_and_stderr(one - two if direction == "negative" else two - one)
     return float(mean), float(error)
 

@@ -1,4 +1,4 @@
-"""Claims of Vilas et al. 2023 on key-value agreement, compositionality of memories, and what they do for accuracy."""
+"""Test claims of Vilas et al. 2023 on key-value agreement, compositionality of memories, and their use."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from utilities.claims.evidence import weigh
 AGREEMENT = "Vilas et al. 2023, key-value agreement rate"
 COMPOSITION = "Vilas et al. 2023, compositionality of memories"
 ACCURACY = "Vilas et al. 2023, key-value agreement rate and accuracy"
-FEW = 3  # blocks that there have to be for early, late and last but one to be different things
+FEW = 3  # number of blocks needed for early, late and last but one to differ
 
 
 def claims_of_key_value(results: Mapping[str, KeyValueAgreement]) -> list[Claim]:
-    """Put the claims on key-value agreement to results of several models.
+    """Test the claims on key-value agreement on results of several models.
 
-    Late blocks are the last third, early ones the first. Errors of means over blocks, and of differences between
-    blocks, are the most that they can be for blocks that see the same images: mean and sum of the blocks' own.
+    Late blocks are the last third, early blocks the first. Errors of means over blocks, and of differences between
+    blocks, are the largest possible for blocks that see the same images: the mean and the sum of the blocks' own
+    errors.
 
     Args:
         results: Model -> result.
 
     Returns:
-        Of each model: late blocks agree above chance and above another class, in attention and MLP; attention peaks in
-        the last block, the MLP in the last but one; the MLP's compositionality falls; right answers agree more, in
-        attention and MLP.
+        Claims for each model: late blocks agree above chance and above another class, in attention and MLP; attention
+        peaks in the last block, the MLP in the last but one; the MLP's compositionality falls; right answers agree
+        more, in attention and MLP.
     """
     claims: list[Claim] = []
     for model, result in results.items():
@@ -41,7 +42,7 @@ def claims_of_key_value(results: Mapping[str, KeyValueAgreement]) -> list[Claim]
 
 
 def _above_chance(model: str, result: KeyValueAgreement, part: str) -> Claim:
-    """Compare the late blocks with chance and with the other class: both have to be exceeded."""
+    """Compare the late blocks with chance and with the other class; they have to exceed both."""
     text = f"in late blocks, tokens switch on memories of {LAYERS[part]} for the image's class more often than chance"
     late = _late(result)
     rate, error, excess, excess_error, chance = (
@@ -56,7 +57,7 @@ def _above_chance(model: str, result: KeyValueAgreement, part: str) -> Claim:
 
 
 def _peak(model: str, result: KeyValueAgreement, part: str, place: int) -> Claim:
-    """Compare the block where the peak should be with the best of the others."""
+    """Compare the block where the peak should be with the best other block."""
     which = {-1: "last block", -2: "last block but one"}[place]
     text = f"the agreement of {LAYERS[part]} peaks in the {which}"
     rate, error = result.of("rate", part), result.of("rate_stderr", part)
@@ -88,7 +89,7 @@ def _less_composed(model: str, result: KeyValueAgreement) -> Claim:
 
 
 def _goes_with_accuracy(model: str, result: KeyValueAgreement, part: str) -> Claim:
-    """Compare images that are classified correctly with the others in late blocks."""
+    """Compare correctly classified images with the others in late blocks."""
     text = f"in late blocks, the agreement of {LAYERS[part]} is higher for correctly classified images"
     late, group = _late(result), result.groups[0]
     gap, error = (float(result.of(value, part, group)[late].mean()) for value in ("gap", "gap_stderr"))

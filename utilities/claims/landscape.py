@@ -1,4 +1,4 @@
-"""Claims of Park & Kim 2022 on the flatness of the loss."""
+"""Test claims of Park & Kim 2022 on the flatness of the loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utilities.claims.evidence import weigh
 
 SOURCE = "Park & Kim 2022, Fig. 1a, https://arxiv.org/abs/2202.06709"
 IMPLIED = "implied by Park & Kim 2022, Fig. 1a, which shows no hybrid"
-FRACTIONS = (0.25, 0.5, 1.0)  # of the grid's extent
+FRACTIONS = (0.25, 0.5, 1.0)  # shares of the grid's extent
 NAMES = {"cnn": "CNN", "hybrid": "hybrid", "vit": "ViT"}
 
 
@@ -20,21 +20,22 @@ def claims_of_landscape(
 ) -> list[Claim]:
     """Decide whether attention flattens the loss around the trained weights.
 
-    Flatter is what rises less from the centre, along both directions, at a quarter, half and the whole of the grid's
-    extent. A claim holds where it does at one of these distances or more by two standard errors, and at none the other
-    way round. Errors hold those over images and the difference of the two directions; those of models are added in
-    quadrature, though they saw the same images, which errs on the safe side.
+    A loss is flatter if it rises less from the centre along both directions, at a quarter, half and the whole of the
+    grid's extent. A claim holds if it holds by two standard errors at one of these distances or more, and the opposite
+    holds at none. Errors include those over images and the difference of the two directions. The errors of models are
+    added in quadrature although the models saw the same images, which errs on the safe side.
 
-    The paper's figure is of NLL plus L2 penalty. About 80 % of the rise in the landscapes that its authors published is
-    the penalty, which says how large the weights are and nothing of the function: so NLL and sum are judged apart.
+    The paper's figure shows NLL plus L2 penalty. In the landscapes that its authors published, about 80 % of the rise
+    is the penalty. It states how large the weights are, but nothing about the function, so NLL and sum are judged
+    apart.
 
     Args:
-        results: Name of the model -> landscape; the first CNN, the first hybrid and the first ViT count.
-        estimated: The same with ``batch_norm="estimate"``. Far from the trained weights the statistics that batch norms
-            have kept from training fit no more, and much of a CNN's rise can be theirs.
+        results: Name of the model -> landscape. The first CNN, the first hybrid and the first ViT are used.
+        estimated: The same with ``batch_norm="estimate"``. Far from the trained weights, the batch-norm statistics kept
+            from training no longer fit, and they can cause much of a CNN's rise.
 
     Returns:
-        Three claims, on NLL, on the sum, and on the hybrid; and that on NLL again where ``estimated`` is given.
+        Three claims: on NLL, on the sum, and on the hybrid. If ``estimated`` is given, also the claim on NLL with it.
 
     Example:
         >>> [claim.holds for claim in claims_of_landscape({})]
@@ -90,7 +91,7 @@ def _missing(models: Mapping[str, Landscape], wanted: tuple[str, ...]) -> str:
 
 
 def _verdict(steep: Landscape, flat: Landscape, of: str) -> bool | None:
-    """Tell whether the second rises less, at one distance or more, and nowhere more than the first."""
+    """Tell whether the second rises less at one distance or more, and nowhere rises more than the first."""
     verdicts = set()
     for fraction in FRACTIONS:
         radius = fraction * min(steep.x[-1], flat.x[-1])

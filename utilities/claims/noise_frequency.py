@@ -1,4 +1,4 @@
-"""What Park and Kim 2022 say of noise of high frequency, and whether a run bears it out."""
+"""Test claims of Park and Kim 2022 on noise of high frequency."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import weigh
 
 SOURCE = "Park & Kim 2022, Fig. 2b, https://arxiv.org/abs/2202.06709"
-# Where the curves of ResNet and ViT have crossed in the paper's figure, and where they have not yet (units of pi).
+# Frequencies at which the curves of ResNet and ViT have crossed in the paper's figure, and at which they have not yet
+# (units of pi).
 HIGH = 0.7
 LOW = 0.5
 
 
 def claims_of_noise_frequency(results: Mapping[str, NoiseFrequency]) -> list[Claim]:
-    """Decide whether noise of high frequency harms a CNN more than a ViT, and noise of low frequency less.
+    """Decide whether a CNN suffers more than a ViT from noise of high frequency, and less from noise of low frequency.
 
-    Changes are averaged over the bands whose centres are 0.7 pi and above, or 0.5 pi and below. Errors of two models
-    are added in quadrature; bands of one model are compared image by image.
+    Changes are averaged over the bands with centres of 0.7 pi and above, or 0.5 pi and below. Errors of two models are
+    added in quadrature; bands of one model are compared image by image.
 
     Args:
-        results: Name of the model -> result; the first CNN and the first ViT count.
+        results: Name of the model -> result. The first CNN and the first ViT are used.
 
     Returns:
         Four claims.
@@ -52,7 +53,7 @@ def _low(centres: np.ndarray) -> np.ndarray:
 
 
 def _mean(result: NoiseFrequency, *signed: tuple[int, Callable[[np.ndarray], np.ndarray]]) -> tuple[float, float]:
-    """Add up mean changes over choices of bands, each with its sign; NaN where a choice has no band."""
+    """Add up mean changes over choices of bands, each with its sign; NaN if a choice has no band."""
     weights = np.zeros(len(result.centres))
     for sign, choose in signed:
         chosen = choose(result.centres)

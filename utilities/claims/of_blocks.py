@@ -1,4 +1,4 @@
-"""Claims of Park & Kim 2022 on single blocks: high frequencies, variance, and what the removal of a unit costs."""
+"""Test claims of Park & Kim 2022 on single blocks: high frequencies, variance, and the cost of removing a unit."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from utilities.claims.claim import Claim, by_family, judge, percent_points
 from utilities.claims.evidence import sound, weigh
 
 PAPER = "Park & Kim 2022"
-MOST, FEW = 0.75, 0.5  # "almost always" holds where three of four blocks agree, and does not where fewer than half do
+MOST, FEW = 0.75, 0.5  # "almost always" holds if three of four blocks agree, and fails if fewer than half do
 
 
 def claims_of_fourier(results: Mapping[str, Fourier]) -> list[Claim]:
-    """Put the claims on high frequencies to results of several models.
+    """Test the claims on high frequencies on results of several models.
 
     Args:
         results: Model -> result.
 
     Returns:
-        Attention lowers high frequencies; convolutions and MLPs raise them; a ViT's last features have fewer of them
-        than a CNN's.
+        The claims: attention lowers high frequencies; convolutions and MLPs raise them; a ViT's last features have
+        fewer of them than a CNN's.
     """
     where = f"{PAPER}, Fig. 8"
     claims = [
@@ -38,7 +38,7 @@ def claims_of_fourier(results: Mapping[str, Fourier]) -> list[Claim]:
 
 
 def _fewer_high_frequencies(cnn: Fourier, vit: Fourier) -> Claim:
-    """Compare the last blocks at the highest frequency of the image that both grids hold."""
+    """Compare the last blocks at the highest image frequency that both grids hold."""
     text, where = "the features of a ViT end with less high frequency than those of a CNN", f"{PAPER}, Fig. 2a"
     own = (
         f"at the highest frequency of each one's own grid, which are not the same one: {_pm(vit.high[-1])} in the ViT "
@@ -60,14 +60,14 @@ def _fewer_high_frequencies(cnn: Fourier, vit: Fourier) -> Claim:
 
 
 def claims_of_variance(results: Mapping[str, Variance]) -> list[Claim]:
-    """Put the claims on the variance over positions to results of several models.
+    """Test the claims on the variance over positions on results of several models.
 
     Args:
         results: Model -> result.
 
     Returns:
-        Attention lowers the variance (raw, as in the paper, and relative), convolutions and MLPs raise it; it peaks at
-        the end of a CNN's stages.
+        The claims: attention lowers the variance (raw, as in the paper, and relative); convolutions and MLPs raise it;
+        it peaks at the end of a CNN's stages.
     """
     where, ours = f"{PAPER}, Fig. 9", f"{PAPER}, Fig. 9, with the relative variance instead"
     text = "attention (MSA) lowers the variance of feature maps"
@@ -84,14 +84,14 @@ def claims_of_variance(results: Mapping[str, Variance]) -> list[Claim]:
 
 
 def claims_of_lesions(results: Mapping[str, Lesions]) -> list[Claim]:
-    """Put the claims on removed units to results of several models.
+    """Test the claims on removed units on results of several models.
 
     Args:
         results: Model -> result.
 
     Returns:
-        Early units matter more than late ones; at the end of stages attention matters more than what is beside it,
-        at their start convolutions and MLPs do.
+        The claims: early units matter more than late ones; at the end of stages, attention matters more than the unit
+        beside it; at their start, convolutions and MLPs do.
     """
     where, claims = f"{PAPER}, Fig. 10", []
     for model, result in results.items():
@@ -107,9 +107,9 @@ def claims_of_lesions(results: Mapping[str, Lesions]) -> list[Claim]:
 
 
 def _at_stage_ends(model: str, result: Lesions, where: str) -> list[Claim]:
-    """Compare the last attention of each stage with the last other unit of it, and the first with the first.
+    """Compare the last attention of each stage with its last other unit, and the first with the first.
 
-    Where every stage has one pair only, both would be the same comparison, and the first stands alone.
+    If every stage has only one pair, both comparisons would be the same, and only the first is made.
     """
     claims: list[Claim] = []
     compared: list[list[tuple[int, int]]] = []
@@ -124,7 +124,7 @@ def _at_stage_ends(model: str, result: Lesions, where: str) -> list[Claim]:
             if attention and rest:
                 a, b = attention[place], rest[place]
                 pairs.append((a, b))
-                # Both were measured on the same images: the sum of their errors is the most theirs can be.
+                # Both were measured on the same images, so the sum of their errors is the largest possible error.
                 error = result.drop_stderr[a] + result.drop_stderr[b]
                 differences.append((sign * (result.drop[a] - result.drop[b]), error))
         if differences and pairs not in compared:
@@ -142,7 +142,7 @@ def _at_stage_ends(model: str, result: Lesions, where: str) -> list[Claim]:
 def _mostly(
     text: str, where: str, results: Mapping[str, Fourier | Variance], kinds: Sequence[str], sign: int, name: str
 ) -> Claim:
-    """Count the blocks of some kinds whose change has a sign, by two standard errors; others may have it too."""
+    """Count the blocks of some kinds whose change has a sign by two standard errors; others may have it too."""
     counts, undecided, (results, left_out) = {}, 0, sound(results)
     for model, result in results.items():
         change, error = sign * getattr(result, name), getattr(result, f"{name}_stderr")
@@ -163,7 +163,7 @@ def _mostly(
 
 
 def _peaks(result: Variance, where: str) -> Claim:
-    """Look whether the last block of each stage of several blocks has the stage's largest variance."""
+    """Check whether the last block has the stage's largest variance, in each stage of several blocks."""
     stages = {stage: [i for i, other in enumerate(result.stages) if other == stage] for stage in set(result.stages)}
     long = [places for places in stages.values() if len(places) > 1]
     peaks = sum(int(np.argmax(result.variance[places])) == len(places) - 1 for places in long)
@@ -174,7 +174,7 @@ def _peaks(result: Variance, where: str) -> Claim:
 
 
 def _mean(result: Lesions, places: np.ndarray) -> tuple[float, float]:
-    """Average the drops of some units, with the most that the error over their shared images can be."""
+    """Average the drops of some units, with the largest possible error over their shared images."""
     if not len(places):
         return float("nan"), float("nan")
     return float(result.drop[places].mean()), float(result.drop_stderr[places].mean())

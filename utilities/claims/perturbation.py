@@ -1,4 +1,4 @@
-"""Claims of Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) on where image tokens have the class from."""
+"""Test claims of Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) on where image tokens get the class from."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from utilities.claims.claim import Claim, all_hold, judge
 from utilities.claims.evidence import weigh
 
 PAPER = "Vilas et al. 2023"
-NEAR = 0.1  # "about chance": no more than a tenth of what the intact model had above chance is left
+NEAR = 0.1  # "about chance": at most a tenth of the intact model's excess over chance is left
 NOTHING = 0.02  # "next to nothing": less than two percent points
 Decide = Callable[[Estimate, Estimate, Estimate, float], bool | None]
 
 
 def claims_of_perturbation(results: Mapping[str, Perturbation]) -> list[Claim]:
-    """Put the claims on perturbed attention and on tokens taken out to results of several models.
+    """Test the claims on perturbed attention and removed tokens on results of several models.
 
-    All are on the rate of image tokens that put the class first after the last block, as a mean over images, and on
-    perturbations of all blocks at once. Of a model whose intact tokens are not above chance, nothing can be told.
+    All claims concern the rate of image tokens that rank the class first after the last block, as a mean over images,
+    and perturbations of all blocks at once. If a model's intact tokens are not above chance, no verdict is possible.
 
     Args:
         results: Model -> result of `utilities.analysis.class_embedding.perturbation.perturb`.
 
     Returns:
-        Without each other, image tokens do not know the class; without the class token they do, whichever way it is
-        hidden; without the context, tokens on the object know it less often, but above chance; without the object,
-        tokens of the context know it less often. One for each model, and one that says so where none was run.
+        Claims for each model, or one that states that none was run. Without each other, image tokens do not know the
+        class. Without the class token they do, whichever way it is hidden. Without the context, tokens on the object
+        know it less often, but above chance. Without the object, tokens of the context know it less often.
     """
     return [claim for text, kinds, decide in CLAIMS for claim in _claims(text, kinds, decide, results)]
 
 
 def _claims(text: str, kinds: tuple[str, ...], decide: Decide, results: Mapping[str, Perturbation]) -> list[Claim]:
-    """Decide one claim for each result that has one of some kinds in all blocks."""
+    """Decide one claim for each result that perturbs all blocks in one of the given kinds."""
     claims = []
     for model, result in results.items():
         for row, kind in enumerate(result.kinds):
@@ -47,7 +47,7 @@ def _claims(text: str, kinds: tuple[str, ...], decide: Decide, results: Mapping[
 
 
 def _found(result: Perturbation, row: int, intact: Estimate, perturbed: Estimate, difference: Estimate) -> str:
-    """Put the numbers into words."""
+    """Describe the numbers in words."""
     if not result.images[row]:
         return f"{result.kinds[row]}: no image has tokens both on and beside the object"
     confidence = f"{100 * result.provenance['confidence']:g}% interval"
@@ -64,13 +64,13 @@ def _percent(estimate: Estimate, confidence: str = "") -> str:
 
 
 def _near_chance(intact: Estimate, perturbed: Estimate, difference: Estimate, chance: float) -> bool | None:
-    """Compare what is left above chance with what there was, by the ends of the interval."""
+    """Compare the remaining excess over chance with the intact one, by the ends of the interval."""
     low, high = ((end - chance) / (intact.value - chance) for end in (perturbed.low, perturbed.high))
     return True if high <= NEAR else False if low > NEAR else None
 
 
 def _unchanged(intact: Estimate, perturbed: Estimate, difference: Estimate, chance: float) -> bool | None:
-    """Tell whether the interval of the difference lies within what counts as nothing, or outside it."""
+    """Tell whether the interval of the difference lies within what counts as nothing (True) or outside it (False)."""
     low, high = difference.low, difference.high
     return True if low > -NOTHING and high < NOTHING else False if high <= -NOTHING or low >= NOTHING else None
 
@@ -80,7 +80,7 @@ def _lower(intact: Estimate, perturbed: Estimate, difference: Estimate, chance: 
 
 
 def _lower_above_chance(intact: Estimate, perturbed: Estimate, difference: Estimate, chance: float) -> bool | None:
-    """Tell whether both hold, or one does not."""
+    """Tell whether the rate is lower and still above chance."""
     lower = _lower(intact, perturbed, difference, chance)
     return all_hold([lower, judge(perturbed.value - chance, perturbed.stderr)])
 

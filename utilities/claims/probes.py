@@ -1,4 +1,4 @@
-"""Claims of Vilas et al. 2023 on linear probes beside the lens."""
+"""Test claims of Vilas et al. 2023 on linear probes beside the lens."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from utilities.claims.evidence import weigh
 
 SOURCE = "Vilas et al. 2023, linear-probe comparison, https://arxiv.org/abs/2310.18969"
 UNREAD = "the outputs of all blocks, of two or more, were not read by both"
-KEPT = 0.5  # a reading that keeps less of what it had above chance has collapsed
+KEPT = 0.5  # a reading that keeps less than this share of its excess over chance has collapsed
 EARLY = "linear probes read the class off image tokens of early blocks better than the lens"
 CLOSES = "the lead of linear probes over the lens is gone at the last block"
 Finding = tuple[str, bool | None]
 
 
 def claims_of_probes(results: Mapping[str, LinearProbes]) -> list[Claim]:
-    """Put to the test what probes and lens say of image tokens.
+    """Test what probes and lens read from image tokens.
 
     Args:
         results: Model -> result.
 
     Returns:
-        For each model: probes read early blocks better than the lens; they do so by less at the end; what the last MLP
-        adds is lost to the lens, but not to probes.
+        Claims for each model: probes read early blocks better than the lens; their lead is smaller at the end; what the
+        last MLP adds is lost to the lens, but not to probes.
     """
     claims = []
     for model, result in results.items():
@@ -69,7 +69,7 @@ def _closes(result: LinearProbes, gaps: np.ndarray) -> Finding:
 
 
 def _collapse(model: str, result: LinearProbes) -> Claim:
-    """Look whether lens and probe keep half of what they read above chance in the last MLP but one."""
+    """Check whether lens and probe keep half of the excess over chance that they read in the last MLP but one."""
     text = "what the last MLP adds can no longer be read by the lens, while probes still read it"
     if "mlp" not in result.parts or not {result.num_blocks - 2, result.num_blocks - 1} <= set(result.blocks):
         return Claim(text, SOURCE, f"{model}: the last two MLPs were not read", None)
@@ -81,7 +81,7 @@ def _collapse(model: str, result: LinearProbes) -> Claim:
             f"{reading} {_share(first + chance, first_error)} in the last but one, "
             f"{_share(last + chance, last_error)} in the last"
         )
-        # None where there was nothing above chance to lose.
+        # None if there was no excess over chance to lose.
         lost.append(judge(*_mean(KEPT * before - after)) if judge(first, first_error) else None)
     probe, lens = lost
     verdict = None if probe is None or lens is None else lens and not probe
@@ -89,7 +89,7 @@ def _collapse(model: str, result: LinearProbes) -> Claim:
 
 
 def _gaps(result: LinearProbes) -> np.ndarray | None:
-    """Give probe less lens on block outputs, (images, blocks), or None if not all blocks were read by both."""
+    """Return probe minus lens on block outputs, (images, blocks), or None if not all blocks were read by both."""
     if "block" not in result.parts or len(result.blocks) < max(2, result.num_blocks):
         return None
     gaps = result.of("probe", "block") - result.of("lens", "block")

@@ -1,4 +1,4 @@
-"""What Park and Kim 2022 say of robustness to common corruptions, and whether a run bears it out."""
+"""Test claims of Park and Kim 2022 on robustness to common corruptions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SOURCE = "Park & Kim 2022, https://arxiv.org/abs/2202.06709"
 def claims_of_robustness(results: Mapping[str, Robustness]) -> list[Claim]:
     """Decide whether a ViT is more robust to common corruptions than a CNN.
 
-    Models differ in their accuracy on clean images, so what corruption takes from it is compared as well. Errors of
-    two models are added in quadrature, as if each had seen images of its own: that is cautious.
+    Models differ in their accuracy on clean images, so their losses of accuracy under corruption are compared as well.
+    Errors of two models are added in quadrature, as if each had seen images of its own; that is cautious.
 
     Args:
-        results: Name of the model -> result; the first CNN and the first ViT count.
+        results: Name of the model -> result. The first CNN and the first ViT are used.
 
     Returns:
         Two claims.

@@ -2,7 +2,7 @@
 
 Hendrycks and Dietterich 2019, *Benchmarking Neural Network Robustness to Common Corruptions and Perturbations*,
 https://arxiv.org/abs/1903.12261. The definitions and parameters are those of the scripts that made CIFAR-10-C and
-ImageNet-C; each function says in its docstring where it departs from them.
+ImageNet-C. Where a function departs from them, its docstring states so.
 
 Example:
     >>> import torch
@@ -27,8 +27,8 @@ from utilities.corruptions.parameters import CORRUPTIONS, EXTRA_CORRUPTIONS, PAR
 
 __all__ = ["CORRUPTIONS", "EXTRA_CORRUPTIONS", "PARAMETERS", "SEVERITIES", "choose_table", "corrupt"]
 
-SMALLEST = 8  # pixels
-CHUNK, CHUNK_ELSEWHERE = 2**16, 2**22  # pixels worked on at a time: by what a CPU's cache holds, and elsewhere
+SMALLEST = 8  # shortest side that is accepted, in pixels
+CHUNK, CHUNK_ELSEWHERE = 2**16, 2**22  # pixels processed at a time: on a CPU, chosen to fit its cache, and elsewhere
 FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     name: getattr(module, name)
     for module in (noise, blur, weather, spatter, digital, jpeg)
@@ -50,26 +50,26 @@ def corrupt(
 ) -> torch.Tensor:
     """Corrupt a batch of images.
 
-    Like the published sets the result is truncated to whole numbers, here after adding 1/256, so that rounding in
-    single precision does not darken what does not change.
+    The result is truncated to whole numbers, like the published sets. Here 1/256 is added first, so that rounding in
+    single precision does not darken unchanged values.
 
     Args:
-        images: uint8 (images, 3, height, width), at least 8 x 8 pixels, on any device.
+        images: uint8 images (images, 3, height, width), at least 8 x 8 pixels, on any device.
         kind: One of `CORRUPTIONS` or `EXTRA_CORRUPTIONS`.
-        severity: 1 to 5.
-        seed: Non-negative; the same image of a data set is corrupted differently for each seed, kind and severity.
-        first: Index in the data set of the batch's first image, the others following: randomness belongs to an
-            image's index, and does not depend on how the data set is cut into batches.
-        parameters: ``"32"`` for those of CIFAR-10-C, ``"224"`` for those of ImageNet-C, None for the former up to 64
-            pixels and the latter above. Except for ``elastic_transform`` they are not scaled with the size.
-        frost_images: Pictures of frost, a folder or tensors uint8 (3, height, width); None draws textures, see
+        severity: Severity, 1 to 5.
+        seed: Seed, 0 or more. Each seed, kind and severity corrupts the same image of a data set differently.
+        first: Index in the data set of the batch's first image; the others follow. Random numbers belong to an image's
+            index, and do not depend on how the data set is cut into batches.
+        parameters: ``"32"`` for the parameters of CIFAR-10-C, ``"224"`` for those of ImageNet-C. None is the former up
+            to 64 pixels and the latter above. Except for ``elastic_transform`` they are not scaled with the size.
+        frost_images: Pictures of frost, as a folder or as uint8 tensors (3, height, width). None draws textures, see
             `utilities.corruptions.frost`.
 
     Returns:
         uint8 images of the same shape, on the same device.
 
     Raises:
-        TypeError: If images are not a uint8 tensor, or severity, seed or first no integers.
+        TypeError: If images are not a uint8 tensor, or severity, seed or first are not integers.
         ValueError: If their shape, the kind, the severity or another option does not fit.
 
     Example:
@@ -89,12 +89,12 @@ def corrupt(
         if len(chunk):
             x = chunk.to(torch.float32, memory_format=torch.contiguous_format)
             x = FUNCTIONS[kind](x, parameter, draws.chunk(len(chunk)), *pictures)
-            target.copy_(x.clamp_(0, 255).add_(1 / 256).to(torch.int16))  # int16 between: a third of the time
+            target.copy_(x.clamp_(0, 255).add_(1 / 256).to(torch.int16))  # via int16 it takes a third of the time
     return out
 
 
 def _check(images: Any, kind: Any, severity: Any, seed: Any, first: Any, parameters: Any) -> None:
-    """Refuse what `corrupt` cannot do."""
+    """Refuse arguments that `corrupt` cannot handle."""
     if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
         what = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
         raise TypeError(f"images should be a uint8 tensor with values from 0 to 255, not {what}")

@@ -1,4 +1,4 @@
-"""Blur: defocus, glass, motion, zoom and Gaussian blur; for the form of the functions see `noise`.
+"""Blur: defocus, glass, motion, zoom and Gaussian blur. For the form of the functions see `noise`.
 
 Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261.
 """
@@ -14,15 +14,15 @@ from utilities.corruptions.filters import gaussian, gaussian_kernel, mirrored, m
 
 
 def gaussian_blur(x: torch.Tensor, sigma: float, draws: Draws) -> torch.Tensor:
-    """Smooth with a Gaussian; borders are repeated."""
+    """Smooth with a Gaussian, repeating the borders."""
     return gaussian(x, sigma)
 
 
 def defocus_blur(x: torch.Tensor, parameters: tuple[float, float], draws: Draws) -> torch.Tensor:
-    """Average over a disk whose rim is smoothed; borders are mirrored without repeating the outermost pixel.
+    """Average over a disk with a smoothed rim, mirroring the borders without repeating the outermost pixel.
 
-    The published script draws disks of radius 8 and 10 into squares that cut their rims, so that its weights add up
-    to 1.015; here they add up to one.
+    The published script draws disks of radius 8 and 10 into squares that cut off their rims, so its weights sum to
+    1.015. Here they sum to one.
     """
     radius, sigma = parameters
     rim = gaussian_kernel(sigma, 1)
@@ -41,19 +41,19 @@ def defocus_blur(x: torch.Tensor, parameters: tuple[float, float], draws: Draws)
 
 
 def disk_sum(x: torch.Tensor, radius: float) -> torch.Tensor:
-    """Average whole numbers up to 255 over a disk, wherever it fits into the image.
+    """Average whole numbers up to 255 over a disk, wherever the disk fits into the image.
 
-    A disk is a pile of rows, and rows of equal length are the same in all places: rows are widened step by step, and
-    each width is added at the heights that have it. All images are one long line of numbers, in which a step aside is
-    a shift by one and a step down a shift by the width; sums that run over an edge are left out at the end. Sixteen
-    bits hold the partial sums.
+    A disk is a stack of rows, and the sum over a row of a given length is needed at several heights. Rows are therefore
+    widened step by step, and each width is added at the heights that have it. All images form one long line of numbers.
+    In it a step sideways is a shift by one, and a step down is a shift by the width. Sums that run over an edge are
+    dropped at the end. Sixteen bits hold the partial sums.
 
     Args:
         x: Images (images, channels, height, width).
-        radius: In pixels.
+        radius: Radius in pixels.
 
     Returns:
-        Images of a height and width that are smaller by twice the radius, rounded down.
+        Averages. Height and width are smaller than those of ``x`` by twice the radius rounded down.
 
     Example:
         >>> x = torch.zeros(1, 1, 5, 6)
@@ -103,7 +103,7 @@ def zoom_blur(x: torch.Tensor, factors: tuple[float, ...], draws: Draws) -> torc
 def glass_blur(x: torch.Tensor, parameters: tuple[float, int, int], draws: Draws) -> torch.Tensor:
     """Smooth, let every pixel take the colour of one nearby, and smooth again.
 
-    The published script means to swap two pixels but copies one over the other; so does this.
+    The published script means to swap two pixels but copies one over the other. So does this function.
     """
     sigma, reach, passes = parameters
     channels, height, width = x.shape[1:]
@@ -117,13 +117,15 @@ def glass_blur(x: torch.Tensor, parameters: tuple[float, int, int], draws: Draws
 def shuffled(bits: torch.Tensor, reach: int) -> torch.Tensor:
     """Find where each pixel's colour comes from after one pass of copying.
 
-    Pixels are visited from the last to the first; each takes the colour that another has by then, up to ``reach``
-    rows and columns before it, or ``reach - 1`` after it. A pixel after it has been visited already, and hands on what
-    it took: such chains are followed by doubling, in as many steps as their length has binary digits.
+    Pixels are visited from the last to the first. Each takes the colour that another pixel has by then. That pixel is
+    up to ``reach`` rows and columns before it, or ``reach - 1`` after it. A later pixel has been visited already, and
+    passes on the colour it took. Such chains are followed by doubling, in as many steps as their length has binary
+    digits.
 
     Args:
-        bits: Random integers (images, 2, height, width): choices of row and column.
-        reach: As above; pixels nearer to the border than that, and the row and column after those, stay.
+        bits: Random integers (images, 2, height, width) that choose row and column.
+        reach: Largest distance, as above. Pixels nearer to the border than that stay, and so do the row and column
+            after those.
 
     Returns:
         Flat indices (images, height * width).
@@ -136,7 +138,7 @@ def shuffled(bits: torch.Tensor, reach: int) -> torch.Tensor:
     target = torch.where(moves, here + down * width + right, here)
     follows = (target > here) & moves.flatten()[target]
     pixels = height * width
-    # The second half of the nodes are colours before the pass: they stay where they are.
+    # The second half of the nodes are colours before the pass. They stay where they are.
     node = torch.cat([torch.where(follows, target, target + pixels).flatten(1), here.flatten(1) + pixels], 1)
     while bool((node[:, :pixels] < pixels).any()):
         node = node.gather(1, node)

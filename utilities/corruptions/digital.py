@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation, elastic transform and pixelation; JPEG has a file of its own.
+"""Brightness, contrast, saturation, elastic transform and pixelation. JPEG has a file of its own.
 
 For the form of the functions see `noise`. Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261.
 """
@@ -16,13 +16,13 @@ from utilities.corruptions.filters import Bands, along, bands, gaussian
 
 
 def contrast(x: torch.Tensor, left: float, draws: Draws) -> torch.Tensor:
-    """Draw each channel towards its mean over the image."""
+    """Pull each channel towards its mean over the image."""
     mean = x.mean((2, 3), keepdim=True)
     return x.mul_(left).add_(mean, alpha=1 - left)
 
 
 def brightness(x: torch.Tensor, amount: float, draws: Draws) -> torch.Tensor:
-    """Add to the value (largest channel) of HSV; hue and saturation stay, so that all channels grow by one factor."""
+    """Add to the value of HSV, the largest channel. Hue and saturation stay, so all channels grow by one factor."""
     value = x.amax(1, keepdim=True)
     brighter = (value + 255 * amount).clamp_(max=255)
     black = 1 - value.clamp(max=1)
@@ -30,9 +30,9 @@ def brightness(x: torch.Tensor, amount: float, draws: Draws) -> torch.Tensor:
 
 
 def saturate(x: torch.Tensor, parameters: tuple[float, float], draws: Draws) -> torch.Tensor:
-    """Scale and shift the saturation of HSV; value and hue stay.
+    """Scale and shift the saturation of HSV, keeping value and hue.
 
-    A grey pixel has the hue of red, as in scikit-image: a positive shift turns it reddish.
+    A grey pixel has the hue of red, as in scikit-image, so a positive shift turns it reddish.
     """
     factor, shift = parameters
     value, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
@@ -46,9 +46,9 @@ def saturate(x: torch.Tensor, parameters: tuple[float, float], draws: Draws) -> 
 
 
 def elastic_transform(x: torch.Tensor, parameters: tuple[float, float, float], draws: Draws) -> torch.Tensor:
-    """Map three corners to jittered ones affinely, then shift every pixel by a smoothed random field.
+    """Distort by an affine map with three jittered corners, then shift every pixel by a smoothed random field.
 
-    Both steps interpolate linearly and mirror the borders, the first without repeating the outermost pixel. The
+    Both steps interpolate linearly and mirror the borders. The first does not repeat the outermost pixel. The
     parameters are fractions of the shorter side.
     """
     count, _, height, width = x.shape
@@ -67,7 +67,10 @@ def elastic_transform(x: torch.Tensor, parameters: tuple[float, float, float], d
 
 
 def _affine_grid(jitter: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Where each pixel comes from if three corners of a centred square move by ``jitter`` (images, 3, x and y)."""
+    """Compute where each pixel comes from if three corners of a centred square move by ``jitter``.
+
+    The jitter has the shape (images, 3, 2), with x before y.
+    """
     reach = min(height, width) // 3
     middle = jitter.new_tensor([width // 2, height // 2])
     corner = middle + reach * jitter.new_tensor([[1, 1], [1, -1], [-1, -1]])
@@ -106,9 +109,10 @@ def _nearest(size: int, wanted: int) -> torch.Tensor:
 
 
 def boxes(size: int, wanted: int) -> np.ndarray:
-    """Average over the pixels whose centres lie in each of ``wanted`` equal parts of an axis, or repeat the nearest.
+    """Compute weights that average over each of ``wanted`` equal parts of an axis, or repeat the nearest pixel.
 
-    Written as Pillow computes it, since rounding decides where a centre lies between two parts.
+    A part averages over the pixels whose centres lie in it. The computation follows Pillow's, because rounding decides
+    where a centre lies between two parts.
 
     Example:
         >>> boxes(5, 2).round(2).tolist()

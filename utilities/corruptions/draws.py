@@ -1,8 +1,8 @@
 """Random numbers that belong to images: those of image i depend on the seed and on i, not on how batches are cut.
 
-They come from a generator that can jump ahead (PCG64, O'Neill 2014), on the CPU for all devices, so that a corrupted
-image is the same in any batch and on any device. Sixteen bits make a number, which is plenty for images of eight: a
-normal one lies within 4.2 standard deviations.
+They come from a generator that can jump ahead (PCG64, O'Neill 2014). It runs on the CPU for all devices, so that a
+corrupted image is the same in any batch and on any device. A number has sixteen bits, which is plenty for images of
+eight bits. Normal numbers lie within 4.2 standard deviations.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ LEVELS = 2**16
 class Draws:
     """Streams of random numbers for consecutive images.
 
-    The first request of a chunk of images reads the first stream, the next the second, and so on; every stream serves
-    the images one after the other.
+    The first request for a chunk of images reads the first stream, the second request the second stream, and so on.
+    Every stream serves the images one after the other.
 
     Args:
-        keys: Non-negative integers that together are the seed.
+        keys: Non-negative integers that together form the seed.
         first: Index of the first image.
-        device: Where the numbers go.
+        device: Device to put the numbers on.
 
     Example:
         >>> draws, late = Draws((0,), 0, torch.device("cpu")), Draws((0,), 2, torch.device("cpu"))
@@ -38,12 +38,12 @@ class Draws:
         self._count = self._request = 0
 
     def chunk(self, count: int) -> Draws:
-        """Go on to the next ``count`` images."""
+        """Move on to the next ``count`` images."""
         self._count, self._request = count, 0
         return self
 
     def bits(self, *shape: int) -> torch.Tensor:
-        """Draw integers from 0 to 65535 of this shape for each image: int32, (images, *shape)."""
+        """Draw integers from 0 to 65535, of this shape for each image: int32, (images, *shape)."""
         size = int(np.prod(shape))
         words = -(-size // 4)
         if self._request == len(self._streams):
@@ -55,7 +55,7 @@ class Draws:
         return wide[:, :size].to(self.device).reshape(self._count, *shape)
 
     def table(self, quantiles: torch.Tensor, *shape: int) -> torch.Tensor:
-        """Draw from a distribution that is given by its 65536 quantiles."""
+        """Draw from a distribution given by its 65536 quantiles."""
         return quantiles.to(self.device).index_select(0, self.bits(*shape).flatten()).view(self._count, *shape)
 
     def uniform(self, *shape: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Linear filters of image batches: smoothing, resampling and motion, with the borders of SciPy and OpenCV.
 
-A filter along one axis is a matrix that holds the border's rule too; large ones are applied in bands, of which only
-the columns that are not zero take part.
+A filter along one axis is a matrix, which includes the rule for the border. Large matrices are applied in bands, using
+only the columns of each band that are not zero.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-BLOCK = 32  # outputs of a band
+BLOCK = 32  # outputs per band
 Bands = tuple[tuple[int, int, torch.Tensor], ...]
 
 
@@ -22,11 +22,11 @@ def separable(x: torch.Tensor, rows: Bands, columns: Bands) -> torch.Tensor:
 
     Args:
         x: Images (..., height, width).
-        rows: See `bands`.
-        columns: See `bands`.
+        rows: Matrix along the height, see `bands`.
+        columns: Matrix along the width, see `bands`.
 
     Returns:
-        Images of the matrices' output sizes.
+        Images with the matrices' output sizes.
 
     Example:
         >>> half = bands(np.kron(np.eye(2), [[0.5, 0.5]]))
@@ -39,7 +39,7 @@ def separable(x: torch.Tensor, rows: Bands, columns: Bands) -> torch.Tensor:
 def along(x: torch.Tensor, matrix: Bands, dim: int) -> torch.Tensor:
     """Apply a matrix along the height (``dim=-2``) or the width (``dim=-1``).
 
-    One band that is narrower than the axis is repeated along it, block by block.
+    A single band that is narrower than the axis is repeated along it, block by block.
     """
     start, stop, weight = matrix[0]
     if len(matrix) == 1 and (blocks := x.shape[dim] // (stop - start)) > 1:
@@ -54,7 +54,7 @@ def along(x: torch.Tensor, matrix: Bands, dim: int) -> torch.Tensor:
 
 
 def bands(matrix: np.ndarray) -> Bands:
-    """Cut a matrix (outputs, inputs) into bands: (first input, end of inputs, weights)."""
+    """Cut a matrix (outputs, inputs) into bands of the form (first input, end of inputs, weights)."""
     if max(matrix.shape) <= 2 * BLOCK or len(matrix) <= BLOCK:
         return (_band(matrix, 0, matrix.shape[1]),)
     blocks = [matrix[start : start + BLOCK] for start in range(0, len(matrix), BLOCK)]
@@ -65,7 +65,7 @@ def bands(matrix: np.ndarray) -> Bands:
 
 
 def repeated(block: np.ndarray) -> Bands:
-    """Hold a matrix that is the same block all along its diagonal."""
+    """Represent a matrix that repeats the same block along its diagonal."""
     return (_band(block, 0, block.shape[1]),)
 
 
@@ -74,7 +74,7 @@ def _band(weights: np.ndarray, first: int, end: int) -> tuple[int, int, torch.Te
 
 
 def filter_matrix(size: int, kernel: np.ndarray, border: str) -> np.ndarray:
-    """Write correlation with a kernel of odd length as a matrix; borders are named as in `numpy.pad`.
+    """Write correlation with a kernel of odd length as a matrix. Borders are named as in `numpy.pad`.
 
     Example:
         >>> filter_matrix(3, np.array([0.25, 0.5, 0.25]), "edge").tolist()
@@ -88,7 +88,7 @@ def filter_matrix(size: int, kernel: np.ndarray, border: str) -> np.ndarray:
 
 
 def gaussian_kernel(sigma: float, radius: int) -> np.ndarray:
-    """Sample a Gaussian at the pixels and scale it to a sum of one."""
+    """Sample a Gaussian at the pixels, scaled to a sum of one."""
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     return weights / weights.sum()
 
@@ -99,7 +99,7 @@ def _gaussian_bands(size: int, sigma: float, truncate: float, border: str) -> Ba
 
 
 def gaussian(x: torch.Tensor, sigma: float, truncate: float = 4, border: str = "edge") -> torch.Tensor:
-    """Smooth as `scipy.ndimage.gaussian_filter` does; the defaults are those of scikit-image."""
+    """Smooth as `scipy.ndimage.gaussian_filter` does, with scikit-image's defaults."""
     return separable(x, *(_gaussian_bands(size, sigma, truncate, border) for size in x.shape[-2:]))
 
 
@@ -122,20 +122,20 @@ def _zoom_bands(size: int, factor: float) -> Bands:
 
 
 def zoom(x: torch.Tensor, factor: float) -> torch.Tensor:
-    """Enlarge the middle linearly, as `scipy.ndimage.zoom` does, and cut it to the size before."""
+    """Enlarge the middle linearly, as `scipy.ndimage.zoom` does, and crop it to the original size."""
     return separable(x, *(_zoom_bands(size, factor) for size in x.shape[-2:])) if factor != 1 else x
 
 
 def motion(x: torch.Tensor, radius: int, sigma: float, degrees: torch.Tensor) -> torch.Tensor:
-    """Smear each image along its own direction with half a Gaussian, as ImageMagick does; borders are repeated.
+    """Smear each image along its own direction with half a Gaussian, as ImageMagick does, repeating the borders.
 
-    Taps below 1e-4 of the whole are left out.
+    Taps below 1e-4 of the total are left out.
 
     Args:
         x: Images (images, channels, height, width).
-        radius: Twice this and one are the taps, a pixel apart.
-        sigma: Of the Gaussian, in pixels.
-        degrees: One angle for each image.
+        radius: There are twice this many taps plus one, a pixel apart.
+        sigma: Standard deviation of the Gaussian, in pixels.
+        degrees: Angle of each image's direction in degrees, (images,).
 
     Returns:
         Images of the same shape.
@@ -146,9 +146,9 @@ def motion(x: torch.Tensor, radius: int, sigma: float, degrees: torch.Tensor) ->
     reach = len(weights)
     padded = F.pad(x, (reach, reach, 0, 0), mode="replicate")
     wide = width + 2 * reach
-    starts = padded.as_strided((padded.numel() - width + 1, width), (1, 1))  # a row from every value on
+    starts = padded.as_strided((padded.numel() - width + 1, width), (1, 1))  # a row starting at every value
     steps = torch.arange(reach, dtype=torch.float64)[:, None]
-    angle = torch.deg2rad(degrees.cpu().double())  # in full precision, the same for all devices
+    angle = torch.deg2rad(degrees.cpu().double())  # in float64, so that all devices agree
     down, right = (torch.ceil(steps * turn(angle) - 0.5)[..., None] for turn in (torch.sin, torch.cos))
     down, right = down.long().to(x.device), right.long().to(x.device)
     row = (torch.arange(height, device=x.device) + down).clamp_(0, height - 1).mul_(wide).add_(right + reach)
@@ -160,7 +160,7 @@ def motion(x: torch.Tensor, radius: int, sigma: float, degrees: torch.Tensor) ->
 
 
 def mirrored(x: torch.Tensor, pad: int) -> torch.Tensor:
-    """Pad height and width by mirroring without repeating the outermost pixel, also by more than they measure."""
+    """Pad height and width by mirroring without repeating the outermost pixel, even by more than the image's size."""
     height, width = x.shape[-2:]
     if pad < min(height, width):
         return F.pad(x, (pad, pad, pad, pad), mode="reflect")

@@ -1,9 +1,9 @@
 """Pictures of frost: drawn by a program here, or read from a folder.
 
-The published corruption adds pieces of five photographs that are not part of this project. In their place stand five
-textures of fine needles and soft clouds with about the brightness, contrast and tint of those photographs: results
-with them are near to, but not comparable digit by digit with, those on the published sets. Whoever has the
-photographs passes their folder to `utilities.corruptions.corrupt`.
+The published corruption adds pieces of five photographs that are not part of this project. They are replaced by five
+textures of fine needles and soft clouds, with about the brightness, contrast and tint of those photographs. Results are
+close to those on the published sets, but not comparable digit by digit. If you have the photographs, pass their folder
+to `utilities.corruptions.corrupt`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torchvision.transforms import functional as TF
 from utilities.picture import open_picture
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
-SHRINKING = {"32": 0.2, "224": 1.0}  # of the pictures, by table of parameters
-# Means of red, green and blue, and the deviation, of each texture.
+SHRINKING = {"32": 0.2, "224": 1.0}  # table of parameters -> scale of the pictures
+# Means of red, green and blue, and the deviation, for each texture.
 LOOKS = [
     ((78, 149, 166), 18),
     ((201, 205, 214), 22),
@@ -33,10 +33,10 @@ FrostImages = str | Path | Sequence[torch.Tensor] | None
 
 
 class Pictures:
-    """Pictures of any sizes laid end to end, so that pieces of many of them are read at once, row by row.
+    """Pictures of any size stored end to end, so that pieces of many pictures can be read at once, row by row.
 
     Args:
-        pictures: Tensors uint8 (3, height, width).
+        pictures: uint8 tensors (3, height, width).
 
     Example:
         >>> pictures = Pictures([torch.arange(75, dtype=torch.uint8).view(3, 5, 5)])
@@ -51,7 +51,7 @@ class Pictures:
         self.facts = torch.tensor([[start, *p.shape[1:]] for start, p in zip(starts, pictures, strict=True)])
 
     def pieces(self, uniform: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Cut one piece for each row (picture, top, left) of numbers between 0 and 1: float32 from 0 to 255."""
+        """Cut one piece per row (picture, top, left) of numbers between 0 and 1: float32 from 0 to 255."""
         device = uniform.device
         start, tall, wide = self.facts.to(device)[(uniform[:, 0] * len(self.facts)).long()].unbind(1)
         top = (uniform[:, 1] * (tall - height)).long()
@@ -65,7 +65,9 @@ class Pictures:
 
 
 def frost_pictures(images: FrostImages, table: str, height: int, width: int) -> Pictures:
-    """Prepare pictures for images of a size: shrunk as the table of parameters wants, enlarged where too small.
+    """Prepare pictures for images of a given size.
+
+    Pictures are shrunk as the table of parameters requires, and enlarged where they are too small.
 
     Raises:
         ValueError: If a folder has no picture, or a tensor is not uint8 (3, height, width).
@@ -104,10 +106,12 @@ def _fit(picture: torch.Tensor, scale: float, height: int, width: int) -> torch.
 
 
 def frost_textures(side: int = 512, seed: int = 0) -> list[torch.Tensor]:
-    """Draw five textures: white noise smeared along nine directions, the strongest at each pixel, and clouds.
+    """Draw five textures of needles and clouds.
+
+    Needles are white noise smeared along nine directions, of which each pixel shows the strongest.
 
     Returns:
-        Five tensors uint8 (3, side, side), which continue across their borders.
+        Five uint8 tensors (3, side, side), which continue across their borders.
 
     Example:
         >>> [texture.shape for texture in frost_textures(64)][:1]
@@ -128,7 +132,7 @@ def frost_textures(side: int = 512, seed: int = 0) -> list[torch.Tensor]:
 
 
 def _needles(noise: torch.Tensor, down: torch.Tensor, right: torch.Tensor, angle: float) -> torch.Tensor:
-    """Smear noise along a direction over some 14 pixels, hardly across it."""
+    """Smear noise over about 14 pixels along a direction, and hardly at all across it."""
     along = right * math.cos(angle) + down * math.sin(angle)
     across = down * math.cos(angle) - right * math.sin(angle)
     return torch.fft.irfft2(noise * torch.exp(-0.5 * ((14 * along) ** 2 + (1.2 * across) ** 2)))

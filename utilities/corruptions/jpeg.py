@@ -1,8 +1,9 @@
-"""JPEG compression of image batches: what a round trip through the format changes, without the entropy coding.
+"""JPEG compression of image batches: the losses of a round trip through the format, without the entropy coding.
 
-Lossy are the colour transform, the halving of the chroma, and the rounding of the coefficients of the 8 x 8 cosine
-transform (ITU-T T.81, https://www.w3.org/Graphics/JPEG/itu-t81.pdf, with the tables of its annex K scaled as libjpeg
-does). All but the rounding is linear: a matrix for each axis holds padding, halving and cosine transform.
+Three steps lose information: the colour transform, the halving of the chroma, and the rounding of the coefficients of
+the 8 x 8 cosine transform. They follow ITU-T T.81, https://www.w3.org/Graphics/JPEG/itu-t81.pdf, with the tables of its
+annex K scaled as in libjpeg. Everything but the rounding is linear, so one matrix per axis combines padding, halving
+and cosine transform.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ CHROMINANCE = """
 def jpeg_compression(x: torch.Tensor, quality: int, draws: Draws) -> torch.Tensor:
     """Compress and decompress, with chroma at half the resolution.
 
-    Unlike libjpeg this does not round the chroma before it is enlarged; values differ from libjpeg's by some 0.1 to
-    1.5 of 255 levels in the mean, most where coefficients lie halfway between two steps.
+    Unlike libjpeg, this function does not round the chroma before enlarging it. On average values differ from libjpeg's
+    by about 0.1 to 1.5 of 255 levels. They differ most where coefficients lie halfway between two steps.
     """
     red, green, blue = x.transpose(0, 1).contiguous()
     luma = (red * 0.299).add_(green, alpha=0.587).add_(blue, alpha=0.114).round_()
@@ -47,9 +48,9 @@ def jpeg_compression(x: torch.Tensor, quality: int, draws: Draws) -> torch.Tenso
 
 
 def _quantise(x: torch.Tensor, table: str, quality: int, step: int) -> torch.Tensor:
-    """Round the coefficients of blocks of 8 x 8, of every pixel or of means of step x step.
+    """Round the coefficients of 8 x 8 blocks, which consist of pixels or of means over step x step pixels.
 
-    Like libjpeg's integers, coefficients are first rounded to eighths; halves are rounded away from zero.
+    Coefficients are first rounded to eighths, like libjpeg's integers. Halves are rounded away from zero.
     """
     (forward_y, back_y), (forward_x, back_x) = (_transforms(size, step) for size in x.shape[-2:])
     x = separable(x, forward_y, forward_x).mul_(8).round_()
@@ -57,7 +58,7 @@ def _quantise(x: torch.Tensor, table: str, quality: int, step: int) -> torch.Ten
     divisor = quantisation(table, quality).to(x.device).repeat(height // 8, width // 8)
     x.mul_(0.125 / divisor)
     x.add_(x.sign(), alpha=1e-4).round_().mul_(divisor)
-    return along(along(x, back_y, -2), back_x, -1)  # the axis that is cheaper to enlarge first
+    return along(along(x, back_y, -2), back_x, -1)  # enlarge the cheaper axis first
 
 
 def quantisation(table: str, quality: int) -> torch.Tensor:
@@ -74,11 +75,15 @@ def quantisation(table: str, quality: int) -> torch.Tensor:
 
 @lru_cache(maxsize=16)
 def _transforms(size: int, step: int) -> tuple[Bands, Bands]:
-    """Along one axis: pad to whole blocks, average, transform by cosines; and back, enlarging linearly."""
+    """Make the matrices of one axis, for the way forward and back.
+
+    The way forward pads to whole blocks, averages and applies the cosine transform. The way back inverts the transform
+    and enlarges linearly.
+    """
     n = 8 * math.ceil(size / (8 * step))
     k = np.arange(8)
     cosine = np.sqrt(np.where(k == 0, 1, 2) / 8)[:, None] * np.cos(np.pi * k[:, None] * (2 * k + 1) / 16)
-    if size == n * step:  # the same for every 16 pixels, or 8
+    if size == n * step:  # the matrix repeats every 16 pixels, or every 8
         repeats = 2 if step == 1 and size % 16 == 0 else 1
         forward = np.kron(np.eye(repeats), cosine @ np.kron(np.eye(8), np.full((1, step), 1 / step)))
         if step == 1:

@@ -1,8 +1,8 @@
-"""Noise on every value by itself: Gaussian, shot, impulse and speckle noise.
+"""Independent noise on every value: Gaussian, shot, impulse and speckle noise.
 
-Like all corruptions here the functions take float images (images, 3, height, width) from 0 to 255, the severity's
-parameters and the images' random numbers, may change the images in place, and return floats that `corrupt` clips and
-truncates. Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261.
+All corruption functions of this package have the same form. They take float images (images, 3, height, width) from 0 to
+255, the severity's parameters and the images' random numbers. They may change the images in place, and return floats
+that `corrupt` clips and truncates. Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from utilities.corruptions.draws import LEVELS, Draws
 
-QUANTILES = 2**13  # of photon counts: with as many, the table of all values fits into a core's cache
+QUANTILES = 2**13  # quantiles of photon counts, few enough for the table of all values to fit into a core's cache
 
 
 def gaussian_noise(x: torch.Tensor, deviation: float, draws: Draws) -> torch.Tensor:
@@ -27,12 +27,12 @@ def speckle_noise(x: torch.Tensor, deviation: float, draws: Draws) -> torch.Tens
 
 
 def impulse_noise(x: torch.Tensor, amount: float, draws: Draws) -> torch.Tensor:
-    """Turn a fraction of the values into 0 or 255, either as likely, by adding more than the range."""
+    """Turn a fraction of the values into 0 or 255 with equal probability, by adding more than the range."""
     return x.add_(draws.table(_impulses(amount), *x.shape[1:]))
 
 
 def shot_noise(x: torch.Tensor, photons: float, draws: Draws) -> torch.Tensor:
-    """Count photons: a Poisson number with mean ``photons`` where white, tabulated by value and quantile."""
+    """Replace values by Poisson photon counts, with mean ``photons`` for white, from a table by value and quantile."""
     index = draws.bits(*x.shape[1:]).bitwise_right_shift_(3).add_(x.to(torch.int32), alpha=QUANTILES)
     return _counts(float(photons)).to(x.device).index_select(0, index.flatten()).view(x.shape).to(x.dtype)
 
@@ -47,7 +47,7 @@ def _impulses(amount: float) -> torch.Tensor:
 
 @lru_cache(maxsize=10)  # 2 MiB each
 def _counts(photons: float) -> torch.Tensor:
-    """All quantiles of what each of 256 values becomes; counts above white are white."""
+    """Tabulate, for each of 256 values, all quantiles of the noisy value. Counts above white become white."""
     counts = torch.arange(int(photons) + 1, dtype=torch.float64)
     mean = torch.arange(256, dtype=torch.float64)[:, None] * (photons / 255)
     below = torch.special.gammaincc(counts + 1, mean).mul_(QUANTILES).round_().long()

@@ -1,8 +1,8 @@
-"""What each severity means: the published parameters of CIFAR-10-C (32 pixels) and ImageNet-C (224 pixels).
+"""Meaning of each severity: the published parameters of CIFAR-10-C (32 pixels) and ImageNet-C (224 pixels).
 
-Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261, and the scripts that made the two sets,
-https://github.com/hendrycks/robustness. Lengths are in pixels, noise and colour in units of the whole range, except
-those of ``elastic_transform``, which both sets give as fractions of the image's side.
+The sources are Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261, and the scripts that made the two sets,
+https://github.com/hendrycks/robustness. Lengths are in pixels; noise and colour are in units of the whole range. The
+lengths of ``elastic_transform`` are an exception: both sets give them as fractions of the image's side.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CORRUPTIONS = (
 )
 EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 SEVERITIES = (1, 2, 3, 4, 5)
-LARGEST_SMALL = 64  # pixels; the sets' authors made 64-pixel images with a table of their own, near that of CIFAR-10-C
+LARGEST_SMALL = 64  # pixels; the sets' authors used a separate table for 64-pixel images, close to that of CIFAR-10-C
 
 
 def _zooms(*stops_and_steps: tuple[float, float]) -> list[tuple[float, ...]]:
@@ -61,15 +61,15 @@ PARAMETERS: dict[str, dict[str, list[Any]]] = {
         "frost": [(1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)],  # weights of image and frost
         "fog": [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)],  # height, decay of its roughness
         "brightness": [0.05, 0.1, 0.15, 0.2, 0.3],  # added to the value of HSV
-        "contrast": [0.75, 0.5, 0.4, 0.3, 0.15],  # what is left of it
-        "elastic_transform": _fractions(  # displacement, its sigma, jitter of the affine map, of the side
+        "contrast": [0.75, 0.5, 0.4, 0.3, 0.15],  # fraction that is left
+        "elastic_transform": _fractions(  # displacement, its sigma, jitter of the affine map (fractions of the side)
             1, (0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)
         ),
-        "pixelate": [0.95, 0.9, 0.85, 0.75, 0.65],  # pixels left, of the side
+        "pixelate": [0.95, 0.9, 0.85, 0.75, 0.65],  # fraction of the side's pixels that is left
         "jpeg_compression": [80, 65, 58, 50, 40],  # quality
         "speckle_noise": [0.06, 0.1, 0.12, 0.16, 0.2],  # standard deviation
         "gaussian_blur": [0.4, 0.6, 0.7, 0.8, 1],  # sigma
-        # mean and deviation of the liquid's noise, its sigma, threshold; strength (water) or sigma (mud); is it mud
+        # mean and deviation of the liquid's noise, its sigma, threshold; strength (water) or sigma (mud); 1 for mud
         "spatter": [
             (0.62, 0.1, 0.7, 0.7, 0.5, 0),
             (0.65, 0.1, 0.8, 0.7, 0.5, 0),
@@ -118,7 +118,7 @@ PARAMETERS: dict[str, dict[str, list[Any]]] = {
 
 
 def choose_table(height: int, width: int) -> str:
-    """Name the table for images of a size: that of 32 pixels up to a longer side of 64, that of 224 above.
+    """Name the table for images of a size: ``"32"`` up to a longer side of 64 pixels, and ``"224"`` above.
 
     Example:
         >>> choose_table(32, 32), choose_table(64, 48), choose_table(96, 96)

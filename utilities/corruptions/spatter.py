@@ -1,8 +1,8 @@
 """Spatter of water or mud on the lens. For the form of the function see `noise`.
 
-Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261. Water glistens by the distance of its drops' pixels
-from their edges, which Canny's detector finds (https://doi.org/10.1109/TPAMI.1986.4767851), as in OpenCV, with whose
-borders and rounding the steps below are written for whole batches.
+Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261. How water glistens depends on the distance of a drop's
+pixels from its edges. Canny's detector finds the edges (https://doi.org/10.1109/TPAMI.1986.4767851). The steps below
+work on whole batches, with the borders and rounding of OpenCV.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from utilities.corruptions.draws import Draws
 from utilities.corruptions.filters import gaussian
 
 WATER, MUD = (175, 238, 238), (63, 42, 20)
-FAR = 20  # pixels from an edge beyond which distance no longer counts
+FAR = 20  # cap on the distance from an edge, in pixels
 
 
 def spatter(x: torch.Tensor, parameters: tuple[float, ...], draws: Draws) -> torch.Tensor:
-    """Cover with liquid where smoothed noise exceeds a threshold: pale turquoise water, or brown mud.
+    """Cover with liquid where smoothed noise exceeds a threshold. The liquid is pale turquoise water or brown mud.
 
-    An image on which no water falls stays as it is; the published script divides zero by zero there.
+    An image without any water stays unchanged. The published script divides zero by zero there.
     """
     mean, deviation, sigma, threshold, strength, mud = parameters
     noise = draws.normal(1, *x.shape[2:]).mul_(deviation).add_(mean)
@@ -36,20 +36,20 @@ def spatter(x: torch.Tensor, parameters: tuple[float, ...], draws: Draws) -> tor
     return x.addcmul_(gleam, colour, value=strength)
 
 
-# From here on images are int16 (height, width, images): neighbours of all images then lie side by side in memory.
-# Conditions are written as differences of whole numbers, cut to 0 and 1, which costs a tenth of a comparison.
+# From here on images are int16 (height, width, images), so that neighbours of all images lie side by side in memory.
+# Conditions are differences of whole numbers clamped to 0 and 1, which cost a tenth of a comparison.
 
 
 def edges(grey: torch.Tensor, low: int = 50, high: int = 150) -> torch.Tensor:
-    """Find edges by Canny's method with Sobel derivatives and their sums of absolute values.
+    """Find edges by Canny's method, with the sum of absolute Sobel derivatives as the gradient.
 
     Args:
         grey: Images (height, width, images) from 0 to 255, int16.
-        low: What a pixel next to an edge must exceed.
-        high: What at least one pixel of an edge must exceed.
+        low: Gradient that a pixel next to an edge must exceed.
+        high: Gradient that at least one pixel of an edge must exceed.
 
     Returns:
-        Ones on edges and zeros elsewhere, of the same shape.
+        Ones on edges and zeros elsewhere, in the same shape.
     """
     padded = _padded(grey, 0)
     across, along = padded[:, 2:] - padded[:, :-2], padded[2:] - padded[:-2]
@@ -89,7 +89,7 @@ def _padded(x: torch.Tensor, inner: int) -> torch.Tensor:
 
 
 def _neighbours(padded: torch.Tensor) -> dict[tuple[int, int], torch.Tensor]:
-    """The nine views of an image that is padded by one, by (down, right)."""
+    """Return the nine views of an image that is padded by one, keyed by (down, right)."""
     height, width = padded.shape[0] - 2, padded.shape[1] - 2
     steps = (-1, 0, 1)
     return {(i, j): padded[1 + i : 1 + i + height, 1 + j : 1 + j + width] for i in steps for j in steps}
@@ -98,8 +98,8 @@ def _neighbours(padded: torch.Tensor) -> dict[tuple[int, int], torch.Tensor]:
 def distance(found: torch.Tensor) -> torch.Tensor:
     """Measure each pixel's Euclidean distance to the nearest edge, up to 20 pixels: float32.
 
-    OpenCV's is an approximation that is off by up to two percent. Along one axis distances add, so that steps of 1,
-    2, 4, 8 and 16 reach all; along the other squares do, and a step further costs the next odd number.
+    OpenCV uses an approximation that is off by up to two percent. Along one axis distances add up, so steps of 1, 2, 4,
+    8 and 16 reach all pixels. Along the other axis squares add up, and each further step costs the next odd number.
     """
     far = (1 - found).mul_(FAR)
     for step in (1, 2, 4, 8, 16):
@@ -111,7 +111,7 @@ def distance(found: torch.Tensor) -> torch.Tensor:
 
 
 def _nearer(x: torch.Tensor, dim: int, step: int, cost: int) -> torch.Tensor:
-    """Let each pixel take the least of itself and the pixels a step away plus a cost, in place."""
+    """Replace each pixel, in place, by the minimum of itself and the pixels a step away plus a cost."""
     size = x.shape[dim] - step
     if size <= 0:
         return x
@@ -123,7 +123,7 @@ def _nearer(x: torch.Tensor, dim: int, step: int, cost: int) -> torch.Tensor:
 
 
 def glisten(away: torch.Tensor) -> torch.Tensor:
-    """Turn distances into highlights: smooth, equalise the histogram, take slanted differences, smooth."""
+    """Turn distances into highlights: smooth, equalise the histogram, take diagonal differences, and smooth again."""
     near = _neighbours(_padded(equalise(_box(away).add_(1e-3).to(torch.int32)), 1))
     slope = near[0, 0] + near[0, 1] + near[1, 0] - near[-1, 0] - near[0, -1]
     slope.add_(near[1, 1], alpha=2).sub_(near[-1, -1], alpha=2)

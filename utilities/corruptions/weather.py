@@ -1,4 +1,4 @@
-"""Weather: snow, frost and fog; spatter has its own file. For the form of the functions see `noise`.
+"""Weather: snow, frost and fog. Spatter has its own file. For the form of the functions see `noise`.
 
 Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261.
 """
@@ -13,7 +13,10 @@ from utilities.corruptions.frost import Pictures
 
 
 def snow(x: torch.Tensor, parameters: tuple[float, ...], draws: Draws) -> torch.Tensor:
-    """Whiten, and add flakes twice, once upside down: noise, enlarged, cut off below a threshold and smeared."""
+    """Whiten the image, and add a layer of flakes twice, the second time rotated by 180 degrees.
+
+    The flakes are noise that is enlarged, set to zero below a threshold, and smeared.
+    """
     mean, deviation, factor, threshold, radius, sigma, weight = parameters
     height, width = x.shape[-2:]
     layer = zoom(draws.normal(1, height, width).mul_(deviation).add_(mean), factor)
@@ -24,7 +27,7 @@ def snow(x: torch.Tensor, parameters: tuple[float, ...], draws: Draws) -> torch.
 
 
 def luminance(x: torch.Tensor) -> torch.Tensor:
-    """Weigh red, green and blue as video does: (images, 1, height, width)."""
+    """Compute the weighted sum of red, green and blue that video uses: (images, 1, height, width)."""
     return (x[:, :1] * 0.299).add_(x[:, 1:2], alpha=0.587).add_(x[:, 2:3], alpha=0.114)
 
 
@@ -34,7 +37,7 @@ def frost(x: torch.Tensor, weights: tuple[float, float], draws: Draws, pictures:
 
 
 def fog(x: torch.Tensor, parameters: tuple[float, float], draws: Draws) -> torch.Tensor:
-    """Add a plasma fractal and scale back to the image's own maximum."""
+    """Add a plasma fractal, then scale back to the image's own maximum."""
     thickness, decay = parameters
     height, width = x.shape[-2:]
     side = 1 << (max(height, width) - 1).bit_length()
@@ -46,12 +49,12 @@ def fog(x: torch.Tensor, parameters: tuple[float, float], draws: Draws) -> torch
 def plasma(uniform: torch.Tensor, decay: float) -> torch.Tensor:
     """Make height maps between 0 and 1 by the diamond-square algorithm on a torus (Fournier, Fussell, Carpenter 1982).
 
-    Each point in the middle of a square, then of a diamond, gets the mean of its four corners and a random height,
-    whose range shrinks by ``decay`` squared from one scale to the next.
+    Each point in the middle of a square, then of a diamond, gets the mean of its four corners plus a random height. The
+    range of these heights shrinks by ``decay`` squared from one scale to the next.
 
     Args:
-        uniform: Numbers between 0 and 1, (images, side * side), the side a power of two.
-        decay: Larger is smoother.
+        uniform: Numbers between 0 and 1, (images, side * side); the side is a power of two.
+        decay: Decay of the roughness. Larger values give smoother maps.
 
     Returns:
         Maps (images, side, side).

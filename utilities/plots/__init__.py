@@ -1,1 +1,1 @@
-"""Results in, matplotlib figures out."""
+"""Turn results into matplotlib figures."""

@@ -1,4 +1,4 @@
-"""The similarity of two layers in each batch by itself."""
+"""Similarity of two layers in each single batch."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from utilities.plots.style import PaperFigure, paper_figure
 from utilities.plots.text import wrap
 from utilities.similarity import Similarity
 
-SIDE = 2.6  # inches of a square
+SIDE = 2.6  # side of a square in inches
 
 
 def layer_index(layers: Sequence[str], name: str) -> int:
     """Find a layer by its name.
 
     Args:
-        layers: Names of a side of a result.
-        name: The one to find.
+        layers: Names of the layers on one side of a result.
+        name: Name of the layer to find.
 
     Raises:
-        ValueError: If there is none of this name; close ones are named.
+        ValueError: If no layer has this name. The message lists similar names.
 
     Example:
         >>> layer_index(["bn1", "fc"], "fc")
@@ -49,22 +49,22 @@ def plot_batches(
     vmax: float = 1.0,
     cmap: str = "rocket",
 ) -> PaperFigure:
-    """Draw the similarity of two layers in each batch: sorted in a square, and as points on one axis.
+    """Draw the similarity of two layers in each batch, sorted in a square and as points on one axis.
 
     Args:
-        results: One or more, made with ``per_batch=True``; a teacher against students, say.
+        results: One or more results made with ``per_batch=True``, for example a teacher against students.
         layer1: Name of a row.
         layer2: Name of a column.
-        titles: One for each result; None names models, weights and accuracy.
+        titles: Title of each result; None names models, weights and accuracy.
         vmin: Lower end of the colour scale.
         vmax: Upper end of the colour scale, the same for all results.
-        cmap: A seaborn or matplotlib colour map.
+        cmap: Name of a seaborn or matplotlib colour map.
 
     Returns:
         The figure; each title states the median.
 
     Raises:
-        ValueError: If a result has no values of single batches, or there is no such layer.
+        ValueError: If a result has no values of single batches, or a layer is unknown.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -122,7 +122,7 @@ def _square(values: np.ndarray) -> np.ndarray:
 
 
 def _strip(ax: Axes, values: Sequence[np.ndarray], medians: Sequence[float], names: Sequence[str]) -> None:
-    """Draw the batches of each result as points in a column of their own, with a line at the median."""
+    """Draw the batches of each result as points in a separate column, with a line at the median."""
     shift = np.random.default_rng(0)
     for place, (numbers, median) in enumerate(zip(values, medians, strict=True), 1):
         x = place + shift.uniform(-0.18, 0.18, len(numbers))

@@ -1,4 +1,4 @@
-"""Accuracy and loss on the way from a CNN to a hybrid."""
+"""Figure of accuracy and loss on the way from a CNN to a hybrid."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PANELS = (("accuracy", "accuracy (%)", 100), ("nll", "negative log-likelihood (n
 
 
 def plot_build_up(steps: Mapping[str, Classification], others: Mapping[str, Classification] | None = None) -> Figure:
-    """Draw accuracy and loss over the number of attention blocks, with one standard error.
+    """Draw accuracy and loss over the number of attention blocks, with error bars of one standard error.
 
     Args:
-        steps: Name -> result, from no attention block on, one more in each.
+        steps: Name -> result. The first model has no attention block, and each further one has one more.
         others: Models to compare with, drawn as horizontal bands.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What figures of several results say in words: titles and captions."""
+"""Titles and captions of figures of several results."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from utilities.similarity import Similarity
 
 
 def basis(results: Sequence[Similarity]) -> str:
-    """Say what results were made from but for the models, once if it is the same for all of them.
+    """State what results were made from, except for the models; only once if it is the same for all.
 
     Args:
-        results: One or more.
+        results: One or more results.
 
     Example:
         >>> one, two = (Similarity(np.eye(1), ["a"], ["a"], n) for n in (10, 20))
@@ -25,7 +25,7 @@ def basis(results: Sequence[Similarity]) -> str:
         ('n = 10 images.', 'Results 1, 3: n = 10 images. Result 2: n = 20 images.')
     """
     groups: dict[str, list[str]] = {}
-    several = len({result.provenance.get("measure") for result in results}) > 1  # the titles say which is which
+    several = len({result.provenance.get("measure") for result in results}) > 1  # the titles tell them apart
     left_out = ("model", "weights", "accuracy", *(("measure", "estimator") if several else ()))
     for number, result in enumerate(results, 1):
         facts = {k: v for k, v in result.provenance.items() if not k.startswith(left_out)}
@@ -42,8 +42,8 @@ def heading(result: Similarity, missing: str = "similarity of layers") -> str:
     r"""Name the models of a result, with weights and accuracy on lines of their own.
 
     Args:
-        result: Facts that its provenance does not hold are left out.
-        missing: What to say if there is no model's name.
+        result: Result to name. Facts missing from its provenance are left out.
+        missing: Text to use if the model's name is not known.
 
     Example:
         >>> facts = {"model1": "resnet18", "weights1": "untrained", "model2": "vit", "accuracy2": 0.9}
@@ -61,16 +61,16 @@ def heading(result: Similarity, missing: str = "similarity of layers") -> str:
 
 
 def model_names(result: Similarity) -> tuple[str, str]:
-    """Give the names of the models of the rows and of the columns; empty where they are not known."""
+    """Return the names of the row and column models; empty where they are not known."""
     facts = result.provenance
     return facts.get("model1") or facts.get("model", ""), facts.get("model2") or facts.get("model", "")
 
 
 def titles_of(results: Sequence[Similarity], titles: Sequence[str] | None) -> tuple[list[str], str]:
-    """Give a title for each result, and a sentence on the models where the titles given do not name them.
+    """Return a title for each result, and a sentence on the models if the given titles do not name them.
 
     Raises:
-        ValueError: If there is no result, or another number of titles.
+        ValueError: If there is no result, or the number of titles differs.
     """
     if not results:
         raise ValueError("there are no results to draw")
@@ -85,25 +85,25 @@ def titles_of(results: Sequence[Similarity], titles: Sequence[str] | None) -> tu
 
 
 def write_caption(figure: Figure, text: str) -> None:
-    """Write a caption below a figure, in lines as long as the figure is wide; the figure grows to hold it."""
+    """Write a caption below a figure, in lines as long as the figure is wide, and enlarge the figure to hold it."""
     artist = figure.supxlabel(text, fontsize=7, x=0.02, ha="left")
     lines = write_wrapped(artist, text, 0.96 * figure.get_figwidth()).splitlines()
-    figure.caption = text  # for another width
+    figure.caption = text  # kept for breaking lines at another width
     figure.set_figheight(figure.get_figheight() + caption_height(len(lines)))
 
 
 def caption_height(lines: int) -> float:
-    """Return the inches that so many lines of a caption take."""
+    """Return the height in inches of a caption with ``lines`` lines."""
     return 0.1 + 0.12 * lines if lines else 0.0
 
 
 def measure_of(results: Sequence[Similarity]) -> str:
-    """Name the measure of results; ``similarity`` if they differ in it."""
+    """Name the measure of the results, or ``similarity`` if they have different ones."""
     names = {str(r.provenance.get("measure", "similarity")) for r in results}
     return names.pop() if len(names) == 1 else "similarity"
 
 
 def extremes(matrices: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Give the least and the largest finite value, NaN where there is none."""
+    """Return the least and the largest finite value; NaN if there is none."""
     values = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices])
     return (float(values.min()), float(values.max())) if values.size else (np.nan, np.nan)

@@ -1,4 +1,4 @@
-"""Class-value agreement over depth (Vilas et al. 2023, https://arxiv.org/abs/2310.18969)."""
+"""Figure of class-value agreement over depth (Vilas et al. 2023, https://arxiv.org/abs/2310.18969)."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ FOLDED = {
 
 
 def plot_class_value_agreement(results: Mapping[str, ClassValueAgreement] | ClassValueAgreement) -> Figure:
-    """Draw the largest cosine between each class and the value vectors of each layer, a row for each model.
+    """Draw the largest cosine between each class and each layer's value vectors, with one row for each model.
 
     Args:
-        results: Label -> result, or one; all of the same parts.
+        results: Label -> result, or one result. All must have the same parts.
 
     Returns:
-        The figure: columns are attention and MLP; all panels share one vertical axis.
+        The figure. Its columns are attention and MLP; all panels share one vertical axis.
 
     Raises:
-        ValueError: If there is no result, or they are of different parts.
+        ValueError: If there is no result, or results have different parts.
     """
     results = named(results)
     parts = next(iter(results.values())).parts
@@ -87,7 +87,7 @@ def _draw(ax: Axes, result: ClassValueAgreement, part: int, colour: tuple[float,
 
 
 def _facts(results: Mapping[str, ClassValueAgreement]) -> str:
-    """Say how many classes and untrained models there are, and what is folded in, once if it is the same for all."""
+    """State the number of classes and of untrained models, and what is folded in; once if it is the same for all."""
     texts = {}
     for label, result in results.items():
         twins = result.provenance["random_models"]

@@ -17,7 +17,7 @@ from utilities.plots.style import PaperFigure
 from utilities.plots.ticks import chosen
 from utilities.similarity import Similarity
 
-SIDES = 2.7  # inches of the longer side of one of several heatmaps
+SIDES = 2.7  # longer side of one of several heatmaps in inches
 SIGNIFICANT = 0.05
 
 
@@ -44,13 +44,13 @@ def plot_results(
     """Draw heatmaps side by side, all on one colour scale.
 
     Args:
-        results: One or more; they may have other layers and other numbers of layers.
-        titles: One above each heatmap; None names models, weights and accuracy.
-        columns: Heatmaps in a row; None puts up to three.
+        results: One or more results. Their layers may differ, and so may the numbers of layers.
+        titles: Title above each heatmap; None names models, weights and accuracy.
+        columns: Number of heatmaps in a row; None allows up to three.
         vmin: Lower end of the colour scale.
         vmax: Upper end of the colour scale. Values outside are marked by a pointed end of the colour bar.
-        cmap: A seaborn or matplotlib colour map.
-        width: Of the figure: ``"column"``, ``"page"`` or inches; None leaves it to the matrices.
+        cmap: Name of a seaborn or matplotlib colour map.
+        width: Width of the figure: ``"column"``, ``"page"`` or inches. None lets the matrices decide.
         caption: Whether it is written below.
         ticks: Names or globs of the layers to label; None labels as many as fit.
 
@@ -58,7 +58,7 @@ def plot_results(
         The figure.
 
     Raises:
-        ValueError: If there is no result, another number of titles, or no such layer.
+        ValueError: If there is no result, the number of titles differs, or a layer is unknown.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -89,14 +89,15 @@ def plot_difference(first: Similarity, second: Similarity, *, title: str | None 
     """Draw the first result minus the second, on a diverging scale that is symmetric around 0.
 
     Args:
-        first: What is subtracted from.
-        second: What is subtracted; of the same layers.
-        title: Above the heatmap; None names the models of both.
-        **options: ``width``, ``caption`` and ``ticks`` as `plot_results` takes them.
+        first: Result to subtract from.
+        second: Result to subtract, with the same layers.
+        title: Title above the heatmap; None names the models of both.
+        **options: ``width``, ``caption`` and ``ticks``, as in `plot_results`.
 
     Returns:
-        The figure. Where both have standard errors, dots mark differences that a 95% interval around 0 holds, by
-        Student's t: of errors estimated from two models or three batches it is much wider than two of them.
+        The figure. If both results have standard errors, dots mark the differences that lie within a 95% interval
+        around 0 by Student's t. For errors estimated from two models or three batches, this interval is much wider than
+        two standard errors.
 
     Raises:
         ValueError: If the layers differ.
@@ -129,17 +130,17 @@ def plot_difference(first: Similarity, second: Similarity, *, title: str | None 
 
 
 def _errors_in_doubt(*results: Similarity) -> float:
-    """Give the 97.5% quantile of Student's t for the least degrees of freedom; 2 where they are not known."""
+    """Return the 97.5% quantile of Student's t for the fewest degrees of freedom; 2 if they are not known."""
     samples = [result.provenance.get("error_samples", 0) for result in results]
     return float(stats.t.ppf(0.975, min(samples) - 1)) if min(samples) > 1 else 2.0
 
 
 def plot_significance(result: Similarity, **options: Any) -> PaperFigure:
-    """Draw a heatmap with dots on the pairs of layers that are no more similar than chance makes them.
+    """Draw a heatmap with dots on the pairs of layers that are no more similar than by chance.
 
     Args:
-        result: With ``p_value``; a pair is marked where that is above 0.05.
-        **options: ``width``, ``caption`` and ``ticks`` as `plot_results` takes them.
+        result: Result with ``p_value``. A pair is marked where this is above 0.05.
+        **options: ``width``, ``caption`` and ``ticks``, as in `plot_results`.
 
     Returns:
         The figure.
@@ -163,7 +164,7 @@ def plot_significance(result: Similarity, **options: Any) -> PaperFigure:
 
 
 def _difference_of(one: str, two: str) -> str:
-    """Name a difference by the lines of two headings that are not the same."""
+    """Name a difference by the lines in which two headings differ."""
     lines = one.splitlines(), two.splitlines()
     same = [line for line in lines[0] if line in lines[1]]
     left, right = (", ".join(line for line in side if line not in same) for side in lines)

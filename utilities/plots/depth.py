@@ -1,4 +1,4 @@
-"""Curves over depth: corresponding layers, best matching layers, and both along training."""
+"""Curves over depth: corresponding layers, best-matching layers, and both along training."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from utilities.plots.ticks import fit_layers, name_layers
 from utilities.similarity import Similarity
 
 MARKERS = "osD^"
-SHOWN = 8  # layers of a trend, unless they are named
+SHOWN = 8  # number of layers in a trend, unless layers are named
 
 
 def plot_diagonal(results: Sequence[Similarity] | Similarity, labels: Sequence[str] | None = None) -> Figure:
     """Draw the similarity of corresponding layers over depth, with a band of one standard error to each side.
 
     Args:
-        results: One or more, each with as many rows as columns; row i corresponds to column i.
-        labels: One for each; None names models, weights and accuracy.
+        results: One or more results, each with as many rows as columns; row i corresponds to column i.
+        labels: Label of each result; None names models, weights and accuracy.
 
     Returns:
-        The figure. The horizontal axis names the layers if all results have the same, and is relative depth if not;
-        dashed lines are the mean over permutations of the images (what chance gives), where there is one.
+        The figure. The horizontal axis names the layers if all results have the same ones, and is relative depth
+        otherwise. Dashed lines show the mean over permutations of the images (what chance gives), if there is one.
 
     Raises:
-        ValueError: If a result has other numbers of rows and columns, or there is another number of labels.
+        ValueError: If a result has different numbers of rows and columns, or the number of labels differs.
 
     Example:
         >>> figure = plot_diagonal(Similarity(np.eye(3), ["a", "b", "c"], ["a", "b", "c"], 10))
@@ -91,19 +91,19 @@ def plot_diagonal(results: Sequence[Similarity] | Similarity, labels: Sequence[s
 def plot_best_match(
     results: Sequence[Similarity] | Similarity, labels: Sequence[str] | None = None, axis: int = 1
 ) -> Figure:
-    """Draw for each layer of one model the depth of the layer of the other that is most similar to it.
+    """Draw the depth of the most similar layer of the other model for each layer of one model.
 
     Args:
-        results: One to four. For one, layers are named, and a panel below shows how similar the best match is; of
-            several, larger markers are more similar.
-        labels: One for each; None names models, weights and accuracy.
-        axis: 1 matches each row with a column, 0 each column with a row, as `Similarity.best_match` does.
+        results: One to four results. For one result, layers are named, and a panel below shows how similar the best
+            match is. For several, larger markers mean higher similarity.
+        labels: Label of each result; None names models, weights and accuracy.
+        axis: Axis as in `Similarity.best_match`: 1 matches each row with a column, 0 each column with a row.
 
     Returns:
-        The figure; a thin line marks equal relative depth.
+        The figure. A thin line marks equal relative depth.
 
     Raises:
-        ValueError: If there are more than four results, none, or another number of labels.
+        ValueError: If there are no results or more than four, or the number of labels differs.
 
     Example:
         >>> figure = plot_best_match(Similarity(np.eye(3), ["a", "b", "c"], ["x", "y", "z"], 10))
@@ -154,13 +154,13 @@ def plot_trend(
     layers: Sequence[str] | None = None,
     xlabel: str = "epoch",
 ) -> Figure:
-    """Draw the similarity of corresponding layers over training, one line for each layer, dark ones first.
+    """Draw the similarity of corresponding layers over training, one line for each layer, early layers dark.
 
     Args:
-        results: One for each checkpoint, all of the same layers.
-        steps: When each was saved.
-        layers: Names of rows; None chooses up to eight, evenly over depth, with the first and the last.
-        xlabel: What ``steps`` counts.
+        results: One result for each checkpoint, all with the same layers.
+        steps: Step at which each checkpoint was saved.
+        layers: Names of rows. None chooses up to eight, evenly over depth, including the first and the last.
+        xlabel: Label of the horizontal axis, stating what ``steps`` counts.
 
     Returns:
         The figure, with bands of one standard error to each side.
@@ -211,7 +211,7 @@ def _diagonal(result: Similarity, table: str = "matrix") -> np.ndarray:
 
 
 def _stderr(result: Similarity) -> np.ndarray | None:
-    """Give the standard error of the diagonal, over the replicates where the result names none."""
+    """Return the standard error of the diagonal; it is taken over the replicates if the result states none."""
     if result.stderr is not None:
         return _diagonal(result, "stderr")
     if result.replicates is None or len(result.replicates) < 2:
@@ -238,7 +238,7 @@ def _values(curves: Sequence[np.ndarray]) -> str:
 
 
 def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Write a legend above the axes, in two columns where texts are short; the figure grows to hold it."""
+    """Write a legend above the axes, in two columns if texts are short, and enlarge the figure to hold it."""
     texts = [wrap(str(handle.get_label()), 0.85 * figure.get_figwidth(), points=6) for handle in handles]
     columns = 2 if max(map(len, texts)) < 40 else 1
     style = {"fontsize": 6, "frameon": False, "ncols": columns}
@@ -248,7 +248,7 @@ def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def _sides(result: Similarity, axis: int) -> tuple[list[str], list[str]]:
-    """Return the layers that are matched, and those that they are matched with."""
+    """Return the layers to match, and the layers they are matched with."""
     return (result.layers1, result.layers2) if axis == 1 else (result.layers2, result.layers1)
 
 
@@ -257,7 +257,7 @@ def _size(similarity: float) -> float:
 
 
 def _match_axes(axes: Sequence[Axes], results: Sequence[Similarity], axis: int) -> None:
-    """Name the axes of best matches: by layers for one result, by relative depth for several."""
+    """Label the axes of best matches: by layers for one result, by relative depth for several."""
     sides = [model_names(result)[:: 1 if axis == 1 else -1] for result in results]
     one, two = (names.pop() if len(names) == 1 else "" for names in map(set, zip(*sides, strict=True)))
     one, two = one or f"model {2 - axis}", two or "the other model"
@@ -273,7 +273,7 @@ def _match_axes(axes: Sequence[Axes], results: Sequence[Similarity], axis: int) 
 
 
 def _similarity_axis(ax: Axes, label: str, curves: Sequence[np.ndarray]) -> None:
-    """Let the vertical axis run from 0 to 1, further only where values do."""
+    """Let the vertical axis run from 0 to 1, or further if values do."""
     low, high = extremes(curves)
     ax.set_ylim(np.nanmin([0, low - 0.03]), np.nanmax([1.02, high + 0.03]))
     ax.set_ylabel(label, fontsize=7)

@@ -1,4 +1,4 @@
-"""What figures of the companion analyses share: where results came from in words, colours, markers, labels."""
+"""Shared parts of the companion analyses' figures: origin of results in words, colours, markers, labels."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from utilities.plots.style import SMALLEST, paper_figure
 from utilities.plots.text import wrap
 
 OF_A_MODEL = ("model", "weights", "accuracy")
-WIDTH = 6.5  # inches, of a column of text
+WIDTH = 6.5  # width of a column of text in inches
 LAYERS = {"attn": "attention", "mlp": "MLP"}
 
 
 class HasProvenance(Protocol):
-    """A result that says what it was made from."""
+    """A result that holds what it was made from."""
 
     provenance: Mapping[str, Any]
 
 
 def made_from(results: Mapping[str, HasProvenance]) -> str:
-    """Say what results were made from: each model once, then what all share.
+    """State what results were made from: each model once, then what all share.
 
     Args:
-        results: Label -> result. Used of each provenance: ``model, weights, accuracy, dataset, n, profile``.
+        results: Label -> result. These keys of each provenance are used: ``model, weights, accuracy, dataset, n,
+            profile``.
 
     Example:
         >>> from types import SimpleNamespace
@@ -69,10 +70,10 @@ def _basis(facts: Mapping[str, Any]) -> str:
 
 
 def named(results: Mapping[str, Any] | Any) -> dict[str, Any]:
-    """Give several results under their labels; a single one under its model's name.
+    """Return results by label; a single one gets its model's name as label.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no result.
     """
     if not isinstance(results, Mapping):
         results = {results.provenance.get("model", "model"): results}
@@ -82,10 +83,10 @@ def named(results: Mapping[str, Any] | Any) -> dict[str, Any]:
 
 
 def twins_of(results: Mapping[str, Any], random: Mapping[str, Any] | Any | None) -> dict[str, Any]:
-    """Give the results of untrained models under the labels of the trained ones.
+    """Return the results of untrained models under the labels of the trained ones.
 
     Raises:
-        ValueError: If a label is none of the results'.
+        ValueError: If a label does not occur among the results.
     """
     twins = {} if random is None else named(random)
     unknown = sorted(set(twins) - set(results))
@@ -97,7 +98,7 @@ def twins_of(results: Mapping[str, Any], random: Mapping[str, Any] | Any | None)
 
 
 def colours(labels: Sequence[str]) -> dict[str, Any]:
-    """Give each label a colour that colour-blind readers can tell from the others."""
+    """Choose a colour for each label that colour-blind readers can tell from the others."""
     return dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
 
 
@@ -114,16 +115,16 @@ def marker(model: str) -> str:
 def draw_with_band(
     ax: Axes, x: np.ndarray, y: np.ndarray, ends: Sequence[np.ndarray], alpha: float = 0.2, **look: Any
 ) -> None:
-    """Draw a line with a band of its colour between lower and upper ends, (2, points)."""
+    """Draw a line and a band of its colour between lower and upper ends, (2, points)."""
     ax.plot(x, y, **{"linewidth": 1, "markersize": 3, **look})
     ax.fill_between(x, *ends, color=look["color"], alpha=alpha, linewidth=0)
 
 
 def tidy(axes: Iterable[Axes]) -> None:
-    """Give axes small tick labels and no upper and right frame."""
+    """Set small tick labels on axes and remove the upper and right frame."""
     for ax in axes:
         ax.tick_params(which="major", labelsize=6)
-        ax.tick_params(which="minor", labelsize=SMALLEST)  # of logarithmic axes over a decade or less
+        ax.tick_params(which="minor", labelsize=SMALLEST)  # shown by logarithmic axes over a decade or less
         ax.xaxis.label.set_size(7)
         ax.yaxis.label.set_size(7)
         ax.title.set_size(7)
@@ -132,7 +133,7 @@ def tidy(axes: Iterable[Axes]) -> None:
 
 
 def finish(figure: Figure, results: Mapping[str, HasProvenance], note: str = "", legend: bool = True) -> Figure:
-    """Tidy all axes, write a legend of the first axes' labels above them, and the caption below."""
+    """Tidy all axes, write a legend of the first axes' labels above them, and write the caption below."""
     tidy(figure.axes)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if legend and labels:
@@ -146,6 +147,6 @@ def finish(figure: Figure, results: Mapping[str, HasProvenance], note: str = "",
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """Make a figure with constrained layout and its axes, one or an array (rows, columns)."""
+    """Make a figure with constrained layout and its axes: one, or an array (rows, columns)."""
     figure = paper_figure(width, height, layout="constrained")
     return figure, figure.subplots(rows, columns, **options)

@@ -25,14 +25,15 @@ def plot_spectra(results: Mapping[str, Fourier] | Fourier, axis: str = "own") ->
     """Draw the spectrum after each block, a panel for each model (Park & Kim 2022, Fig. 2a).
 
     Args:
-        results: Label -> result, or one.
-        axis: ``"own"``, where 1 is the highest frequency of each block's grid, or ``"pixel"``, of the image.
+        results: Label -> result, or one result.
+        axis: Unit of frequency: ``"own"``, where 1 is the highest frequency of each block's grid, or ``"pixel"``, where
+            it is the image's.
 
     Returns:
-        The figure; early blocks are dark.
+        The figure. Early blocks are dark.
 
     Raises:
-        ValueError: For another axis.
+        ValueError: If ``axis`` is unknown.
     """
     if axis not in AXES:
         raise ValueError(f"axis {axis!r} is not known; choose from {', '.join(AXES)}")
@@ -59,7 +60,7 @@ def plot_high_frequency(results: Mapping[str, Fourier] | Fourier) -> Figure:
     """Draw Delta at each block's highest frequency over depth (Park & Kim 2022, Fig. 8).
 
     Args:
-        results: Label -> result, or one.
+        results: Label -> result, or one result.
     """
     return plot_over_depth(
         results, "high", "high_stderr", "Delta log amplitude\nat the highest frequency", note=DEFINITION
@@ -67,14 +68,14 @@ def plot_high_frequency(results: Mapping[str, Fourier] | Fourier) -> Figure:
 
 
 def plot_gain(results: Mapping[str, Fourier] | Fourier) -> Figure:
-    """Draw what each block does to the spectrum, less what it does to frequency 0; coloured by kind.
+    """Draw each block's change of the spectrum minus its change at frequency 0, coloured by kind.
 
     Args:
-        results: Label -> result, or one.
+        results: Label -> result, or one result.
 
     Returns:
-        The figure: thin lines are blocks, thick ones the mean of a kind. Left out are the stem, and blocks that change
-        the grid.
+        The figure. Thin lines are blocks, thick lines the mean of a kind. The stem and blocks that change the grid are
+        left out.
     """
     results = named(results)
     figure, axes = new_figure(0.9 + 2.0 * len(results), 2.5, 1, len(results), sharex=True, sharey=True, squeeze=False)
@@ -101,5 +102,5 @@ def plot_gain(results: Mapping[str, Fourier] | Fourier) -> Figure:
 
 
 def _most(result: Fourier, rows: list[int]) -> int:
-    """Give the largest number of frequencies that one of these blocks has."""
+    """Return the largest number of frequencies among these blocks."""
     return max((int(np.isfinite(result.pixel_frequency[i]).sum()) for i in rows), default=0)

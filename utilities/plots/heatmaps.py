@@ -1,4 +1,4 @@
-"""The layout of heatmaps: the canvas follows the matrix, and every text has its place, measured as it is drawn."""
+"""Layout of heatmaps: the canvas follows the matrix, and every text gets its place, measured as it is drawn."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from utilities.plots.style import PaperFigure, inches, paper_figure
 from utilities.plots.text import wrap, write_wrapped
 from utilities.plots.ticks import LEADING, line_height, name_layers, thinned
 
-ELONGATION = 3  # of a heatmap at most; the cells of a longer matrix are no squares
-TALLEST = 6.5  # inches of a heatmap that is higher than wide
-SHORTEST = 1.1  # inches of the height of a heatmap that is wider than high
-NARROWEST = 3.4  # inches of a canvas whose width is not given
-SLIMMEST = 1.1  # inches of a heatmap; where several in a row would be less wide, fewer are in a row
-HIGHEST_ABOVE = 0.25  # inches that labels beside a heatmap may reach above it
-PAD, GAP, BAR = 0.05, 0.15, 0.11  # inches: around the canvas, between panels, and of a colour bar
+ELONGATION = 3  # largest aspect ratio of a heatmap; the cells of a longer matrix are not square
+TALLEST = 6.5  # inches: height of a heatmap that is higher than wide
+SHORTEST = 1.1  # inches: height of a heatmap that is wider than high
+NARROWEST = 3.4  # inches: width of a canvas whose width is not given
+SLIMMEST = 1.1  # inches: width of a heatmap; if several in a row would be narrower, fewer are put in a row
+HIGHEST_ABOVE = 0.25  # inches: how far labels beside a heatmap may reach above it
+PAD, GAP, BAR = 0.05, 0.15, 0.11  # inches: around the canvas, between panels, width of a colour bar
 
 
 @dataclass(eq=False)
 class Panel:
-    """A heatmap and what is written around it.
+    """A heatmap and the texts around it.
 
     Attributes:
-        ax: Where it is drawn.
+        ax: Axes that it is drawn on.
         layers: Names of the rows and of the columns.
-        title: Above it.
-        labels: Beside the rows and below the columns.
-        ticks: Indices of the rows and the columns to name; None names as many as fit, an empty list none.
-        bar: Its own colour bar.
+        title: Title above it.
+        labels: Labels beside the rows and below the columns.
+        ticks: Indices of the rows and the columns to name. None names as many as fit, an empty list none.
+        bar: Axes of its own colour bar.
     """
 
     ax: Axes
@@ -45,12 +45,12 @@ class Panel:
     labels: tuple[str, str] = ("", "")
     ticks: Sequence[Sequence[int] | None] = (None, None)
     bar: Axes | None = None
-    written: dict[str, tuple[str, str]] = field(default_factory=dict)  # each text before and after it was broken
+    written: dict[str, tuple[str, str]] = field(default_factory=dict)  # each text before and after breaking its lines
     named: dict[int, tuple[Sequence[int], float]] = field(default_factory=dict)
 
     @property
     def shape(self) -> np.ndarray:
-        """Height and width as parts of the longer side."""
+        """Height and width as fractions of the longer side."""
         count = np.array([len(names) for names in self.layers], float)
         return np.maximum(count / count.max(), 1 / ELONGATION)
 
@@ -61,24 +61,24 @@ class Panel:
 
 
 def heatmap_axes(count: int) -> tuple[PaperFigure, list[Axes]]:
-    """Make a figure and the axes of that many heatmaps; `HeatmapLayout` gives them their places."""
+    """Make a figure and the axes of ``count`` heatmaps; `HeatmapLayout` places them."""
     figure = paper_figure(5, 5)
     return figure, [figure.add_axes([0.2, 0.2, 0.6, 0.6], label=f"heatmap {i}") for i in range(count)]
 
 
 def bar_axes(figure: Figure) -> Axes:
-    """Make the axes of a colour bar; `HeatmapLayout` gives them their place."""
+    """Make the axes of a colour bar; `HeatmapLayout` places them."""
     return figure.add_axes([0.85, 0.2, 0.02, 0.6], label="<colorbar>")
 
 
 class HeatmapLayout(LayoutEngine):
-    """Place heatmaps in a grid, with names, titles, colour bars and a caption around them, whenever it is drawn.
+    """Place heatmaps in a grid, with names, titles, colour bars and a caption around them, at every drawing.
 
     Args:
-        panels: In reading order.
-        across: Panels in a row, if there is room for so many.
-        side: Inches of the longer side of a heatmap where the width of the figure is not given.
-        bar: A colour bar that all panels share; each has its own otherwise, or none.
+        panels: Panels in reading order.
+        across: Number of panels in a row, if there is room for so many.
+        side: Longer side of a heatmap in inches, used if the width of the figure is not given.
+        bar: Colour bar that all panels share. Without it each panel has its own, or none.
     """
 
     _adjust_compatible = False
@@ -88,16 +88,16 @@ class HeatmapLayout(LayoutEngine):
         super().__init__()
         self.panels, self.columns, self.across = list(panels), across, across
         self.side, self.bar = side, bar
-        self._beside = 0.0  # inches that a shared bar takes
+        self._beside = 0.0  # width of a shared bar in inches
         self._renderer: object = None
 
     def arrange(self, figure: Figure, width: float | str | None = None, caption: bool = True) -> None:
-        """Size the canvas as the matrices ask for, and place all in it.
+        """Size the canvas to fit the matrices, and place everything in it.
 
         Args:
-            figure: With the panels in it.
-            width: ``"column"``, ``"page"`` or inches; None leaves it to the matrices.
-            caption: Whether the figure's caption is written below it.
+            figure: Figure that holds the panels.
+            width: Width of the figure: ``"column"``, ``"page"`` or inches. None lets the matrices decide.
+            caption: Whether to write the figure's caption below it.
         """
         figure.set_layout_engine(self)
         text = getattr(figure, "caption", "") if caption else ""
@@ -111,18 +111,18 @@ class HeatmapLayout(LayoutEngine):
         self._warn_of_crowded_ticks(figure)
 
     def execute(self, figure: Figure) -> None:
-        """Fit all into the canvas as large as it is; matplotlib calls this before it draws."""
+        """Fit everything into the canvas at its present size; matplotlib calls this before it draws."""
         self._solve(figure, *figure.get_size_inches())
 
     def _solve(self, figure: Figure, width: float | None, height: float | None) -> None:
-        self._renderer = figure._get_renderer()  # that of the format being saved, which measures text in its own way
+        self._renderer = figure._get_renderer()  # the renderer of the saved format, which measures text in its own way
         try:
             self._settle(figure, width, height)
         finally:
-            self._renderer = None  # some cannot be pickled
+            self._renderer = None  # some renderers cannot be pickled
 
     def _settle(self, figure: Figure, width: float | None, height: float | None) -> None:
-        """Place everything a few times: what is written depends on the sizes of the axes, and these on what is."""
+        """Place everything a few times: the texts depend on the sizes of the axes, and these on the texts."""
         before = None
         for _ in range(6):
             self._write(figure, width or figure.get_figwidth())
@@ -137,13 +137,13 @@ class HeatmapLayout(LayoutEngine):
             before = sizes
 
     def _write(self, figure: Figure, width: float) -> None:
-        """Break titles and labels, and choose names of layers, by the present sizes of the axes."""
+        """Break titles and labels, and choose names of layers, to fit the present sizes of the axes."""
         room = float(np.clip(0.25 * width / self.across, 0.45, 1.4))
         for panel in self.panels:
             (high, wide), ax = panel.size, panel.ax
             for i, (axis, inch) in enumerate(((ax.yaxis, high), (ax.xaxis, wide))):
                 shown = thinned(len(panel.layers[i]), inch) if panel.ticks[i] is None else panel.ticks[i]
-                if panel.named.get(i) != (shown, room):  # ticks take long to make
+                if panel.named.get(i) != (shown, room):  # making ticks takes long
                     name_layers(axis, panel.layers[i], inch, indices=shown, longest=room)
                     panel.named[i] = shown, room
                 _rewrite(panel, f"label{i}", axis.label, panel.labels[i], max(inch, 1.1), self._renderer)
@@ -162,10 +162,11 @@ class HeatmapLayout(LayoutEngine):
         return bars
 
     def _margins(self) -> tuple[np.ndarray, np.ndarray]:
-        """Measure what is written around the axes.
+        """Measure the texts around the axes.
 
         Returns:
-            Left, right and bar (with its texts) of all panels; above, below and title of each row of panels.
+            Two arrays of inches: left, right and bar (with its texts) of all panels; above, below and title of each row
+            of panels.
         """
         margins = np.array([_around(panel.ax, self._renderer) for panel in self.panels])  # left, below, right, above
         bars, space = [_around(bar, self._renderer) for bar, _ in self._bars()], 0.0
@@ -173,7 +174,7 @@ class HeatmapLayout(LayoutEngine):
             bar = np.max(bars, axis=0)
             space = GAP / 2 + BAR + bar[2]
             margins[:, [1, 3]] = np.maximum(margins[:, [1, 3]], bar[[1, 3]])
-        titles = [self._height(panel.ax.title, 6 / 72 + 0.02) for panel in self.panels]  # 6 points lie below it
+        titles = [self._height(panel.ax.title, 6 / 72 + 0.02) for panel in self.panels]  # 6 points of space below it
         rows = [
             [*margins[i : i + self.across, [3, 1]].max(0), max(titles[i : i + self.across])]
             for i in range(0, len(self.panels), self.across)
@@ -181,7 +182,7 @@ class HeatmapLayout(LayoutEngine):
         return np.array([margins[:, 0].max(), margins[:, 2].max(), space]), np.array(rows)
 
     def _across(self, sides: np.ndarray, width: float | None) -> tuple[float, float]:
-        """Return the width of the canvas, and the inches of a side of length 1 along it."""
+        """Return the width of the canvas, and the inches along it that a side of length 1 takes."""
         widest = max(panel.shape[1] for panel in self.panels)
         bars = sides[2] * (1 if self.bar is not None else self.across)
         fixed = 2 * PAD + self.across * sides[:2].sum() + bars + (self.across - 1) * GAP
@@ -192,7 +193,7 @@ class HeatmapLayout(LayoutEngine):
     def _down(
         self, figure: Figure, rows: np.ndarray, width: float, unit: float, height: float | None
     ) -> tuple[float, float]:
-        """Return the height of the canvas, and the inches of a side of length 1 along it."""
+        """Return the height of the canvas, and the inches along it that a side of length 1 takes."""
         shapes = [panel.shape for panel in self.panels]
         highest = np.array([max(s[0] for s in shapes[i : i + self.across]) for i in range(0, len(shapes), self.across)])
         fixed = 2 * PAD + rows.sum() + (len(rows) - 1) * GAP + self._caption(figure) + self._height(figure._suptitle)
@@ -242,16 +243,16 @@ class HeatmapLayout(LayoutEngine):
             _put(self.bar, PAD + self.across * (slot + GAP) - GAP / 2, last, BAR, first - last)
 
     def _height(self, artist: Text | None, air: float = 0.06) -> float:
-        """Measure the inches of a text from top to bottom, with a little air; 0 where there is none."""
+        """Measure the height of a text in inches, with a little space around it; 0 if there is none."""
         if artist is None or not artist.get_text():
             return 0.0
         return artist.get_window_extent(self._renderer).height / artist.figure.dpi + air
 
     def _put_title(self, ax: Axes, x: float, start: float, end: float, high: float, wide: float, above: float) -> None:
-        """Centre a title above its axes, as far as it then stays within its slot."""
+        """Centre a title above its axes, as far as it stays within its slot."""
         half = ax.title.get_window_extent(self._renderer).width / ax.figure.dpi / 2
         centre = np.clip(x + wide / 2, start + half, max(start + half, end - half))
-        ax._autotitlepos = False  # matplotlib would put it back
+        ax._autotitlepos = False  # otherwise matplotlib moves it back
         ax.title.set_va("bottom")
         ax.title.set_position(((centre - x) / wide, 1 + above / high))
 
@@ -270,7 +271,7 @@ class HeatmapLayout(LayoutEngine):
 
 
 def _rewrite(panel: Panel, key: str, artist: Text, text: str, room: float, renderer: object) -> None:
-    """Break a text by the room it has; what the user has written there since counts instead."""
+    """Break the lines of a text to fit its room; if the user has changed the text since, break the new one."""
     raw, broken = panel.written.get(key, (text, artist.get_text()))
     raw = raw if artist.get_text() == broken else artist.get_text()
     if artist.get_rotation():
@@ -281,13 +282,13 @@ def _rewrite(panel: Panel, key: str, artist: Text, text: str, room: float, rende
 
 
 def _around(ax: Axes, renderer: object) -> tuple[float, float, float, float]:
-    """Measure the inches that ticks, names and labels take to the left, below, to the right and above."""
+    """Measure the inches that ticks, names and labels take on the left, below, on the right and above."""
     dpi, inner = ax.figure.dpi, ax.bbox
     boxes = [box for box in (ax.xaxis.get_tightbbox(renderer), ax.yaxis.get_tightbbox(renderer)) if box is not None]
     left, below = (min([0.0, *(getattr(b, k) - getattr(inner, k) for b in boxes)]) for k in ("x0", "y0"))
     right, above = (max([0.0, *(getattr(b, k) - getattr(inner, k) for b in boxes)]) for k in ("x1", "y1"))
-    # A label that is longer than its axes are high sticks out by more the lower these get: only so far are they made
-    # lower for it.
+    # A label longer than the height of its axes sticks out further the lower the axes get. They are made lower for it
+    # only up to this point.
     return -left / dpi, -below / dpi, right / dpi, min(above / dpi, HIGHEST_ABOVE)
 
 

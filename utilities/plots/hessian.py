@@ -1,4 +1,4 @@
-"""Hessian spectra: both signs side by side as in Park & Kim 2022, the whole density, and NEP and APE along training."""
+"""Figures of Hessian spectra: both signs as in Park & Kim 2022, the whole density, NEP and APE along training."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from utilities.analysis.hessian import HessianSpectra
 from utilities.analysis.spectral_density import SpectralDensity, smoothed
 from utilities.plots.facts import colours, finish, marker, named, new_figure
 
-POINTS = 400  # of a curve
-WIDTH = 0.1  # decades, of the Gaussian about an eigenvalue
+POINTS = 400  # number of points of a curve
+WIDTH = 0.1  # width in decades of the Gaussian about an eigenvalue
 MODES = {"eval": "running statistics", "train": "the batch's statistics"}
 
 
 def plot_spectra(results: Mapping[str, HessianSpectra] | HessianSpectra, end: str = "magnitude") -> Figure:
-    """Draw the density of the eigenvalues of all mini-batches, negative ones on the left, positive ones on the right.
+    """Draw the density of all mini-batches' eigenvalues, negative ones on the left, positive ones on the right.
 
-    Axes are logarithmic, as models differ by orders of magnitude, where those of the paper are linear.
+    The axes are logarithmic, because models differ by orders of magnitude; those of the paper are linear.
 
     Args:
-        results: Label -> spectra, or one.
-        end: Which eigenvalues.
+        results: Label -> spectra, or one result.
+        end: End of the spectrum that the eigenvalues are taken from.
 
     Returns:
-        The figure. Areas are shares of all eigenvalues of a model, so that on the left it is the NEP; ticks are the
+        The figure. Areas are shares of all eigenvalues of a model, so the area on the left is the NEP. Ticks mark the
         eigenvalues.
 
     Example:
@@ -75,7 +75,7 @@ def _with_error(value: float, error: float) -> str:
 
 
 def _note(results: Mapping[str, HessianSpectra], end: str) -> str:
-    """Say of which Hessians the eigenvalues are, once if it is the same for all."""
+    """State which Hessians the eigenvalues belong to; once if it is the same for all."""
     texts = []
     which = {"magnitude": "largest in magnitude", "largest": "largest", "smallest": "smallest"}[end]
     for result in results.values():
@@ -90,7 +90,7 @@ def _note(results: Mapping[str, HessianSpectra], end: str) -> str:
 
 
 def _setting(facts: Mapping[str, object]) -> str:
-    """Say what the loss is, as far as it is known."""
+    """Describe the loss, as far as it is known."""
     known = []
     if "augmentation" in facts and "augmented" not in str(facts.get("dataset")):
         known.append("images not augmented" if facts["augmentation"] is None else "images augmented as in training")
@@ -111,7 +111,7 @@ def plot_spectral_density(results: Mapping[str, SpectralDensity] | SpectralDensi
     """Draw the density of all eigenvalues on a logarithmic axis.
 
     Args:
-        results: Label -> density, or one.
+        results: Label -> density, or one result.
 
     Returns:
         The figure.
@@ -129,7 +129,7 @@ def plot_spectral_density(results: Mapping[str, SpectralDensity] | SpectralDensi
         low, high = results[label].range
         name = f"{label} (from {low:.3g} to {high:.3g})"
         ax.plot(results[label].grid, results[label].density, color=colour, linewidth=1, label=name)
-    # A Gaussian of one eigenvalue among all: below a tenth of its height there is nothing to be seen.
+    # Lower end of the axis: a tenth of the height of the Gaussian of a single eigenvalue. Nothing is visible below it.
     single = min(1 / (result.n_parameters * result.width * np.sqrt(2 * np.pi)) for result in results.values())
     ax.set_yscale("log")
     ax.set_ylim(single / 10, 3 * max(float(result.density.max()) for result in results.values()))
@@ -148,13 +148,13 @@ def _vectors(result: SpectralDensity) -> str:
 
 
 def plot_over_training(history: Mapping[str, Mapping[int, HessianSpectra]]) -> Figure:
-    """Draw NEP and APE of several snapshots against the share of the training that is done.
+    """Draw NEP and APE of several snapshots over the completed share of the training.
 
     Args:
-        history: Label -> epoch -> spectra, as of `utilities.analysis.hessian.over_training`.
+        history: Label -> epoch -> spectra, as returned by `utilities.analysis.hessian.over_training`.
 
     Returns:
-        The figure; bars are standard errors over mini-batches, and missing of a single one.
+        The figure. Bars are standard errors over mini-batches; a single mini-batch has none.
 
     Raises:
         ValueError: If there is nothing to draw.

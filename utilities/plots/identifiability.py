@@ -1,4 +1,4 @@
-"""Class identifiability over depth: scores, changes, composition, object and context (Vilas et al. 2023)."""
+"""Figures of class identifiability over depth: scores, changes, composition, context (Vilas et al. 2023)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from utilities.plots.text import wrap
 Results = Mapping[str, Identifiability] | Identifiability
 
 TOKENS = {"CLS": "[CLS]", "image": "image tokens"}
-FROM = ("block before", "attention", "MLP", "several of them", "none of them")  # of `SOURCES`
+FROM = ("block before", "attention", "MLP", "several of them", "none of them")  # labels of `SOURCES`
 SCORE = "class identifiability\n(1 - rank / classes)"
 REFERENCES = {"input": "the block's input", "own": "its own input"}
 
@@ -38,18 +38,18 @@ REFERENCES = {"input": "the block's input", "own": "its own input"}
 def plot_evolution(
     results: Results, random: Mapping[str, Identifiability] | None = None, *, part: str = "block"
 ) -> Figure:
-    """Draw the mean score over depth, a panel for the class token and one for image tokens.
+    """Draw the mean score over depth, with one panel for the class token and one for image tokens.
 
     Args:
-        results: Label -> result, or one.
+        results: Label -> result, or one result.
         random: Label -> result of the untrained twin, for some of the labels.
-        part: ``"block"``, ``"attn"`` or ``"mlp"``.
+        part: Part whose scores are drawn: ``"block"``, ``"attn"`` or ``"mlp"``.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: If a label of ``random`` is none of the results', or no result has the part.
+        ValueError: If a label of ``random`` does not occur among the results, or no result has the part.
     """
     results = {label: result for label, result in named(results).items() if part in result.parts}
     if not results:
@@ -79,10 +79,10 @@ def plot_evolution(
 
 
 def plot_distribution(results: Results) -> Figure:
-    """Draw how the score spreads over images in each block, a panel for each model.
+    """Draw the spread of the score over images in each block, with one panel for each model.
 
     Args:
-        results: Label -> result, or one.
+        results: Label -> result, or one result.
 
     Returns:
         The figure.
@@ -108,10 +108,10 @@ def plot_distribution(results: Results) -> Figure:
 
 
 def plot_changes(results: Results) -> Figure:
-    """Draw how often blocks, attention and MLP raise the similarity with the class, a row for each model.
+    """Draw how often blocks, attention and MLP raise the similarity with the class, with one row for each model.
 
     Args:
-        results: Label -> result, or one.
+        results: Label -> result, or one result.
 
     Returns:
         The figure.
@@ -139,16 +139,16 @@ def plot_changes(results: Results) -> Figure:
 
 
 def plot_composition(results: Results) -> Figure:
-    """Draw where each block's first class comes from, in bars that add up to 100 %, a row for each model.
+    """Draw where each block's first class comes from, as bars that add up to 100 %, with one row for each model.
 
     Args:
-        results: Label -> result, or one; CNNs, which have no attention and MLP to read, are left out.
+        results: Label -> result, or one result. CNNs are left out, because they have no attention and MLP to read.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: If all are CNNs, or have one block.
+        ValueError: If all models are CNNs or have only one block.
     """
     results = {label: r for label, r in named(results).items() if len(r.parts) > 1 and len(r.names) > 1}
     if not results:
@@ -174,13 +174,13 @@ def plot_composition(results: Results) -> Figure:
 
 
 def plot_context(results: Results) -> Figure:
-    """Draw tokens on the object and tokens of the context over depth, a row for each model.
+    """Draw the scores of object tokens and context tokens over depth, with one row for each model.
 
     Args:
-        results: Label -> result, or one; those of images without masks are left out.
+        results: Label -> result, or one result. Results on images without masks are left out.
 
     Returns:
-        The figure, which says so where no images had masks.
+        The figure. It states if no images had masks.
     """
     everything = named(results)
     results = {label: result for label, result in everything.items() if result.n_masked}
@@ -224,7 +224,7 @@ def _context_note(results: Mapping[str, Identifiability]) -> str:
 
 
 def _dress(ax: Axes, result: Identifiability, title: str, level: float, p_values: Mapping[Any, np.ndarray]) -> None:
-    """Give a panel of `plot_context` its title, level, stars and axis."""
+    """Add title, level, stars and axis to a panel of `plot_context`."""
     _dotted(ax, [level])
     _stars(ax, p_values)
     _block_axis(ax, result)
@@ -232,7 +232,7 @@ def _dress(ax: Axes, result: Identifiability, title: str, level: float, p_values
 
 
 def _panels(results: Mapping[str, Identifiability]) -> tuple[Figure, np.ndarray, list[tuple[Axes, Any, int]]]:
-    """Make a row of panels for each model, one for each group of its tokens: figure, axes, (axes, result, group)."""
+    """Make a row of panels for each model, one per token group: figure, axes, list of (axes, result, group)."""
     columns = max(len(result.groups) for result in results.values())
     figure, axes = new_figure(WIDTH, 1.9 * len(results), len(results), columns, squeeze=False, sharey=True)
     panels = []
@@ -259,7 +259,7 @@ def _blocks(result: Identifiability) -> np.ndarray:
 
 
 def _places(results: Mapping[str, Identifiability]) -> Any:
-    """Give where blocks are drawn: at their number, or at their share of the depth where models differ in depth."""
+    """Return how to place blocks: by number, or by share of the depth if models differ in depth."""
     if len({tuple(result.depth) for result in results.values()}) == 1:
         return _blocks
     return lambda result: result.depth
@@ -283,7 +283,7 @@ def _dotted(ax: Axes, values: Sequence[float]) -> None:
 
 
 def _stars(ax: Axes, p_values: Mapping[Any, np.ndarray]) -> None:
-    """Mark blocks whose test is significant, in a row for each test above what is drawn."""
+    """Mark blocks with a significant test by stars, in one row for each test above the curves."""
     low, high = ax.get_ylim()
     for row, (colour, p) in enumerate(p_values.items()):
         for block in np.flatnonzero(p < LEVEL) + 1:
@@ -311,6 +311,6 @@ def _boxes(ax: Axes, values: np.ndarray, shift: float, width: float, colour: Any
 
 
 def _interval(results: Mapping[str, Identifiability]) -> str:
-    """Say what bands are."""
+    """Explain what the bands show."""
     levels = sorted({f"{100 * result.provenance.get('confidence', 0.95):g}%" for result in results.values()})
     return f"{' or '.join(levels)} bootstrap interval of the mean over images"

@@ -1,4 +1,4 @@
-"""Images beside maps of what matters in them."""
+"""Figure of images beside maps of what matters in them."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def plot_heatmaps(
     titles: Sequence[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Figure:
-    """Draw a row for each image: the image, then each map of it, laid over the image in grey.
+    """Draw one row for each image: the image, then each of its maps, laid over the image in grey.
 
-    Each map has a scale of its own, from its least value to its largest: maps of several methods have no common unit.
+    Each map has its own scale, from its least to its largest value, because maps of several methods share no unit.
 
     Args:
-        images: (k, height, width, 3), 0 to 1, so without normalisation.
-        maps: Method, or class that was asked about -> maps, (k, rows, columns) or (k, height, width), such as some of
-            the ``heatmaps`` of `utilities.analysis.class_embedding.importance.Importance`.
-        titles: Of the rows.
-        provenance: Of the maps, for the caption; the number of images is that of those drawn.
+        images: Images without normalisation, (k, height, width, 3), values 0 to 1.
+        maps: Method or class in question -> maps, (k, rows, columns) or (k, height, width), such as some of the
+            ``heatmaps`` of `utilities.analysis.class_embedding.importance.Importance`.
+        titles: Titles of the rows.
+        provenance: Provenance of the maps, for the caption. The caption states the number of drawn images.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: If shapes do not fit, or values are not finite or out of range.
+        ValueError: If shapes do not match, or values are not finite or out of range.
 
     Example:
         >>> figure = plot_heatmaps(np.full((1, 8, 8, 3), 0.5), {"gradient": np.arange(4.0).reshape(1, 2, 2)})
@@ -52,7 +52,7 @@ def plot_heatmaps(
     cell = min(1.3, 5.6 / (1 + len(maps)))
     size = (max(cell * (1 + len(maps)) + 0.9, 3.2), count * (cell * height / width + 0.08) + 0.25)
     figure, axes = new_figure(*size, count, 1 + len(maps), squeeze=False)
-    frame = {"extent": (0, width, height, 0)}  # patches meet the edges of the pixels that they are made of
+    frame = {"extent": (0, width, height, 0)}  # patches end at the edges of their pixels
     for row, image, title in zip(axes, images, titles, strict=True):
         row[0].imshow(image, **frame)
         row[0].set_ylabel(wrap(title, cell))
@@ -91,7 +91,7 @@ def scaled(heat: np.ndarray) -> np.ndarray:
 
 
 def _check(images: np.ndarray, maps: Mapping[str, np.ndarray], titles: Sequence[str]) -> None:
-    """Refuse what would be drawn wrong."""
+    """Refuse arguments that would be drawn wrongly."""
     if images.ndim != 4 or images.shape[3] != 3 or len(images) == 0:
         raise ValueError(f"images should be (k, height, width, 3), got {images.shape}; move the channels to the end")
     if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):

@@ -1,4 +1,4 @@
-"""Key-value agreement, compositionality of memories, and how agreement goes with accuracy (Vilas et al. 2023)."""
+"""Figures of key-value agreement, compositionality of memories, and agreement and accuracy (Vilas et al. 2023)."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ DEFINITIONS = {
 
 
 def plot_key_value_agreement(results: Results, random: Results | None = None, group: str = "image") -> Figure:
-    """Draw the key-value agreement rate over blocks, attention beside MLP, a row for each model.
+    """Draw the key-value agreement rate over blocks, attention beside MLP, with one row for each model.
 
     Args:
-        results: Label -> result, or one.
-        random: The same of untrained models, under the same labels; drawn dashed.
-        group: ``"image"`` or ``"CLS"`` tokens.
+        results: Label -> result, or one result.
+        random: Results of untrained models under the same labels; drawn dashed.
+        group: Group of tokens: ``"image"`` or ``"CLS"``.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: If a model has no such tokens, or an untrained one has no partner.
+        ValueError: If a model has no such tokens, or an untrained model has no trained partner.
     """
     results = named(results)
     twins = twins_of(results, random)
@@ -83,18 +83,18 @@ def _draw_rates(ax: Axes, result: KeyValueAgreement, twin: KeyValueAgreement | N
 
 
 def plot_compositionality(results: Results, random: Results | None = None, group: str = "image") -> Figure:
-    """Draw how often one of the strongest memories alone says what the layer says, a panel for each model.
+    """Draw how often a single one of the strongest memories agrees with the layer, with one panel for each model.
 
     Args:
-        results: Label -> result, or one.
-        random: The same of untrained models, under the same labels; drawn dashed.
-        group: ``"image"`` or ``"CLS"`` tokens.
+        results: Label -> result, or one result.
+        random: Results of untrained models under the same labels; drawn dashed.
+        group: Group of tokens: ``"image"`` or ``"CLS"``.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: If a model has no such tokens, or an untrained one has no partner.
+        ValueError: If a model has no such tokens, or an untrained model has no trained partner.
     """
     results = named(results)
     twins, palette = twins_of(results, random), colours(list(LAYERS))
@@ -126,11 +126,11 @@ def plot_compositionality(results: Results, random: Results | None = None, group
 
 
 def plot_agreement_and_accuracy(results: Results, group: str | None = None) -> Figure:
-    """Draw the agreement on correctly classified images less that on the others, a panel for each model.
+    """Draw the agreement on correctly classified images minus that on the others, with one panel for each model.
 
     Args:
-        results: Label -> result, or one.
-        group: ``"image"`` or ``"CLS"`` tokens; None is ``CLS`` where there is one, as in the paper.
+        results: Label -> result, or one result.
+        group: Group of tokens: ``"image"`` or ``"CLS"``. None takes ``CLS`` where there is one, as in the paper.
 
     Returns:
         The figure.
@@ -161,7 +161,7 @@ def plot_agreement_and_accuracy(results: Results, group: str | None = None) -> F
 
 
 def _grid(panels: int) -> tuple[Figure, list[Axes]]:
-    """Make a figure with at most three panels a row."""
+    """Make a figure with at most three panels per row."""
     columns = min(panels, 3)
     rows = -(-panels // columns)
     width = max(4.5, 0.5 + 2.0 * columns)

@@ -1,4 +1,4 @@
-"""Loss landscapes: contours, surfaces in space, and cuts along the first direction."""
+"""Figures of loss landscapes: contours, surfaces in space, and cuts along the first direction."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from utilities.analysis.landscape import Landscape
 from utilities.plots.facts import colours, finish, marker, named, new_figure
 
 WORDS = {"nll": "NLL", "l2": "L2 penalty", "total": "NLL + L2"}
-DECADES = 5  # of rises that contours show below the highest one
+DECADES = 5  # decades of rises that contours show below the highest one
 NORMS = {
     "trained": "statistics of training",
     "batch": "statistics of each batch",
     "estimate": "statistics estimated anew at every point",
 }
-DRAWN = 81  # points along an axis of a surface in space, for smooth edges where it is cut
+DRAWN = 81  # points along an axis of a surface, for smooth edges where it is cut
 
 
 def plot_contours(results: Mapping[str, Landscape] | Landscape) -> Figure:
-    """Draw contours of NLL, L2 penalty and their sum around the trained weights, a row for each model.
+    """Draw contours of NLL, L2 penalty and their sum around the trained weights, with one row for each model.
 
-    What is drawn is the rise above the centre, on one logarithmic scale for all panels: so models can be compared, and
-    the share that the penalty has in the sum can be seen. A single column is drawn where there was no weight decay.
+    The figure shows the rise above the centre, on one logarithmic scale for all panels. Models can thus be compared,
+    and the penalty's share in the sum is visible. Without weight decay there is only one column.
 
     Args:
         results: Label -> landscape of two directions, or one landscape.
@@ -37,7 +37,7 @@ def plot_contours(results: Mapping[str, Landscape] | Landscape) -> Figure:
         The figure.
 
     Raises:
-        ValueError: If a landscape is a line.
+        ValueError: If a landscape has only one direction.
 
     Example:
         >>> x = np.linspace(-1, 1, 5)
@@ -56,7 +56,7 @@ def plot_contours(results: Mapping[str, Landscape] | Landscape) -> Figure:
             style = {"levels": levels, "norm": LogNorm(levels[0], levels[-1]), "cmap": "viridis", "extend": "both"}
             surface = np.maximum(
                 _rise(result, of), levels[0] / 10
-            )  # a logarithm shows no fall: it is of the lowest colour
+            )  # a logarithm cannot show a fall: it gets the lowest colour
             image = ax.contourf(result.x, result.y, surface, **style)
             ax.contour(result.x, result.y, surface, levels=levels, colors="white", linewidths=0.3)
             ax.plot(0, 0, marker="+", color="white", markersize=5)
@@ -76,18 +76,18 @@ def plot_contours(results: Mapping[str, Landscape] | Landscape) -> Figure:
 
 
 def plot_surfaces(results: Mapping[str, Landscape] | Landscape, of: str = "nll", top: float | None = None) -> Figure:
-    """Draw landscapes as surfaces in space, side by side, all with the same vertical axis.
+    """Draw landscapes as surfaces in space, side by side and with the same vertical axis.
 
     Args:
         results: Label -> landscape of two directions, or one landscape.
-        of: ``nll``, ``l2`` or ``total``.
-        top: Cut all surfaces where they rise further than this above the centre (nats); None shows them whole.
+        of: Surface to draw: ``nll``, ``l2`` or ``total``.
+        top: Height above the centre, in nats, at which all surfaces are cut; None shows them whole.
 
     Returns:
-        The figure. Heights are rises above the centre, and straight between the points measured.
+        The figure. Heights are rises above the centre, interpolated linearly between the measured points.
 
     Raises:
-        ValueError: If a landscape is a line, or the surface is not known.
+        ValueError: If a landscape has only one direction, or the surface is not known.
 
     Example:
         >>> x = np.linspace(-1, 1, 5)
@@ -109,7 +109,7 @@ def plot_surfaces(results: Mapping[str, Landscape] | Landscape, of: str = "nll",
     for ax, (label, result) in zip(axes[0], results.items(), strict=True):
         x, y, z = _finer(result, rises[label])
         above = z > high
-        z[above] = high  # at the edge of what is shown; all that is farther is left out
+        z[above] = high  # the edge of the drawn part; everything farther is left out
         z[above & ~binary_dilation(~above)] = np.nan
         style = {"cmap": "plasma", "vmin": low, "vmax": high, "linewidth": 0, "antialiased": False}
         ax.plot_surface(*np.meshgrid(x, y), z, rcount=DRAWN, ccount=DRAWN, **style)
@@ -136,10 +136,10 @@ def plot_cuts(results: Mapping[str, Landscape] | Landscape) -> Figure:
     """Draw NLL and accuracy along the first direction, with bands of one standard error.
 
     Args:
-        results: Label -> landscape, of one direction or two, or one landscape.
+        results: Label -> landscape with one or two directions, or one landscape.
 
     Returns:
-        The figure; the NLL is on a logarithmic axis.
+        The figure. The NLL has a logarithmic axis.
 
     Example:
         >>> x, y = np.linspace(-1, 1, 3), np.zeros(1)
@@ -181,7 +181,7 @@ def _rise(result: Landscape, of: str) -> np.ndarray:
 
 
 def _levels(rises: list[np.ndarray]) -> list[float]:
-    """Give levels at 1, 2 and 5 times powers of ten, over some decades up to the highest rise."""
+    """Return levels at 1, 2 and 5 times powers of ten, over some decades up to the highest rise."""
     highest = max(max(float(np.nanmax(rise)) for rise in rises), 1e-3)
     top = int(np.ceil(np.log10(highest)))
     levels = [factor * 10.0**power for power in range(top - DECADES, top + 1) for factor in (1, 2, 5)]
@@ -190,7 +190,7 @@ def _levels(rises: list[np.ndarray]) -> list[float]:
 
 
 def _finer(result: Landscape, surface: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fill a surface in linearly between the points of its grid."""
+    """Interpolate a surface linearly between the points of its grid."""
     x, y = (np.linspace(axis[0], axis[-1], DRAWN) for axis in (result.x, result.y))
     rows = np.array([np.interp(x, result.x, row) for row in surface])
     return x, y, np.array([np.interp(y, result.y, column) for column in rows.T]).T
@@ -203,7 +203,7 @@ def _name_axes(ax: Axes) -> None:
 
 
 def _settled(figure: Figure, results: Mapping[str, Landscape], note: str) -> Figure:
-    """Write the caption, and draw once: the layout of axes with a fixed aspect settles at the second drawing."""
+    """Write the caption and draw once, because the layout of axes with a fixed aspect settles at the second drawing."""
     finish(figure, results, note, legend=False)
     figure.draw_without_rendering()
     return figure
@@ -214,7 +214,7 @@ def _title(label: str, result: Landscape, of: str) -> str:
 
 
 def _note(results: Mapping[str, Landscape], penalty: bool) -> str:
-    """Say what a reader has to know of how the loss was measured."""
+    """State what a reader has to know about the measurement of the loss."""
     facts = [result.provenance for result in results.values()]
     sentences = {"batch_norm": "Batch norm: {}.", "direction_seed": "Directions of seed {}."}
     if penalty:

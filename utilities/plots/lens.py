@@ -1,4 +1,4 @@
-"""What the tokens of one image say of its class, on the image's grid (Vilas et al. 2023)."""
+"""Figure of what one image's tokens say about its class, on the image's grid (Vilas et al. 2023)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from utilities.analysis.class_embedding.ranks import chance_score
 from utilities.plots.facts import WIDTH, finish, named, new_figure
 from utilities.plots.text import wrap
 
-COLUMNS = 5  # maps in a row
+COLUMNS = 5  # number of maps in a row
 PARTS = {"block": "after the block", "attn": "of what attention adds", "mlp": "of what the MLP adds"}
-TEXT_TOKENS = 64  # more tokens have no room for names of classes
+TEXT_TOKENS = 64  # with more tokens there is no room for names of classes
 
 
 def plot_lens(
@@ -31,19 +31,19 @@ def plot_lens(
     """Draw an image beside maps of its tokens' scores, one for each block.
 
     Args:
-        result: Of one or more images.
-        image: The picture, (height, width, 3) or a tensor (3, height, width), 0 to 1.
-        index: Which of the result's images it is.
-        part: ``"block"``, ``"attn"`` or ``"mlp"``.
-        blocks: Indices from 0, negative ones from the end; None is all.
+        result: Result for one or more images.
+        image: Picture, (height, width, 3) or a tensor (3, height, width), values 0 to 1.
+        index: Index of the picture among the result's images.
+        part: Part whose scores are drawn: ``"block"``, ``"attn"`` or ``"mlp"``.
+        blocks: Indices of the blocks from 0, negative ones from the end; None takes all.
         classes: Names of the classes; None numbers them.
-        names: Whether to write the first class into each token, of at most `TEXT_TOKENS` tokens.
+        names: Whether to write the first class into each token, for at most `TEXT_TOKENS` tokens.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: If the image, a block or the part is not there, names do not fit, or the picture is no RGB picture.
+        ValueError: If the image, a block or the part is missing, names do not match, or the picture is not RGB.
 
     Example:
         >>> tokens = np.zeros((1, 1, 1, 4), np.int16)
@@ -77,7 +77,7 @@ def plot_lens(
 
 
 def _check(result: Lens, index: int, part: str, blocks: Sequence[int] | None, names: bool) -> list[int]:
-    """Refuse what the result does not hold, and give the blocks' indices from 0."""
+    """Refuse what the result does not hold, and return the blocks' indices from 0."""
     n, depth = len(result.rank), len(result.names)
     if not 0 <= index < n:
         raise ValueError(f"index={index} should be from 0 to {n - 1}, one of the result's {n} images")
@@ -93,7 +93,7 @@ def _check(result: Lens, index: int, part: str, blocks: Sequence[int] | None, na
 
 
 def _class_names(result: Lens, classes: Sequence[str] | None) -> list[str]:
-    """Give a name for each class."""
+    """Return a name for each class."""
     if classes is None:
         return [str(c) for c in range(result.num_classes)]
     if len(classes) != result.num_classes:
@@ -102,7 +102,7 @@ def _class_names(result: Lens, classes: Sequence[str] | None) -> list[str]:
 
 
 def _picture(image: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Bring a picture to (height, width, 3)."""
+    """Convert a picture to (height, width, 3)."""
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu().movedim(0, -1).numpy()
     if image.ndim != 3 or image.shape[2] != 3 or not (image.min() >= 0 and image.max() <= 1):
@@ -114,7 +114,7 @@ def _picture(image: np.ndarray | torch.Tensor) -> np.ndarray:
 
 
 def _title(result: Lens, index: int, p: int, b: int) -> str:
-    """Name a block, and the class token's score where there is one."""
+    """Name a block, with the class token's score if there is one."""
     if not result.class_token:
         return f"block {b + 1}"
     return f"block {b + 1}, [CLS] {result.score[index, p, b, 0]:.2f}"

@@ -1,4 +1,4 @@
-"""How far raw and tuned lens of each block are from the last block's answer (after Belrose et al. 2023)."""
+"""Figure of how far each block's raw and tuned lens are from the last block (after Belrose et al. 2023)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TOKENS = {"CLS": "[CLS]", "image": "image tokens or positions"}
 
 
 def plot_lens_distances(results: Mapping[str, LensKL] | LensKL) -> Figure:
-    """Draw the divergence of every block's lenses from the last block's, a panel for each model.
+    """Draw the divergence of every block's lenses from the last block's, with one panel for each model.
 
     Args:
-        results: Label -> result, or one.
+        results: Label -> result, or one result.
 
     Returns:
         The figure.
@@ -38,7 +38,7 @@ def plot_lens_distances(results: Mapping[str, LensKL] | LensKL) -> Figure:
                 )
         ax.set(xlabel="block", xticks=blocks)
         ax.set_title(wrap(label, WIDTH / len(results)))
-    axes[0, 0].set_ylim(bottom=0)  # of all panels, after all are drawn
+    axes[0, 0].set_ylim(bottom=0)  # for all panels, once all are drawn
     axes[0, 0].set_ylabel("KL divergence from\nthe last block's lens (nats)")
     note = (
         "Bars: one standard error over images. The tuned lens was fitted to training images. Blocks whose width is not "

@@ -1,4 +1,4 @@
-"""What the removal of each unit costs (Park & Kim 2022, Fig. 10)."""
+"""Figure of what the removal of each unit costs (Park & Kim 2022, Fig. 10)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ WAYS = {"identity": "removed (its input is passed on)", "zero": "replaced by zer
 
 
 def plot_lesions(results: Mapping[str, Lesions] | Lesions, value: str = "drop") -> Figure:
-    """Draw the drop of accuracy, or the rise of loss, for each unit in the order of the network.
+    """Draw the drop in accuracy, or the rise in loss, for each unit in network order.
 
     Args:
-        results: Label -> result, or one.
-        value: ``"drop"`` or ``"loss"``.
+        results: Label -> result, or one result.
+        value: Quantity to draw: ``"drop"`` or ``"loss"``.
 
     Returns:
-        The figure: a panel for each model, attention grey, all else white, dashed lines between stages.
+        The figure, with one panel for each model. Attention is grey, all other units are white, and dashed lines
+        separate stages.
 
     Raises:
-        ValueError: For another value.
+        ValueError: If ``value`` is unknown.
     """
     if value not in ("drop", "loss"):
         raise ValueError(f"value {value!r} is not known; choose from drop, loss")

@@ -1,4 +1,4 @@
-"""Change in accuracy against the frequency of the noise, as Fig. 2b of Park and Kim 2022."""
+"""Figure of the change in accuracy over the frequency of the noise, as Fig. 2b of Park and Kim 2022."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from utilities.plots.facts import colours, finish, marker, named, new_figure
 
 
 def plot_noise_frequency(results: Mapping[str, NoiseFrequency] | NoiseFrequency) -> Figure:
-    r"""Draw what noise of each band does to the accuracy, with bands of one standard error to each side.
+    r"""Draw the effect of noise in each band on the accuracy, with bands of one standard error to each side.
 
     Args:
-        results: Label -> result, or a single one.
+        results: Label -> result, or one result.
 
     Returns:
         The figure.
@@ -41,7 +41,7 @@ def plot_noise_frequency(results: Mapping[str, NoiseFrequency] | NoiseFrequency)
 
 
 def _note(results: Mapping[str, NoiseFrequency]) -> str:
-    """Say what noise was added, and what the bands are."""
+    """State what noise was added, and what the bands show."""
     texts = []
     for result in results.values():
         facts, edges = result.provenance, result.edges

@@ -1,4 +1,4 @@
-"""Values of blocks over depth, in the manner of Park & Kim 2022: attention shaded grey, lower resolution blue."""
+"""Figures of block values over depth, in the style of Park & Kim 2022: attention grey, lower resolution blue."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OfBlocks(HasProvenance, Protocol):
 
 
 def depth_colours() -> Colormap:
-    """Give the colours of depth, dark for early blocks and never too light to be seen.
+    """Return the colour map of depth, dark for early blocks and never too light to be seen.
 
     Example:
         >>> len(depth_colours()(0.5))
@@ -38,25 +38,25 @@ def depth_colours() -> Colormap:
 
 
 def colour_of(depth: float) -> tuple[float, ...]:
-    """Give the colour of a block at a depth from 0 to 1."""
+    """Return the colour of a block at a depth from 0 to 1."""
     return depth_colours()(0.9 * depth)
 
 
 def shade_kinds(ax: Axes, result: OfBlocks) -> None:
-    """Shade what attention and pooling do: the span from the block before to the block itself."""
+    """Shade the effect of attention and pooling: the span from the previous block to the block itself."""
     for i, kind in enumerate(result.kinds):
         if i and kind in SHADES:
             ax.axvspan(result.depth[i - 1], result.depth[i], color=SHADES[kind][0], linewidth=0, zorder=0)
 
 
 def draw_over_depth(ax: Axes, result: OfBlocks, values: np.ndarray, errors: np.ndarray, label: str = "") -> None:
-    """Draw a value of each block over depth, coloured by depth, with bars of one standard error.
+    """Draw a value of each block over depth, coloured by depth, with error bars of one standard error.
 
     Args:
-        ax: Where to.
-        result: Gives depth, kinds and the model's marker.
-        values: Of the blocks.
-        errors: Standard errors; NaN draws none.
+        ax: Axes to draw on.
+        result: Result with the depth, the kinds and the model's marker.
+        values: Values of the blocks.
+        errors: Standard errors of the values; NaN draws no bar.
         label: Title of the panel.
     """
     shade_kinds(ax, result)
@@ -82,16 +82,16 @@ def plot_over_depth(
     shared: bool = True,
     note: str = "",
 ) -> Figure:
-    """Draw one value of all blocks over depth, a panel for each model.
+    """Draw one value of all blocks over depth, with one panel for each model.
 
     Args:
-        results: Label -> result, or one.
+        results: Label -> result, or one result.
         value: Name of the attribute that holds the values.
-        error: Name of that with their standard errors.
-        ylabel: Of the vertical axis, with the unit.
-        zero: Whether the axis has to show 0.
-        shared: Whether all panels have one vertical axis.
-        note: Added to the caption.
+        error: Name of the attribute that holds their standard errors.
+        ylabel: Label of the vertical axis, with the unit.
+        zero: Whether the axis must include 0.
+        shared: Whether all panels share one vertical axis.
+        note: Text to add to the caption.
 
     Returns:
         The figure.
@@ -108,7 +108,7 @@ def plot_over_depth(
 
 
 def facts_of(results: Sequence[Any], name: str) -> str:
-    """Give a fact that all results share, or an empty text.
+    """Return a fact that all results share, or an empty string.
 
     Example:
         >>> from types import SimpleNamespace

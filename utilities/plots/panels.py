@@ -1,4 +1,4 @@
-"""The study's overview pictures: untrained models above trained ones, ``python -m utilities.plots.panels``."""
+"""Draw the study's overview pictures, untrained models above trained: ``python -m utilities.plots.panels``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utilities.plots.similarity import colour_bar, draw_heatmap
 from utilities.plots.style import PaperFigure, save_figure
 from utilities.utils import PROJECT_ROOT
 
-SCREEN = 130  # dots an inch of pictures that a README shows; they are not for print
+SCREEN = 130  # dots per inch of pictures for a README; they are not meant for print
 
 # Picture -> columns of (untrained, trained) notebooks.
 PANELS = {
@@ -26,11 +26,11 @@ PANELS = {
 
 
 def plot_panels(columns: Sequence[Sequence[Similarity]], width: float | str | None = None) -> PaperFigure:
-    """Draw results in columns, the first of each on top, all with one colour scale from 0 to 1.
+    """Draw results in columns, with the first of each on top, all on one colour scale from 0 to 1.
 
     Args:
-        columns: For each column its results from top to bottom, as many in each.
-        width: Of the figure: ``"column"``, ``"page"`` or inches; None leaves it to the matrices.
+        columns: Results of each column from top to bottom, equally many in each.
+        width: Width of the figure: ``"column"``, ``"page"`` or inches. None lets the matrices decide.
 
     Returns:
         The figure.

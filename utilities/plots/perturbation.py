@@ -1,4 +1,4 @@
-"""Intact and perturbed Vision Transformers: what image tokens say of the class, and whether the model is right."""
+"""Figures of intact and perturbed Vision Transformers: the class in image tokens, and the model's accuracy."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ AVERAGES |= {"score": AVERAGES["rate"], "pooled_score": AVERAGES["pooled_rate"]}
 
 
 def plot_perturbation(results: Mapping[str, Perturbation] | Perturbation, measure: str = "rate") -> Figure:
-    """Draw the intact and the perturbed value of each kind, over the same tokens, beside the model's accuracy.
+    """Draw the intact and perturbed value of each kind, over the same tokens, beside the model's accuracy.
 
     Args:
-        results: Label -> result of `utilities.analysis.class_embedding.perturbation.perturb`, or one.
-        measure: On the left, of `utilities.analysis.class_embedding.perturbation_result.MEASURES`.
+        results: Label -> result of `utilities.analysis.class_embedding.perturbation.perturb`, or one result.
+        measure: Measure on the left, from `utilities.analysis.class_embedding.perturbation_result.MEASURES`.
 
     Returns:
-        The figure: a row for each model; beside each panel the difference with its interval.
+        The figure, with one row for each model. Beside each panel stands the difference with its interval.
 
     Raises:
-        ValueError: For another measure, or a result with several rows of one kind.
+        ValueError: If the measure is unknown, or a result has several rows of one kind.
     """
     _check(measure)
     results = named(results)
@@ -74,7 +74,7 @@ def plot_perturbation(results: Mapping[str, Perturbation] | Perturbation, measur
 
 
 def _draw_pairs(ax: Axes, result: Perturbation, measure: str) -> None:
-    """Draw a row for each perturbation: the intact model open, the perturbed one filled."""
+    """Draw one row for each perturbation: an open marker for the intact model, a filled one for the perturbed."""
     scale, beside = _scale(measure), ax.get_yaxis_transform()
     digits = 1 if scale == 100 else 3
     looks = {
@@ -96,17 +96,17 @@ def _draw_pairs(ax: Axes, result: Perturbation, measure: str) -> None:
 
 
 def plot_perturbation_of_blocks(results: Mapping[str, Perturbation] | Perturbation, measure: str = "rate") -> Figure:
-    """Draw what the perturbation of one block at a time leaves, over the block's place, beside the model's accuracy.
+    """Draw what remains when one block at a time is perturbed, over the block's place, beside the model's accuracy.
 
     Args:
-        results: Label -> result of `utilities.analysis.class_embedding.perturbation.perturb_each_block`, or one.
-        measure: On the left, of `utilities.analysis.class_embedding.perturbation_result.MEASURES`.
+        results: Label -> result of `utilities.analysis.class_embedding.perturbation.perturb_each_block`, or one result.
+        measure: Measure on the left, from `utilities.analysis.class_embedding.perturbation_result.MEASURES`.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: For another measure, or results that perturb several blocks at once or in several ways.
+        ValueError: If the measure is unknown, or results perturb several blocks at once or in several ways.
     """
     _check(measure)
     results = named(results)
@@ -131,7 +131,7 @@ def plot_perturbation_of_blocks(results: Mapping[str, Perturbation] | Perturbati
 
 
 def _values(result: Perturbation, measure: str, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """Give the values of all rows, and how far their intervals reach down and up."""
+    """Return the values of all rows, and how far their intervals reach down and up."""
     place = slice(None), SIDES.index(side), MEASURES.index(measure)
     values = result.values[place]
     return values, np.maximum(np.stack([values - result.low[place], result.high[place] - values]), 0)
@@ -143,7 +143,7 @@ def _draw_chance(line: Callable[..., Any], result: Perturbation, measure: str) -
 
 
 def _start_at_zero(limit: Callable[..., Any], most: float, measure: str) -> None:
-    """Let an axis of percent start at 0; scores lie in a narrow range far from it."""
+    """Let an axis in percent start at 0; scores lie in a narrow range far from it."""
     if "score" not in measure:
         limit(0, most)
 
@@ -158,7 +158,7 @@ def _check(measure: str) -> None:
 
 
 def _some_blocks(results: Mapping[str, Perturbation]) -> str:
-    """Say which blocks were perturbed where those are not all."""
+    """State which blocks were perturbed, unless all were."""
     texts = []
     for label, result in results.items():
         blocks = result.blocks[0]
@@ -168,7 +168,7 @@ def _some_blocks(results: Mapping[str, Perturbation]) -> str:
 
 
 def _note(results: Mapping[str, Perturbation], measure: str) -> str:
-    """Say how the figure is to be read."""
+    """Explain how to read the figure."""
     confidence = facts_of(list(results.values()), "confidence")
     bars = f"{100 * float(confidence):g}% bootstrap intervals over images" if confidence else "bootstrap intervals"
     kind = f"Left: {AVERAGES[measure]}, after the last block, never the class token. " if measure in AVERAGES else ""

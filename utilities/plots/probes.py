@@ -1,4 +1,4 @@
-"""Linear probes beside the lens over blocks (after Vilas et al. 2023, linear-probe comparison)."""
+"""Figure of linear probes beside the lens over blocks (after Vilas et al. 2023, linear-probe comparison)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from utilities.plots.text import wrap
 
 TITLES = {"probe": "linear probe", "lens": "lens", "tuned": "tuned lens"}
 PARTS = {"block": "block output", **LAYERS}
-BAND = (10, 90)  # percentiles of token positions
+BAND = (10, 90)  # percentiles over token positions
 
 
 def plot_probes(results: Mapping[str, LinearProbes] | LinearProbes) -> Figure:
-    """Draw top-1 accuracy of probe and lens, and of the tuned lens where there is one, over blocks.
+    """Draw top-1 accuracy of probe and lens over blocks, and of the tuned lens if there is one.
 
     Args:
-        results: Label -> result, or one; a row of panels for each.
+        results: Label -> result, or one result. Each gets a row of panels.
 
     Returns:
         The figure.
@@ -45,7 +45,7 @@ def plot_probes(results: Mapping[str, LinearProbes] | LinearProbes) -> Figure:
 
 
 def _draw(ax: Axes, result: LinearProbes, reading: str) -> None:
-    """Draw one reading: a line for each part and group of tokens, and chance."""
+    """Draw one reading: one line for each part and group of tokens, and one for chance."""
     blocks, palette = np.array(result.blocks) + 1, colours(list(PARTS))
     if reading not in result.readings:
         ax.set_axis_off()
@@ -68,7 +68,7 @@ def _draw(ax: Axes, result: LinearProbes, reading: str) -> None:
 
 
 def _band(result: LinearProbes, reading: str, part: str) -> np.ndarray:
-    """Give the percentiles over image-token positions, of each block: (2, blocks)."""
+    """Return the percentiles over image-token positions for each block, (2, blocks)."""
     first = 1 if "CLS" in result.groups else 0
     values = result.accuracy[result.readings.index(reading), result.parts.index(part), :, first:]
     band = np.full((2, len(values)), np.nan)
@@ -80,7 +80,7 @@ def _band(result: LinearProbes, reading: str, part: str) -> np.ndarray:
 
 
 def _note(results: Mapping[str, LinearProbes]) -> str:
-    """Say how to read lines, bands and bars, and what the probes were."""
+    """Explain how to read lines, bands and bars, and what the probes were."""
     kinds = {result.provenance.get("tokens") for result in results.values()}
     cls = any("CLS" in result.groups for result in results.values())
     own = ", one for CLS" if cls else ""

@@ -14,7 +14,7 @@ from utilities.analysis.calibration import wilson
 from utilities.analysis.classification import MEASURES, Classification
 from utilities.plots.facts import colours, finish, marker, named, new_figure
 
-# What is better, more (up) or less (down); a signed error is best at 0, and there is no best share of certain images.
+# Whether more (up) or less (down) is better. A signed error is best at 0, and no share of certain images is best.
 BETTER = {"nll": "↓", "brier": "↓", "ece": "↓", "signed_ece": "(best: 0)", "freq_90": ""}
 UNITS = {"nll": "nats", "brier": "0 to 2"}
 
@@ -23,11 +23,11 @@ def plot_reliability(results: Mapping[str, Classification] | Classification) -> 
     """Draw the reliability diagram of each model above the histogram of its confidences.
 
     Args:
-        results: Label -> result, or a single one.
+        results: Label -> result, or one result.
 
     Returns:
-        The figure. Bars are the accuracy of each bin of confidence, with Wilson's interval of one standard error; the
-        hatched part is what lacks to, or exceeds, the mean confidence of the bin.
+        The figure. Bars are the accuracy of each bin of confidence, with Wilson's interval of one standard error. The
+        hatched part is the amount by which the accuracy falls short of, or exceeds, the bin's mean confidence.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -67,7 +67,7 @@ def plot_reliability(results: Mapping[str, Classification] | Classification) -> 
 
 
 def _bars(result: Classification) -> pd.DataFrame:
-    """Return the bins as they are drawn, in percent, empty ones left out."""
+    """Return the bins as they are drawn, in percent and without empty ones."""
     frame = result.reliability()
     frame = frame[frame["count"] > 0].reset_index(drop=True)
     low, high = wilson(frame["hits"], frame["count"])
@@ -96,13 +96,13 @@ def _draw_histogram(ax: Axes, bars: pd.DataFrame, result: Classification, colour
 
 
 def plot_measures(results: Mapping[str, Classification] | Classification) -> Figure:
-    """Draw all measures of each model, one panel for each, with bars of one standard error.
+    """Draw all measures of each model, with one panel for each measure and bars of one standard error.
 
     Args:
-        results: Label -> result, or a single one.
+        results: Label -> result, or one result.
 
     Returns:
-        The figure; each panel has its own scale. A measure of no images is a cross on the axis.
+        The figure. Each panel has its own scale. A measure without images is a cross on the axis.
 
     Example:
         >>> import matplotlib.pyplot as plt

@@ -1,4 +1,4 @@
-"""Accuracy over the share of image tokens removed."""
+"""Figure of accuracy over the share of removed image tokens."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from utilities.plots.facts import WIDTH, colours, draw_with_band, finish, named,
 from utilities.plots.text import wrap
 
 HEADINGS = {"negative": "least important first", "positive": "most important first"}
-STYLES = ("-", "--", "-.", ":")  # beside colours, for prints in grey
+STYLES = ("-", "--", "-.", ":")  # in addition to colours, for prints in grey
 
 
 def plot_removal(results: Mapping[str, RemovalCurves] | RemovalCurves) -> Figure:
-    """Draw the curves of each map of importance, negative on the left and positive on the right, a row for each model.
+    """Draw the curves of each importance map, negative on the left, positive on the right, with one row for each model.
 
     Args:
         results: Label of a model -> its curves, or one result.
@@ -65,7 +65,7 @@ def _draw(ax: Axes, result: RemovalCurves, direction: str, looks: Mapping[str, M
 
 
 def _note(results: Mapping[str, RemovalCurves]) -> str:
-    """Say how the figure is to be read."""
+    """Explain how to read the figure."""
     orders = sorted({len(result.random) for result in results.values()})
     parts = ["Tokens are taken out after position embeddings; each image loses its own."]
     parts.append("Bands of curves: one standard error over images.")

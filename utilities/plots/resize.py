@@ -1,4 +1,4 @@
-"""Another width for a finished figure, with or without its caption; fonts keep their size."""
+"""Resize a finished figure, with or without its caption; fonts keep their size."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from utilities.plots.heatmaps import HeatmapLayout
 from utilities.plots.style import inches
 from utilities.plots.text import wrap
 
-LOWEST = 0.75  # part of its height that a figure keeps at least when it is made narrower
+LOWEST = 0.75  # smallest share of its height that a figure keeps when it is made narrower
 
 
 def resize(figure: Figure, width: float | str | None = None, *, caption: bool = True) -> None:
-    """Bring a figure to a width and break its texts anew; heights follow.
+    """Bring a figure to a width, break its texts anew, and adapt its height.
 
     Args:
-        figure: Of `utilities.plots`, or any other of matplotlib's.
-        width: ``"column"``, ``"page"`` or inches; None leaves it as it is.
-        caption: Whether it stays.
+        figure: Figure of `utilities.plots`, or any other of matplotlib's.
+        width: New width: ``"column"``, ``"page"`` or inches. None leaves the width as it is.
+        caption: Whether the caption stays.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -56,7 +56,7 @@ def resize(figure: Figure, width: float | str | None = None, *, caption: bool = 
 
 
 def _fit_legends(figure: Figure) -> float:
-    """Write legends above the axes in fewer columns where they are too wide, and give the inches that this adds."""
+    """Write legends above the axes in fewer columns if they are too wide, and return the inches that this adds."""
     added = 0.0
     for legend in figure.legends:
         before = legend.get_window_extent().height
@@ -71,7 +71,7 @@ def _fit_legends(figure: Figure) -> float:
 
 
 def _fit_titles(figure: Figure) -> None:
-    """Break titles and labels of axes where they would reach over those beside them."""
+    """Break titles and labels of axes that would overlap those beside them."""
     figure.draw_without_rendering()
     for ax in figure.axes:
         wide, high = (size / figure.dpi for size in ax.bbox.size)
@@ -83,7 +83,7 @@ def _fit_titles(figure: Figure) -> None:
 
 
 def _slot(ax: Axes, wide: float) -> float:
-    """Return the inches of a subplot, with the margins beside it where it is alone in its row."""
+    """Return the width of a subplot in inches, including the margins beside it if it is alone in its row."""
     spec = ax.get_subplotspec()
     if spec is None:
         return wide

@@ -1,4 +1,4 @@
-"""Robustness to common corruptions: curves over severity, bars of each type, corruption errors, example pictures."""
+"""Figures of robustness to common corruptions: curves over severity, bars by type, errors, example pictures."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MEASURES = {"accuracy": "accuracy (%)", "nll": "negative log-likelihood (nats)",
 
 
 def plot_severity(results: Mapping[str, Robustness] | Robustness) -> Figure:
-    """Draw accuracy, NLL and calibration error over severity: the mean over types, and the spread over them.
+    """Draw accuracy, NLL and calibration error over severity: their mean and spread over types.
 
     Args:
-        results: Label -> result, or a single one.
+        results: Label -> result, or one result.
 
     Returns:
-        The figure, one panel for each measure; severity 0 are the clean images.
+        The figure, with one panel for each measure. Severity 0 stands for the clean images.
 
     Example:
         >>> zeros = np.zeros(3)
@@ -58,16 +58,16 @@ def plot_severity(results: Mapping[str, Robustness] | Robustness) -> Figure:
 
 
 def plot_kinds(results: Mapping[str, Robustness] | Robustness) -> Figure:
-    """Draw the mean accuracy over severities for each type of corruption, models side by side, types by family.
+    """Draw the mean accuracy over severities for each corruption type, models side by side, types by family.
 
     Args:
-        results: Label -> result, or a single one; all of the same types.
+        results: Label -> result, or one result. All must have the same types.
 
     Returns:
-        The figure, with bars of one standard error to each side; dashes are the accuracies on clean images.
+        The figure, with error bars of one standard error to each side. Dashes are the accuracies on clean images.
 
     Raises:
-        ValueError: If results have other types than the first.
+        ValueError: If the types of a result differ from the first one's.
 
     Example:
         >>> zeros = np.zeros(3)
@@ -102,19 +102,19 @@ def plot_kinds(results: Mapping[str, Robustness] | Robustness) -> Figure:
 
 
 def plot_mce(results: Mapping[str, Robustness], reference: str | Robustness | Mapping[str, float]) -> Figure:
-    """Draw a table of corruption errors in percent of a reference's, each type and their mean.
+    """Draw a table of corruption errors in percent of a reference's, for each type and their mean.
 
     Args:
         results: Label -> result.
-        reference: The label of one of them, another result, or errors such as
+        reference: Label of one of the results, another result, or errors such as
             `utilities.analysis.robustness.ALEXNET_ERRORS`.
 
     Returns:
-        The figure; a dash is a type for which the reference makes no error.
+        The figure. A dash marks a type for which the reference makes no error.
 
     Raises:
-        ValueError: If the reference is not among the results or does not fit, or results have other types than the
-            first.
+        ValueError: If the reference is not among the results or does not match, or the types of a result differ from
+            the first one's.
 
     Example:
         >>> zeros = np.zeros(2)
@@ -149,13 +149,13 @@ def _column(ax: Axes, texts: Sequence[str], x: float, side: str) -> None:
 
 
 def plot_examples(loader: Loader, index: int = 0, severity: int = 3, seed: int = 0) -> Figure:
-    """Draw one image as it is and under each of the corruptions.
+    """Draw one image as it is and under each corruption.
 
     Args:
-        loader: Of `utilities.loaders.make_loader`; see `utilities.analysis.robustness.robustness`.
-        index: Of the image in the data set.
-        severity: From 1 to 5.
-        seed: Of the random corruptions.
+        loader: Loader made by `utilities.loaders.make_loader`; see `utilities.analysis.robustness.robustness`.
+        index: Index of the image in the data set.
+        severity: Severity of the corruptions, from 1 to 5.
+        seed: Seed of the random corruptions.
 
     Returns:
         The figure.
@@ -186,7 +186,7 @@ def _upright(pixels: torch.Tensor) -> np.ndarray:
 
 
 def _shared_kinds(results: Mapping[str, Robustness]) -> list[str]:
-    """Give the types of corruption that all results have, or refuse."""
+    """Return the corruption types of the results, and refuse results whose types differ."""
     first, *_ = (result.kinds for result in results.values())
     for label, result in results.items():
         if result.kinds != first:
@@ -205,7 +205,7 @@ def _severities(results: Mapping[str, Any]) -> str:
 
 
 def _errors(results: Mapping[str, Robustness]) -> str:
-    """Say where the corruptions come from, and give the mean accuracies over all sets with their errors."""
+    """State where the corruptions come from, and the mean accuracies over all sets with their errors."""
     made = ", ".join(dict.fromkeys(str(result.provenance.get("corruptions", "")) for result in results.values()))
     pairs = {label: result.mean_accuracy() for label, result in results.items()}
     texts = [f"{label} {100 * value:.1f} ± {100 * error:.1f}%" for label, (value, error) in pairs.items()]

@@ -17,9 +17,9 @@ from utilities.plots.ticks import MAX_LABELS, chosen, name_layers
 from utilities.similarity import Similarity
 
 __all__ = ["MAX_LABELS", "MISSING", "caption", "draw_heatmap", "plot_similarity", "stage_boundaries", "stage_of"]
-MISSING = "0.75"  # the grey of a layer without variance
-SIDE = 4.0  # inches of the longer side of a single heatmap
-# Options of a comparison that change its values, and what a caption calls them.
+MISSING = "0.75"  # grey, for a layer without variance
+SIDE = 4.0  # longer side of a single heatmap in inches
+# Options of a comparison that change its values, and their names in captions.
 CHANGES = {
     "bandwidth": "bandwidth",
     "sigma": "σ",
@@ -28,15 +28,15 @@ CHANGES = {
     "confounder": "regressed out:",
     "remove_top_pc": "leading components removed:",
 }
-# Names of the parts that models are built of, with the number that tells them apart.
+# Names of the parts that models are built of, with the number that distinguishes them.
 STAGE = re.compile(r"^((?:[a-z_]+\.)*?(?:layer|layers|stages|blocks|features|encoder_layer_)\.?\d+)(?:\.|$)")
 
 
 def stage_of(layer: str) -> str:
-    """Name the stage or block that a layer belongs to; layers before and after them have their own first name.
+    """Name the stage or block that a layer belongs to; layers outside all stages keep their own first name.
 
     Args:
-        layer: A layer's dotted name.
+        layer: Dotted name of the layer.
 
     Example:
         >>> [stage_of(name) for name in ("bn1", "layer2.0.relu1", "blocks.11.attn.proj", "relu#2")]
@@ -47,10 +47,10 @@ def stage_of(layer: str) -> str:
 
 
 def stage_boundaries(layers: list[str]) -> list[int]:
-    """Give the indices at which another stage begins.
+    """List the indices at which a new stage begins.
 
     Args:
-        layers: Names in the order of execution.
+        layers: Names of the layers in the order of execution.
 
     Example:
         >>> stage_boundaries(["bn1", "layer1.0.relu1", "layer1.1.relu1", "layer2.0.relu1", "fc"])
@@ -60,10 +60,10 @@ def stage_boundaries(layers: list[str]) -> list[int]:
 
 
 def caption(result: Similarity) -> str:
-    """Say what a result was made from: model, weights, accuracy, data, number of images, estimator.
+    """State what a result was made from: model, weights, accuracy, data, number of images, estimator.
 
     Args:
-        result: Facts that its provenance does not hold are left out.
+        result: Result to describe. Facts missing from its provenance are left out.
 
     Example:
         >>> result = Similarity(np.eye(1), ["a"], ["a"], 540, provenance={"model": "resnet18", "accuracy": 0.974})
@@ -93,7 +93,7 @@ def caption(result: Similarity) -> str:
 
 
 def _range(result: Similarity) -> str:
-    """Give the least and the largest value between different layers, which a scale from 0 to 1 may not show."""
+    """State the least and the largest value between different layers, which a scale from 0 to 1 may not show."""
     different = np.not_equal.outer(result.layers1, result.layers2)
     values = result.matrix[different & np.isfinite(result.matrix)]
     return f", {values.min():.2f} to {values.max():.2f} between different layers" if values.size else ""
@@ -112,12 +112,12 @@ def draw_heatmap(
     """Draw one matrix on given axes: first layer at the lower left, equal aspect, stage boundaries as lines.
 
     Args:
-        ax: Where to draw.
-        matrix: (layers1, layers2); NaN is drawn grey.
-        result: Gives the layers' names.
+        ax: Axes to draw on.
+        matrix: Values to draw, (layers1, layers2). NaN is drawn grey.
+        result: Result with the names of the layers.
         vmin: Value of the darkest colour.
         vmax: Value of the brightest colour.
-        cmap: A seaborn or matplotlib colour map.
+        cmap: Name of a seaborn or matplotlib colour map.
         labels: Whether to name layers along the axes.
 
     Returns:
@@ -141,7 +141,7 @@ def draw_heatmap(
         (result.layers2, ax.axvline, ax.xaxis, box.width),
     ):
         boundaries = stage_boundaries(layers)
-        if 2 * len(boundaries) <= len(layers):  # else nearly every layer is a stage, and lines separate nothing
+        if 2 * len(boundaries) <= len(layers):  # otherwise nearly every layer is a stage, and lines are useless
             for boundary in boundaries:
                 line(boundary - 0.5, color="0.6", linewidth=0.6 if len(boundaries) < 10 else 0.2)
         if labels:
@@ -154,13 +154,13 @@ def draw_heatmap(
 
 
 def colour_bar(image: AxesImage, values: np.ndarray, label: str, bar: Axes) -> Axes:
-    """Draw the colour bar of an image, with a pointed end where values lie outside its scale.
+    """Draw the colour bar of an image, with a pointed end if values lie outside its scale.
 
     Args:
-        image: Gives colours and scale.
-        values: All that are drawn with it.
-        label: What they are.
-        bar: The axes to draw on.
+        image: Image with the colours and the scale.
+        values: All values drawn with this colour bar.
+        label: Name of the values.
+        bar: Axes to draw on.
 
     Returns:
         These axes.
@@ -187,26 +187,26 @@ def plot_similarity(
     caption: bool = True,
     ticks: Sequence[str] | str | None = None,
 ) -> PaperFigure:
-    """Draw a heatmap of all pairs of layers, with a caption that says what it was made from.
+    """Draw a heatmap of all pairs of layers, with a caption that states what it was made from.
 
     Args:
-        result: Rows become the vertical axis.
-        title: Above the heatmap; None takes the model's name, ``""`` writes none.
+        result: Result to draw. Its rows form the vertical axis.
+        title: Title above the heatmap. None takes the model's name, ``""`` writes none.
         vmin: Lower end of the colour scale.
-        vmax: Upper end of the colour scale. It is the same for all figures unless asked for otherwise; values
-            outside are marked by a pointed end of the colour bar.
-        cmap: A seaborn or matplotlib colour map.
-        spread: Where the result is an average, draw its standard deviation beside it, on a scale of its own.
-        width: Of the figure: ``"column"`` (3.25 inches), ``"page"`` (6.75) or inches; None leaves it to the matrix.
-            The height follows the matrix, and cells are squares up to three times as many rows as columns.
-        caption: Whether it is written below; a paper has its own.
+        vmax: Upper end of the colour scale, by default the same for all figures. A pointed end of the colour bar marks
+            values outside.
+        cmap: Name of a seaborn or matplotlib colour map.
+        spread: Whether to draw the standard deviation beside an average, on a scale of its own.
+        width: Width of the figure: ``"column"`` (3.25 inches), ``"page"`` (6.75) or inches. None lets the matrix
+            decide. The height follows the matrix. Cells are square up to three times as many rows as columns.
+        caption: Whether to write the caption below; a paper has its own.
         ticks: Names or globs of the layers to label; None labels as many as fit, ``[]`` none.
 
     Returns:
         The figure; save it with ``figure.savefig(path)``.
 
     Raises:
-        ValueError: If ``ticks`` names no layer, or the width is none.
+        ValueError: If ``ticks`` matches no layer, or the width is not valid.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -246,4 +246,4 @@ def _unit(result: Similarity) -> str:
     return str(result.provenance.get("measure", "similarity"))
 
 
-describe = caption  # where an option of this name hides it
+describe = caption  # an alias for functions in which an option hides the name

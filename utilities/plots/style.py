@@ -1,4 +1,4 @@
-"""The one style of all figures: widths of a paper, resolution, fonts that are embedded, and how they are saved."""
+"""Style of all figures: widths in a paper, resolution, embedded fonts, and saving."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from matplotlib.figure import Figure
 from utilities.utils import write_whole
 
 DPI = 300
-WIDTHS = {"column": 3.25, "page": 6.75}  # inches, of a paper of two columns
+WIDTHS = {"column": 3.25, "page": 6.75}  # inches, in a paper with two columns
 FORMATS = (".png", ".pdf", ".svg", ".eps")
 OTHER_FORMATS = (".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".webp", ".ps", ".bmp")
 SMALLEST = 6  # points; smaller text cannot be read in print
-# Type 42 embeds fonts as TrueType, where the default, Type 3, is refused by several venues. Text of an SVG stays text,
-# which can be searched, edited and set in another font.
+# Type 42 embeds fonts as TrueType. Several venues refuse the default, Type 3. Text of an SVG stays text, which can be
+# searched, edited and set in another font.
 STYLE = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
 
 
 @contextmanager
 def saving() -> Iterator[None]:
-    """Have figures saved in this style; the settings of before come back.
+    """Save figures in this style inside the context; restore the settings on exit.
 
     Example:
         >>> with saving():
@@ -34,16 +34,16 @@ def saving() -> Iterator[None]:
         >>> mpl.rcParams["pdf.fonttype"]
         3
     """
-    resolution = {"savefig.dpi": DPI} if mpl.rcParams["savefig.dpi"] == "figure" else {}  # the user's own choice stays
+    resolution = {"savefig.dpi": DPI} if mpl.rcParams["savefig.dpi"] == "figure" else {}  # keep the user's own choice
     with mpl.rc_context(STYLE | resolution):
         yield
 
 
 class PaperFigure(Figure):
-    """A figure whose ``savefig`` embeds TrueType fonts and writes 300 dots an inch, unless told otherwise."""
+    """A figure whose ``savefig`` embeds TrueType fonts and writes 300 dots per inch, unless told otherwise."""
 
-    caption = ""  # what is written below it, before its lines are broken
-    fits: tuple[Callable[[], None], ...] = ()  # what to do anew when it has got another size
+    caption = ""  # text below the figure, before its lines are broken
+    fits: tuple[Callable[[], None], ...] = ()  # functions to call again when the figure's size changes
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """Save the figure as `matplotlib.figure.Figure.savefig` does."""
@@ -52,18 +52,18 @@ class PaperFigure(Figure):
 
 
 def paper_figure(width: float, height: float, **options: Any) -> PaperFigure:
-    """Make an empty figure of this style, of that many inches; ``options`` go to `matplotlib.pyplot.figure`."""
+    """Make an empty figure in this style, sized in inches; ``options`` go to `matplotlib.pyplot.figure`."""
     return plt.figure(figsize=(width, height), FigureClass=PaperFigure, **options)
 
 
 def inches(width: float | str) -> float:
-    """Return the inches of a width.
+    """Convert a width to inches.
 
     Args:
-        width: ``"column"`` or ``"page"`` of a paper of two columns, or inches, as a number or in words.
+        width: ``"column"`` or ``"page"`` of a paper with two columns, or inches as a number or a string.
 
     Raises:
-        ValueError: If it is neither, or no room for a figure.
+        ValueError: If the width is none of these, or too small for a figure.
 
     Example:
         >>> inches("column"), inches("page"), inches(5), inches("2.5")
@@ -86,20 +86,20 @@ def save_figure(
     caption: bool = True,
     dpi: float | None = None,
 ) -> Path:
-    """Save a figure in the format that its path ends in, whole or not at all.
+    """Save a figure in the format that its path ends in, completely or not at all.
 
     Args:
-        figure: Any of matplotlib's.
-        path: Ends in .png, .pdf, .svg or .eps; without an ending, .png is added.
-        width: Of the figure: ``"column"``, ``"page"`` or inches; None leaves it as it is. Fonts keep their size.
+        figure: Any matplotlib figure.
+        path: Path that ends in .png, .pdf, .svg or .eps. If it has no ending, .png is added.
+        width: Width of the figure: ``"column"``, ``"page"`` or inches. None leaves it as it is. Fonts keep their size.
         caption: Whether the text below the figure stays; a paper has its own.
-        dpi: Dots an inch of what is made of pixels; None takes 300, or the user's ``savefig.dpi``.
+        dpi: Dots per inch of the parts made of pixels; None takes 300, or the user's ``savefig.dpi``.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If the path ends in another format.
+        ValueError: If the path ends in any other format.
 
     Example:
         >>> import tempfile
@@ -110,7 +110,7 @@ def save_figure(
     path = Path(path)
     base, suffix = split_picture(path)
     if width is not None or not caption:
-        from utilities.plots.resize import resize  # the layout of heatmaps knows this module
+        from utilities.plots.resize import resize  # the layout of heatmaps imports this module
 
         resize(figure, width, caption=caption)
     path = path if path.suffix.lower() == suffix else base.with_name(f"{base.name}{suffix}")
@@ -131,12 +131,12 @@ def save_figures(
     width: float | str | None = None,
     caption: bool = True,
 ) -> list[Path]:
-    """Save figures under one name and their own endings.
+    """Save figures under one name, each with its own ending.
 
     Args:
         figures: Ending of the name, such as ``"_surface"``, or ``""`` -> figure.
-        base: Path of a result, less its suffix.
-        suffix: Of the format.
+        base: Path of a result without its suffix.
+        suffix: Suffix of the format.
         width: As in `save_figure`.
         caption: As in `save_figure`.
 
@@ -158,13 +158,13 @@ def save_figures(
 
 
 def split_picture(path: str | Path) -> tuple[Path, str]:
-    """Split the path of a result into what all its files begin with and the ending of its pictures.
+    """Split the path of a result into the beginning of all its files and the suffix of its pictures.
 
     Args:
-        path: Ends in the format of the pictures; in .npz or in nothing known, they are .png.
+        path: Path that ends in the format of the pictures. With .npz or no known suffix, the pictures are .png.
 
     Raises:
-        ValueError: If it ends in a format of pictures that is not written.
+        ValueError: If the path ends in a picture format that cannot be written.
 
     Example:
         >>> [split_picture(f"runs/{name}")[0].name for name in ("r18.pdf", "r18.npz", "r18", "seed0.5")]

@@ -1,4 +1,4 @@
-"""Text that is measured before it is drawn: its size, its lines, and names that are too long for their place."""
+"""Measure text before it is drawn: its size, its lines, and names that are too long for their place."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 ELLIPSIS = "…"
-BREAKS = re.compile(r"(?<=[/_.,:;+-])")  # where a word that is longer than a line is broken first
-SLACK = 1.05  # renderers round glyphs to pixels, each in its own way
+BREAKS = re.compile(r"(?<=[/_.,:;+-])")  # preferred places to break a word that is longer than a line
+SLACK = 1.05  # each renderer rounds glyphs to pixels in its own way
 
 
 def text_width(text: str, points: float) -> float:
     """Measure a line of text in the font of figures.
 
     Args:
-        text: One line.
-        points: Size of the font.
+        text: One line of text.
+        points: Size of the font in points.
 
     Returns:
         Its width in inches.
@@ -40,18 +40,18 @@ def text_width(text: str, points: float) -> float:
 
 @lru_cache(maxsize=20_000)
 def _em_width(text: str, *_font: tuple[str, ...]) -> float:
-    """Measure a line in units of the font's size; the font is that of the settings, and part of the key."""
+    """Measure a line in units of the font's size. The font comes from the settings and is part of the cache key."""
     size = 10.0
     return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0] / size
 
 
 def wrap(text: str, inches: float, points: float = 7) -> str:
-    r"""Break lines where they would be wider than there is room for; words break only where they must.
+    r"""Break lines that are wider than the room for them; break words only where necessary.
 
     Args:
-        text: Lines that it has already are kept.
-        inches: Width of a line.
-        points: Size of the font.
+        text: Text to break. Line breaks that it already has are kept.
+        inches: Width of a line in inches.
+        points: Size of the font in points.
 
     Example:
         >>> wrap("untrained, seed 0", 0.6)
@@ -74,7 +74,7 @@ def _fill(line: str, inches: float, points: float) -> str:
 
 
 def _pieces(word: str, inches: float, points: float) -> list[str]:
-    """Break a word that is wider than a line, after a mark where there is one, else at any letter."""
+    """Break a word that is wider than a line, after a mark if there is one, otherwise at any letter."""
     if text_width(word, points) <= inches:
         return [word]
     pieces = [""]
@@ -88,13 +88,13 @@ def _pieces(word: str, inches: float, points: float) -> list[str]:
 
 
 def write_wrapped(artist: Text, text: str, inches: float, renderer: object = None) -> str:
-    """Write a text in lines that are no wider than there is room for, measured as they are drawn.
+    """Write a text in lines that fit the room for them, measured as they are drawn.
 
     Args:
-        artist: A text of a figure, not rotated.
-        text: What to write.
-        inches: Width of a line.
-        renderer: What draws it; None takes the figure's.
+        artist: Text of a figure, not rotated.
+        text: Text to write.
+        inches: Width of a line in inches.
+        renderer: Renderer that draws the text; None takes the figure's.
 
     Returns:
         The text with its lines broken.
@@ -110,12 +110,13 @@ def write_wrapped(artist: Text, text: str, inches: float, renderer: object = Non
 
 
 def shorten(names: Sequence[str], inches: float, points: float = 6) -> list[str]:
-    """Shorten names that are wider than there is room for, so that they can still be told apart.
+    """Shorten names that are wider than their room, so that they can still be told apart.
 
     Args:
-        names: The beginning that all of them share goes first; then the middle of each that is still too wide.
-        inches: Room for each.
-        points: Size of the font.
+        names: Names to shorten. First the beginning that all share is removed, then the middle of each name that is
+            still too wide.
+        inches: Room for each name in inches.
+        points: Size of the font in points.
 
     Example:
         >>> shorten(["backbone.encoder.layers.0.attn", "backbone.encoder.layers.11.mlp"], 0.8)
@@ -126,13 +127,13 @@ def shorten(names: Sequence[str], inches: float, points: float = 6) -> list[str]
         return names
     shared = _shared_beginning(names)
     names = [ELLIPSIS + name[len(shared) :] for name in names] if shared else names
-    # Of several places to cut at, the first that leaves most names different and most of their numbers.
+    # Among several places to cut, take the first that keeps most names different and most of their numbers.
     cuts = [[_cut(name, inches, points, share) for name in names] for share in (0.5, 0.7, 0.3)]
     return max(cuts, key=lambda cut: (len(set(cut)), sum(letter.isdigit() for name in cut for letter in name)))
 
 
 def _shared_beginning(names: Sequence[str]) -> str:
-    """Return the dotted beginning that all names share, less its last part, which says what is counted."""
+    """Return the dotted beginning that all names share, without its last part, which says what is counted."""
     parts = []
     for column in zip(*(name.split(".")[:-1] for name in names), strict=False):
         if len(set(column)) > 1:
@@ -144,10 +145,10 @@ def _shared_beginning(names: Sequence[str]) -> str:
 
 
 def _cut(name: str, inches: float, points: float, share: float) -> str:
-    """Replace the middle of a name, leaving that share of what is kept at its beginning."""
+    """Replace the middle of a name; ``share`` of the kept letters stand at its beginning."""
     if text_width(name, points) <= inches:
         return name
-    low, high = 0, len(name) - 1  # letters kept: `low` fit, unless there is no room for any
+    low, high = 0, len(name) - 1  # number of letters kept: `low` fit, unless there is no room for any
     while low < high:
         kept = (low + high + 1) // 2
         low, high = (kept, high) if text_width(_keep(name, kept, share), points) <= inches else (low, kept - 1)

@@ -1,4 +1,4 @@
-"""Names of layers along an axis: as many as fit, or those that were asked for."""
+"""Name layers along an axis: as many as fit, or those that were asked for."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from matplotlib.textpath import text_to_path
 from utilities.plots.text import shorten
 
 POINTS = 6
-LEADING = 1.25  # from line to line, in heights of a line
-MAX_LABELS = 40  # more than these nobody reads
+LEADING = 1.25  # distance from line to line, in heights of a line
+MAX_LABELS = 40  # nobody reads more labels than this
 
 
 def line_height(points: float = POINTS) -> float:
-    """Return the inches from one line of text to the next where both can be read."""
+    """Return the smallest readable distance in inches from one line of text to the next."""
     _, height, _ = text_to_path.get_text_width_height_descent("lp", FontProperties(size=points), ismath=False)
     return LEADING * height / 72
 
 
 def thinned(count: int, inches: float) -> list[int]:
-    """Choose every so many places, counted back from the last one, which is often unlike all others.
+    """Choose evenly spaced places, counted back from the last one, which often differs from all others.
 
     Args:
-        count: How many places there are, evenly spaced.
-        inches: Length of the axis.
+        count: Number of places, evenly spaced.
+        inches: Length of the axis in inches.
 
     Example:
         >>> thinned(12, 12), thinned(12, 0.3)
@@ -44,11 +44,11 @@ def chosen(ticks: Sequence[str] | str | None, *sides: Sequence[str]) -> list[lis
     """Find the layers that were asked for along each axis.
 
     Args:
-        ticks: Names or globs of layers; None leaves the choice to what fits.
-        *sides: The layers' names along each axis.
+        ticks: Names or globs of layers; None takes as many as fit.
+        *sides: Names of the layers along each axis.
 
     Raises:
-        ValueError: If one is found along no axis; close ones are named.
+        ValueError: If a name is found along no axis. The message lists similar names.
 
     Example:
         >>> chosen(["conv1", "layer?"], ["conv1", "layer1", "fc"], ["layer1", "layer2"])
@@ -77,15 +77,15 @@ def name_layers(
     indices: Sequence[int] | None = None,
     longest: float = 1.4,
 ) -> None:
-    """Name as many layers along an axis as there is room for, counted back from the last one.
+    """Name as many layers along an axis as fit, counted back from the last one.
 
     Args:
-        axis: Of the drawing.
-        layers: All names.
-        inches: Length of the axis.
-        places: Where each layer is; None is 0, 1, 2, ...
-        indices: The layers to name; None leaves the choice to what fits.
-        longest: Inches that a name may take; the middle of a longer one is left out.
+        axis: Axis of the drawing.
+        layers: Names of all layers.
+        inches: Length of the axis in inches.
+        places: Position of each layer on the axis; None means 0, 1, 2, ...
+        indices: Indices of the layers to name; None takes as many as fit.
+        longest: Greatest length of a name in inches. The middle of a longer one is left out.
     """
     shown = thinned(len(layers), inches) if indices is None else list(indices)
     names = shorten([layers[i] for i in shown], longest, POINTS)
@@ -93,12 +93,12 @@ def name_layers(
 
 
 def fit_layers(axis: Axis, layers: Sequence[str], places: Sequence[float] | None = None) -> None:
-    """Name as many layers along the axis of a finished figure as there is room for, and again when it is resized.
+    """Name as many layers along an axis of a finished figure as fit, and again whenever it is resized.
 
     Args:
-        axis: Of a figure whose texts are all written.
-        layers: All names.
-        places: Where each layer is; None is 0, 1, 2, ...
+        axis: Axis of a figure whose texts are all written.
+        layers: Names of all layers.
+        places: Position of each layer on the axis; None means 0, 1, 2, ...
     """
     fit = partial(_fit, axis, layers, range(len(layers)) if places is None else places)
     axis.figure.fits = (*getattr(axis.figure, "fits", ()), fit)
@@ -108,7 +108,7 @@ def fit_layers(axis: Axis, layers: Sequence[str], places: Sequence[float] | None
 def _fit(axis: Axis, layers: Sequence[str], places: Sequence[float]) -> None:
     figure, along = axis.figure, 0 if axis.axis_name == "x" else 1
     longest = min(1.4, 0.25 * figure.get_figwidth())
-    name_layers(axis, layers, 0.5, places, longest=longest)  # names that take their room
+    name_layers(axis, layers, 0.5, places, longest=longest)  # names that need their room
     figure.draw_without_rendering()
     ends = axis.axes.transData.transform([[x, x] for x in (places[0], places[-1])])[:, along]
     span = abs(ends[1] - ends[0]) / figure.dpi

@@ -1,4 +1,4 @@
-"""Trajectories of weights through training, in polar coordinates."""
+"""Figure of the weights' trajectories through training, in polar coordinates."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ def plot_trajectories(results: Mapping[str, Trajectory] | Trajectory) -> Figure:
 
 
 def _to_the_end(angle: np.ndarray) -> np.ndarray:
-    """Let the last point, which has no angle, keep that of the one before it: so the line goes to the origin."""
+    """Let the last point, which has no angle, keep that of the one before, so that the line ends at the origin."""
     return np.where(np.isnan(angle), angle[-2], angle)

@@ -1,4 +1,4 @@
-"""The variance of feature maps over depth (Park & Kim 2022, Fig. 9)."""
+"""Figure of the variance of feature maps over depth (Park & Kim 2022, Fig. 9)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ VALUES = {
 
 
 def plot_variance(results: Mapping[str, Variance] | Variance, value: str = "variance") -> Figure:
-    """Draw a variance of all blocks over depth, a panel for each model.
+    """Draw a variance of all blocks over depth, with one panel for each model.
 
     Args:
-        results: Label -> result, or one.
-        value: ``"variance"`` (the paper's; each panel has a scale of its own), ``"relative"`` or ``"branch"``.
+        results: Label -> result, or one result.
+        value: Variance to draw: ``"variance"`` (the paper's; each panel has its own scale), ``"relative"`` or
+            ``"branch"``.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: For another value.
+        ValueError: If ``value`` is unknown.
     """
     if value not in VALUES:
         raise ValueError(f"value {value!r} is not known; choose from {', '.join(VALUES)}")

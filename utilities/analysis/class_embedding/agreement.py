@@ -1,6 +1,6 @@
-"""Class-value agreement: how close a value vector of each layer comes to each class (Vilas et al. 2023).
+"""Class-value agreement: how close the value vectors of each layer come to each class.
 
-https://arxiv.org/abs/2310.18969. It takes the weights alone, and no images.
+Introduced by Vilas et al. 2023, https://arxiv.org/abs/2310.18969. It needs only the weights, no images.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class ClassValueAgreement(Result):
     """The largest cosine between each class and the value vectors of each layer.
 
     Attributes:
-        scores: Largest cosine, (parts, blocks, classes); NaN where a layer has no value vector but zeros.
-        chance: Its mean for random directions, (parts, blocks).
-        random_scores: Those of an untrained twin, or the mean of several, (parts, blocks, classes); NaN without.
+        scores: Largest cosine, (parts, blocks, classes); NaN where all value vectors of a layer are zero.
+        chance: Expected largest cosine for random directions, (parts, blocks).
+        random_scores: Scores of an untrained twin, or the mean of several, (parts, blocks, classes); NaN without twins.
         p: One-sided Wilcoxon signed-rank test over classes of ``scores`` above ``random_scores``, (parts, blocks). It
-            speaks of these trained weights, not of what another training would give. Several twins are compared with by
-            their mean, which varies less among classes than one twin does.
+            describes these trained weights, not what another training run would give. With several twins, it compares
+            with their mean, which varies less among classes than a single twin does.
         parts: ``attn`` and ``mlp``, or one of them.
-        names: Of the blocks.
-        provenance: What it was made from.
+        names: Names of the blocks.
+        provenance: What the result was made from.
     """
 
     scores: np.ndarray
@@ -60,7 +60,7 @@ class ClassValueAgreement(Result):
 
     @property
     def stderr(self) -> np.ndarray:
-        """Standard error of that mean over classes."""
+        """Standard error over classes of the mean score, (parts, blocks)."""
         return _over_classes(self.scores)[1]
 
     @property
@@ -69,7 +69,7 @@ class ClassValueAgreement(Result):
         return _over_classes(self.random_scores)[0]
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate: a row for each part and block, counted from 1, summed up over classes."""
+        """Tabulate a summary over classes: a row for each part and block, with blocks counted from 1."""
         parts, blocks = np.indices(self.chance.shape).reshape(2, -1)
         labels = {"part": np.array(self.parts)[parts], "block": blocks + 1, "name": np.array(self.names)[blocks]}
         quartiles = np.quantile(self.scores, [0.25, 0.5, 0.75], axis=2)
@@ -90,26 +90,26 @@ def class_value_agreement(
 ) -> ClassValueAgreement:
     """Score each layer for each class by the largest cosine between the class's row and the layer's value vectors.
 
-    Chance is high: the best of 3072 random directions in 768 dimensions has a cosine of 0.128. It is given as a number
-    (see `chance_of_best_cosine`), which untrained twins should reach.
+    Chance is high: the best of 3072 random directions in 768 dimensions has a cosine of 0.128. The result reports it as
+    a number (see `chance_of_best_cosine`), which untrained twins should reach.
 
-    In models that average tokens, and in residual-post-norm blocks most of all, a norm stands between a value vector
-    and the classifier and may turn it: with ``fold="none"``, the paper's, such a model can be at chance though its
-    memories speak of classes. Read those with ``fold="scale+norm"`` too.
+    In models that average tokens, and above all in residual-post-norm blocks, a norm stands between a value vector and
+    the classifier and may rotate it. With ``fold="none"``, the paper's choice, such a model can be at chance although
+    its memories encode classes. Read such models with ``fold="scale+norm"`` too.
 
     Args:
         model: timm's VisionTransformer.
-        random: The same architecture with untrained weights, or several.
+        random: The same architecture with untrained weights, or several such models.
         fold: ``"none"``, ``"scale"`` or ``"scale+norm"``, see `value_vectors`.
-        parts: Which of ``attn`` and ``mlp``.
-        progress: Whether there is a bar, after two seconds.
-        provenance: Added to the result's.
+        parts: One or both of ``attn`` and ``mlp``.
+        progress: Whether to show a bar, after two seconds.
+        provenance: Facts to add to the result's provenance.
 
     Returns:
         The scores.
 
     Raises:
-        ValueError: If the model is another kind, ``random`` is another architecture, weights are not finite, or an
+        ValueError: If the model is of another kind, ``random`` has another architecture, weights are not finite, or an
             option is unknown.
 
     Example:
@@ -149,7 +149,7 @@ def class_value_agreement(
 
 
 def _scores(space: TransformerSpace, parts: Sequence[str], fold: str, bar: tqdm) -> tuple[np.ndarray, np.ndarray]:
-    """Give the largest cosines, (parts, blocks, classes), and their chance, (parts, blocks)."""
+    """Compute the largest cosines, (parts, blocks, classes), and their chance level, (parts, blocks)."""
     shape = (len(parts), len(space.blocks))
     scores, chance = np.full((*shape, space.num_classes), np.nan), np.full(shape, np.nan)
     for i, index in np.ndindex(shape):
@@ -169,12 +169,12 @@ def _scores(space: TransformerSpace, parts: Sequence[str], fold: str, bar: tqdm)
 
 
 def _p_over_classes(differences: np.ndarray) -> np.ndarray:
-    """Test one-sided whether differences lie above 0, class by class: (..., classes) -> (...)."""
+    """Test one-sided whether differences lie above 0, over classes: (..., classes) -> (...)."""
     p = np.full(differences.shape[:-1], np.nan)
     for place in np.ndindex(p.shape):
         values = differences[place]
         if not np.isnan(values).any():
-            # Without any difference there is nothing to rank, and nothing lies above.
+            # Without any difference there is nothing to rank, and no class lies above.
             p[place] = stats.wilcoxon(values, alternative="greater").pvalue if values.any() else 1.0
     return p
 
@@ -184,7 +184,7 @@ def _over_classes(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_twin(space: TransformerSpace, twin: TransformerSpace) -> None:
-    """Refuse an untrained model of another architecture."""
+    """Refuse an untrained model whose architecture differs."""
     own, other = _sizes(space), _sizes(twin)
     if own != other:
         different = next(name for name in own if own[name] != other[name])

@@ -1,9 +1,9 @@
 """What a block changes in class-embedding space, and which of its parts its answer agrees with.
 
-Vilas et al. 2023, https://arxiv.org/abs/2310.18969. A block raises the similarity of a token with a class where the
-class's logit after it is above that before it; attention and MLP do where the logit of what they add, read alone, is
-above that of the block's input. The first class of a token after the block may be the one that the block's input,
-attention or the MLP have by themselves, or a new one, composed of them.
+Follows Vilas et al. 2023, https://arxiv.org/abs/2310.18969. A block raises a token's similarity with a class if the
+class's logit is higher after the block than before it. Attention and MLP raise it if the logit of what they add, read
+alone, is higher than that of the block's input. After the block, a token's first class may be the one that the block's
+input, attention or the MLP has by itself, or a new one composed of them.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from utilities.analysis.stream import precise
 from utilities.labels import hits
 
 REFERENCES = ("input", "own")
-# Where a block's first class comes from. The first are exclusive and add up to 1, the second overlap.
+# Where a block's first class comes from. SOURCES are exclusive and add up to 1; OVERLAPS overlap.
 SOURCES = ("previous", "attn", "mlp", "several", "none")
 OVERLAPS = ("previous", "attn", "mlp", "none")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one block's output says, for comparison with the next.
+    """Reading of one block's output, for comparison with the next block.
 
     Attributes:
-        logit: Of the target, (batch, tokens), through a learned lens where there is one.
+        logit: Logit of the target, (batch, tokens), through a learned lens where there is one.
         plain: The same through the model's own norm and classifier alone, as attention and MLP are read.
-        first: First class of each token, of equal ones the first in their order, through the model's own as well,
-            (batch, tokens).
+        first: First class of each token, (batch, tokens), also through the model's own norm and classifier. The lowest
+            index wins a tie.
     """
 
     logit: torch.Tensor
@@ -44,7 +44,7 @@ class Reading:
 
 
 def read_output(tokens: BlockTokens, batch: Batch) -> Reading:
-    """Read a block's output; with a learned lens in both ways, if there are parts to compare with."""
+    """Read a block's output; with a learned lens, read it both ways if there are parts to compare with."""
     logits = plain = tokens.logits("block")
     if tokens.space.options.tuned is not None and tokens.attn is not None:
         plain = tokens.space.project(tokens.after)
@@ -53,17 +53,17 @@ def read_output(tokens: BlockTokens, batch: Batch) -> Reading:
 
 
 def layer_changes(tokens: BlockTokens, batch: Batch, before: Reading, reference: str = "input") -> torch.Tensor:
-    """Give the target's logit in what attention and MLP add, less that in what they are compared with.
+    """Compute the target's logit in what attention and MLP add, minus its logit in the reference.
 
     Args:
-        tokens: Of a transformer's block.
-        batch: Its images.
-        before: Of the block before.
-        reference: ``"input"``: the block's input for both, as published; ``"own"``: for the MLP its own input, to which
-            attention has been added.
+        tokens: Tokens of a transformer's block.
+        batch: The images they belong to.
+        before: Reading of the previous block.
+        reference: What to subtract. ``"input"`` is the block's input for both, as published. ``"own"`` is the same for
+            attention, but for the MLP it is the MLP's own input, to which attention has been added.
 
     Returns:
-        (batch, 2, tokens): attention, MLP.
+        Differences of logits, (batch, 2, tokens): attention, MLP.
     """
     attn, mlp = (target_logit(tokens.logits(part), batch.target) for part in ("attn", "mlp"))
     base = before.plain
@@ -79,13 +79,13 @@ def agreement(tokens: BlockTokens, now: Reading, before: Reading) -> torch.Tenso
 
 
 def exclusive(agree: torch.Tensor) -> torch.Tensor:
-    """Sort tokens by where their first class comes from, each into one of `SOURCES`.
+    """Assign each token to one of `SOURCES`, by where its first class comes from.
 
     Args:
-        agree: With input, attention and MLP, booleans (..., 3).
+        agree: Whether the first class is that of input, attention and MLP, booleans (..., 3).
 
     Returns:
-        Booleans (..., 5), of which exactly one is true: one source alone, several of them, or none.
+        Booleans (..., 5), exactly one of them true: a single source, several sources, or none.
 
     Example:
         >>> exclusive(torch.tensor([[False, True, False], [True, True, False], [False, False, False]])).int()
@@ -98,7 +98,7 @@ def exclusive(agree: torch.Tensor) -> torch.Tensor:
 
 
 def overlapping(agree: torch.Tensor) -> torch.Tensor:
-    """Give the sources as published, where a token may count for several: (..., 3) -> booleans (..., 4) of `OVERLAPS`.
+    """Mark the sources as published, where a token may count for several: (..., 3) -> booleans (..., 4) of `OVERLAPS`.
 
     Example:
         >>> overlapping(torch.tensor([[True, True, False]])).int()
@@ -119,14 +119,14 @@ def over_groups(values: torch.Tensor, groups: dict[str, slice]) -> torch.Tensor:
 
 
 class BlockReader:
-    """Brings each block of a batch down to a few numbers an image, see `utilities.analysis.class_embedding.passes`.
+    """Reduces each block of a batch to a few numbers per image, see `utilities.analysis.class_embedding.passes`.
 
-    Shares are kept in float32. What is tested is kept in float64: rounding would break the ties of scores, which are
-    multiples of 1 / (tokens * classes), and with them the p-values of few images.
+    Shares are kept in float32. Quantities that enter a test are kept in float64. Scores are multiples of
+    1 / (tokens * classes): rounding would break their ties, and with them the p-values of few images.
 
     Attributes:
         values: What `utilities.analysis.class_embedding.identifiability.Identifiability` averages over images.
-        image_tokens: Their number in the block looked at last.
+        image_tokens: Number of image tokens in the block read last.
     """
 
     def __init__(self, space: ClassSpace, reference: str, threshold: float) -> None:
@@ -136,7 +136,7 @@ class BlockReader:
         self.values, self.image_tokens = PerImage(), 0
 
     def block(self, tokens: BlockTokens, batch: Batch) -> None:
-        """Look at a block, beside the one before it."""
+        """Read a block, and compare it with the previous one."""
         now = read_output(tokens, batch)
         before, grid = self.before or (None, None)
         self.before = now, tokens.grid
@@ -162,14 +162,15 @@ class BlockReader:
         self.values.add("rate", torch.stack([over_groups(one, self.groups) for one in firsts], 1).float(), axis=2)
         of_image = ranks[0][:, self.prefix :]
         self.image_tokens = of_image.shape[1]
-        # Where none is tied a product of zeros and ones; else the chance of orders at random, each token by itself.
+        # Without ties this is a product of zeros and ones. With ties it is a probability: each token breaks its ties
+        # at random, independently of the others.
         self.values.add("any_token", 1 - (1 - firsts[0][:, self.prefix :]).prod(1))
         scores = 1 - by_place(of_image, places) / self.num_classes
         self.values.add("place_score", scores)
         self.values.add("place_difference", difference(scores))
 
     def _layers(self, missing: torch.Tensor, changes: torch.Tensor | None, places: torch.Tensor | None) -> None:
-        """Average the changes of attention and MLP over groups and places; missing in a first block."""
+        """Average the changes of attention and MLP over groups and places; they are missing in the first block."""
         if changes is None:
             changes = missing[:, None].expand(-1, 2 if self.has_layers else 0, -1)
         raised = torch.where(changes.isnan(), torch.nan, (changes > 0).float()).mT
@@ -179,7 +180,7 @@ class BlockReader:
         self.values.add("place_layer_difference", torch.stack(gaps, 1) if gaps else precise(changes[..., 0]), axis=2)
 
     def finish(self, batch: Batch) -> None:
-        """Keep what is known of the images."""
+        """Keep the label of each image, and whether the model is right."""
         self.before = None
         right = torch.full((len(batch.images),), torch.nan)
         if batch.labels is not None:

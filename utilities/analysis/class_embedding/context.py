@@ -1,8 +1,8 @@
-"""Tokens that show the object apart from those of its surroundings.
+"""Compare tokens that show the object with tokens that show its surroundings.
 
-Vilas et al. 2023, https://arxiv.org/abs/2310.18969, compare class-labelled tokens with context-labelled ones, pooled
-over images. Here both are averaged over each image first: tokens of one image are not independent, and an image that
-has one kind alone says nothing of the difference.
+Vilas et al. 2023, https://arxiv.org/abs/2310.18969, pool class-labelled and context-labelled tokens over images. Here
+both kinds are averaged over each image first, because tokens of one image are not independent. An image with only one
+kind says nothing about the difference.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ def by_place(values: torch.Tensor, on_object: torch.Tensor | None) -> torch.Tens
     """Average over an image's class-labelled tokens and over its context-labelled ones.
 
     Args:
-        values: Of the image's tokens, (batch, tokens).
-        on_object: Which of them show the object, booleans (batch, tokens); None where there are no masks.
+        values: One value for each image token, (batch, tokens).
+        on_object: Whether each token shows the object, booleans (batch, tokens); None without masks.
 
     Returns:
-        float64 (batch, 2): class, context; both NaN for an image whose tokens are all of one kind.
+        Means over class and context tokens, float64 (batch, 2); both NaN if all tokens of an image are of one kind.
 
     Example:
         >>> values = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]])
@@ -39,7 +39,7 @@ def by_place(values: torch.Tensor, on_object: torch.Tensor | None) -> torch.Tens
 
 
 def difference(places: torch.Tensor) -> torch.Tensor:
-    """Give class less context: (batch, 2, ...) -> (batch, ...).
+    """Subtract context from class: (batch, 2, ...) -> (batch, ...).
 
     Example:
         >>> difference(torch.tensor([[1.0, 3.0]]))

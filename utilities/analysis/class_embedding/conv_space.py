@@ -1,13 +1,12 @@
 """Class-embedding space without attention: the positions of a ResNet's maps, read by its own classifier.
 
 Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) read the tokens of Vision Transformers. In a ResNet, each position
-of a map is a token. Average pool and classifier are linear, so that the mean over positions of the logits of the last
-block's tokens is the model's answer, exactly, as in a Vision Transformer that averages normed tokens. A class's logits
-over positions are its class activation map (Zhou et al. 2016, https://arxiv.org/abs/1512.04150), but for the bias.
+of a map is a token. Average pool and classifier are linear. The mean over positions of the logits of the last block's
+tokens is therefore exactly the model's answer, as in a Vision Transformer that averages normed tokens. Except for the
+bias, a class's logits over positions are its class activation map (Zhou et al. 2016, https://arxiv.org/abs/1512.04150).
 
-Block outputs alone are read: where a ReLU follows the sum, what a block adds is not there to be read alone. Earlier
-stages have fewer channels than the classifier takes; only a learned map brings them there, see
-`ConvolutionalSpace.every_stage`.
+Only block outputs are read. Where a ReLU follows the sum, what a block adds cannot be read by itself. Earlier stages
+have fewer channels than the classifier takes, and need a learned map, see `ConvolutionalSpace.every_stage`.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ _AVERAGES = ("avg", "fast", "fastavg")  # timm's names
 
 
 class ConvolutionalSpace(ClassSpace):
-    """That of a ResNet of this package, torchvision or timm; of a pre-activation ResNet or AlterNet too.
+    """Class-embedding space of a ResNet (this package, torchvision or timm), a pre-activation ResNet or an AlterNet.
 
-    A pre-activation network's blocks are read through its final norm and ReLU, which act on each position alone;
-    ``options.norm`` switches both. The other ResNets have no final norm: there it changes nothing. Nor does
-    ``options.scale``, which is about branches.
+    The blocks of a pre-activation network are read through its final norm and ReLU, which act on each position alone.
+    ``options.norm`` switches both. It has no effect on the other ResNets, which have no final norm. ``options.scale``
+    concerns branches and has no effect here.
 
     Args:
-        model: See `is_resnet`.
+        model: A model that `is_resnet` accepts.
         options: How tokens are read.
-        stages: Those whose blocks are read, in their order; the last is ``layer4``.
+        stages: Stages whose blocks are read, in order; the last must be ``layer4``.
 
     Raises:
-        ValueError: If the model has another pool than the average, or no linear classifier, or a stage is unknown.
+        ValueError: If the model does not pool by the average, has no linear classifier, or a stage is unknown.
 
     Example:
         >>> from utilities.resnet import resnet18
@@ -67,14 +66,14 @@ class ConvolutionalSpace(ClassSpace):
 
     @classmethod
     def every_stage(cls, model: nn.Module, options: LensOptions | None = None) -> Self:
-        """Give the space with the blocks of all stages: to fit a learned lens, and to read with it.
+        """Build the space with the blocks of all stages, to fit a learned lens and to read with it.
 
-        Without ``options.tuned`` the tokens are there, but reading those of a width other than the classifier's is an
-        error.
+        Without ``options.tuned`` the tokens are available, but those whose width is not the classifier's cannot be
+        read: that is an error.
 
         Args:
-            model: See `is_resnet`.
-            options: How tokens are read; None is without a learned map.
+            model: A model that `is_resnet` accepts.
+            options: How tokens are read; None is the default, without a learned map.
 
         Example:
             >>> from utilities.resnet import resnet18
@@ -84,12 +83,12 @@ class ConvolutionalSpace(ClassSpace):
         return cls(model, options or LensOptions(), STAGES)
 
     def depth(self) -> list[float]:
-        """Count the blocks of earlier stages too, whether or not they are read."""
+        """Return the share of blocks that have run after each; blocks of earlier stages count even if not read."""
         count = sum(len(getattr(self.model, stage)) for stage in STAGES)
         return [(count - len(self.blocks) + index + 1) / count for index in range(len(self.blocks))]
 
     def project(self, tokens: torch.Tensor, index: int | None = None, tuned: Tuned | None = None) -> torch.Tensor:
-        """Read positions with the classifier, after the final norm and ReLU where there are any."""
+        """Read positions with the classifier, after the final norm and ReLU if the model has them."""
         tuned = tuned or self.options.tuned
         if index is not None and tuned is not None:
             if hasattr(tuned, "with_classifier") and not isinstance(self.model, PreActResNet):
@@ -105,7 +104,7 @@ class ConvolutionalSpace(ClassSpace):
         return nn.functional.linear(self._normed(tokens), head.weight, head.bias if self.options.bias else None)
 
     def classify(self, tokens: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
-        """Average over positions, or over those that are kept, and classify."""
+        """Average over all positions, or only over those kept, and classify."""
         tokens = _final(self.model, tokens)
         if keep is None:
             return self.model.fc(tokens.mean(1))
@@ -113,11 +112,11 @@ class ConvolutionalSpace(ClassSpace):
         return self.model.fc((tokens * weight).sum(1) / weight.sum(1))
 
     def tokens(self, output: torch.Tensor) -> torch.Tensor:
-        """Take the positions row by row: (batch, channels, rows, columns) -> (batch, rows * columns, channels)."""
+        """List the positions row by row: (batch, channels, rows, columns) -> (batch, rows * columns, channels)."""
         return output.flatten(2).transpose(1, 2)
 
     def grid(self, output: torch.Tensor, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Give the size of the map."""
+        """Return rows and columns of the map."""
         rows, columns = output.shape[2:]
         return rows, columns
 
@@ -126,9 +125,9 @@ class ConvolutionalSpace(ClassSpace):
 
 
 def is_resnet(model: nn.Module) -> bool:
-    """Tell whether a model is a ResNet: of this package, pre-activation and AlterNet among them, torchvision or timm.
+    """Tell whether a model is a ResNet of this package (pre-activation and AlterNet included), torchvision or timm.
 
-    Whether `ConvolutionalSpace` can read it depends on its pool and classifier too, and is said there.
+    Whether `ConvolutionalSpace` can read it also depends on its pool and classifier; the requirements are stated there.
 
     Example:
         >>> from utilities.lambda_resnet import lambda_resnet26
@@ -139,10 +138,10 @@ def is_resnet(model: nn.Module) -> bool:
 
 
 def _final(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Do what the network does to each position between its last block and its pool."""
+    """Apply what the network does to each position between its last block and its pool."""
     if not isinstance(model, PreActResNet):
         return tokens
-    norm = model.bn  # by its running statistics, whatever mode the model is in
+    norm = model.bn  # uses its running statistics, whatever mode the model is in
     maps = nn.functional.batch_norm(
         tokens.transpose(1, 2), norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
     )
@@ -150,7 +149,7 @@ def _final(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _check_resnet(model: nn.Module) -> None:
-    """Refuse what a mean over positions and one linear classifier cannot give."""
+    """Refuse a model whose answer is not one linear classifier on the mean over positions."""
     kind = type(model).__name__
     if not is_resnet(model):
         raise ValueError(f"{kind} is no ResNet of this package, torchvision or timm")

@@ -1,8 +1,9 @@
-"""Gradients of a class's loss by attention weights, in class-embedding space and in closed form.
+"""Gradients of a class's loss with respect to attention weights, in class-embedding space and in closed form.
 
 Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) read what attention adds to the class token in class-embedding
-space, and ask how the loss of a class changes with each attention weight. Within one layer that is linear in the
-weights, so that no attention matrix and no pass back through the model is needed, and fused attention stays on.
+space, and ask how the loss of a class changes with each attention weight. Within one layer, what attention adds is
+linear in the weights. This needs neither the attention matrix nor a backward pass through the model, and fused
+attention stays on.
 """
 
 from __future__ import annotations
@@ -32,33 +33,33 @@ def gradient_maps(
     per_head: bool = False,
     lens: LensOptions | None = None,
 ) -> torch.Tensor:
-    """Map how the loss of a class, read from what one attention layer adds alone, falls with each attention weight.
+    """Map how a class's loss, read from the output of one attention layer alone, falls with each attention weight.
 
-    With a_b the class token's row of what block b's attention adds, z = E norm(a_b) + e and the loss l of class c,
+    Let a_b be the class token's row of what block b's attention adds, z = E norm(a_b) + e its logits, and l the loss of
+    class c. Then (Vilas et al. 2023, https://arxiv.org/abs/2310.18969)
 
         g_b[h, j] = -dl / dA_b[h, CLS, j] = -<v_b[h, j], W_out,h^T dl / d(output of attention)[CLS]>
 
-    (Vilas et al. 2023, https://arxiv.org/abs/2310.18969): a small pass back through the final norm, and LayerScale or
-    the norm after the branch where there is one. Models whose classifier reads several tokens (average pooling,
-    distillation) have one such map for each of them; their mean is given, see
-    `utilities.analysis.class_embedding.relevance.read_rows`.
+    This takes only a small backward pass through the final norm and, where there is one, LayerScale or the norm after
+    the branch. Models whose classifier reads several tokens (average pooling, distillation) have one such map for each
+    of these tokens. The result is their mean, see `utilities.analysis.class_embedding.relevance.read_rows`.
 
     Args:
-        model: timm's VisionTransformer; its mode is put back.
-        images: (batch, channels, height, width), on the model's device.
-        target: The class of each image, (batch,), or one of all; any class can be asked about.
-        loss: ``"ce"``, cross-entropy; ``"ce_double_softmax"``, that of the paper's code, which puts softmax before a
-            cross-entropy that takes log-softmax itself; ``"logit"``, minus the class's logit.
+        model: timm's VisionTransformer; its mode is restored afterwards.
+        images: Images on the model's device, (batch, channels, height, width).
+        target: The class of each image, (batch,), or one class for all; any class can be asked about.
+        loss: ``"ce"`` is the cross-entropy. ``"ce_double_softmax"`` is the loss of the paper's code, which applies
+            softmax before a cross-entropy that takes log-softmax itself. ``"logit"`` is minus the class's logit.
         per_head: Whether to keep heads apart; otherwise they are summed.
         lens: How tokens are read; None is the paper's way.
 
     Returns:
-        (batch, blocks, [heads,] image tokens); positive where more attention would speak for the class. The sum over
+        Maps, (batch, blocks, [heads,] image tokens); positive where more attention would favour the class. The sum over
         blocks and heads is the map of the whole model.
 
     Raises:
-        ValueError: If the loss is not known, a class is none of the model's, or its attention has a gate or a norm
-            before the output projection, with which it is not linear.
+        ValueError: If the loss is not known, the model has no such class, or its attention is not linear in the weights
+            because it has a gate or a norm before the output projection.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -76,7 +77,7 @@ def gradient_maps(
 def gradient_maps_of(
     space: TransformerSpace, images: torch.Tensor, target: torch.Tensor, loss: str, per_head: bool
 ) -> torch.Tensor:
-    """Run the model, in eval mode and without gradients, and make each block's map while it is there."""
+    """Run the model once and make each block's map on the way; the caller sets eval mode and disables gradients."""
     maps: list[torch.Tensor] = []
 
     def map_of(index: int) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -86,7 +87,7 @@ def gradient_maps_of(
             kept.append(output.unflatten(2, (3, attention.num_heads, attention.head_dim))[:, :, 2].clone())
 
         def at_end(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            space.grid(output)  # refuses images of another size than the grid's
+            space.grid(output)  # refuses images whose size does not fit the grid
             slope = _slope(space, index, output[:, read_rows(space)], target, loss)
             heads = attention_gradient(kept.pop(), slope, attention.proj.weight)[..., space.prefix :]
             maps.append(heads if per_head else heads.sum(1))
@@ -106,7 +107,7 @@ def gradient_maps_of(
 
 
 def _slope(space: TransformerSpace, index: int, output: torch.Tensor, target: torch.Tensor, loss: str) -> torch.Tensor:
-    """Differentiate the mean loss of some rows by the output of attention, and sum over the rows: (batch, width)."""
+    """Differentiate the rows' mean loss with respect to attention's output, and sum over the rows: (batch, width)."""
     branch = space.branch_outputs(index)[0]
     with torch.enable_grad():
         output = output.detach().clone().requires_grad_()
@@ -116,7 +117,7 @@ def _slope(space: TransformerSpace, index: int, output: torch.Tensor, target: to
 
 
 def class_loss(logits: torch.Tensor, target: torch.Tensor, loss: str) -> torch.Tensor:
-    """Give the loss of each image's class in each token: (batch, tokens, classes), (batch,) -> (batch, tokens).
+    """Compute the loss of each image's class in each token: (batch, tokens, classes), (batch,) -> (batch, tokens).
 
     Example:
         >>> class_loss(torch.zeros(1, 1, 10), torch.tensor([3]), "ce")
@@ -128,15 +129,15 @@ def class_loss(logits: torch.Tensor, target: torch.Tensor, loss: str) -> torch.T
 
 
 def attention_gradient(values: torch.Tensor, slope: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Give minus the gradient of a loss by the attention weights of a row, -<v[h, j], W_out,h^T slope>.
+    """Compute minus the gradient of a loss with respect to a row's attention weights, -<v[h, j], W_out,h^T slope>.
 
     Args:
-        values: v, (batch, tokens, heads, width of a head).
-        slope: Gradient of the loss by the row's output, (batch, width).
-        weight: Of the output projection, (width, heads * width of a head).
+        values: Values v, (batch, tokens, heads, width of a head).
+        slope: Gradient of the loss with respect to the row's output, (batch, width).
+        weight: Weight of the output projection, (width, heads * width of a head).
 
     Returns:
-        (batch, heads, tokens).
+        Minus the gradient, (batch, heads, tokens).
 
     Example:
         >>> attention_gradient(torch.ones(1, 3, 2, 4), torch.ones(1, 5), torch.ones(5, 8)).unique()
@@ -147,10 +148,10 @@ def attention_gradient(values: torch.Tensor, slope: torch.Tensor, weight: torch.
 
 
 def gradient_space(model: nn.Module, loss: str, lens: LensOptions | None) -> TransformerSpace:
-    """Give the space of a model whose attention is linear in its weights.
+    """Build the class-embedding space of a model whose attention is linear in its weights.
 
     Raises:
-        ValueError: If it is not, or the loss is not known.
+        ValueError: If the attention is not linear, or the loss is not known.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r} is not known; choose from {', '.join(LOSSES)}")
@@ -166,7 +167,7 @@ def gradient_space(model: nn.Module, loss: str, lens: LensOptions | None) -> Tra
 
 
 def _not_linear(attention: Attention) -> str:
-    """Say what keeps the output from being a fixed linear map of the weighted values; empty if nothing does."""
+    """Name what keeps the output from being a fixed linear map of the weighted values; empty if nothing does."""
     if getattr(attention.forward, "__func__", None) is not Attention.forward:
         return f"a forward pass of its own ({type(attention).__name__})"
     if getattr(attention, "gate", None) is not None:

@@ -1,10 +1,10 @@
-"""Class identifiability: from which block on does a token say which class its image has?
+"""Class identifiability: from which block on does a token tell the class of its image?
 
-Vilas et al. 2023, https://arxiv.org/abs/2310.18969. Every token of every block is read in class-embedding space, and
-scores 1 - rank / classes of its image's class; a token whose score is 1 identifies the class. One pass over the images
-gives scores and rates over depth, what each block, attention and MLP change, where a block's answer comes from, and
-how tokens on the object differ from those of the context. Tokens are averaged over each image, and images are what
-errors, intervals and tests are about.
+Follows Vilas et al. 2023, https://arxiv.org/abs/2310.18969. Every token of every block is read in class-embedding
+space. It scores 1 - rank / classes, where the rank is that of its image's class; a token that scores 1 identifies the
+class. One pass over the images measures scores and rates over depth, what each block, attention and MLP change, where
+a block's answer comes from, and how tokens on the object differ from tokens of the context. Tokens are averaged over
+each image, so errors, intervals and tests are over images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from utilities.masks import class_tokens
 from utilities.results import Result
 from utilities.utils import versions
 
-# Quantity -> what its axes are, see `Identifiability.labels_of`.
+# Quantity -> names of its axes, see `Identifiability.labels_of`.
 AXES = {
     "score": ("part", "block", "group"),
     "rate": ("part", "block", "group"),
@@ -47,42 +47,43 @@ AXES = {
 
 @dataclass(frozen=True)
 class Identifiability(Result):
-    """What the tokens of a model say of the class, over depth.
+    """What the tokens of a model tell about the class, over depth.
 
-    Each of the arrays ``score`` to ``place_layer_difference`` is a mean over images, and has a ``..._stderr`` of the
-    same shape and a bootstrap ``..._interval``, (2, ...), its lower and upper ends. The first block has no block before
-    it, and is NaN wherever one is needed. CNNs have blocks alone: no layers (an axis of length 0), no composition
-    (NaN), and no change (NaN) where the grid becomes another.
+    Each of the arrays ``score`` to ``place_layer_difference`` is a mean over images. Each has a ``..._stderr`` of the
+    same shape and a bootstrap ``..._interval``, (2, ...), with its lower and upper ends. The first block has no
+    predecessor, and is NaN wherever one is needed. CNNs have only blocks: no layers (an axis of length 0), no
+    composition (NaN), and no change (NaN) where the grid changes.
 
     Attributes:
-        names: Of the blocks.
+        names: Names of the blocks.
         depth: Share of the model's blocks that have run after each of them; a CNN's first stages are not read.
-        parts: What was read of each, see `utilities.analysis.class_embedding.space.PARTS`.
-        groups: Of tokens: ``CLS``, where there is a class token, and ``image``; registers are in neither.
-        score: 1 - rank / classes, mean over tokens, (parts, blocks, groups).
-        rate: Share of tokens where the class comes first, of the same shape. Of classes with equal logits each counts
-            as often as an order at random would put it first; in scores, by its mean rank.
-        any_token: Share of images of which an image token has the class first, (blocks,).
-        change: Share of tokens whose logit of the class is above that after the block before, (blocks, groups).
-        layer_change: Share of tokens where it is in what attention or MLP add, (layers, blocks, groups).
-        composition: Where the first class comes from, shares that add up to 1, (blocks, groups, sources); see
+        parts: Parts read of each block, see `utilities.analysis.class_embedding.space.PARTS`.
+        groups: Groups of tokens: ``CLS``, if there is a class token, and ``image``; registers are in neither.
+        score: 1 - rank / classes, mean over tokens, (parts, blocks, groups). Tied classes take their mean rank.
+        rate: Share of tokens where the class comes first, (parts, blocks, groups). Tied classes count with the
+            probability that a random order puts them first.
+        any_token: Share of images in which at least one image token has the class first, (blocks,).
+        change: Share of tokens whose logit of the class is higher than after the previous block, (blocks, groups).
+        layer_change: Share of tokens where the logit is higher in what attention or MLP adds, (layers, blocks, groups).
+        composition: Where the first class comes from, as shares that add up to 1, (blocks, groups, sources); see
             `utilities.analysis.class_embedding.composition.SOURCES`.
-        overlap: The same as published, where a token may count for several, (blocks, groups, overlaps).
+        overlap: The same as published, where a token may count for several sources, (blocks, groups, overlaps).
         place_score: Score of class-labelled and of context-labelled image tokens, (blocks, 2); NaN without masks.
-        place_difference: The one less the other, (blocks,).
-        place_layer_difference: The same of the logit in what attention or MLP add less that before, (layers, blocks).
-        place_p: One-sided p-values of ``place_difference`` by flipping images.
-        place_layer_p: Those of ``place_layer_difference``.
+        place_difference: Score of class-labelled minus that of context-labelled tokens, (blocks,).
+        place_layer_difference: The same difference for the change of the logit: its value in what attention or MLP
+            adds, minus its value before, (layers, blocks).
+        place_p: One-sided p-values of ``place_difference``, from flipping the signs of images.
+        place_layer_p: One-sided p-values of ``place_layer_difference``.
         image_score: Score of the block part for each image, (images, blocks, groups).
-        labels: True class of each image; -1 where there are no labels.
-        n: Images.
-        image_tokens: Of an image, after the last block.
-        n_masked: Images that have tokens of both places.
+        labels: True class of each image; -1 without labels.
+        n: Number of images.
+        image_tokens: Number of image tokens after the last block.
+        n_masked: Number of images that have tokens of both places.
         num_classes: Number of logits.
-        accuracy: Of the model's own logits; NaN without labels.
-        class_token_decides: Whether the model's answer is the class token's reading after the last block: then the rate
-            of that token is the accuracy.
-        provenance: What it was made from.
+        accuracy: Accuracy of the model's own logits; NaN without labels.
+        class_token_decides: Whether the model's answer is the class token's reading after the last block. If so, the
+            rate of that token is the accuracy.
+        provenance: What the result was made from.
     """
 
     names: list[str]
@@ -133,7 +134,7 @@ class Identifiability(Result):
 
     @property
     def chance(self) -> float:
-        """The mean score of a class at a random rank."""
+        """Mean score of a class at a random rank."""
         return chance_score(self.num_classes)
 
     def labels_of(self, axis: str) -> Sequence[str]:
@@ -146,9 +147,9 @@ class Identifiability(Result):
         """Test whether this model's scores are above another's, such as an untrained twin's, image by image.
 
         Args:
-            other: Of the same images in the same order, and as many blocks.
+            other: Result for the same images in the same order, with the same number of blocks.
             resamples: See `utilities.analysis.class_embedding.statistics.paired_p`.
-            seed: Of the resamples.
+            seed: Seed of the resamples.
 
         Returns:
             One-sided p-values, (blocks, groups).
@@ -195,20 +196,20 @@ def identifiability(
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> Identifiability:
-    """Measure over depth how well tokens tell the class, and how blocks, attention and MLP change that.
+    """Measure how well tokens tell the class over depth, and how blocks, attention and MLP change that.
 
     Args:
         model: See `utilities.analysis.class_embedding.space.class_space`; it runs in eval mode.
-        loader: Yields (images, labels) or (images, labels, masks), or images where the target is not the label.
+        loader: Yields (images, labels) or (images, labels, masks), or images alone if the target is not the label.
         lens: How tokens are read; None is the paper's way.
-        names: Of a model that is not known, see `utilities.analysis.class_embedding.space.class_space`.
-        target: The class that is looked at: ``"label"``, ``"prediction"`` or an index.
-        threshold: Fraction of a patch that the object covers from which on its token is class-labelled.
-        reference: What the MLP's logit is compared with: ``"input"`` of the block, as published, or ``"own"``, its own
-            input, to which attention has been added.
-        confidence: Of the intervals.
-        resamples: Of images, for intervals and p-values.
-        seed: Of the resamples.
+        names: Names of the parts of an unknown model, see `utilities.analysis.class_embedding.space.class_space`.
+        target: The class to look at: ``"label"``, ``"prediction"`` or an index.
+        threshold: Smallest fraction of a patch that the object must cover for its token to be class-labelled.
+        reference: What the MLP's logit is compared with: ``"input"`` of the block, as published, or ``"own"``, the
+            MLP's own input, to which attention has been added.
+        confidence: Confidence level of the intervals.
+        resamples: Number of resamples of images, for intervals and p-values.
+        seed: Seed of the resamples.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
@@ -217,7 +218,7 @@ def identifiability(
         Means over images with their errors, and the score of each image.
 
     Raises:
-        ValueError: If an option is out of range, labels are missing or the model has no such space.
+        ValueError: If an option is out of range, labels are missing or the model has no class-embedding space.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -233,7 +234,7 @@ def identifiability(
     check_target(target, space.num_classes)
     _check(space, reference, threshold)
     draws = {"resamples": resamples, "seed": seed}
-    bootstrap_interval(np.zeros(2), confidence=confidence, **draws)  # which refuses what is out of range
+    bootstrap_interval(np.zeros(2), confidence=confidence, **draws)  # refuses options out of range
     reader = BlockReader(space, reference, threshold)
     name = "identifiability"
     n = read(space, loader, [reader], target=target, device=device, progress=progress, description=name)
@@ -249,7 +250,7 @@ def _collect(
     draws: Mapping[str, int],
     provenance: dict[str, Any],
 ) -> Identifiability:
-    """Average over images."""
+    """Average over images, and collect the result."""
     values = reader.values.arrays()
     labels, correct = values["labels"], values["correct"]
     arrays = {}
@@ -278,7 +279,7 @@ def _collect(
 
 
 def _class_token_decides(space: ClassSpace) -> bool:
-    """Tell whether a model's logits are what the lens makes of its class token after the last block."""
+    """Tell whether a model's logits are what the lens reads from its class token after the last block."""
     plain = space.options.norm and space.options.bias and space.options.tuned is None
     pool = getattr(space, "pool", None) or getattr(space.model, "global_pool", None)
     alone = getattr(space, "head_dist", None) is None and pool == "token"
@@ -287,7 +288,7 @@ def _class_token_decides(space: ClassSpace) -> bool:
 
 def _check(space: ClassSpace, reference: str, threshold: float) -> None:
     """Refuse options that are out of range."""
-    class_tokens(torch.zeros(1), threshold)  # which refuses a threshold
+    class_tokens(torch.zeros(1), threshold)  # refuses a threshold out of range
     if reference not in REFERENCES:
         raise ValueError(f"reference {reference!r} is not known; choose from {', '.join(REFERENCES)}")
     if reference == "own" and not space.options.scale:

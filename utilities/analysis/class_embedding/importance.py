@@ -1,7 +1,7 @@
 """How much each image token matters for a class: maps of several methods, over all images of a loader.
 
-Gradients in class-embedding space (Vilas et al. 2023, https://arxiv.org/abs/2310.18969), relevance by attention and its
-gradient (Chefer et al. 2021, https://arxiv.org/abs/2103.15679), and orders at random to compare them with.
+The methods are gradients in class-embedding space (Vilas et al. 2023, https://arxiv.org/abs/2310.18969), relevance by
+attention and its gradient (Chefer et al. 2021, https://arxiv.org/abs/2103.15679), and random orders as a baseline.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ METHODS = ("gradient", "relevance", "random")
 
 @dataclass(frozen=True)
 class Importance(Result):
-    """How much each image token matters, for each image; more is more important.
+    """How much each token matters in each image; a larger value is more important.
 
     Attributes:
-        maps: float32 (images, tokens), row by row of the grid.
+        maps: Importance of each image token, float32 (images, tokens), row by row of the grid.
         grid: Rows and columns of patches.
-        targets: The class that was asked about, (images,).
+        targets: The class asked about, (images,).
         method: One of `METHODS`.
         labels: True classes, (images,), or None.
         coverage: Fraction of each patch that the object covers, float32 (images, tokens), or None without masks.
-        provenance: Where this came from.
+        provenance: What the result was made from.
     """
 
     maps: np.ndarray
@@ -61,13 +61,13 @@ class Importance(Result):
         return self.maps.reshape(-1, *self.grid)
 
     def on_object(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give the share of each map's positive values that is on the object, and the share of the image that it fills.
+        """Compute the share of each map's positive values on the object, and the share of the image it fills.
 
         Returns:
             Two arrays (images,), see `object_share`.
 
         Raises:
-            ValueError: If there were no masks.
+            ValueError: If the loader had no masks.
         """
         if self.coverage is None:
             raise ValueError(
@@ -76,7 +76,7 @@ class Importance(Result):
         return object_share(self.maps, self.coverage), self.coverage.mean(1, dtype=np.float64)
 
     def to_frame(self) -> pd.DataFrame:
-        """Give the mean over images at each place: columns ``row, column, mean, stderr``."""
+        """Tabulate the mean over images at each place of the grid: columns ``row, column, mean, stderr``."""
         row, column = np.divmod(np.arange(self.maps.shape[1]), self.grid[1])
         mean, stderr = mean_and_stderr(self.maps)
         return pd.DataFrame({"row": row, "column": column, "mean": mean, "stderr": stderr})
@@ -102,20 +102,20 @@ def importance(
         loader: Yields images, (images, labels) or (images, labels, masks).
         method: ``"gradient"``, the sum over blocks and heads of the ``gradient_maps`` of
             `utilities.analysis.class_embedding.gradient_map`; ``"relevance"``, see
-            `utilities.analysis.class_embedding.relevance`; or ``"random"``, an order of its own for each image.
-        loss: Of ``"gradient"``, see `utilities.analysis.class_embedding.gradient_map.gradient_maps`.
-        lens: Of ``"gradient"``: how tokens are read.
+            `utilities.analysis.class_embedding.relevance`; or ``"random"``, a separate random order for each image.
+        loss: Loss for ``"gradient"``, see `utilities.analysis.class_embedding.gradient_map.gradient_maps`.
+        lens: How tokens are read, for ``"gradient"``.
         target: The class asked about: ``"label"``, ``"prediction"`` (the model's own; it runs twice) or an index.
-        seed: Of ``"random"``.
+        seed: Seed for ``"random"``.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
-        provenance: Kept with the result.
+        provenance: Facts to keep with the result.
 
     Returns:
         The maps.
 
     Raises:
-        ValueError: If an option is not known, the model is another kind, or labels are missing.
+        ValueError: If an option is not known, the model is of another kind, or labels are missing.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -165,7 +165,7 @@ def _maps_of(
     loss: str,
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    """Map the importance of a batch's image tokens by one of the methods, (batch, tokens)."""
+    """Map the importance of a batch's image tokens with one of the methods, (batch, tokens)."""
     if method == "gradient":
         return gradient_maps_of(space, images, target, loss, per_head=False).sum(1)
     if method == "relevance":
@@ -174,14 +174,14 @@ def _maps_of(
 
 
 def object_share(maps: np.ndarray, coverage: np.ndarray) -> np.ndarray:
-    """Give the share of each map's positive values that is on the object; by chance it is the object's share of area.
+    """Compute the share of each map's positive values on the object; by chance it is the object's share of the area.
 
     Args:
-        maps: (images, tokens).
+        maps: Importance of each image token, (images, tokens).
         coverage: Fraction of each patch that the object covers, (images, tokens).
 
     Returns:
-        (images,), NaN where a map has no positive value.
+        Shares, (images,); NaN where a map has no positive value.
 
     Example:
         >>> object_share(np.array([[3.0, 1.0, -5.0], [-1.0, 0.0, 0.0]]), np.array([[1.0, 0.5, 1.0]] * 2))
@@ -193,7 +193,7 @@ def object_share(maps: np.ndarray, coverage: np.ndarray) -> np.ndarray:
 
 
 def random_maps(rng: np.random.Generator, n: int, tokens: int) -> np.ndarray:
-    """Draw an order of the tokens for each of n images, (n, tokens) float32; no two tokens of an image are equal.
+    """Draw a random order of the tokens for each of n images, float32 (n, tokens), without ties.
 
     Example:
         >>> sorted(random_maps(np.random.default_rng(0), 1, 3)[0].tolist())
@@ -203,5 +203,5 @@ def random_maps(rng: np.random.Generator, n: int, tokens: int) -> np.ndarray:
 
 
 def _joined(parts: list[np.ndarray | None]) -> np.ndarray | None:
-    """Join what all batches have, or give None."""
+    """Join the arrays of all batches, or return None if a batch has none."""
     return None if any(part is None for part in parts) else np.concatenate(parts)

@@ -1,6 +1,6 @@
-"""A look at single memories: the classes that a value vector speaks of, and the value vectors that speak of a class.
+"""Inspect single memories: the classes that a value vector favours, and the value vectors that favour a class.
 
-Vilas et al. 2023, https://arxiv.org/abs/2310.18969. It takes the weights alone, and no images.
+Follows Vilas et al. 2023, https://arxiv.org/abs/2310.18969. It needs only the weights, no images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from utilities.analysis.class_embedding.space import TransformerSpace, transform
 from utilities.analysis.class_embedding.values import memory_cosines, memory_logits
 from utilities.weights import check_weights
 
-SHOWN = 10  # memories, where it is not said which
+SHOWN = 10  # memories shown by default
 
 
 def inspect_memories(
@@ -27,24 +27,24 @@ def inspect_memories(
     classes: Sequence[str] | None = None,
     fold: str = "none",
 ) -> pd.DataFrame:
-    """Show which classes some memories of a layer speak of, by the un-normalised logits of their value vectors.
+    """Show which classes some memories of a layer favour, by the un-normalised logits of their value vectors.
 
     Args:
-        model: timm's VisionTransformer; on those that average tokens or have residual-post-norm blocks see
+        model: timm's VisionTransformer. For models that average tokens or have residual-post-norm blocks, see
             `utilities.analysis.class_embedding.agreement.class_value_agreement`.
-        index: Of the block, from 0; negative counts from the last.
+        index: Index of the block, from 0; negative counts from the last.
         part: ``"attn"`` or ``"mlp"``.
-        memories: Which; None takes the 10 with the largest best logit, in that order.
-        top: Classes shown of each.
-        classes: Their names.
+        memories: Indices of the memories; None takes the 10 with the largest best logit, in that order.
+        top: Number of classes shown for each memory.
+        classes: Names of the classes.
         fold: See `utilities.analysis.class_embedding.values.value_vectors`.
 
     Returns:
-        A row for each memory and class: ``memory, rank`` (from 1), ``class`` (index), ``name`` (where given),
+        A row for each memory and class: ``memory, rank`` (from 1), ``class`` (index), ``name`` (if names are given),
         ``logit`` and ``cosine``.
 
     Raises:
-        ValueError: If something asked for is not there.
+        ValueError: If the model has no such block, part, memory or fold, or an option is out of range.
 
     Example:
         >>> import torch
@@ -77,22 +77,22 @@ def inspect_class(
     classes: Sequence[str] | None = None,
     fold: str = "none",
 ) -> pd.DataFrame:
-    """Show which memories of a layer speak of a class most, by the un-normalised logits of their value vectors.
+    """Show which memories of a layer favour a class most, by the un-normalised logits of their value vectors.
 
     Args:
         model: timm's VisionTransformer.
-        index: Of the block.
+        index: Index of the block, from 0; negative counts from the last.
         label: Index of the class, or its name among ``classes``.
         part: ``"attn"`` or ``"mlp"``.
-        top: Memories shown.
-        classes: Names.
+        top: Number of memories shown.
+        classes: Names of the classes.
         fold: See `utilities.analysis.class_embedding.values.value_vectors`.
 
     Returns:
-        A row for each memory, with the columns of `inspect_memories`; ``rank`` is the memory's.
+        A row for each memory, with the columns of `inspect_memories`; ``rank`` is the rank of the memory.
 
     Raises:
-        ValueError: If something asked for is not there.
+        ValueError: If the model has no such block, part, class or fold, or an option is out of range.
 
     Example:
         >>> import torch
@@ -113,7 +113,7 @@ def inspect_class(
 def _opened(
     model: nn.Module, index: int, part: str, fold: str, classes: Sequence[str] | None, top: int
 ) -> tuple[TransformerSpace, np.ndarray, np.ndarray]:
-    """Check what is asked for, and give logits and cosines of a layer's memories, (classes, memories)."""
+    """Check the request, and compute logits and cosines of a layer's memories, (classes, memories)."""
     space = transformer_space(model, what="a look at memories")
     if classes is not None and len(classes) != space.num_classes:
         raise ValueError(f"there are {len(classes)} names of classes, but the model has {space.num_classes} classes")
@@ -137,7 +137,7 @@ def _class_index(label: int | str, space: TransformerSpace, classes: Sequence[st
 
 
 def _descending(values: np.ndarray) -> np.ndarray:
-    """Give the places of the largest first; ties stand in their order."""
+    """Return indices in descending order of value; ties keep their order."""
     return np.argsort(-values, kind="stable")
 
 
@@ -148,7 +148,7 @@ def _table(
     cosines: np.ndarray,
     classes: Sequence[str] | None,
 ) -> pd.DataFrame:
-    """Tabulate (class, memory, rank) with the names and numbers that belong to them."""
+    """Tabulate rows of (class, memory, rank) with their class names, logits and cosines."""
     frame = pd.DataFrame(rows, columns=["class", "memory", "rank"])[order]
     if classes is not None:
         frame.insert(frame.columns.get_loc("class") + 1, "name", [classes[c] for c in frame["class"]])

@@ -1,8 +1,8 @@
-"""Do tokens switch on the memories of their image's class, and does one memory alone decide what a layer says?
+"""Do tokens activate the memories of their image's class, and does a single memory decide what a layer says?
 
-Vilas et al. 2023, https://arxiv.org/abs/2310.18969: key-value agreement rate, compositionality of memories, and how the
-agreement goes with the accuracy. Attention's memories are the columns of its output projection, the MLP's those of its
-second linear layer; a token's coefficients are the input of that layer.
+Measures the key-value agreement rate, the compositionality of memories, and how the agreement relates to accuracy, as
+Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) do. Attention's memories are the columns of its output projection.
+The MLP's memories are the columns of its second linear layer. A token's coefficients are the input of that layer.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ def key_value_agreement(
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> KeyValueAgreement:
-    """Measure how often tokens switch on the memories of a class, in one pass.
+    """Measure in one pass how often tokens activate the memories of a class.
 
     Args:
         model: timm's VisionTransformer; it runs in eval mode.
         loader: Yields (images, labels).
-        definition: What the memories of a class are, see `utilities.analysis.class_embedding.memory_match.belonging`:
+        definition: Which memories belong to a class, see `utilities.analysis.class_embedding.memory_match.belonging`:
             ``"code"``, as in the paper's published code, or ``"text"``, as in its text. With few classes, ``"text"``
-            with the same k is next to always met: look at the chance.
-        k: Memories with the largest coefficients that are looked at, and size of the definition's choice.
-        keys: Coefficients of an MLP: ``"value"``, those that its value vectors are multiplied by, or
-            ``"preactivation"``, those before the nonlinearity, as in the paper's published code. The k largest are the
-            same while k are positive. Attention has the former alone.
+            with the same k is almost always met, so compare with the chance level.
+        k: How many memories with the largest coefficients to look at; also how many the definition selects.
+        keys: Coefficients of an MLP: ``"value"``, those that multiply its value vectors, or ``"preactivation"``, those
+            before the nonlinearity, as in the paper's published code. Both select the same memories as long as k
+            coefficients are positive. Attention only has the former.
         fold: What is folded into the value vectors, see `utilities.analysis.class_embedding.values.value_vectors`.
-        target: The class: ``"label"``, ``"prediction"`` or an index.
-        confidence: Of the bootstrap intervals.
-        resamples: Of intervals and tests.
-        seed: Of the other classes, the intervals and the tests.
+        target: The class to look at: ``"label"``, ``"prediction"`` or an index.
+        confidence: Confidence level of the bootstrap intervals.
+        resamples: Number of resamples for intervals and tests.
+        seed: Seed of the control classes, the intervals and the tests.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
@@ -77,7 +77,7 @@ def key_value_agreement(
         Rates, their control and chance, compositionality, and the difference between right and wrong answers.
 
     Raises:
-        ValueError: If an option is out of range, or the model is no Vision Transformer that can be read.
+        ValueError: If an option is out of range, or the model is not a Vision Transformer that can be read.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -90,7 +90,7 @@ def key_value_agreement(
     space = transformer_space(model, what="key-value agreement")
     _check(space, definition, k, keys, fold)
     check_target(target, space.num_classes)
-    bootstrap_interval([0.0], confidence=confidence, resamples=resamples, seed=seed)  # refuses what it cannot do
+    bootstrap_interval([0.0], confidence=confidence, resamples=resamples, seed=seed)  # refuses options out of range
     matches = MatchReader(space, definition, k, keys, fold, seed)
     with matches.before_activation():
         options = {"device": device, "progress": progress, "description": "key-value agreement"}
@@ -123,7 +123,7 @@ def _check(space: TransformerSpace, definition: str, k: int, keys: str, fold: st
 
 
 class MatchReader:
-    """Reads tokens batch by batch, and keeps of each image the shares of its tokens."""
+    """Reads tokens batch by batch, and keeps shares of tokens for each image."""
 
     def __init__(self, space: TransformerSpace, definition: str, k: int, keys: str, fold: str, seed: int) -> None:
         self.space, self.definition, self.k, self.keys, self.fold = space, definition, k, keys, fold
@@ -137,7 +137,7 @@ class MatchReader:
 
     @contextmanager
     def before_activation(self) -> Iterator[None]:
-        """Let the MLPs hand over their coefficients before the nonlinearity, where those are asked for."""
+        """Capture the MLPs' coefficients before the nonlinearity, if these are asked for."""
         layers = [block.mlp.fc1 for block in self.space.blocks] if self.keys == "preactivation" else []
         handles = [layer.register_forward_hook(self._keep) for layer in layers]
         try:
@@ -158,7 +158,7 @@ class MatchReader:
             self.found.append(self._look(tokens, part, keys, batch.target))
 
     def _look(self, tokens: BlockTokens, part: str, keys: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Average over each group of tokens: (7 values, batch, groups)."""
+        """Compare one part's coefficients with its memories, averaged over groups of tokens: (7, batch, groups)."""
         own, top = self._memories(tokens.index, part), top_memories(keys, self.k)
         said = tokens.logits(part).argmax(2)
         values = [look_up(own.belongs, classes, top).any(2) for classes in (target, self.other)]
@@ -175,7 +175,7 @@ class MatchReader:
         return self.memories[index, part]
 
     def finish(self, batch: Batch) -> None:
-        """Keep a batch's shares, and add up the rest."""
+        """Store the shares of a batch, and accumulate the other values."""
         found = torch.stack(self.found).cpu()  # blocks x parts, values, batch, groups
         found = found.unflatten(0, (-1, len(MEMORY_PARTS))).permute(3, 2, 1, 4, 0).numpy()
         self.shares.append(found[:, :3].copy())
@@ -185,7 +185,7 @@ class MatchReader:
             self.correct.append((batch.logits.argmax(1) == batch.labels).cpu().numpy())
 
     def result(self, draws: Mapping[str, int], confidence: float, provenance: dict[str, Any]) -> KeyValueAgreement:
-        """Average over images."""
+        """Average over images, and collect the result."""
         shares, targets = np.concatenate(self.shares), np.concatenate(self.targets)
         agree, control = shares[:, 0].astype(np.float64), shares[:, 1]
         (rate, other, match), errors = mean_and_stderr(shares)
@@ -222,7 +222,7 @@ class MatchReader:
 
 
 def _by_correctness(agree: np.ndarray, correct: list[np.ndarray], draws: Mapping[str, int]) -> dict[str, Any]:
-    """Compare right with wrong answers; without labels there are none of either."""
+    """Compare images with right and with wrong answers; both groups are empty without labels."""
     right = np.concatenate(correct) if correct else None
     one, two = (agree[:0], agree[:0]) if right is None else (agree[right], agree[~right])
     (mean, error), (other, other_error) = mean_and_stderr(one), mean_and_stderr(two)
@@ -231,7 +231,7 @@ def _by_correctness(agree: np.ndarray, correct: list[np.ndarray], draws: Mapping
 
 
 def _by_class(agree: np.ndarray, targets: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
-    """Average over the images of each class."""
+    """Average the rate over the images of each class."""
     rates = np.full((*agree.shape[1:], num_classes), np.nan)
     for c in np.unique(targets):
         rates[..., c] = agree[targets == c].mean(0)

@@ -1,4 +1,4 @@
-"""Key-value agreement and compositionality of memories over blocks: rates with their errors, controls and chance."""
+"""Key-value agreement and compositionality of memories over blocks, with errors, controls and chance levels."""
 
 from __future__ import annotations
 
@@ -15,43 +15,44 @@ from utilities.results import Result
 class KeyValueAgreement(Result):
     """Key-value agreement and compositionality; arrays are (parts, groups of tokens, blocks) unless stated otherwise.
 
-    All but the class rates are means over images, of the share of an image's tokens. Their errors are over images, with
-    the weights as they are: tokens that switch on much the same memories in all images differ from chance by what
-    these memories happen to be, trained or not. The control shares them, and tells the two apart.
+    All arrays except the class rates are means over images of a share of each image's tokens. Their errors are over
+    images, with the weights held fixed. Tokens that activate much the same memories in all images deviate from chance
+    by what these memories happen to be, whether the model is trained or not. The control uses the same memories, and so
+    separates this effect from agreement.
 
     Attributes:
-        names: Of the blocks.
+        names: Names of the blocks.
         parts: ``attn`` and ``mlp``.
-        groups: ``CLS``, where there is a class token, and ``image``.
-        rate: Share of tokens with a memory of the image's class among the k that they switch on most.
-        rate_stderr: Its standard error over images.
-        rate_low: Lower end of its bootstrap interval over images.
-        rate_high: Upper end.
-        control: The same share for one other class of each image, drawn at random.
-        control_stderr: Its standard error over images.
-        excess: Rate less control.
-        excess_stderr: Its standard error over images, paired.
-        excess_p: One-sided p-value that it is above 0, paired by image.
-        chance: The rate that k memories drawn without looking would have, for the classes of the images.
-        match: Share of tokens where the part's own strongest class is that of one of the k memories: high where
-            single memories decide, low where many are composed.
-        match_stderr: Its standard error over images.
-        match_low: Lower end of its bootstrap interval over images.
-        match_high: Upper end.
-        match_chance: That share for k memories drawn without looking, for the classes that the part said.
-        gap: Rate on images that the model classifies correctly less that on the others; NaN without either. Classes
-            that are hard and classes whose memories are rarely met are not told apart.
-        gap_stderr: Its standard error over images; NaN with fewer than two of either.
-        gap_p: One-sided p-value that it is above 0, unpaired.
-        true_logit: What the k memories add to the logit of the image's class, mean over them and the tokens.
-        true_logit_stderr: Its standard error over images.
-        control_logit: What they add to the logit of the other class.
-        control_logit_stderr: Its standard error over images.
+        groups: ``CLS``, if there is a class token, and ``image``.
+        rate: Share of tokens with a memory of the image's class among the k that they activate most.
+        rate_stderr: Standard error of the rate over images.
+        rate_low: Lower end of the rate's bootstrap interval over images.
+        rate_high: Upper end of that interval.
+        control: The same share for one other class per image, drawn at random.
+        control_stderr: Standard error of the control over images.
+        excess: Rate minus control.
+        excess_stderr: Standard error of the excess over images, paired.
+        excess_p: One-sided p-value that the excess is above 0, paired by image.
+        chance: Rate expected of k memories drawn at random, for the classes of the images.
+        match: Share of tokens where the part's own strongest class is that of one of the k memories. It is high where
+            single memories decide, and low where many are composed.
+        match_stderr: Standard error of the match over images.
+        match_low: Lower end of the match's bootstrap interval over images.
+        match_high: Upper end of that interval.
+        match_chance: Match expected of k memories drawn at random, for the strongest classes of the part.
+        gap: Rate on images that the model classifies correctly minus the rate on the others; NaN if either is missing.
+            It does not separate hard classes from classes whose memories are rarely activated.
+        gap_stderr: Standard error of the gap over images; NaN with fewer than two images of either kind.
+        gap_p: One-sided p-value that the gap is above 0, unpaired.
+        true_logit: What the k memories add to the logit of the image's class, mean over memories and tokens.
+        true_logit_stderr: Standard error of the true logit over images.
+        control_logit: What the k memories add to the logit of the control class.
+        control_logit_stderr: Standard error of the control logit over images.
         class_rate: Rate over the images of each class, (parts, groups, blocks, classes); NaN without images.
-        class_count: Images of each class, (classes,).
-        n_correct: Images that the model classifies correctly; 0 without labels.
-        n_wrong: Images that it does not; 0 without labels.
-        provenance: What it was made from.
+        class_count: Number of images of each class, (classes,).
+        n_correct: Number of images that the model classifies correctly; 0 without labels.
+        n_wrong: Number of images that it classifies wrongly; 0 without labels.
+        provenance: What the result was made from.
     """
 
     names: list[str]
@@ -86,7 +87,7 @@ class KeyValueAgreement(Result):
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def of(self, value: str, part: str, group: str = "image") -> np.ndarray:
-        """Give a value of all blocks.
+        """Return a value over all blocks.
 
         Args:
             value: Name of an attribute.

@@ -1,9 +1,9 @@
-"""The lens itself: what every token of every layer says of the classes, kept in a few bytes a token.
+"""The lens itself: what every token of every layer says about the classes, kept in a few bytes per token.
 
-Vilas et al. 2023, https://arxiv.org/abs/2310.18969. Of the logits that a model's final norm and classifier give to a
-token there are kept the rank and the logit of one class and the names of the first few. That is for pictures of chosen
-images and for questions that no mean answers; `utilities.analysis.class_embedding.identifiability` averages over
-images as they come, and keeps no tokens.
+Follows Vilas et al. 2023, https://arxiv.org/abs/2310.18969. A model's final norm and classifier turn each token into
+logits. The lens keeps the rank and the logit of one class, and the first few classes. It is for pictures of chosen
+images and for questions that a mean does not answer. `utilities.analysis.class_embedding.identifiability` averages
+over images on the fly, and keeps no tokens.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ NO_LABEL = -1
 class Lens(Result):
     """Every token of every part of every block, read in class-embedding space.
 
-    In memory and before compression on disk, tokens * parts * blocks * (2 + 4 + 2 top) bytes an image: 113 kB for
-    ViT-B/16 and its five first classes, 0.5 GB for 4,550 images.
+    In memory, and on disk before compression, it takes tokens * parts * blocks * (2 + 4 + 2 top) bytes per image. For
+    ViT-B/16 and its five first classes these are 113 kB, or 0.5 GB for 4,550 images.
 
     Attributes:
-        names: Of the blocks.
-        parts: What was read of each block, see `utilities.analysis.class_embedding.space.PARTS`; for CNNs the block
-            alone.
-        rank: Classes with a larger logit than the target, int16, (images, parts, blocks, tokens).
-        logit: Of the target, float32, of the same shape.
-        top: The classes with the largest logits, the largest first, int16, (images, parts, blocks, tokens, top).
-        target: The class that is looked at, of each image.
-        labels: True class of each image; -1 where there are no labels.
-        predictions: The model's own.
+        names: Names of the blocks.
+        parts: Parts read of each block, see `utilities.analysis.class_embedding.space.PARTS`; for CNNs, only the
+            block.
+        rank: Number of classes with a larger logit than the target, int16, (images, parts, blocks, tokens).
+        logit: Logit of the target, float32, (images, parts, blocks, tokens).
+        top: The classes with the largest logits, in descending order, int16, (images, parts, blocks, tokens, top).
+        target: The class looked at in each image, (images,).
+        labels: True class of each image, (images,); -1 without labels.
+        predictions: The model's own answer for each image, (images,).
         prefix: Number of tokens before those of the image.
-        class_token: Whether the first of them is a class token.
+        class_token: Whether the first of these is a class token.
         grid: Rows and columns of the image tokens.
         num_classes: Number of logits.
-        logits: Of all classes, float32, (images, parts, blocks, tokens, classes), or None if not asked for.
-        provenance: What it was made from.
-        tied: Other classes with the target's logit, int16, of the shape of ``rank``; None where there is none.
+        logits: Logits of all classes, float32, (images, parts, blocks, tokens, classes), or None if not asked for.
+        provenance: What the result was made from.
+        tied: Number of other classes with the target's logit, int16, in the shape of ``rank``; None without ties.
     """
 
     names: list[str]
@@ -72,20 +72,20 @@ class Lens(Result):
 
     @property
     def score(self) -> np.ndarray:
-        """Class identifiability, 1 - rank / classes, float32: 1 where the target comes first; tied, its mean rank."""
+        """Class identifiability, 1 - rank / classes, float32: 1 where the target comes first; ties take mean rank."""
         mean = self.rank if self.tied is None else self.rank + self.tied.astype(np.float32) / 2
         return score(torch.from_numpy(mean), self.num_classes).numpy()
 
     @property
     def first(self) -> np.ndarray:
-        """Whether the target comes first, float32, of the shape of ``rank``: 1/m where it is one of m that do."""
+        """Whether the target comes first, float32, in the shape of ``rank``; 1/m if m classes tie for first."""
         return (self.rank == 0) / np.float32(1 if self.tied is None else self.tied.astype(np.float32) + 1)
 
     def image_map(self, values: np.ndarray) -> np.ndarray:
-        """Bring a value of each token to the grid of the image: (..., tokens) -> (..., rows, columns).
+        """Arrange a value of each token on the grid of the image: (..., tokens) -> (..., rows, columns).
 
         Args:
-            values: Such as ``rank`` or ``score``; tokens before those of the image are left out.
+            values: Values such as ``rank`` or ``score``; tokens before those of the image are left out.
 
         Raises:
             ValueError: If the last axis has another number of tokens.
@@ -129,22 +129,22 @@ def lens(
 
     Args:
         model: See `utilities.analysis.class_embedding.space.class_space`; it runs in eval mode.
-        loader: Yields (images, labels), or images where the target is not the label.
-        top: How many classes to name for each token.
-        logits: Whether to keep the logits of all classes too: 4 bytes a class, 28 MB an image of ViT-B/16.
+        loader: Yields (images, labels), or images alone if the target is not the label.
+        top: Number of classes to keep for each token.
+        logits: Whether to keep the logits of all classes too: 4 bytes per class, 28 MB per image for ViT-B/16.
         lens: How tokens are read; None is the paper's way.
-        names: Of a model that is not known, see `utilities.analysis.class_embedding.space.class_space`.
+        names: Names of the parts of an unknown model, see `utilities.analysis.class_embedding.space.class_space`.
         target: The class whose rank and logit are kept: ``"label"``, ``"prediction"`` or an index.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
 
     Returns:
-        Ranks, logits and classes; see `Lens` for the memory that they take.
+        Ranks, logits and classes; see `Lens` for the memory they take.
 
     Raises:
-        ValueError: If an option is out of range, the model has no such space, or its blocks (of a CNN) have other
-            grids than one another.
+        ValueError: If an option is out of range, the model has no class-embedding space, or the grids of its blocks
+            differ (in a CNN).
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -175,7 +175,7 @@ def lens(
 
 
 def lens_facts(options: LensOptions) -> dict[str, bool]:
-    """Say how tokens were read, for a result's provenance.
+    """Describe how tokens were read, for a result's provenance.
 
     Example:
         >>> lens_facts(LensOptions(bias=False))
@@ -190,7 +190,7 @@ def lens_facts(options: LensOptions) -> dict[str, bool]:
 
 
 def known_labels(batch: Batch) -> torch.Tensor:
-    """Give the true classes of a batch; -1 where there are none.
+    """Return the true classes of a batch, (batch,); -1 without labels.
 
     Example:
         >>> known_labels(Batch(torch.zeros(2, 3, 4, 4), torch.zeros(2), None, None))
@@ -220,27 +220,27 @@ class PerImage:
         self._batches: dict[str, list[np.ndarray]] = defaultdict(list)
 
     def add(self, name: str, values: torch.Tensor, axis: int = 1) -> None:
-        """Add what one block gives for a batch, (batch, ...); blocks are put along ``axis``."""
+        """Add one block's values for a batch, (batch, ...); blocks are stacked along ``axis``."""
         self._blocks[name].append(values)
         self._axes[name] = axis
 
     def end_batch(self, **of_images: torch.Tensor) -> None:
-        """Put the blocks of a batch together, and add what is known of its images alone, (batch, ...)."""
+        """Stack the blocks of a batch, and add values that belong to its images, (batch, ...)."""
         stacked = {name: torch.stack(blocks, self._axes[name]) for name, blocks in self._blocks.items()}
         for name, values in {**stacked, **of_images}.items():
             self._batches[name].append(values.cpu().numpy())
         self._blocks.clear()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Give all images: name -> (images, ...)."""
+        """Join the values of all images: name -> (images, ...)."""
         return {name: np.concatenate(batches) for name, batches in self._batches.items()}
 
 
 class TokenReader:
-    """Keeps rank, logit and first classes of every token, or all its logits too.
+    """Keeps rank, logit and first classes of every token, and optionally all its logits.
 
     Args:
-        top: How many classes to name for each token.
+        top: Number of classes to keep for each token.
         logits: Whether to keep all logits.
     """
 
@@ -266,13 +266,13 @@ class TokenReader:
             self.values.add("logits", torch.stack(logits, 1).float(), axis=2)
 
     def finish(self, batch: Batch) -> None:
-        """Keep what is known of the images."""
+        """Keep target, label and prediction of each image."""
         predictions = batch.logits.argmax(1)
         self.values.end_batch(target=batch.target, labels=known_labels(batch), predictions=predictions)
 
 
 def _check(space: ClassSpace, top: int) -> None:
-    """Refuse to name no class, or more than there are."""
+    """Refuse to keep no class, or more classes than the model has."""
     if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= space.num_classes:
         raise ValueError(f"top={top!r} should be from 1 to the model's {space.num_classes} classes")
 

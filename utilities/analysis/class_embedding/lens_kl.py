@@ -1,7 +1,7 @@
 """How far the lens of each block is from the last block's distribution over classes, raw and tuned.
 
-Measured as Belrose et al. 2023 (https://arxiv.org/abs/2303.08112) do, by KL(p || p_b): p is the distribution that the
-lens reads from a token after the last block, p_b the one from that token after block b.
+The distance is KL(p || p_b), as in Belrose et al. 2023 (https://arxiv.org/abs/2303.08112). Here p is the distribution
+that the lens reads from a token after the last block, and p_b the one it reads from that token after block b.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class LensKL(Result):
     """How far the lens is from the last block's distribution over classes, raw and tuned, in nats.
 
     Attributes:
-        names: Of the blocks.
-        groups: ``CLS``, where there is one, and ``image``, mean over tokens.
+        names: Names of the blocks.
+        groups: ``CLS``, if there is a class token, and ``image``, mean over tokens.
         kl: KL(last block || block) of the raw lens, then of the tuned one, mean over images, (2, blocks, groups). NaN
-            where the raw lens cannot read a block, as it is not as wide as the last one.
-        stderr: Standard errors over images, of the same shape.
-        provenance: What it was made from.
+            where the raw lens cannot read a block because its width is not that of the last block.
+        stderr: Standard errors over images, (2, blocks, groups).
+        provenance: What the result was made from.
     """
 
     names: list[str]
@@ -47,7 +47,7 @@ class LensKL(Result):
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """Give a table with a row for each lens, group and block: lens, group, block, name, kl, stderr."""
+        """Tabulate: a row for each lens, group and block, with columns lens, group, block, name, kl, stderr."""
         tables = []
         for (i, lens), (j, group) in product(enumerate(READINGS), enumerate(self.groups)):
             columns = {"kl": self.kl[i, :, j], "stderr": self.stderr[i, :, j]}
@@ -67,20 +67,20 @@ def tuned_lens_kl(
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> LensKL:
-    """Measure on images that the fit has not seen how far each block's lens is from the last block's, raw and tuned.
+    """Measure how far each block's lens, raw and tuned, is from the last block's, on images that the fit did not see.
 
     Args:
-        model: The one that the lens was fitted to.
-        tuned: See `utilities.analysis.class_embedding.tuned.fit_tuned_lens`.
-        loader: Of other images than those of the fit; labels are not needed.
-        lens: As for the fit.
-        names: As for the fit.
+        model: The model that the lens was fitted to.
+        tuned: The tuned lens, see `utilities.analysis.class_embedding.tuned.fit_tuned_lens`.
+        loader: Yields images that the fit did not see; labels are not needed.
+        lens: How tokens are read, as for the fit.
+        names: Names of the model's parts, as for the fit.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
 
     Raises:
-        ValueError: If the lens was fitted to a model with blocks of other widths.
+        ValueError: If the lens was fitted to a model with another number of blocks, or with blocks of other widths.
 
     Example:
         >>> from utilities.analysis.class_embedding.tuned import fit_tuned_lens
@@ -107,7 +107,7 @@ def tuned_lens_kl(
 
 
 class _Measure(AllBlocks):
-    """The divergence of raw and tuned lens, for each image, block and group of tokens."""
+    """Measures the divergence of raw and tuned lens for each image, block and group of tokens."""
 
     def __init__(self, space: ClassSpace, tuned: TunedLens) -> None:
         super().__init__(space)

@@ -1,9 +1,9 @@
-"""Which tokens see which: masks of attention, edits of its weights, and deleted tokens, on an unmodified model.
+"""Control which tokens see which: attention masks, edits of attention weights, and deleted tokens.
 
-Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) keep image tokens from each other (`self_only_mask`), from the
-class token (`no_cls_mask`, `drop_cls`), or take tokens out (`key_mask`, `deleting`). Masks are added to attention's
-logits, so that the weights that remain add up to 1 again, and fused attention stays on. `drop_cls` zeroes weights
-after softmax instead, and its rows add up to less than 1.
+The model itself is not modified. Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) hide image tokens from each other
+(`self_only_mask`), hide the class token from them (`no_cls_mask`, `drop_cls`), or remove tokens (`key_mask`,
+`deleting`). Masks are added to attention's logits: the remaining weights add up to 1 again, and fused attention stays
+on. `drop_cls` zeroes weights after softmax instead, so its rows add up to less than 1.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Device = str | torch.device | None
 
 
 def self_only_mask(tokens: int, prefix: int, device: Device = None, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Let each image token see itself alone; tokens before the image's see all.
+    """Let each image token see only itself; tokens before the image's see all.
 
     Args:
         tokens: Length of the sequence.
-        prefix: How many of them come before those of the image (class token, registers).
-        device: Of the mask.
-        dtype: Of the mask.
+        prefix: Number of tokens before those of the image (class token, registers).
+        device: Device of the mask.
+        dtype: Data type of the mask.
 
     Returns:
         0 where a query (row) sees a key (column), -inf elsewhere, (tokens, tokens).
@@ -46,13 +46,13 @@ def self_only_mask(tokens: int, prefix: int, device: Device = None, dtype: torch
 
 
 def no_cls_mask(tokens: int, prefix: int, device: Device = None, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Hide the class token, the first one, from the image tokens; registers keep seeing it and being seen.
+    """Hide the class token, which comes first, from the image tokens; registers still see it and are seen.
 
     Args:
         tokens: Length of the sequence.
-        prefix: How many of them come before those of the image.
-        device: Of the mask.
-        dtype: Of the mask.
+        prefix: Number of tokens before those of the image.
+        device: Device of the mask.
+        dtype: Data type of the mask.
 
     Returns:
         0 where a query (row) sees a key (column), -inf elsewhere, (tokens, tokens).
@@ -74,14 +74,14 @@ def no_cls_mask(tokens: int, prefix: int, device: Device = None, dtype: torch.dt
 
 
 def key_mask(keep: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Hide tokens from all others: in every block, and for the tokens kept, the same as taking them out.
+    """Hide tokens from all others; if done in every block, the kept tokens come out as if the rest were removed.
 
-    A hidden token sees those that are kept, and itself, so that none sees nothing at all, which would be NaN. What
-    becomes of it reaches no token that is kept; leave it out where tokens are averaged.
+    A hidden token still sees itself and the kept tokens, because a token that sees nothing would be NaN. Nothing of it
+    reaches a kept token. Leave it out where tokens are averaged.
 
     Args:
-        keep: Booleans, (batch, tokens); the tokens before the image's are among them.
-        dtype: Of the mask.
+        keep: Whether to keep each token, booleans (batch, tokens), with the tokens before the image's included.
+        dtype: Data type of the mask.
 
     Returns:
         0 where a query (row) sees a key (column), -inf elsewhere, (batch, 1, tokens, tokens).
@@ -111,12 +111,12 @@ def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def drop_cls(weights: torch.Tensor, prefix: int = 1) -> torch.Tensor:
     """Zero the weight of the class token in the rows of image tokens, which then add up to less than 1.
 
-    What the published code of Vilas et al. does; an edit for the ``eager_attention`` of
+    This is what the published code of Vilas et al. does. Pass it as an edit to the ``eager_attention`` of
     `utilities.analysis.class_embedding.record`.
 
     Args:
-        weights: After softmax, (batch, heads, queries, keys).
-        prefix: How many tokens come before those of the image.
+        weights: Attention weights after softmax, (batch, heads, queries, keys).
+        prefix: Number of tokens before those of the image.
 
     Returns:
         New weights of the same shape.
@@ -133,16 +133,16 @@ def drop_cls(weights: torch.Tensor, prefix: int = 1) -> torch.Tensor:
 
 @contextmanager
 def masking(space: TransformerSpace, mask: torch.Tensor, blocks: Sequence[int] | None = None) -> Iterator[None]:
-    """Give a mask to the attention of some blocks, whatever attention computes; hooks are removed on exit.
+    """Pass a mask to the attention of some blocks, in place of any other; hooks are removed on exit.
 
     Args:
-        space: Of the model, which need not take a mask itself.
-        mask: Added to attention's logits, (tokens, tokens) or (batch, 1, tokens, tokens); brought to the device and
-            precision of the tokens.
-        blocks: Indices of blocks; None is all.
+        space: Space of the model; the model itself need not accept a mask.
+        mask: Mask to add to attention's logits, (tokens, tokens) or (batch, 1, tokens, tokens). It is moved to the
+            device and precision of the tokens.
+        blocks: Indices of the blocks, from 0; None is all.
 
     Raises:
-        ValueError: If there is no such block, or its attention would not heed the mask.
+        ValueError: If there is no such block, or its attention would ignore the mask.
 
     Example:
         >>> from utilities.analysis.class_embedding.space import transformer_space
@@ -169,10 +169,10 @@ def masking(space: TransformerSpace, mask: torch.Tensor, blocks: Sequence[int] |
 
 
 def chosen_blocks(space: TransformerSpace, blocks: Sequence[int] | None) -> list[int]:
-    """Give the indices of chosen blocks, in order and each once; None is all of them.
+    """List the indices of the chosen blocks, sorted and without repeats; None chooses all.
 
     Raises:
-        ValueError: If there is none, or no such block.
+        ValueError: If the list is empty, or the model has no such block.
 
     Example:
         >>> from utilities.analysis.class_embedding.space import transformer_space
@@ -190,10 +190,10 @@ def chosen_blocks(space: TransformerSpace, blocks: Sequence[int] | None) -> list
 
 
 def check_maskable(space: TransformerSpace) -> None:
-    """Refuse a model with attention that would not heed a mask, or has one of its own.
+    """Refuse a model whose attention would ignore a mask, or has one of its own.
 
     Raises:
-        ValueError: Naming the block, and the remedy.
+        ValueError: If it is refused; the message names the block and the remedy.
 
     Example:
         >>> from utilities.analysis.class_embedding.space import transformer_space
@@ -208,7 +208,7 @@ def check_maskable(space: TransformerSpace) -> None:
 
 
 def _check_plain(space: TransformerSpace) -> None:
-    """Refuse attention that is not timm's own, by its class or put in its place on the layer."""
+    """Refuse attention whose forward pass is not timm's own, whether its class or the layer itself overrides it."""
     for name, block in zip(space.names, space.blocks, strict=True):
         if getattr(block.attn.forward, "__func__", None) is not Attention.forward:
             raise ValueError(
@@ -218,14 +218,14 @@ def _check_plain(space: TransformerSpace) -> None:
 
 
 def with_prefix(order: torch.Tensor, prefix: int) -> torch.Tensor:
-    """Turn indices of image tokens into those of the sequence, with the tokens before the image's first.
+    """Turn indices of image tokens into indices of the sequence, preceded by the tokens before the image's.
 
     Args:
         order: Indices of image tokens, from 0, (batch, k).
-        prefix: How many tokens come before them.
+        prefix: Number of tokens before those of the image.
 
     Returns:
-        (batch, prefix + k), for `deleting`.
+        Indices for `deleting`, (batch, prefix + k).
 
     Example:
         >>> with_prefix(torch.tensor([[2, 0]]), prefix=1)
@@ -237,19 +237,20 @@ def with_prefix(order: torch.Tensor, prefix: int) -> torch.Tensor:
 
 @contextmanager
 def deleting(space: TransformerSpace, keep_indices: torch.Tensor) -> Iterator[None]:
-    """Take tokens out of the sequence after position embeddings are added, and before the first block.
+    """Remove tokens from the sequence after position embeddings are added and before the first block.
 
-    All images of a batch keep the same number of tokens; `key_mask` serves where they do not.
+    All images of a batch keep the same number of tokens; use `key_mask` where the numbers differ. Do not read blocks in
+    the meantime, because the remaining tokens fill no grid. Hooks are removed on exit.
 
     Args:
-        space: Of the model. Hooks are removed on exit.
-        keep_indices: The tokens that stay, (batch, k), in the order that they get; those before the image's come first,
-            see `with_prefix`. No blocks are to be read meanwhile, whose tokens fill no grid.
+        space: Space of the model.
+        keep_indices: Indices of the tokens to keep, in their new order, (batch, k). The tokens before the image's come
+            first, see `with_prefix`.
 
     Raises:
-        TypeError: If they are not whole numbers.
-        ValueError: If they are not (batch, k), or do not start with the tokens before the image's, if an image names
-            one twice, or if the batch or the sequence does not fit.
+        TypeError: If the indices are not int64.
+        ValueError: If the indices are not (batch, k), do not start with the tokens before the image's or name a token
+            of an image twice, or if the batch or the sequence does not fit.
 
     Example:
         >>> from utilities.analysis.class_embedding.space import transformer_space
@@ -281,7 +282,7 @@ def deleting(space: TransformerSpace, keep_indices: torch.Tensor) -> Iterator[No
 
 
 def _check_kept(indices: torch.Tensor, prefix: int) -> None:
-    """Refuse what would keep other tokens than are meant."""
+    """Refuse indices that are not int64 (batch, k), lack the tokens before the image's, or name a token twice."""
     if indices.dtype != torch.int64:
         raise TypeError(f"keep_indices should be int64, got {str(indices.dtype).removeprefix('torch.')}")
     if indices.ndim != 2 or indices.shape[1] == 0:

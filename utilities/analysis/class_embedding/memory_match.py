@@ -1,8 +1,9 @@
-"""Which memories a token switches on, and which memories write its class: the two meet, or they do not.
+"""Match the memories that a token activates with the memories that write its class.
 
-A linear layer that writes to the residual stream adds its columns up: x = sum over j of k_j v_j, with coefficients k
-and value vectors v, the layer's memories (Geva et al. 2021, https://arxiv.org/abs/2012.14913; Vilas et al. 2023,
-https://arxiv.org/abs/2310.18969). P[c, j], how much memory j adds to the logit of class c, says what it is about.
+A linear layer that writes to the residual stream sums its columns: x = sum over j of k_j v_j, with coefficients k and
+value vectors v, the layer's memories (Geva et al. 2021, https://arxiv.org/abs/2012.14913; Vilas et al. 2023,
+https://arxiv.org/abs/2310.18969). P[c, j] is how much memory j adds to the logit of class c. It tells what the memory
+is about.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ DEFINITIONS = ("code", "text")
 
 @dataclass(frozen=True)
 class Memories:
-    """The memories of one layer, and what chance would find among them.
+    """The memories of one layer, and what k memories drawn at random would hold.
 
     Attributes:
-        logits: What each memory adds to each class, (classes, memories).
-        belongs: Whether it is a memory of that class, (classes, memories), see `belonging`.
-        classes: The class that it adds most to, (memories,).
-        agreement_chance: That some of k memories drawn without looking belong to a class, float32 (classes,).
-        match_chance: That a class is the strongest class of some of them, float32 (classes,).
+        logits: What each memory adds to the logit of each class, (classes, memories).
+        belongs: Whether the memory belongs to the class, booleans (classes, memories), see `belonging`.
+        classes: The class that each memory adds most to, (memories,).
+        agreement_chance: Probability that some of the k random memories belong to a class, float32 (classes,).
+        match_chance: Probability that a class is the strongest class of some of them, float32 (classes,).
     """
 
     logits: torch.Tensor
@@ -37,9 +38,9 @@ def memories(logits: torch.Tensor, definition: str, k: int) -> Memories:
     """Sort the memories of a layer by class.
 
     Args:
-        logits: (classes, memories).
+        logits: What each memory adds to the logit of each class, (classes, memories).
         definition: See `belonging`.
-        k: See `belonging`; also the number of memories that are drawn.
+        k: See `belonging`; also the number of memories drawn at random.
 
     Example:
         >>> found = memories(torch.tensor([[3.0, 1.0, 0.0], [2.0, 0.0, 1.0]]), "code", 1)
@@ -55,13 +56,13 @@ def memories(logits: torch.Tensor, definition: str, k: int) -> Memories:
 
 
 def belonging(logits: torch.Tensor, definition: str, k: int) -> torch.Tensor:
-    """Tell which memories are those of a class.
+    """Tell which memories belong to which class.
 
     Args:
-        logits: What each memory adds to each class, (classes, memories).
+        logits: What each memory adds to the logit of each class, (classes, memories).
         definition: ``"code"``: a class has the k memories that add most to it, as in the paper's published code.
             ``"text"``: a memory has the k classes that it adds most to, as in the paper's text.
-        k: How many; more where the k-th is tied.
+        k: How many memories or classes to select; more are selected if the k-th is tied.
 
     Returns:
         Booleans (classes, memories).
@@ -76,7 +77,7 @@ def belonging(logits: torch.Tensor, definition: str, k: int) -> torch.Tensor:
 
 
 def top_memories(keys: torch.Tensor, k: int) -> torch.Tensor:
-    """Give the k memories with the largest coefficients: (batch, tokens, memories) -> (batch, tokens, k).
+    """Find the k memories with the largest coefficients: (batch, tokens, memories) -> (batch, tokens, k).
 
     Example:
         >>> top_memories(torch.tensor([[[0.1, -2.0, 0.7]]]), 2)
@@ -86,15 +87,15 @@ def top_memories(keys: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def look_up(table: torch.Tensor, classes: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
-    """Take the entries of each image's class at each token's memories.
+    """Look up the entries of each image's class at each token's memories.
 
     Args:
-        table: (classes, memories).
-        classes: One for each image, (batch,).
-        top: Of `top_memories`, (batch, tokens, k).
+        table: One entry for each class and memory, (classes, memories).
+        classes: The class of each image, (batch,).
+        top: Indices of memories from `top_memories`, (batch, tokens, k).
 
     Returns:
-        (batch, tokens, k).
+        Entries of the table, (batch, tokens, k).
 
     Example:
         >>> look_up(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([1]), torch.tensor([[[0, 2]]]))
@@ -104,23 +105,23 @@ def look_up(table: torch.Tensor, classes: torch.Tensor, top: torch.Tensor) -> to
 
 
 def chance_of_hit(hits: torch.Tensor, memories: int, k: int) -> torch.Tensor:
-    """Give the probability that k different memories, drawn uniformly, hold one of ``hits`` marked ones.
+    """Compute the probability that k different memories, drawn uniformly, include one of ``hits`` marked ones.
 
-    Hypergeometric: 1 - C(memories - hits, k) / C(memories, k).
+    The draw is hypergeometric: 1 - C(memories - hits, k) / C(memories, k).
 
     Args:
-        hits: Whole numbers, any shape.
-        memories: How many there are.
-        k: How many are drawn.
+        hits: Number of marked memories, whole numbers of any shape.
+        memories: Number of memories.
+        k: Number of memories drawn.
 
     Returns:
-        Float64, the shape of ``hits``.
+        Probabilities, float64, in the shape of ``hits``.
 
     Example:
         >>> chance_of_hit(torch.tensor([0, 5, 768]), 768, 5)
         tensor([0.0000, 0.0322, 1.0000], dtype=torch.float64)
     """
-    # The factors that could be negative follow one that is 0: a draw that cannot miss.
+    # Factors can only become negative after one that is 0, where the draw cannot miss.
     missed = torch.ones_like(hits, dtype=torch.float64)
     for i in range(k):
         missed = missed * (memories - hits - i) / (memories - i)
@@ -128,12 +129,12 @@ def chance_of_hit(hits: torch.Tensor, memories: int, k: int) -> torch.Tensor:
 
 
 def other_class(target: torch.Tensor, num_classes: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw for each image a class that is not its own, all others being equally likely.
+    """Draw another class for each image, uniformly among all classes but its own.
 
     Args:
-        target: (batch,).
-        num_classes: Two or more.
-        generator: On the CPU; images one after the other give the same classes as a whole batch.
+        target: Class of each image, (batch,).
+        num_classes: Number of classes, two or more.
+        generator: Generator on the CPU; images one by one draw the same classes as a whole batch.
 
     Example:
         >>> other_class(torch.tensor([0, 1, 1]), 2, torch.Generator().manual_seed(0))

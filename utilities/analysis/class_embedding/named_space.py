@@ -1,7 +1,7 @@
-"""Class-embedding space of any model with a stream of tokens, whose parts are named.
+"""Class-embedding space of any model with a stream of tokens whose parts are named.
 
-As of timm's Vision Transformers, see `utilities.analysis.class_embedding.space`: a token x after any block is read as
-E norm(x) + e. Blocks alone are read; what attention and MLP add inside of them is not known.
+A token x after any block is read as E norm(x) + e, as in timm's Vision Transformers (see
+`utilities.analysis.class_embedding.space`). Only blocks are read; what attention and MLP add inside them is not known.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ POOLS = ("token", "avg", "avg_before_norm")
 
 
 class NamedSpace(ClassSpace):
-    """That of a model whose blocks, final norm and classifier are given by name.
+    """Class-embedding space of a model whose blocks, final norm and classifier are given by name.
 
-    On the first batch it is seen that the named norm and classifier make the model's own logits of its last block's
-    tokens; a model of which that is not so is refused.
+    The first batch is used to check that the named norm and classifier turn the last block's tokens into the model's
+    own logits. A model that fails the check is refused.
 
     Args:
-        model: Gives logits (batch, classes), or a model output whose first tensor they are.
-        options: How tokens are read; None is the paper's way. ``scale`` is about branches and changes nothing.
-        blocks: Name of the list of blocks, such as ``"encoder.layers"``; or names or globs of the blocks themselves.
-            Each gives tokens (batch, tokens, width), or a tuple whose first tensor they are.
+        model: Returns logits (batch, classes), or a model output whose first tensor holds them.
+        options: How tokens are read; None is the paper's way. ``scale`` concerns branches and has no effect.
+        blocks: Name of the list of blocks, such as ``"encoder.layers"``, or names or globs of the blocks themselves.
+            Each block returns tokens (batch, tokens, width), or a tuple whose first tensor holds them.
         classifier: Name of the linear classifier.
-        norm: Name of the final norm, or None where there is none.
+        norm: Name of the final norm; None if the model has none.
         prefix: Number of tokens before those of the image; the first of them is taken for a class token.
         pool: What is classified: ``"token"``, the first token; ``"avg"``, the mean over normed image tokens; or
             ``"avg_before_norm"``, the norm of their mean.
-        grid: Rows and columns of image tokens; None is the grid with the images' proportions.
-        batch_first: Whether blocks give (batch, tokens, width); if not, (tokens, batch, width).
+        grid: Rows and columns of image tokens; None derives a grid from the images' proportions.
+        batch_first: Whether blocks return (batch, tokens, width) rather than (tokens, batch, width).
 
     Raises:
         ValueError: If a name or option is unknown.
@@ -81,7 +81,7 @@ class NamedSpace(ClassSpace):
         self.num_classes = self.head.out_features
 
     def _check_apart(self) -> None:
-        """Refuse blocks that norm or classifier are made of: reading one would run it, and so read it again."""
+        """Refuse blocks inside the norm or classifier: reading one would run it, and trigger another reading."""
         for what, part in (("norm", self.norm), ("classifier", self.head)):
             inside = [] if part is None else list(part.modules())
             for name, block in zip(self.names, self.blocks, strict=True):
@@ -92,7 +92,7 @@ class NamedSpace(ClassSpace):
                     )
 
     def logits(self, images: torch.Tensor, **forward: Any) -> torch.Tensor:
-        """Run the model, and take the logits out of what it gives."""
+        """Run the model, and extract the logits from its output."""
         return first_tensor(self.model(images, **forward))
 
     def project(self, tokens: torch.Tensor, index: int | None = None, tuned: Tuned | None = None) -> torch.Tensor:
@@ -110,7 +110,7 @@ class NamedSpace(ClassSpace):
         return nn.functional.linear(tokens, self.head.weight, self.head.bias if self.options.bias else None)
 
     def classify(self, tokens: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
-        """Norm, pool and classify, or the other way about, averaging over kept tokens alone."""
+        """Norm and pool, in the model's order, and classify; the average is over kept tokens only."""
         before = self.pool == "avg_before_norm"
         tokens = tokens.clone() if before else self._normed(tokens.clone())
         if self.pool == "token":
@@ -121,7 +121,7 @@ class NamedSpace(ClassSpace):
         return self.head(self._normed(mean) if before else mean)
 
     def tokens(self, output: Any) -> torch.Tensor:
-        """Take the tokens out of what a block gives."""
+        """Extract the tokens from a block's output."""
         found = first_tensor(output)
         if found is None or found.ndim != 3:
             shape = type(output).__name__ if found is None else tuple(found.shape)
@@ -129,7 +129,7 @@ class NamedSpace(ClassSpace):
         return found if self.batch_first else found.transpose(0, 1)
 
     def grid(self, output: Any, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Return the grid that was named, or that of the images' proportions."""
+        """Return the grid that was named, or one with the images' proportions."""
         count = self.tokens(output).shape[1] - self.prefix
         height, width = size or (1, 1)
         rows = max(1, round((max(count, 1) * height / width) ** 0.5))
@@ -147,10 +147,10 @@ class NamedSpace(ClassSpace):
 
 
 def check_names(names: Any) -> None:
-    """Refuse names of parts that are no mapping, or whose keys are not those of `NamedSpace`.
+    """Refuse names that are not a mapping, or whose keys are not those of `NamedSpace`.
 
     Raises:
-        TypeError: With the known keys.
+        TypeError: If names are refused; the message lists the known keys.
 
     Example:
         >>> check_names({"blocks": "encoder.layers", "head": "heads.head"})
@@ -174,7 +174,7 @@ def check_names(names: Any) -> None:
 
 
 def _part(model: nn.Module, name: str) -> nn.Module:
-    """Find the one module of a name."""
+    """Find the one module that a name selects."""
     found = select_layers(model, name)
     if len(found) > 1:
         raise ValueError(f"{name!r} names {len(found)} layers, {found[0]} first; name the one that is meant")
@@ -182,7 +182,7 @@ def _part(model: nn.Module, name: str) -> nn.Module:
 
 
 def _block_names(model: nn.Module, blocks: str | Sequence[str]) -> list[str]:
-    """Name the blocks: the members of a list of them, or those that names and globs choose."""
+    """Name the blocks: the members of a list of blocks, or the modules that names and globs select."""
     chosen = select_layers(model, blocks)
     first = model.get_submodule(chosen[0])
     if len(chosen) == 1 and isinstance(first, (nn.ModuleList, nn.Sequential)):

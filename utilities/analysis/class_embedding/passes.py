@@ -1,4 +1,4 @@
-"""One pass over labelled images in which several readers look at every block's tokens, and keep numbers alone."""
+"""One pass over labelled images: several readers look at every block's tokens, and keep only numbers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Batch:
     """Images of a batch, and what is asked about them.
 
     Attributes:
-        images: (batch, channels, height, width).
+        images: Input images, (batch, channels, height, width).
         target: The class whose rank and logit are looked at, (batch,).
         labels: The true class, (batch,), or None.
-        masks: Covered fraction of each pixel by the object, (batch, height, width), or None.
-        logits: The model's own, (batch, classes), after the blocks have been visited.
+        masks: Fraction of each pixel that the object covers, (batch, height, width), or None.
+        logits: The model's own logits, (batch, classes); set once all blocks have been visited.
     """
 
     images: torch.Tensor
@@ -44,13 +44,13 @@ class Batch:
 
 
 class Reader(Protocol):
-    """Something that looks at tokens; it keeps what it needs of them, for each image a few numbers."""
+    """Something that looks at tokens, and keeps a few numbers for each image."""
 
     def block(self, tokens: BlockTokens, batch: Batch) -> None:
         """Look at one block of a batch."""
 
     def finish(self, batch: Batch) -> None:
-        """Look at the batch after its last block; ``batch.logits`` is there."""
+        """Look at the batch after its last block, when ``batch.logits`` is set."""
 
 
 def read(
@@ -67,14 +67,14 @@ def read(
     """Run a model over a loader's images, once, with several readers.
 
     Args:
-        space: Of the model, which runs in eval mode and is put back.
+        space: Space of the model, which runs in eval mode and is restored afterwards.
         loader: Yields (images, labels) or (images, labels, masks).
-        readers: Each is shown every block of every batch.
-        target: The class that is looked at: ``"label"``, ``"prediction"`` (the model's own; it runs twice) or an index.
+        readers: Readers; each sees every block of every batch.
+        target: The class to look at: ``"label"``, ``"prediction"`` (the model's own; it runs twice) or an index.
         masked: Whether masks of the objects are needed.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
-        description: Of the bar, and of errors.
+        description: Text for the bar and for errors.
 
     Returns:
         The number of images.
@@ -113,7 +113,7 @@ def _show(readers: Sequence[Reader], batch: Batch, tokens: BlockTokens) -> None:
 
 
 class _Readout:
-    """Sees on the first batch that the model classifies the tokens of its last block as its space does."""
+    """Checks on the first batch that the model classifies the tokens of its last block as its space does."""
 
     def __init__(self, space: ClassSpace) -> None:
         self.space, self.final, self.checked = space, None, False
@@ -134,7 +134,7 @@ def check_target(target: Target, num_classes: int) -> None:
     """Refuse a target that is neither a class nor a way to choose one.
 
     Raises:
-        ValueError: Naming it, and what there is.
+        ValueError: If the target is refused; the message names it and the choices.
 
     Example:
         >>> check_target("guess", 10)
@@ -149,10 +149,10 @@ def check_target(target: Target, num_classes: int) -> None:
 
 
 def check_labels(labels: torch.Tensor | None, num_classes: int) -> torch.Tensor | None:
-    """Refuse labels that are no classes of the model, see `utilities.labels.check_labels`; None where there are none.
+    """Refuse labels that are not classes of the model, see `utilities.labels.check_labels`; None passes.
 
     Raises:
-        ValueError: Naming the label and the number of classes.
+        ValueError: If a label is refused; the message names it and the number of classes.
 
     Example:
         >>> check_labels(torch.tensor([3, 12]), 10)
@@ -166,12 +166,12 @@ def check_size(space: ClassSpace, images: torch.Tensor, *, own: bool = False) ->
     """Refuse images of a size that a Vision Transformer cannot take.
 
     Args:
-        space: Of the model.
-        images: (batch, channels, height, width).
-        own: Whether a model that takes any size has to get its own here.
+        space: Space of the model.
+        images: Input images, (batch, channels, height, width).
+        own: Whether even a model that takes any size must get its own size.
 
     Raises:
-        ValueError: Naming both sizes, or that channels come last.
+        ValueError: If the size does not fit; the message names both sizes, or says that channels come last.
 
     Example:
         >>> from utilities.analysis.class_embedding.space import class_space
@@ -194,10 +194,10 @@ def check_size(space: ClassSpace, images: torch.Tensor, *, own: bool = False) ->
 
 
 def check_readout(ours: torch.Tensor, logits: torch.Tensor) -> None:
-    """Refuse a model whose own answer is not its classifier's on the last block's tokens.
+    """Refuse a model whose own answer is not what its classifier says about the last block's tokens.
 
     Raises:
-        ValueError: With the largest difference.
+        ValueError: If the answers differ; the message reports the shapes or the largest difference.
 
     Example:
         >>> check_readout(torch.zeros(1, 2), torch.ones(1, 2))
@@ -218,7 +218,7 @@ def check_readout(ours: torch.Tensor, logits: torch.Tensor) -> None:
 
 
 def targets_of(space: ClassSpace, images: torch.Tensor, labels: torch.Tensor | None, target: Target) -> torch.Tensor:
-    """Give the class of each image that is asked about, (batch,); the model's own answer takes a run of it."""
+    """Return the class asked about in each image, (batch,); for the model's own answer, run the model."""
     if target == "label":
         return labels
     if target == "prediction":

@@ -1,15 +1,15 @@
-"""Whether tokens know the class by themselves, or from others: perturbed attention, and tokens taken out.
+"""Whether tokens know the class by themselves or from others: perturbed attention, and removed tokens.
 
-Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) ask where image tokens have the class from, by cutting what they
-may see, and count how many still put the class first in class-embedding space after the last block. Here a perturbed
-model is compared with the intact one on the same tokens of the same images; the class token is never among them.
+Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) ask where image tokens get the class from. They restrict what
+tokens may see, and count how many still put the class first in class-embedding space after the last block. Here a
+perturbed model is compared with the intact one on the same tokens of the same images, without the class token.
 
 =======================  ==========================================================================================
-``self_only``            each image token sees itself alone; the class token and registers see all
+``self_only``            each image token sees only itself; the class token and registers see all tokens
 ``no_cls``               image tokens do not see the class token; their other weights add up to 1 again
-``no_cls_unnormalised``  the same after softmax, so that weights add up to less than 1, as the paper's code has it
-``no_context``           tokens beside the object are taken out; those on it are looked at
-``no_class``             tokens on the object are taken out; those beside it are looked at
+``no_cls_unnormalised``  the same after softmax, so that weights add up to less than 1, as in the paper's code
+``no_context``           tokens beside the object are removed; tokens on it are measured
+``no_class``             tokens on the object are removed; tokens beside it are measured
 =======================  ==========================================================================================
 """
 
@@ -66,32 +66,32 @@ def perturb(
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> Perturbation:
-    """Perturb a Vision Transformer in several ways, and compare its last tokens and its answer with the intact one's.
+    """Perturb a Vision Transformer in several ways, and compare its last tokens and its answer with the intact model.
 
     Images that lack tokens on the object, or tokens beside it, have no value for ``no_context`` and ``no_class``.
 
     Args:
         model: timm's VisionTransformer.
         loader: Yields (images, labels), or (images, labels, masks) for ``no_context`` and ``no_class``; read once.
-        kinds: Of `KINDS`; None is all that the model and the first batch allow.
-        blocks: Indices of the blocks that are perturbed; None is all. Tokens are hidden from the attention of some
-            blocks; hidden in all blocks, they are taken out, of the model's average of tokens too.
-        one_at_a_time: Whether each block is perturbed by itself, a row for each, not all at once.
-        threshold: The fraction of its patch that the object covers at least in a token on the object.
-        target: The class that is looked for: ``"label"``, ``"prediction"`` (the intact model's) or an index.
+        kinds: Perturbations to run, some of `KINDS`; None runs all that the model and the first batch allow.
+        blocks: Indices of the blocks to perturb; None is all. Removed tokens are hidden from the attention of these
+            blocks. If hidden in all blocks, they are also left out of the model's average of tokens.
+        one_at_a_time: Whether to perturb each block by itself, with a row for each, instead of all at once.
+        threshold: Smallest fraction of a patch that the object must cover for its token to be on the object.
+        target: The class to look for: ``"label"``, ``"prediction"`` (the intact model's) or an index.
         lens: How tokens are read; None is the paper's way.
-        confidence: Of the intervals.
-        resamples: Of images, for intervals and p-values.
-        seed: Of the resamples.
+        confidence: Confidence level of the intervals.
+        resamples: Number of resamples of images, for intervals and p-values.
+        seed: Seed of the resamples.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
 
     Returns:
-        Means over images with their errors, of the intact and of the perturbed model, and of the difference.
+        Means over images with their errors, for the intact model, the perturbed model and the difference.
 
     Raises:
-        ValueError: If an option is out of range, or a kind needs masks or a class token that are not there.
+        ValueError: If an option is out of range, or a kind needs masks or a class token that are missing.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -103,7 +103,7 @@ def perturb(
     space = transformer_space(model, lens, "perturbation")
     check_maskable(space)
     draws = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    bootstrap_interval(np.zeros(0), **draws)  # which refuses what is out of range, as does the next line
+    bootstrap_interval(np.zeros(0), **draws)  # refuses options out of range, as does the next line
     class_tokens(torch.zeros(1), threshold)
     wanted, left_out = _wanted(space, kinds)
     chosen = chosen_blocks(space, blocks)
@@ -121,12 +121,12 @@ def perturb_each_block(model: nn.Module, loader: Iterable[Any], kind: str, **opt
 
     Args:
         model: timm's VisionTransformer.
-        loader: As of `perturb`.
-        kind: Of `KINDS`.
-        **options: All others of `perturb`.
+        loader: Images, as for `perturb`.
+        kind: Perturbation to run, one of `KINDS`.
+        **options: Other options of `perturb`.
 
     Raises:
-        ValueError: As of `perturb`.
+        ValueError: As `perturb` does.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -138,7 +138,7 @@ def perturb_each_block(model: nn.Module, loader: Iterable[Any], kind: str, **opt
 
 
 def _wanted(space: TransformerSpace, kinds: Sequence[str] | None) -> tuple[list[str], dict[str, str] | None]:
-    """Give the kinds to run; and, where they are left to us, those that are left out, with the reason."""
+    """Choose the kinds to run; if the caller leaves the choice open, also explain why others are left out."""
     name = type(space.model).__name__
     if kinds is None:
         left_out = {} if space.class_token else dict.fromkeys(OF_CLS, f"{name} has no class token")
@@ -156,7 +156,7 @@ def _wanted(space: TransformerSpace, kinds: Sequence[str] | None) -> tuple[list[
 
 
 def _collect(reader: _Perturber, draws: Mapping[str, Any], provenance: dict[str, Any]) -> Perturbation:
-    """Average over images."""
+    """Average over images, and collect the result."""
     kinds, blocks = ([row[i] for row in reader.rows] for i in range(2))
     summary = summarise(**reader.values.arrays(), **draws)
     missing = {
@@ -177,11 +177,11 @@ class _Perturber:
     """Reads the intact model's last block, and then runs each batch again for each perturbation.
 
     Args:
-        space: Of the model.
+        space: Space of the model.
         rows: Kind and blocks of each perturbation.
-        threshold: Of the tokens on the object.
-        left_out: Kinds that are left out, with the reason, to which those that need masks may be added; None if all
-            kinds have to be run.
+        threshold: Smallest fraction of a patch that the object covers in a token on the object.
+        left_out: Kinds that are left out, with the reason; kinds that need masks may be added later. None if all kinds
+            have to run.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class _Perturber:
             self.read, self.grid = _read(tokens, batch), tokens.grid
 
     def finish(self, batch: Batch) -> None:
-        """Run the batch again for each perturbation, and count."""
+        """Run the batch again for each perturbation, and count the outcomes."""
         intact = self.read, _right(batch.logits, batch)
         on_object = batch.on_object(self.grid, self.threshold)
         if not self.started and on_object is None and self.left_out is not None:
@@ -217,7 +217,7 @@ class _Perturber:
         self.values.end_batch()
 
     def _used(self, kind: str, on_object: torch.Tensor | None) -> torch.Tensor:
-        """Tell which image tokens are looked at, (batch, tokens); none of an image without a value."""
+        """Tell which image tokens are measured, (batch, tokens); an image without a value has none."""
         if kind not in OF_TOKENS:
             return torch.ones_like(self.read[0][:, self.space.prefix :], dtype=torch.bool)
         both = on_object.any(1, keepdim=True) & ~on_object.all(1, keepdim=True)
@@ -226,7 +226,7 @@ class _Perturber:
     def _run(
         self, kind: str, blocks: list[int], used: torch.Tensor, batch: Batch
     ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Run a batch with a perturbation; give the class's places in all tokens, and whether the model is right."""
+        """Run a batch with a perturbation; return the class's rank in all tokens, and whether the model is right."""
         space, found, keep = self.space, {}, None
         if kind in OF_TOKENS:
             keep = used | ~used.any(1, keepdim=True)  # an image without a value stays whole, so that nothing is NaN
@@ -243,7 +243,7 @@ class _Perturber:
         return found["read"], _right(found.get("answer", logits), batch)
 
     def _perturbed(self, kind: str, blocks: list[int], keep: torch.Tensor | None) -> AbstractContextManager[None]:
-        """Give the context in which the model is perturbed."""
+        """Return the context manager that perturbs the model."""
         space, tokens = self.space, self.read[0].shape[1]
         if kind == "no_cls_unnormalised":
             return eager_attention(space, dict.fromkeys(blocks, partial(drop_cls, prefix=space.prefix)))
@@ -253,7 +253,7 @@ class _Perturber:
         return masking(space, mask(tokens, space.prefix), blocks)
 
     def _count(self, read: tuple[torch.Tensor, torch.Tensor], right: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
-        """Count in each image, see `summarise`: (batch, 4)."""
+        """Count the outcomes in each image, (batch, 4), see `summarise`."""
         (ranks, firsts), total = (values.double() for values in read), used.sum(1)
         of_image = torch.stack([firsts, ranks / self.space.num_classes])[..., self.space.prefix :]
         rate, lost = (of_image * used).sum(2)
@@ -268,7 +268,7 @@ def _read(tokens: BlockTokens, batch: Batch) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _right(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Tell which images are classified rightly, 1 or 0; NaN without labels."""
+    """Tell which images are classified correctly, 1 or 0; NaN without labels."""
     if batch.labels is None:
         return torch.full((len(logits),), torch.nan, dtype=torch.float64)
     return hits(logits, batch.labels).cpu().double()

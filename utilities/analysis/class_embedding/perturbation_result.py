@@ -1,4 +1,4 @@
-"""What perturbations do, over images: intact, perturbed and their difference, with errors, intervals and tests."""
+"""Effects of perturbations over images: intact, perturbed and difference, with errors, intervals and tests."""
 
 from __future__ import annotations
 
@@ -33,26 +33,31 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Perturbation(Result):
-    """What perturbations do to tokens after the last block, and to the model's answer.
+    """Effects of perturbations on the tokens after the last block, and on the model's answer.
 
-    Rows are perturbations; sides are `SIDES`, the difference being perturbed less intact; measures are `MEASURES`:
-    ``rate``, the share of image tokens that put the class first, and ``score``, 1 - rank / classes, both as means over
-    images of each image's mean; ``pooled_rate`` and ``pooled_score``, over all tokens of all images, so that images
-    with more such tokens count more; ``cls_rate`` of the class token; ``accuracy`` of the model. All of a row is over
-    the same images and, for image tokens, the same tokens.
+    Rows are perturbations. Sides are `SIDES`; the difference is perturbed minus intact. Measures are `MEASURES`:
+
+    - ``rate`` is the share of image tokens that put the class first, and ``score`` is 1 - rank / classes. Both are
+      averaged over each image first, and then over images.
+    - ``pooled_rate`` and ``pooled_score`` are averaged over all tokens of all images, so that images with more such
+      tokens count more.
+    - ``cls_rate`` is the rate of the class token, and ``accuracy`` that of the model.
+
+    All values of a row are over the same images and, for image tokens, the same tokens.
 
     Attributes:
-        kinds: Of each row, of `utilities.analysis.class_embedding.perturbation.KINDS`.
+        kinds: Kind of each row, from `utilities.analysis.class_embedding.perturbation.KINDS`.
         blocks: Indices of the blocks that each row perturbs.
-        names: Of the model's blocks.
-        values: Fractions, (rows, sides, measures); NaN where there is none.
-        stderr: Their standard errors over images.
-        low: Lower ends of their bootstrap intervals over images.
-        high: Upper ends.
-        p: One-sided, that a perturbation does not lower a measure, by images: (rows, measures).
-        images: How many have a value, (rows,).
-        tokens: How many image tokens of theirs are looked at, (rows,).
-        provenance: What it was made from.
+        names: Names of the model's blocks.
+        values: Mean values, as fractions, (rows, sides, measures); NaN where there is none.
+        stderr: Standard errors of the values over images.
+        low: Lower ends of the values' bootstrap intervals over images.
+        high: Upper ends of these intervals.
+        p: One-sided p-values, paired by image, under the hypothesis that a perturbation does not lower a measure,
+            (rows, measures).
+        images: Number of images with a value, (rows,).
+        tokens: Number of image tokens measured in these images, (rows,).
+        provenance: What the result was made from.
     """
 
     kinds: list[str]
@@ -69,19 +74,19 @@ class Perturbation(Result):
 
     @property
     def chance(self) -> float:
-        """The rate of a token that knows nothing."""
+        """Rate of a token that knows nothing about the class."""
         return 1 / self.provenance["num_classes"]
 
     def estimate(self, row: int | str, measure: str = "rate", side: str = "difference") -> Estimate:
-        """Give a value with its errors.
+        """Look up a value with its errors.
 
         Args:
-            row: Its index, or its kind, the first of which is taken.
-            measure: Of `MEASURES`.
-            side: Of `SIDES`.
+            row: Index of the row, or a kind, which selects its first row.
+            measure: One of `MEASURES`.
+            side: One of `SIDES`.
 
         Raises:
-            ValueError: If there is no such one.
+            ValueError: If there is no such kind, measure or side.
         """
         for name, known in ((row, self.kinds), (measure, MEASURES), (side, SIDES)):
             if isinstance(name, str) and name not in known:
@@ -91,7 +96,7 @@ class Perturbation(Result):
         return Estimate(*(float(array[place]) for array in (self.values, self.stderr, self.low, self.high)))
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate: a row for each perturbation and measure; errors are those of the difference."""
+        """Tabulate: a row for each perturbation and measure, with the errors of the difference."""
         rows = []
         for i, kind in enumerate(self.kinds):
             for j, measure in enumerate(MEASURES):
@@ -106,18 +111,19 @@ class Perturbation(Result):
 def summarise(
     sums: np.ndarray, counts: np.ndarray, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Turn what was counted in each image into means over images and over tokens, with their errors.
+    """Turn the counts of each image into means over images and over tokens, with their errors.
 
-    The pooled mean of sums s over counts c is R = sum(s) / sum(c). Its errors are those of the mean of R + (s - R c) /
-    mean(c), by which each image moves it (linearisation of a ratio; Cochran 1977, *Sampling Techniques*, chapter 6).
+    The pooled mean of sums s over counts c is R = sum(s) / sum(c). Its errors are those of the mean over images of R +
+    (s - R c) / mean(c), the linearisation of a ratio (Cochran 1977, *Sampling Techniques*, chapter 6).
 
     Args:
-        sums: For each image, perturbation and side (intact, perturbed): image tokens that put the class first, sum of
-            their scores, whether the class token does, whether the model is right: (n, rows, 2, 4).
-        counts: Image tokens, (n, rows); an image without any has no value in that row.
-        confidence: Of the intervals.
-        resamples: Of bootstrap and test.
-        seed: Of both.
+        sums: Four values for each image, perturbation and side (intact, perturbed), (n, rows, 2, 4): number of image
+            tokens that put the class first, sum of their scores, whether the class token puts it first, and whether
+            the model is right.
+        counts: Number of image tokens, (n, rows); an image without any has no value in that row.
+        confidence: Confidence level of the intervals.
+        resamples: Number of resamples for bootstrap and test.
+        seed: Seed of bootstrap and test.
 
     Returns:
         ``values, stderr, low, high``, (rows, sides, measures); ``p``, (rows, measures); ``images, tokens``, (rows,).
@@ -132,7 +138,7 @@ def summarise(
     of_tokens, of_model = sums[..., :2], np.where(np.isnan(counts), np.nan, sums[..., 2:])
     share, there = counts / mean_and_stderr(counts)[0], ~np.isnan(counts)
     means = of_tokens / counts
-    additive = means * share  # of which the mean over images is the pooled mean
+    additive = means * share  # its mean over images is the pooled mean
     pooled = mean_and_stderr(additive)[0]
     moves = np.where(there, pooled + (means - pooled) * share, np.nan)
     per_image = _in_order(means, moves, of_model)
@@ -153,5 +159,5 @@ def summarise(
 
 
 def _in_order(means: np.ndarray, pooled: np.ndarray, of_model: np.ndarray) -> np.ndarray:
-    """Put rates and scores of both averages, and what the model answers, in the order of `MEASURES`."""
+    """Arrange rates and scores of both averages, and the model's answers, in the order of `MEASURES`."""
     return np.concatenate([np.stack([means, pooled], -1).reshape(*means.shape[:-1], 4), of_model], -1)

@@ -1,4 +1,4 @@
-"""What linear probes read off tokens beside the lens: accuracies, their differences, and the importance of tokens."""
+"""What linear probes read from tokens, compared with the lens: accuracies, differences, and importance of tokens."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class LinearProbes(Result):
     """How often probe and lens name the class of an image that neither was fitted to.
 
     Attributes:
-        names: Of the blocks that were read.
-        blocks: Their indices, from 0, of ``num_blocks``.
-        num_blocks: Of the model.
-        parts: What was read of each block.
-        groups: ``CLS``, where there is one, and ``image``.
-        readings: ``probe``, ``lens`` and, where one was given, the ``tuned`` lens, which reads block outputs alone.
-        accuracy: Top-1 accuracy of each token position, 0 to 1, (readings, parts, blocks, positions), CLS first; NaN
-            where a block has fewer positions than another, or a reading cannot read it. Of m equal
-            scores each counts for 1/m.
-        correct: Share of a group's tokens that are read right in each image, (images, readings, parts, blocks, groups).
-        interval: Lower and upper end of the bootstrap interval of its mean over images, (2, readings, parts, blocks,
-            groups).
-        rank_sum: Rank of the true class in the probes of block outputs, from 0, summed over blocks, for each image
-            token, (images, image tokens); no columns without block outputs or where grids differ.
-        labels: True class of each image.
-        num_classes: Of model and probes.
-        provenance: What it was made from.
+        names: Names of the blocks read.
+        blocks: Indices of these blocks, from 0 to ``num_blocks`` - 1.
+        num_blocks: Number of blocks of the model.
+        parts: Parts read of each block.
+        groups: ``CLS``, if there is a class token, and ``image``.
+        readings: ``probe``, ``lens`` and, if one was given, the ``tuned`` lens, which only reads block outputs.
+        accuracy: Top-1 accuracy of each token position, 0 to 1, (readings, parts, blocks, positions), CLS first. NaN
+            where a block has fewer positions than another, or a reading cannot read it. Each of m tied scores counts
+            1/m.
+        correct: Share of a group's tokens read correctly in each image, (images, readings, parts, blocks, groups).
+        interval: Lower and upper end of the bootstrap interval of the mean of ``correct`` over images, (2, readings,
+            parts, blocks, groups).
+        rank_sum: Rank of the true class, from 0, in the probes of block outputs, summed over blocks for each image
+            token, (images, image tokens). It has no columns without block outputs or if grids differ.
+        labels: True class of each image, (images,).
+        num_classes: Number of classes of model and probes.
+        provenance: What the result was made from.
     """
 
     names: list[str]
@@ -56,13 +56,13 @@ class LinearProbes(Result):
 
     @property
     def accuracy_stderr(self) -> np.ndarray:
-        """The standard error over images of ``accuracy``; NaN of a single image."""
+        """Standard error of ``accuracy`` over images; NaN for a single image."""
         n = len(self.labels)
         return np.sqrt(self.accuracy * (1 - self.accuracy) / (n - 1 if n > 1 else np.nan))
 
     @property
     def probe_importance(self) -> np.ndarray:
-        """How important each image token is by its probes: ``-rank_sum``, the larger the more important.
+        """Importance of each image token according to its probes, ``-rank_sum``; a larger value is more important.
 
         Raises:
             ValueError: If there are no ranks.
@@ -72,10 +72,10 @@ class LinearProbes(Result):
         return -self.rank_sum
 
     def of(self, reading: str, part: str, group: str = "image") -> np.ndarray:
-        """Give ``correct`` of one reading, part and group of tokens: (images, blocks).
+        """Return ``correct`` of one reading, part and group of tokens: (images, blocks).
 
         Raises:
-            ValueError: If it was not read.
+            ValueError: If the reading, part or group was not read.
         """
         places = []
         for value, known in ((reading, self.readings), (part, self.parts), (group, self.groups)):
@@ -88,12 +88,12 @@ class LinearProbes(Result):
         """Compare two readings of the same tokens, image by image.
 
         Args:
-            one: A reading.
-            two: Another.
+            one: Name of a reading.
+            two: Name of the reading to subtract.
 
         Returns:
-            Columns part, group, block (from 1), name, difference (one less two), stderr, and p: the chance of a mean
-            difference as large or larger if the signs of images were random.
+            Columns part, group, block (from 1), name, difference (one minus two), stderr and p. The p-value is the
+            probability of a mean difference as large or larger if the signs of images were random.
         """
         options = {name: self.provenance[name] for name in ("resamples", "seed") if name in self.provenance}
         tables = []
@@ -105,7 +105,7 @@ class LinearProbes(Result):
         return pd.concat(tables, ignore_index=True)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tabulate accuracies: reading, part, group, block (from 1), name, accuracy, stderr, low, high."""
+        """Tabulate accuracies: columns reading, part, group, block (from 1), name, accuracy, stderr, low, high."""
         values = dict(zip(("accuracy", "stderr"), mean_and_stderr(self.correct), strict=True))
         values |= dict(zip(("low", "high"), self.interval, strict=True))
         tables = []

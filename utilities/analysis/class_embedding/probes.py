@@ -1,9 +1,9 @@
 """Linear probes beside the lens: what a trained reader finds in a token, and what the model's own classifier finds.
 
 The lens of Vilas et al. 2023 (https://arxiv.org/abs/2310.18969) reads hidden tokens in the basis of the classes. What
-it does not find may be there in another basis: a linear probe, trained on other images, tells. As in the paper, a probe
-is a ridge regression on raw tokens, without norm, onto +1 for the image's class and -1 for the others, one for each
-layer and token position; its answer is the class of the largest score.
+it does not find may exist in another basis. A linear probe trained on other images can tell. As in the paper, there is
+one probe for each layer and token position. It is a ridge regression on raw tokens, without norm, with targets +1 for
+the image's class and -1 for the others. Its answer is the class with the largest score.
 """
 
 from __future__ import annotations
@@ -58,36 +58,36 @@ def linear_probes(
 ) -> LinearProbes:
     """Train linear probes on every token of every layer in one pass, and test them beside the lens in another.
 
-    A probe's sums take 8 width (width + classes) bytes: all of ViT-B/32 on ImageNet, with a probe for each of 50 tokens
-    in 36 layers, 20 GB; with ``tokens="shared"``, 0.8 GB.
+    The sums of one probe take 8 width (width + classes) bytes. For ViT-B/32 on ImageNet, with a probe for each of 50
+    tokens in 36 layers, these are 20 GB in total; with ``tokens="shared"``, they are 0.8 GB.
 
     Args:
-        model: See `utilities.analysis.class_embedding.space.class_space`, or a space of its own options, such as
+        model: See `utilities.analysis.class_embedding.space.class_space`, or a space with its own options, such as
             ``ConvolutionalSpace.every_stage(model)``.
-        train_loader: Images and labels to fit the probes to.
-        test_loader: Other images and labels.
-        parts: Of ``"block"``, ``"attn"``, ``"mlp"``; None is all that the model has.
+        train_loader: Yields images and labels to fit the probes to.
+        test_loader: Yields other images and labels.
+        parts: Parts to read, some of ``"block"``, ``"attn"``, ``"mlp"``; None is all that the model has.
         tokens: ``"each"``, one probe for each token position, as published, or ``"shared"``, one for CLS and one for
             all image tokens together.
         alpha: Strength of the ridge penalty.
-        blocks: Indices of blocks, from 0; None is all.
-        lens: How the lens reads; with ``tuned``, that lens is read beside the raw one.
-        names: Of a model that is not known, see `utilities.analysis.class_embedding.space.class_space`.
-        memory_limit: Of the sums, in bytes, on the device that the model runs on.
+        blocks: Indices of the blocks to read, from 0; None is all.
+        lens: How the lens reads; with ``tuned``, the tuned lens is read beside the raw one.
+        names: Names of the parts of an unknown model, see `utilities.analysis.class_embedding.space.class_space`.
+        memory_limit: Largest size of the sums, in bytes, on the device that the model runs on.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show bars.
-        confidence: Of intervals.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        confidence: Confidence level of the intervals.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
         provenance: Facts to keep with the result.
 
     Returns:
         Accuracies of probes and lens on the test images.
 
     Raises:
-        ValueError: If an option is out of range, both loaders serve the same set, labels are no classes of the model,
+        ValueError: If an option is out of range, both loaders serve the same set, a label is not a class of the model,
             or the sums would take more memory than ``memory_limit``.
-        TypeError: If the training images can be read once only.
+        TypeError: If the training images can be read only once.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -134,7 +134,7 @@ class _Layers:
     """Which tokens of which layers are read.
 
     Attributes:
-        width: Of the last block's tokens, the only ones that the raw lens can read; known after `check_memory`.
+        width: Width of the last block's tokens, the only width that the raw lens can read; known after `check_memory`.
     """
 
     space: ClassSpace
@@ -144,19 +144,19 @@ class _Layers:
     width: int = 0
 
     def of(self, tokens: BlockTokens) -> Iterator[tuple[str, torch.Tensor]]:
-        """Give the parts of a block that are read, and their tokens."""
+        """Iterate over the parts of a block that are read, with their tokens."""
         if tokens.index in self.blocks:
             for part in self.parts:
                 yield part, tokens.after if part == "block" else getattr(tokens, part)
 
     def groups(self, tokens: BlockTokens) -> Iterator[tuple[Key, torch.Tensor]]:
-        """Give those of each group: (batch, tokens of the group, width)."""
+        """Iterate over parts and groups, with the tokens of each: (batch, tokens of the group, width)."""
         for part, x in self.of(tokens):
             for group, places in self.space.groups().items():
                 yield (tokens.index, part, group), x[:, places]
 
     def check_memory(self, loader: Iterable[Any], limit: float, **options: Any) -> None:
-        """Show an image to the model, to see what the sums will take, and refuse to start above the limit."""
+        """Run the model on one image to find how much memory the sums need, and refuse to start above the limit."""
         needed: dict[Key, int] = {}
         probes = 0
 
@@ -181,7 +181,7 @@ class _Layers:
 
 
 class _Train:
-    """Adds up the sums of all probes."""
+    """Accumulates the sums of all probes."""
 
     def __init__(self, layers: _Layers) -> None:
         self.layers, self.sums = layers, {}
@@ -198,10 +198,10 @@ class _Train:
             self.sums[key].add(x, labels)
 
     def finish(self, batch: Batch) -> None:
-        """Do nothing more."""
+        """Do nothing; all sums are up to date."""
 
     def solve(self, alpha: float) -> dict[Key, tuple[torch.Tensor, torch.Tensor]]:
-        """Give weights and intercepts of all probes; the sums are freed one after the other."""
+        """Solve for weights and intercepts of all probes, and free the sums one after the other."""
         missing = int((next(iter(self.sums.values())).counts == 0).sum())
         if missing:
             warnings.warn(
@@ -239,14 +239,14 @@ class _Test:
             self.ranks.append(rank(image, batch.labels.to(image.device)))
 
     def finish(self, batch: Batch) -> None:
-        """Sum ranks over blocks, where they are of the same tokens."""
+        """Sum ranks over blocks, if all blocks have the same tokens."""
         same = len({ranks.shape[1] for ranks in self.ranks}) == 1
         total = sum(self.ranks) if same else torch.zeros(len(batch.images), 0)
         self.values.end_batch(rank_sum=total, labels=batch.labels)
         self.ranks = []
 
     def accuracy(self, n: int) -> np.ndarray:
-        """Give the accuracy of each token position, (readings, parts, blocks, positions)."""
+        """Compute the accuracy of each token position, (readings, parts, blocks, positions)."""
         parts, blocks = self.layers.parts, self.layers.blocks
         most = max(hits.shape[1] for hits in self.hits.values())
         table = np.full((len(self.readings), len(parts), len(blocks), most), np.nan)
@@ -256,7 +256,7 @@ class _Test:
         return table
 
     def _scores(self, tokens: BlockTokens) -> dict[str, torch.Tensor]:
-        """Give the probes' scores of each part: (batch, positions, classes)."""
+        """Compute the probes' scores of each part: (batch, positions, classes)."""
         scores: dict[str, list[torch.Tensor]] = {}
         for key, x in self.layers.groups(tokens):
             weights, intercept = self.probes[key]
@@ -269,7 +269,7 @@ class _Test:
         return {part: torch.cat(groups, 1) for part, groups in scores.items()}
 
     def _lenses(self, tokens: BlockTokens, part: str, x: torch.Tensor) -> Iterator[torch.Tensor | None]:
-        """Give the logits of the raw lens and, where there is one, of the tuned lens; None where it cannot read."""
+        """Compute the logits of the raw lens and of the tuned lens, if there is one; None where a lens cannot read."""
         places = torch.cat([torch.arange(x.shape[1])[group] for group in self.layers.space.groups().values()])
         yield self.layers.space.project(x)[:, places] if x.shape[2] == self.layers.width else None
         if "tuned" in self.readings:
@@ -277,14 +277,14 @@ class _Test:
 
 
 def _right(logits: torch.Tensor | None, labels: torch.Tensor, positions: int) -> torch.Tensor:
-    """Tell whether the label's logit is the largest, float32 (batch, positions); 1/m of m equal ones; NaN without."""
+    """Tell whether the label's logit is the largest, float32 (batch, positions); 1/m in a tie; NaN without logits."""
     if logits is None:
         return torch.full((len(labels), positions), torch.nan, device=labels.device)
     return hits(logits, labels.to(logits.device)[:, None].expand(logits.shape[:2])).to(labels.device).float()
 
 
 def _chosen_parts(space: ClassSpace, parts: Sequence[str] | None) -> list[str]:
-    """Give the parts to read, in their usual order."""
+    """List the parts to read, in their usual order."""
     if parts is None:
         return list(space.parts)
     if isinstance(parts, str) or not parts or not set(parts) <= set(space.parts):

@@ -1,4 +1,4 @@
-"""Where a class stands among all classes in a token's logits."""
+"""Rank of a class among all classes in a token's logits."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def rank(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Count the classes with a logit above that of each image's class; ties take the mean rank, NaN the worst.
 
     Args:
-        logits: (batch, tokens, classes).
-        target: (batch,).
+        logits: Logits of each token, (batch, tokens, classes).
+        target: Class of each image, (batch,).
 
     Returns:
-        float32 (batch, tokens), 0 where the class comes first, and alone.
+        Ranks, float32 (batch, tokens); 0 where the class alone comes first.
 
     Example:
         >>> rank(torch.tensor([[[0.1, 0.7, 0.2], [0.5, 0.1, 0.5]]]), torch.tensor([2]))
@@ -35,15 +35,15 @@ def rank(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def ranks_and_firsts(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rank each image's class, and tell whether it comes first; of equal classes as expected of an order at random.
+    """Rank each image's class, and tell whether it comes first; ties take the expectation over random orders.
 
     Args:
-        logits: (batch, tokens, classes).
-        target: (batch,).
+        logits: Logits of each token, (batch, tokens, classes).
+        target: Class of each image, (batch,).
 
     Returns:
-        See `rank`, and 1 where the class comes first, 1/m where it is one of m that do, 0 elsewhere; float32 (batch,
-        tokens).
+        Ranks, see `rank`; and whether the class comes first: 1 if it does, 1/m if m classes tie for first, 0 if it does
+        not. Both are float32 (batch, tokens).
 
     Example:
         >>> ranks_and_firsts(torch.tensor([[[0.1, 0.7, 0.2], [0.5, 0.1, 0.5]]]), torch.tensor([2]))
@@ -54,7 +54,7 @@ def ranks_and_firsts(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.
 
 
 def places(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Count the classes above each image's class, and the others equal to it, see `utilities.labels.standing`.
+    """Count the classes above each image's class, and the other classes tied with it, see `utilities.labels.standing`.
 
     Example:
         >>> places(torch.tensor([[[0.1, 0.7, 0.2], [0.5, 0.1, 0.5]]]), torch.tensor([2]))
@@ -76,7 +76,7 @@ def score(rank: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 def chance_score(num_classes: int) -> float:
-    """Give the mean score of a class at a uniformly random rank.
+    """Compute the mean score of a class at a uniformly random rank.
 
     Example:
         >>> chance_score(10)

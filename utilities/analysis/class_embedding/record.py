@@ -1,6 +1,7 @@
-"""Hooks on an unmodified model that hand over each block's tokens while it runs, so that none are kept.
+"""Hooks on an unmodified model that hand over each block's tokens while it runs, so that none need to be stored.
 
-Fused attention stays on: nothing here needs the attention matrix. `eager_attention` switches it off for what does.
+Fused attention stays on, because reading blocks does not need the attention matrix. `eager_attention` switches it off
+for analyses that do.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ class BlockTokens:
     """The tokens of one block, alive while the block's hook runs.
 
     Attributes:
-        space: How they are read.
-        index: Of the block, from 0.
+        space: Space in which the tokens are read.
+        index: Index of the block, from 0.
         after: Output of the block, (batch, tokens, width).
         grid: Rows and columns of its image tokens.
-        before: Its input, of transformers alone, as are the next four.
-        attn: What attention adds, before + attn + mlp = after; raw where the lens is told to.
-        mlp: What the MLP adds.
+        before: Input of the block, (batch, tokens, width). This and the next four exist only for transformers.
+        attn: What attention adds, so that before + attn + mlp = after; its raw output if the lens options ask for it.
+        mlp: What the MLP adds, or its raw output.
         attn_keys: Memory coefficients of attention: the input of its output projection, (batch, tokens, width).
         mlp_keys: Memory coefficients of the MLP: the input of its second linear layer, (batch, tokens, hidden).
     """
@@ -45,7 +46,7 @@ class BlockTokens:
     _logits: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def logits(self, part: str) -> torch.Tensor:
-        """Read ``block``, ``attn`` or ``mlp`` in class-embedding space; computed once: (batch, tokens, classes)."""
+        """Read ``block``, ``attn`` or ``mlp`` in class-embedding space, (batch, tokens, classes); computed once."""
         if part not in self._logits:
             tokens = self.after if part == "block" else getattr(self, part)
             self._logits[part] = self.space.project(tokens, self.index if part == "block" else None)
@@ -56,20 +57,20 @@ Visit = Callable[[BlockTokens], None]
 
 
 def read_blocks(space: ClassSpace, images: torch.Tensor, visit: Visit, **forward: Any) -> torch.Tensor:
-    """Run a model, and visit each block's tokens as they come.
+    """Run a model, and visit each block's tokens as they are computed.
 
     Args:
-        space: Of the model, which is in eval mode.
-        images: (batch, channels, height, width).
-        visit: Called once a block, in order. What it keeps is not freed.
-        **forward: Passed to the model, such as ``attn_mask``.
+        space: Space of the model, which is in eval mode.
+        images: Input images, (batch, channels, height, width).
+        visit: Function called once per block, in order. Tokens that it keeps are not freed.
+        **forward: Arguments to pass to the model, such as ``attn_mask``.
 
     Returns:
         The model's logits, (batch, classes).
 
     Raises:
-        RuntimeError: If a block did not run once.
-        ValueError: If a block's tokens are of more or fewer images.
+        RuntimeError: If the blocks did not run once each, in order.
+        ValueError: If a block returns tokens for more or fewer images than there are.
 
     Example:
         >>> from utilities.analysis.class_embedding.space import class_space
@@ -112,7 +113,7 @@ def _hooks(space: ClassSpace, visit: Visit, shape: torch.Size) -> Iterator[None]
 
 
 def _hook_parts(space: TransformerSpace, index: int, kept: dict[str, torch.Tensor]) -> list[Any]:
-    """Hook what happens inside a transformer's block; copies are kept, as later modules may write into the tokens."""
+    """Hook the inside of a transformer's block, and keep copies, because later modules may overwrite the tokens."""
     block, (attn, mlp) = space.blocks[index], space.branch_outputs(index)
 
     def keep_input(name: str) -> Callable[..., None]:
@@ -130,7 +131,7 @@ def _hook_parts(space: TransformerSpace, index: int, kept: dict[str, torch.Tenso
 def _at_end(
     space: ClassSpace, index: int, kept: dict[str, torch.Tensor], visit: Visit, shape: torch.Size
 ) -> Callable[..., None]:
-    """Make the hook that gathers a block's tokens, has them visited and lets go of them."""
+    """Make the hook that gathers a block's tokens, lets them be visited and drops them."""
 
     def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
         tokens, grid = space.tokens(copied(output)), space.grid(output, tuple(shape[-2:]))
@@ -150,12 +151,12 @@ def _at_end(
 def eager_attention(
     space: TransformerSpace, edits: Mapping[int, Callable[[torch.Tensor], torch.Tensor | None]]
 ) -> Iterator[None]:
-    """Compute the attention of some blocks step by step, and hand over its matrix; fused attention is put back.
+    """Compute the attention of some blocks step by step, and hand over its matrix; restore fused attention on exit.
 
     Args:
-        space: Of the model.
-        edits: Index of a block -> function of the weights after softmax, (batch, heads, queries, keys), which may give
-            other weights in their place.
+        space: Space of the model.
+        edits: Index of a block -> function of the weights after softmax, (batch, heads, queries, keys). It may return
+            other weights to replace them.
 
     Raises:
         ValueError: If there is no such block.

@@ -1,8 +1,8 @@
 """Relevance of image tokens by attention and its gradient (Chefer et al. 2021, https://arxiv.org/abs/2103.15679).
 
-Unlike the maps of `utilities.analysis.class_embedding.importance`, this needs every block's attention matrix and a
-backward pass through the whole model: fused attention is off while it runs, and memory grows with the square of the
-number of tokens. Take batches of a few dozen images.
+Unlike gradient maps, see `utilities.analysis.class_embedding.gradient_map`, this method needs every block's attention
+matrix and a backward pass through the whole model. Fused attention is off while it runs, and memory grows with the
+square of the number of tokens. Use batches of a few dozen images.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from utilities.weights import check_weights
 def relevance_maps(model: nn.Module, images: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
     """Explain the logit of a class by the image tokens, with the rule for self-attention.
 
-    R = I; for each block, with the gradient of the model's logit y_c by the attention A after softmax,
-    A_bar = mean over heads of max(0, dy_c/dA * A) and R <- R + A_bar R. The relevance of an image token is its entry in
-    the row of the class token, or the mean over the rows that the classifier reads, see `read_rows`.
+    Start with R = I. For each block, take the gradient of the model's logit y_c with respect to the attention A after
+    softmax, compute A_bar = mean over heads of max(0, dy_c/dA * A), and update R <- R + A_bar R. The relevance of an
+    image token is its entry in the row of the class token, or the mean over the rows that the classifier reads, see
+    `read_rows`.
 
     Args:
-        model: timm's VisionTransformer; its mode and fused attention are put back.
-        images: (batch, channels, height, width), on the model's device.
-        target: The class of each image, (batch,), or one of all.
+        model: timm's VisionTransformer; its mode and fused attention are restored afterwards.
+        images: Images on the model's device, (batch, channels, height, width).
+        target: The class of each image, (batch,), or one class for all.
 
     Returns:
-        (batch, image tokens), row by row of the patches' grid; never negative.
+        Relevance, (batch, image tokens), row by row of the patches' grid; never negative.
 
     Raises:
-        ValueError: If the model is another, or a class is none of its.
+        ValueError: If the model is of another kind, or has no such class.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -51,17 +52,17 @@ def relevance_maps(model: nn.Module, images: torch.Tensor, target: torch.Tensor 
 
 
 def relevance_of(space: TransformerSpace, images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Do the same in the space of a model that is in eval mode, with a class for each image."""
+    """Compute relevance maps in the space of a model in eval mode, with one class for each image."""
     matrices: list[torch.Tensor] = []
 
     def keep(weights: torch.Tensor) -> torch.Tensor:
-        # Of a model whose weights are frozen, the first matrix is where gradients start.
+        # If the model's weights are frozen, gradients start at the first matrix.
         matrices.append(weights if weights.requires_grad else weights.detach().requires_grad_())
         return matrices[-1]
 
     edits: dict[int, Callable[[torch.Tensor], torch.Tensor]] = dict.fromkeys(range(len(space.blocks)), keep)
     with torch.enable_grad(), eager_attention(space, edits):
-        # An image's logit depends on its own attention alone, so that one backward pass of the sum does for all.
+        # An image's logit depends only on its own attention, so one backward pass of the sum serves all images.
         logits = space.model(images).gather(1, target[:, None]).sum()
         gradients = torch.autograd.grad(logits, matrices)
     relevance = propagate([matrix.detach() for matrix in matrices], gradients)
@@ -72,11 +73,11 @@ def propagate(attention: Sequence[torch.Tensor], gradients: Sequence[torch.Tenso
     """Carry relevance through self-attention, block by block.
 
     Args:
-        attention: Of each block, in order, after softmax, (batch, heads, queries, keys).
-        gradients: Of the explained number by each of them.
+        attention: Attention of each block after softmax, in order, (batch, heads, queries, keys).
+        gradients: Gradient of the explained number with respect to each of these matrices.
 
     Returns:
-        R, (batch, tokens, tokens): how much each token's row owes to the tokens of the columns.
+        R, (batch, tokens, tokens): how much the token of each row owes to the token of each column.
 
     Example:
         >>> attention, gradient = torch.full((1, 1, 2, 2), 0.5), torch.tensor([[[[2.0, -1.0], [0.0, 1.0]]]])
@@ -93,9 +94,10 @@ def propagate(attention: Sequence[torch.Tensor], gradients: Sequence[torch.Tenso
 
 
 def read_rows(space: TransformerSpace) -> slice:
-    """Give the tokens that a model's classifier reads, and so the rows of attention that count at the end.
+    """Select the tokens that a model's classifier reads, and so the rows of attention that count at the end.
 
-    The class token; with distillation that and the distillation token; all tokens that are averaged, where they are.
+    These are the class token, the class and distillation tokens of a distilled model, or all tokens that the model
+    averages.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -110,10 +112,10 @@ def read_rows(space: TransformerSpace) -> slice:
 
 
 def as_targets(target: torch.Tensor | int, images: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Give one class for each image, on the images' device.
+    """Return one class for each image, on the images' device.
 
     Raises:
-        ValueError: If there are more or fewer, or one is none of the model's.
+        ValueError: If there are not as many classes as images, or the model has no such class.
 
     Example:
         >>> as_targets(7, torch.zeros(2, 3, 4, 4), 10)

@@ -1,10 +1,10 @@
 """Accuracy while image tokens are removed in the order of their importance.
 
-If a map of importance is right, accuracy stays high while the least important tokens go first (negative curve) and
-falls at once while the most important ones do (positive curve), see Chefer et al. 2021
-(https://arxiv.org/abs/2103.15679) and Vilas et al. 2023 (https://arxiv.org/abs/2310.18969). Tokens are taken out of the
-sequence after position embeddings are added: it gets shorter, so that one curve over all N tokens costs about as much
-as N / 2 passes of the intact model.
+If a map of importance is right, accuracy stays high while the least important tokens are removed first (negative
+curve), and falls at once when the most important ones are (positive curve). See Chefer et al. 2021
+(https://arxiv.org/abs/2103.15679) and Vilas et al. 2023 (https://arxiv.org/abs/2310.18969). Tokens are removed from the
+sequence after position embeddings are added. The sequence gets shorter, so one curve over all N tokens costs about as
+much as N / 2 passes of the intact model.
 """
 
 from __future__ import annotations
@@ -46,31 +46,31 @@ def removal_curves(
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> RemovalCurves:
-    """Remove image tokens by importance, and at random, and see how accuracy falls.
+    """Remove image tokens by importance and at random, and measure how accuracy falls.
 
-    Each image loses tokens of its own, the same number in all. Equal values are ordered at random, by the seed. The
-    positive order is the negative one reversed.
+    At each point, every image loses the same number of tokens, chosen for that image. Ties are broken at random, by the
+    seed. The positive order is the negative one reversed.
 
     Args:
         model: timm's VisionTransformer.
-        loader: Yields (images, labels): those that the maps are of, in the same order.
-        maps: Name -> importance of the image tokens, (images, tokens), more is more important, or what
-            `utilities.analysis.class_embedding.importance.importance` returns. Ranks, where less is more, are negated
-            first.
-        random: Number of random orders; each is another one for each image.
-        steps: Number of points of a curve, evenly spread; None measures after each token.
+        loader: Yields (images, labels), for the images of the maps in the same order.
+        maps: Name -> importance of the image tokens, (images, tokens), or the result of
+            `utilities.analysis.class_embedding.importance.importance`. A larger value is more important; negate ranks
+            first, where a smaller one is.
+        random: Number of random orders; each order differs between images.
+        steps: Number of evenly spaced points of a curve; None measures after each token.
         target: What counts as right: ``"label"``, ``"prediction"`` (the intact model's own) or one class for all.
-        seed: Of random orders and of the order of equal values.
+        seed: Seed of the random orders and of the order of ties.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
-        provenance: Kept with the result.
+        provenance: Facts to keep with the result.
 
     Returns:
-        The curves. Average pooling needs a token, and its curves end where one is left; with a class token the last
-        point is the class token alone, the same for all curves.
+        The curves. Average pooling needs a token, so its curves end when one is left. With a class token, the last
+        point is the class token alone, which is the same for all curves.
 
     Raises:
-        ValueError: If maps are not of these images or of another grid, are not finite, or an option is out of range.
+        ValueError: If maps belong to other images or another grid, are not finite, or an option is out of range.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -117,14 +117,14 @@ def removal_curves(
 
 
 def removal_points(space: TransformerSpace, steps: int | None = None) -> np.ndarray:
-    """Give the numbers of removed tokens at which accuracy is measured.
+    """List the numbers of removed tokens at which accuracy is measured.
 
     Args:
-        space: Of the model.
-        steps: Number of points; None is every token.
+        space: Space of the model.
+        steps: Number of points; None measures after every token.
 
     Returns:
-        From 0 to all image tokens, or to all but one where the classifier reads none but those of the image.
+        Numbers from 0 to all image tokens, or to all but one if the classifier reads only image tokens.
 
     Raises:
         ValueError: If there are fewer than two points.
@@ -157,7 +157,7 @@ def removal_orders(values: np.ndarray, ties: np.ndarray) -> np.ndarray:
 
     Args:
         values: Importance, (images, tokens).
-        ties: What decides between equal values, (images, tokens).
+        ties: Second key, which decides between equal values, (images, tokens).
 
     Returns:
         Indices of tokens, (images, tokens).
@@ -170,7 +170,7 @@ def removal_orders(values: np.ndarray, ties: np.ndarray) -> np.ndarray:
 
 
 def _orders(values: Sequence[np.ndarray], shape: tuple[int, int], draws: Sequence[np.random.Generator]) -> np.ndarray:
-    """Give for each curve, and each image, its tokens in the order of their removal, (curves, batch, tokens)."""
+    """Order the tokens of each image by their removal, for each curve: (curves, batch, tokens)."""
     ties = random_maps(draws[0], *shape)
     negative = [removal_orders(one, ties) for one in values]
     positive = [order[:, ::-1] for order in negative]
@@ -180,11 +180,11 @@ def _orders(values: Sequence[np.ndarray], shape: tuple[int, int], draws: Sequenc
 def _sweep(
     space: TransformerSpace, images: torch.Tensor, target: torch.Tensor, orders: np.ndarray, removed: np.ndarray
 ) -> np.ndarray:
-    """Tell whether the answer is right, for each curve, number of tokens removed and image: (curves, points, batch)."""
+    """Tell whether the answer is right for each curve, number of removed tokens and image: (curves, points, batch)."""
     right = np.empty((len(orders), len(removed), len(images)))
     sequences = torch.from_numpy(orders).to(images.device)
     for place, count in enumerate(removed):
-        # No order matters before the first token has gone, and after the last one.
+        # The order does not matter before the first token is removed, nor after the last one.
         same = count in (0, orders.shape[2])
         for curve, order in enumerate(sequences[:1] if same else sequences):
             with (
@@ -196,7 +196,7 @@ def _sweep(
 
 
 def _check_maps(space: TransformerSpace, loader: Iterable[Any], maps: Maps, random: int, seed: int) -> None:
-    """Refuse before any image is read what can be refused then."""
+    """Refuse bad options and maps as far as possible before any image is read."""
     for name, value in (("random", random), ("seed", seed)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"{name}={value!r} should be a whole number, 0 or more")
@@ -225,7 +225,7 @@ def _check_maps(space: TransformerSpace, loader: Iterable[Any], maps: Maps, rand
 
 
 def _check_number(maps: Maps, n: int) -> None:
-    """Refuse maps of fewer or more images than there are."""
+    """Refuse maps with more or fewer images than the loader has."""
     for name, one in maps.items():
         if len(_array(one)) != n:
             raise ValueError(
@@ -234,7 +234,7 @@ def _check_number(maps: Maps, n: int) -> None:
 
 
 def _values_of(maps: Maps, rows: slice, labels: torch.Tensor | None) -> list[np.ndarray]:
-    """Give the maps of some images, and see that they are theirs as far as labels tell."""
+    """Select the maps of some images, and check by the labels that they belong to these images."""
     values = []
     for name, one in maps.items():
         values.append(_array(one)[rows])
@@ -250,7 +250,7 @@ def _values_of(maps: Maps, rows: slice, labels: torch.Tensor | None) -> list[np.
 
 
 def _images_in(loader: Iterable[Any]) -> int | None:
-    """Count a loader's images before it is read, where that is possible."""
+    """Count a loader's images before it is read; None if that is not possible."""
     check_loader(loader)
     if isinstance(loader, (list, tuple)):
         return sum(len(split_batch(batch)[0]) for batch in loader)

@@ -1,4 +1,4 @@
-"""Accuracy over the number of image tokens removed: curves, and the area under them."""
+"""Accuracy over the number of removed image tokens: curves, and the areas under them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ DIRECTIONS = ("negative", "positive")
 
 @dataclass(frozen=True)
 class RemovalCurves(Result):
-    """Accuracy over the number of image tokens removed; the first point is the intact model.
+    """Accuracy over the number of removed image tokens; the first point is the intact model.
 
     Attributes:
-        names: Of the maps of importance.
-        removed: Numbers of tokens removed, (points,), from 0 to all, or to all but one where tokens are averaged.
-        tokens: Image tokens of the intact model.
-        negative: Accuracy while the least important tokens are removed first, (maps, points).
-        positive: The same while the most important ones are, (maps, points).
-        random: The same in random orders, (orders, points).
+        names: Names of the maps of importance.
+        removed: Numbers of removed tokens, (points,), from 0 to all, or to all but one if only image tokens are read.
+        tokens: Number of image tokens of the intact model.
+        negative: Accuracy when the least important tokens are removed first, (maps, points).
+        positive: Accuracy when the most important tokens are removed first, (maps, points).
+        random: Accuracy when tokens are removed in random orders, (orders, points).
         random_stderr: Standard error over images of the mean over random orders, (points,).
-        negative_auc: Area under each image's own curve (1 where it is right, 0 where not), (maps, images).
-        positive_auc: The same, (maps, images).
-        random_auc: The same, (orders, images).
+        negative_auc: Area under each image's own negative curve (1 where the answer is right, 0 where not), (maps,
+            images).
+        positive_auc: Area under each image's own positive curve, (maps, images).
+        random_auc: Area under each image's own random curve, (orders, images).
         targets: The class that counts as right, (images,).
-        provenance: Where this came from.
+        provenance: What the result was made from.
     """
 
     names: list[str]
@@ -53,7 +54,7 @@ class RemovalCurves(Result):
 
     @property
     def fraction(self) -> np.ndarray:
-        """Share of the image tokens that is removed, (points,)."""
+        """Share of image tokens removed, (points,)."""
         return self.removed / self.tokens
 
     @property
@@ -62,15 +63,15 @@ class RemovalCurves(Result):
         return float(np.concatenate([self.negative, self.random])[0, 0])
 
     def stderr(self, direction: str) -> np.ndarray:
-        """Give the standard errors over images of the ``"negative"`` or ``"positive"`` curves, (maps, points)."""
+        """Compute standard errors over images of the ``"negative"`` or ``"positive"`` curves, (maps, points)."""
         accuracy = getattr(self, direction)
         return np.sqrt(accuracy * (1 - accuracy) / (self.n - 1)) if self.n > 1 else np.full_like(accuracy, np.nan)
 
     def auc(self) -> pd.DataFrame:
-        """Give the mean area under the images' curves: columns ``method, direction, auc, stderr, low, high``.
+        """Tabulate the mean area under the images' curves: columns ``method, direction, auc, stderr, low, high``.
 
-        The area is over the share of tokens removed, so that it is 1 for a model that is always right. Errors, and the
-        bootstrap intervals of 95 % from ``low`` to ``high``, are over images; random orders are averaged for each image
+        The area is over the share of removed tokens, so it is 1 for a model that is always right. Errors are over
+        images, as are the 95 % bootstrap intervals from ``low`` to ``high``. Random orders are averaged for each image
         first.
         """
         labels, areas = self._curves("_auc")
@@ -79,10 +80,10 @@ class RemovalCurves(Result):
         return pd.DataFrame({**labels, "auc": mean, "stderr": stderr, "low": low, "high": high})
 
     def published_auc(self) -> pd.DataFrame:
-        """Give the summary of the paper's code, sum(accuracy) / (max(accuracy) * points), of each curve.
+        """Summarise each curve as the paper's code does: sum(accuracy) / (max(accuracy) * points).
 
-        It divides by the best accuracy of the curve itself, which `auc` does not, and includes all points measured.
-        Columns ``method, direction, auc``; of random orders the mean of theirs.
+        Unlike `auc`, this divides by the best accuracy of the curve itself. It includes all measured points. The
+        columns are ``method, direction, auc``. Random orders are summarised one by one, and then averaged.
         """
 
         def summary(curves: np.ndarray) -> np.ndarray:
@@ -94,9 +95,9 @@ class RemovalCurves(Result):
         return pd.DataFrame({**labels, "auc": [*values, summary(self.random).mean()] if len(self.random) else values})
 
     def to_frame(self) -> pd.DataFrame:
-        """Give all curves: columns ``method, direction, removed, fraction, accuracy, stderr, spread``.
+        """Tabulate all curves: columns ``method, direction, removed, fraction, accuracy, stderr, spread``.
 
-        ``spread`` is the standard deviation over random orders; NaN where there are none, or one.
+        ``spread`` is the standard deviation over random orders; NaN for other curves, and if there is only one order.
         """
         labels, accuracy = self._curves("")
         stderr = np.concatenate([self.stderr("negative"), self.stderr("positive")])
@@ -110,7 +111,7 @@ class RemovalCurves(Result):
         return frame.assign(accuracy=accuracy.ravel(), stderr=stderr.ravel(), spread=spread.ravel())
 
     def _curves(self, suffix: str) -> tuple[dict[str, list[str]], np.ndarray]:
-        """Stack what belongs to negative, positive and random curves, the mean over orders of the last, and names."""
+        """Label and stack the values of negative and positive curves, and the mean of those of random curves."""
         count, random = len(self.names), getattr(self, f"random{suffix}")
         method = [*self.names, *self.names] + ["random"] * (len(random) > 0)
         direction = ["negative"] * count + ["positive"] * count + ["random"] * (len(random) > 0)

@@ -1,9 +1,9 @@
-"""Ridge regression of class labels in closed form, from sums that are added up batch by batch.
+"""Ridge regression of class labels in closed form, from sums that are accumulated batch by batch.
 
-Many problems of one width share their labels, such as one for each token position of a block. Targets are +1 for an
-image's class and -1 for all others, with one intercept for each class, as in the linear probes of Vilas et al. 2023
-(https://arxiv.org/abs/2310.18969). The sums are in float64: solving what one pass has added up then gives what solving
-with all images at once gives.
+It solves many problems of one width that share their labels, such as one for each token position of a block. Targets
+are +1 for an image's class and -1 for all others, with one intercept for each class, as in the linear probes of Vilas
+et al. 2023 (https://arxiv.org/abs/2310.18969). The sums are in float64, so one pass over batches gives the same
+solution as all images at once.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch
 
 
 class RidgeSums:
-    """What ridge regression needs of its data, for many problems at once.
+    """The sums over data that ridge regression needs, for many problems at once.
 
-    With X the features and Y the targets, X'X and, for each class, the number of its samples and the sum of their
-    features; the latter hold X'Y = 2 (sums of the classes) - (sum of all), so that Y is never written out.
+    Let X be the features and Y the targets. The sums are X'X and, for each class, the number of its samples and the
+    sum of their features. The latter determine X'Y = 2 (sums of the classes) - (sum of all), so Y is never built.
 
     Attributes:
         gram: X'X, (problems, width, width).
-        class_sums: Sums of the features of each class, (problems, classes, width).
-        counts: Samples of each class, (classes,).
+        class_sums: Sum of the features of each class, (problems, classes, width).
+        counts: Number of samples of each class, (classes,).
 
     Example:
         >>> sums = RidgeSums(problems=1, width=1, num_classes=2)
@@ -50,8 +50,8 @@ class RidgeSums:
         """Add samples.
 
         Args:
-            features: (samples, problems, width).
-            labels: Whole numbers from 0 to classes - 1, (samples,).
+            features: Features of each sample and problem, (samples, problems, width).
+            labels: Class of each sample, from 0 to classes - 1, (samples,).
         """
         x = features.to(self.gram).transpose(0, 1)
         labels = labels.to(self.gram.device)
@@ -63,7 +63,7 @@ class RidgeSums:
         """Add the samples of other sums.
 
         Raises:
-            ValueError: If those are of another shape.
+            ValueError: If the other sums are of another shape.
         """
         if other.class_sums.shape != self.class_sums.shape:
             ours, theirs = tuple(self.class_sums.shape), tuple(other.class_sums.shape)
@@ -75,15 +75,15 @@ class RidgeSums:
     def solve(self, alpha: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Minimise |Y - X W - b|^2 + alpha |W|^2 for each problem; b is not penalised.
 
-        With features and targets centred, W = (X'X + alpha I)^-1 X'Y. As column c of Y is 2 (class is c) - 1, column c
+        With features and targets centred, W = (X'X + alpha I)^-1 X'Y. Column c of Y is 2 (class is c) - 1, so column c
         of the centred X'Y is 2 (sum of class c - its count * mean of all).
 
         Args:
             alpha: Strength of the penalty, above 0.
 
         Returns:
-            Weights, (problems, width, classes), and intercepts, (problems, classes), in float64: a sample's scores are
-            ``features @ weights + intercept``.
+            Weights, (problems, width, classes), and intercepts, (problems, classes), both in float64. A sample's scores
+            are ``features @ weights + intercept``.
 
         Raises:
             ValueError: If there are no samples, or alpha is not above 0.
@@ -105,10 +105,10 @@ class RidgeSums:
 
 
 def check_alpha(alpha: float) -> None:
-    """Refuse a penalty that leaves a problem of fewer samples than features without one solution.
+    """Refuse a penalty that leaves a problem with fewer samples than features without a unique solution.
 
     Raises:
-        ValueError: Naming it.
+        ValueError: If the penalty is refused; the message names it.
 
     Example:
         >>> check_alpha(0)

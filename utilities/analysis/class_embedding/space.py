@@ -1,8 +1,8 @@
 """Class-embedding space: the logits that a model's final norm and classifier give to any hidden token.
 
-Vilas et al. 2023, https://arxiv.org/abs/2310.18969. With the classifier's rows E (classes x width), its bias e and the
-final norm, a token x of any layer is read as E norm(x) + e. For models with a class token this is what the model itself
-does to that token after its last block; for models that average tokens it is done to each token alone.
+Follows Vilas et al. 2023, https://arxiv.org/abs/2310.18969. Let E be the classifier's rows (classes x width) and e its
+bias. A token x of any layer is read as E norm(x) + e, with the final norm. A model with a class token does the same to
+that token after its last block. For models that average tokens, each token is read alone.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class LensOptions:
     Attributes:
         norm: Whether the final norm is applied first.
         bias: Whether the classifier's bias is added.
-        scale: Whether outputs of attention and MLP are read as they are added to the residual stream, with LayerScale
-            or the norm after the branch; if not, as the projection or second linear layer gives them.
-        tuned: A learned map of each block's tokens to those of the last, see `utilities.analysis.class_embedding.tuned`
-            and called as ``tuned(index, tokens)``; it reads block outputs alone.
+        scale: Whether attention and MLP are read as they are added to the residual stream, with LayerScale or the norm
+            after the branch. If not, the output of the projection or the second linear layer is read.
+        tuned: Learned map from each block's tokens to those of the last, called as ``tuned(index, tokens)``; see
+            `utilities.analysis.class_embedding.tuned`. It only reads block outputs.
     """
 
     norm: bool = True
@@ -45,13 +45,13 @@ class ClassSpace(ABC):
     """The class-embedding space of one model.
 
     Attributes:
-        model: As it was given; nothing in it is changed.
+        model: The model as it was passed; it is not modified.
         options: How tokens are read.
-        names: Of the blocks.
+        names: Names of the blocks.
         blocks: Modules whose outputs are read.
-        parts: What can be read of each block, of `PARTS`.
+        parts: Parts that can be read of each block, some of `PARTS`.
         prefix: Number of tokens before those of the image.
-        class_token: Whether the first of them is a class token.
+        class_token: Whether the first of these is a class token.
         num_classes: Number of logits.
     """
 
@@ -69,51 +69,52 @@ class ClassSpace(ABC):
         """Read tokens: (batch, tokens, width) -> logits (batch, tokens, classes).
 
         Args:
-            tokens: Of a block, or of a part of it.
-            index: Of the block whose output this is, for a learned lens; None for parts.
-            tuned: The learned lens; None is that of the options, if there is one.
+            tokens: Tokens of a block, or of a part of it.
+            index: Index of the block that put out the tokens, for a learned lens; None for parts.
+            tuned: Learned lens; None uses that of the options, if there is one.
         """
 
     @abstractmethod
     def classify(self, tokens: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
-        """Classify as the model does from the tokens after its last block: (batch, tokens, width) -> (batch, classes).
+        """Classify the tokens of the last block as the model does: (batch, tokens, width) -> (batch, classes).
 
         Args:
-            tokens: After the last block.
-            keep: Which of them to average over, booleans (batch, tokens), where tokens are averaged; None is all.
+            tokens: Tokens after the last block.
+            keep: Whether to include each token, booleans (batch, tokens), if the model averages tokens; None is all.
         """
 
     @abstractmethod
     def tokens(self, output: torch.Tensor) -> torch.Tensor:
-        """Bring what a block gives to (batch, tokens, width)."""
+        """Convert a block's output to (batch, tokens, width)."""
 
     @abstractmethod
     def grid(self, output: torch.Tensor, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Give rows and columns of the image tokens in what a block gives.
+        """Return rows and columns of the image tokens in a block's output.
 
         Args:
-            output: Of a block.
-            size: Height and width of the images, for models that take any; None is what the model was made for.
+            output: Output of a block.
+            size: Height and width of the images, for models that take any size; None is the model's own size.
         """
 
     def logits(self, images: torch.Tensor, **forward: Any) -> torch.Tensor:
-        """Run the model: the answer that `classify` has to give, (batch, classes)."""
+        """Run the model for its logits, (batch, classes); `classify` must reproduce them."""
         return self.model(images, **forward)
 
     def depth(self) -> list[float]:
-        """Give the share of all the model's blocks that have run after each block that is read: 1 for the last."""
+        """Return the share of all the model's blocks that have run after each block read: 1 for the last."""
         return [(index + 1) / len(self.blocks) for index in range(len(self.blocks))]
 
     def groups(self) -> dict[str, slice]:
-        """Give the tokens that are looked at apart: ``CLS``, where there is one, and ``image``; no registers."""
+        """Group the tokens: ``CLS``, if there is a class token, and ``image``; registers are left out."""
         image = {"image": slice(self.prefix, None)}
         return {"CLS": slice(0, 1)} | image if self.class_token else image
 
 
 class TransformerSpace(ClassSpace):
-    """That of timm's VisionTransformer: pre-norm or residual-post-norm blocks, class token, average, registers.
+    """Class-embedding space of timm's VisionTransformer.
 
-    A distilled model's second token is read with its own classifier, ``head_dist``; all others with ``head``.
+    Blocks may be pre-norm or residual-post-norm. The model may have a class token and registers, or average tokens.
+    The second token of a distilled model is read with its own classifier, ``head_dist``; all others with ``head``.
     """
 
     parts = PARTS
@@ -143,7 +144,7 @@ class TransformerSpace(ClassSpace):
         return logits
 
     def classify(self, tokens: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
-        """Norm, pool and classify, averaging over kept tokens alone."""
+        """Norm, pool and classify; the average is over kept tokens only."""
         if keep is None or self.model.global_pool == "token":
             return self.model.forward_head(self.model.norm(tokens.clone()))
         first = 0 if self.model.pool_include_prefix else self.prefix
@@ -152,11 +153,11 @@ class TransformerSpace(ClassSpace):
         return self.model.head(self.model.fc_norm(mean))
 
     def tokens(self, output: torch.Tensor) -> torch.Tensor:
-        """Give them as they are."""
+        """Return the output, which is the tokens already."""
         return output
 
     def grid(self, output: torch.Tensor, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Give the patches' grid."""
+        """Return rows and columns of the patches."""
         patches = self.model.patch_embed
         dynamic = size is not None and self.model.dynamic_img_size
         rows, columns = patches.dynamic_feat_size(size) if dynamic else patches.grid_size
@@ -169,7 +170,7 @@ class TransformerSpace(ClassSpace):
         return rows, columns
 
     def branch_outputs(self, index: int) -> tuple[nn.Module, nn.Module]:
-        """Give the modules that put out what attention and MLP add to the residual stream, or what they give raw."""
+        """Return the modules that output what attention and MLP add to the residual stream, or their raw output."""
         block = self.blocks[index]
         if not self.options.scale:
             return block.attn, block.mlp
@@ -179,17 +180,18 @@ class TransformerSpace(ClassSpace):
 def class_space(
     model: nn.Module, options: LensOptions | None = None, names: Mapping[str, Any] | None = None
 ) -> ClassSpace:
-    """Give the class-embedding space of a model.
+    """Build the class-embedding space of a model.
 
     Args:
-        model: timm's VisionTransformer with token or average pooling, or a ResNet (of this package, torchvision or
-            timm), where the final stage's positions are the tokens; any other with ``names``.
+        model: timm's VisionTransformer with token or average pooling; a ResNet (of this package, torchvision or timm),
+            whose tokens are the positions of the final stage; or, with ``names``, any other model.
         options: How tokens are read; None is the paper's way.
-        names: Where the parts of another model are: ``{"blocks": "encoder.layers", "norm": "encoder.ln", "classifier":
-            "heads.head"}``, and other arguments of `utilities.analysis.class_embedding.named_space.NamedSpace`.
+        names: Names of another model's parts, such as ``{"blocks": "encoder.layers", "norm": "encoder.ln",
+            "classifier": "heads.head"}``, and other arguments of
+            `utilities.analysis.class_embedding.named_space.NamedSpace`.
 
     Raises:
-        ValueError: If the model has no such space; the message says why.
+        ValueError: If the model has no class-embedding space; the message says why.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -217,10 +219,10 @@ def class_space(
 
 
 def transformer_space(model: nn.Module, options: LensOptions | None = None, what: str = "this") -> TransformerSpace:
-    """Give the space of a Vision Transformer, for what needs attention.
+    """Build the space of a Vision Transformer, for analyses that need attention.
 
     Raises:
-        ValueError: Naming the model, if it is another kind.
+        ValueError: If the model is of another kind; the message names it.
 
     Example:
         >>> transformer_space(nn.Linear(1, 1), what="importance")
@@ -237,7 +239,7 @@ def transformer_space(model: nn.Module, options: LensOptions | None = None, what
 
 
 def _checked(space: ClassSpace) -> ClassSpace:
-    """Refuse more classes than ranks can be told apart, and a learned lens of another number of blocks."""
+    """Refuse a single class, more classes than int16 ranks can hold, and a learned lens for other blocks."""
     widths = getattr(space.options.tuned, "widths", space.blocks)
     if len(widths) != len(space.blocks):
         raise ValueError(
@@ -255,7 +257,7 @@ def _checked(space: ClassSpace) -> ClassSpace:
 
 
 def _check_transformer(model: VisionTransformer) -> None:
-    """Refuse what a lens through the final norm and one linear classifier cannot read."""
+    """Refuse a model that a lens through the final norm and one linear classifier cannot read."""
     kind = type(model).__name__
     if model.global_pool not in ("token", "avg"):
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Means over images with their errors, intervals and tests, where the image is what is drawn at random.
+"""Means over images with errors, intervals and tests, with the image as the unit of sampling.
 
-The tokens of an image share that image: they are not independent, and a test over all tokens as if they were finds
-differences in anything (pseudo-replication, Hurlbert 1984, https://doi.org/10.2307/1942661). So each image first comes
-down to one number, such as the mean over its tokens, and all that follows resamples images. An image without a value
-(no token on the object, say) is NaN, and is left out of that column alone.
+The tokens of an image are not independent. A test that treats them as independent finds differences in anything
+(pseudo-replication, Hurlbert 1984, https://doi.org/10.2307/1942661). So each image is first reduced to one number, such
+as the mean over its tokens, and everything else resamples images. An image without a value, such as one with no token
+on the object, is NaN, and is left out of that column only.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import ArrayLike
 
-CHUNK = 2**22  # entries of resampling weights that are held at once, 32 MiB
-ROUNDING = 1e-12  # sums that differ by less, relative to the values added up, are ties
+CHUNK = 2**22  # entries of resampling weights held in memory at once, 32 MiB
+ROUNDING = 1e-12  # sums that differ by less than this, relative to the sum of absolute values, are ties
 
 
 def count(values: ArrayLike) -> np.ndarray:
@@ -33,10 +33,10 @@ def mean_and_stderr(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Average over images, with the standard error of that mean.
 
     Args:
-        values: One value, or array of values, for each image, (n, ...); NaN where it has none.
+        values: One value, or array of values, for each image, (n, ...); NaN where an image has none.
 
     Returns:
-        Mean, NaN without a value, and standard error, NaN with fewer than two; each (...).
+        Mean (NaN without values) and standard error (NaN with fewer than two values), each (...).
 
     Raises:
         ValueError: If a value is infinite.
@@ -55,21 +55,21 @@ def mean_and_stderr(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def bootstrap_interval(
     values: ArrayLike, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give the percentile bootstrap interval of the mean over images (Efron 1979).
+    """Compute the percentile bootstrap interval of the mean over images (Efron 1979).
 
-    All columns are resampled with the same images, so that they stay as dependent as they are.
+    All columns are resampled with the same images, which preserves the dependence between them.
 
     Args:
-        values: (n, ...), NaN where an image has no value.
-        confidence: Of the interval, between 0 and 1.
-        resamples: Drawn with replacement.
-        seed: Of the draws.
+        values: Values of each image, (n, ...); NaN where an image has none.
+        confidence: Confidence level of the interval, between 0 and 1.
+        resamples: Number of resamples, drawn with replacement.
+        seed: Seed of the draws.
 
     Returns:
         Lower and upper end, each (...); NaN with fewer than two values.
 
     Raises:
-        ValueError: If an option is out of range or a value infinite.
+        ValueError: If an option is out of range or a value is infinite.
 
     Example:
         >>> low, high = bootstrap_interval(np.arange(100.0))
@@ -99,20 +99,21 @@ def bootstrap_interval(
 def paired_p(differences: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
     """Test that the mean difference is above 0, by flipping the signs of images at random.
 
-    Without an effect, an image's difference is as likely to be d as -d. The p-value is (1 + flips whose mean is no
-    less than the one seen) / (1 + flips), which is never 0 (Phipson & Smyth 2010,
-    https://doi.org/10.2202/1544-6115.1585), or exact over all 2^n flips where those are no more than ``resamples``.
+    Without an effect, an image's difference is as likely to be d as -d. The p-value is (1 + number of flips whose mean
+    is no less than the observed one) / (1 + number of flips), which is never 0 (Phipson & Smyth 2010,
+    https://doi.org/10.2202/1544-6115.1585). If there are no more than ``resamples`` flips in all, 2^n, the test tries
+    all of them and is exact.
 
     Args:
-        differences: One for each image, (n, ...), NaN where it has none.
-        resamples: Random flips.
-        seed: Of the flips, which are the same for all columns.
+        differences: Difference of each image, (n, ...); NaN where an image has none.
+        resamples: Number of random flips.
+        seed: Seed of the flips, which are the same for all columns.
 
     Returns:
-        One-sided p-values, (...); NaN without a value.
+        One-sided p-values, (...); NaN without values.
 
     Raises:
-        ValueError: If ``resamples`` is not positive or a value infinite.
+        ValueError: If ``resamples`` is not positive or a value is infinite.
 
     Example:
         >>> paired_p([1.0, 2.0, 0.5, 1.5])
@@ -135,16 +136,16 @@ def unpaired_p(one: ArrayLike, two: ArrayLike, *, resamples: int = 1000, seed: i
     """Test that the mean over one group of images is above that over another, by shuffling images between them.
 
     Args:
-        one: The group whose mean is thought to be larger, (n, ...), NaN where an image has no value.
-        two: The other group, (m, ...).
-        resamples: Random shuffles; all distinct ones are tried where those are no more.
-        seed: Of the shuffles.
+        one: Values of the group whose mean is expected to be larger, (n, ...); NaN where an image has none.
+        two: Values of the other group, (m, ...).
+        resamples: Number of random shuffles; if there are no more distinct shuffles than this, all are tried.
+        seed: Seed of the shuffles.
 
     Returns:
         One-sided p-values, (...), as for `paired_p`; NaN where a group has no value.
 
     Raises:
-        ValueError: If the shapes do not fit, ``resamples`` is not positive or a value infinite.
+        ValueError: If the shapes do not fit, ``resamples`` is not positive or a value is infinite.
 
     Example:
         >>> unpaired_p([5.0, 6.0, 7.0], [1.0, 2.0])
@@ -156,7 +157,7 @@ def unpaired_p(one: ArrayLike, two: ArrayLike, *, resamples: int = 1000, seed: i
     flat = _columns(np.concatenate([one, two]))
     first = np.arange(len(flat)) < len(one)
     p = np.full(flat.shape[1], np.nan)
-    # Only images with a value change places: groups of a column keep the sizes that its own mean was taken over.
+    # Only images with a value are shuffled, so the groups of each column keep the sizes behind their observed means.
     patterns, which = np.unique(~np.isnan(flat), axis=1, return_inverse=True)
     for i, there in enumerate(patterns.T):
         columns = which.reshape(-1) == i
@@ -165,7 +166,7 @@ def unpaired_p(one: ArrayLike, two: ArrayLike, *, resamples: int = 1000, seed: i
 
 
 def _shuffled_p(values: np.ndarray, first: np.ndarray, resamples: int, seed: int) -> np.ndarray | float:
-    """Compare the sum of the first group, whose mean and size fix the other's, with those of shuffled groups."""
+    """Compare the sum of the first group with those of shuffled groups; the total and the sizes are fixed."""
     n, size = len(first), int(first.sum())
     if not 0 < size < n:
         return np.nan
@@ -179,7 +180,7 @@ def _shuffled_p(values: np.ndarray, first: np.ndarray, resamples: int, seed: int
 
 
 def _share_at_least(own: np.ndarray, draws: Iterator[np.ndarray], values: np.ndarray, exact: bool) -> np.ndarray:
-    """Give the p-value of own @ values among the rows of draws @ values, ties counted against it."""
+    """Compute the p-value of own @ values among the rows of draws @ values; ties count against it."""
     least = own @ values - ROUNDING * np.abs(values).sum(0)
     reached, total = np.zeros(values.shape[1]), 0
     for weights in draws:
@@ -196,17 +197,17 @@ def _chunks(resamples: int, n: int) -> Iterator[int]:
 
 
 def _divide(total: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Divide, NaN where n is 0."""
+    """Divide by n; NaN where n is 0."""
     return np.asarray(np.divide(total, n, out=np.full(np.broadcast(total, n).shape, np.nan), where=n > 0))
 
 
 def _columns(values: np.ndarray) -> np.ndarray:
-    """Flatten all but the images: (n, ...) -> (n, columns)."""
+    """Flatten all axes but the images: (n, ...) -> (n, columns)."""
     return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
 def _checked(values: ArrayLike, resamples: int = 1) -> np.ndarray:
-    """Convert to float64, and refuse what no statistics can be made of."""
+    """Convert to float64, and refuse values and resamples that the statistics cannot use."""
     if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 1:
         raise ValueError(f"resamples should be a whole number above 0, such as 1000, got {resamples!r}")
     values = np.asarray(values, np.float64)

@@ -1,9 +1,9 @@
 """The tuned lens: an affine map for each block from its tokens to those of the last, fitted to the model's own answers.
 
 The lens of `utilities.analysis.class_embedding.space` reads every block as if it were the last. Where it reads nothing,
-the class may be there in another basis. Belrose et al. 2023 (https://arxiv.org/abs/2303.08112) let each block b learn a
-change of basis, x -> x + A_b x + b_b, before the model's own norm and classifier. The maps see no labels: they are
-fitted so that each token's distribution over classes is the one that the model's last block has for that token.
+the class may exist in another basis. Belrose et al. 2023 (https://arxiv.org/abs/2303.08112) let each block b learn a
+change of basis, x -> x + A_b x + b_b, before the model's own norm and classifier. The maps see no labels. They are
+fitted so that each token's distribution over classes matches the one that the last block has for that token.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ IMAGES_PER_STEP = 32
 
 
 class TunedLens(nn.Module):
-    """An affine map for each block; that of the last block is the identity, and so are all before they are fitted.
+    """An affine map for each block; the map of the last block is always the identity.
 
-    Where a block is as wide as the last one, its map is x + A x + b with A = 0 and b = 0 at first; where it is not,
-    A x + b. Read with it through ``LensOptions(tuned=...)``.
+    If a block is as wide as the last one, its map is x + A x + b. It starts as the identity, with A = 0 and b = 0. For
+    other widths, the map is A x + b. Pass the lens as ``LensOptions(tuned=...)`` to read with it.
 
     Attributes:
-        widths: Of the blocks' tokens.
-        facts: How it was fitted; of each block the KL divergence, and the epoch its map is of (0: none was better).
+        widths: Widths of the blocks' tokens.
+        facts: How the lens was fitted, with each block's KL divergence and the epoch that its map was kept from (0 if
+            no epoch improved on the start).
 
     Example:
         >>> tuned, tokens = TunedLens([4, 4]), torch.rand(1, 3, 4)
@@ -54,12 +55,12 @@ class TunedLens(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, index: int, tokens: torch.Tensor) -> torch.Tensor:
-        """Map tokens of a block, (batch, tokens, its width), to (batch, tokens, width of the last block).
+        """Map a block's tokens to the width of the last block: (batch, tokens, width) -> (batch, tokens, last width).
 
         The block's map moves to the device of the tokens.
 
         Raises:
-            ValueError: If there is no such block, or it is of another width.
+            ValueError: If there is no such block, or it has another width.
         """
         self._check(index, tokens)
         if index == len(self.maps):
@@ -71,15 +72,16 @@ class TunedLens(nn.Module):
     def with_classifier(
         self, index: int, tokens: torch.Tensor, head: nn.Linear, bias: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Give a block's map and the classifier that follows as one linear map, weight and bias.
+        """Merge a block's map and the classifier that follows into one linear map, and return its weight and bias.
 
-        Where no norm stands between the two, the many positions of early stages are then never as wide as the last.
+        This needs a model without a norm between the two. It avoids widening the many positions of early stages to the
+        width of the last one.
 
         Args:
-            index: Of the block.
-            tokens: Of the block, to see that they belong to it.
+            index: Index of the block.
+            tokens: Tokens of the block, to check that they belong to it.
             head: The classifier.
-            bias: Whether its own bias is added.
+            bias: Whether to add the classifier's own bias.
 
         Example:
             >>> tuned, tokens, head = TunedLens([4, 4]), torch.rand(1, 3, 4), nn.Linear(4, 2)
@@ -106,17 +108,17 @@ class TunedLens(nn.Module):
             )
 
     def save(self, path: str | Path) -> Path:
-        """Write the maps and how they were fitted to a file, whole or not at all."""
+        """Write the maps and how they were fitted to a file, completely or not at all."""
         content = {"widths": self.widths, "facts": self.facts, "state": self.state_dict()}
         return write_torch(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> TunedLens:
-        """Read what `save` wrote, to the CPU.
+        """Load the file that `save` wrote, to the CPU.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it holds no tuned lens.
+            ValueError: If the file holds no tuned lens.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} is missing; fit_tuned_lens makes a tuned lens, and its save() the file")
@@ -145,24 +147,26 @@ def fit_tuned_lens(
     device: str | torch.device = "auto",
     progress: bool = True,
 ) -> TunedLens:
-    """Fit a tuned lens to a model, which stays as it is (Belrose et al. 2023, https://arxiv.org/abs/2303.08112).
+    """Fit a tuned lens to a model, which is not modified (Belrose et al. 2023, https://arxiv.org/abs/2303.08112).
 
-    Minimised for each block b is the mean over class and image tokens of KL(p || p_b): p is the distribution over
-    classes that the lens reads from a token after the last block, p_b the one from the token of block b after its map.
-    Where grids differ, p is that of the nearest position. Adam makes a step every `IMAGES_PER_STEP` images of a batch,
-    in a random order, with a learning rate that falls to 0 linearly over the epochs. Of each block's map is kept what
-    had the smallest mean divergence over an epoch, the identity at the start included: where steps are too large for a
-    block that is nearly right as it is, its lens stays the raw one.
+    The fit minimises, for each block b, the mean of KL(p || p_b) over class and image tokens. Here p is the
+    distribution over classes that the lens reads from a token after the last block, and p_b the one it reads from the
+    token of block b after its map. Where grids differ, p is taken from the nearest position.
+
+    Adam makes a step every `IMAGES_PER_STEP` images of a batch, in random order, with a learning rate that falls to 0
+    linearly over the epochs. For each block, the fit keeps the map with the smallest mean divergence over an epoch. The
+    identity at the start is a candidate too: if steps are too large for a block that is nearly right already, its lens
+    stays the raw one.
 
     Args:
-        model: See `utilities.analysis.class_embedding.space.class_space`, or a space with options of its own, such as
+        model: See `utilities.analysis.class_embedding.space.class_space`, or a space with its own options, such as
             ``ConvolutionalSpace.every_stage(model)``.
-        loader: Of training images; labels are not needed.
-        epochs: Passes over them, each of which runs the model.
-        learning_rate: Of the first epoch.
-        seed: Of the order of images within batches.
-        lens: How tokens are read, the same as later with the tuned lens; None is the paper's way.
-        names: Of a model that is not known, see `utilities.analysis.class_embedding.space.class_space`.
+        loader: Yields training images; labels are not needed.
+        epochs: Number of passes over the images, each of which runs the model.
+        learning_rate: Learning rate of the first epoch.
+        seed: Seed of the order of images within batches.
+        lens: How tokens are read, which must be the same later with the tuned lens; None is the paper's way.
+        names: Names of the parts of an unknown model, see `utilities.analysis.class_embedding.space.class_space`.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
 
@@ -170,8 +174,8 @@ def fit_tuned_lens(
         The tuned lens.
 
     Raises:
-        ValueError: If an option is out of range, the model has one block, or ``lens`` is a tuned one.
-        TypeError: If the loader can be read once only.
+        ValueError: If an option is out of range, the model has only one block, or ``lens`` is tuned already.
+        TypeError: If the loader can be read only once.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -205,10 +209,10 @@ def fit_tuned_lens(
 def space_of(
     model: nn.Module | ClassSpace, lens: LensOptions | None = None, names: Mapping[str, Any] | None = None
 ) -> ClassSpace:
-    """Give a model's class-embedding space, or a space as it is.
+    """Build a model's class-embedding space, or return a space unchanged.
 
     Raises:
-        ValueError: If the model has none, or options are given beside a space, which has its own.
+        ValueError: If the model has no such space, or options are passed with a space, which has its own.
 
     Example:
         >>> from utilities.analysis.class_embedding.conv_space import ConvolutionalSpace
@@ -224,7 +228,7 @@ def space_of(
 
 
 def divergence(final: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Give KL(softmax(final) || softmax(logits)) in nats: (..., classes) twice -> (...).
+    """Compute KL(softmax(final) || softmax(logits)) in nats: (..., classes) twice -> (...).
 
     Example:
         >>> divergence(torch.tensor([0.0, 0.0]), torch.tensor([0.0, 0.0]))
@@ -235,13 +239,13 @@ def divergence(final: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
 
 def on_grid(logits: torch.Tensor, prefix: int, grid: tuple[int, int], wanted: tuple[int, int]) -> torch.Tensor:
-    """Bring logits of the tokens of one grid to another by nearest neighbour; prefix tokens stay as they are.
+    """Resample token logits from one grid to another by nearest neighbour; prefix tokens are unchanged.
 
     Args:
-        logits: (batch, prefix + rows * columns, classes).
+        logits: Logits of each token, (batch, prefix + rows * columns, classes).
         prefix: Number of tokens before those of the image.
-        grid: Their rows and columns.
-        wanted: Rows and columns to have.
+        grid: Rows and columns of the image tokens.
+        wanted: Rows and columns of the result.
 
     Example:
         >>> on_grid(torch.arange(4.0).view(1, 4, 1), 0, (2, 2), (2, 4)).flatten().tolist()
@@ -255,7 +259,7 @@ def on_grid(logits: torch.Tensor, prefix: int, grid: tuple[int, int], wanted: tu
 
 
 class AllBlocks(ABC):
-    """Keeps all blocks' tokens of a batch, as what the last one says is known at the end alone."""
+    """Keeps the tokens of all blocks for a batch, because the last block's answer is only known at the end."""
 
     def __init__(self, space: ClassSpace) -> None:
         self.space = space
@@ -268,22 +272,22 @@ class AllBlocks(ABC):
         self.grids.append(tokens.grid)
 
     def finish(self, batch: Batch) -> None:
-        """Work on the batch, and let go of it."""
+        """Process the batch, and drop its tokens."""
         self.work()
         self.after, self.grids = [], []
 
     @abstractmethod
     def work(self) -> None:
-        """Do what there is to do with a batch."""
+        """Process a batch, given the tokens of all its blocks."""
 
     def finals(self) -> list[torch.Tensor]:
-        """Give the logits of the last block's tokens on the grid of each block."""
+        """Resample the logits of the last block's tokens to the grid of each block."""
         last = self.space.project(self.after[-1])
         return [on_grid(last, self.space.prefix, self.grids[-1], grid) for grid in self.grids]
 
 
 class _Fit(AllBlocks):
-    """Steps of Adam on the maps of all blocks, batch by batch."""
+    """Fits the maps of all blocks with Adam, batch by batch."""
 
     tuned: TunedLens | None = None  # the first batch shows how wide the blocks are
     optimiser: torch.optim.Optimizer
@@ -292,29 +296,29 @@ class _Fit(AllBlocks):
         super().__init__(space)
         self.generator = generator
         self.start: np.ndarray | float = 0.0  # divergence of the maps before any step
-        self.best: list[tuple[float, int, dict[str, torch.Tensor]]] = []  # of each block: divergence, epoch, map
+        self.best: list[tuple[float, int, dict[str, torch.Tensor]]] = []  # divergence, epoch and map of each block
 
     def begin(self, learning_rate: float) -> None:
         """Begin an epoch."""
         self.learning_rate, self.totals = learning_rate, 0.0
 
     def keep(self, epoch: int, n: int) -> None:
-        """Keep the maps that had a smaller divergence over this epoch than before."""
+        """Keep the maps whose divergence over this epoch is the smallest so far."""
         if epoch == 1:
             self.best = [(float(start), 0, {}) for start in self.start / n]
         for index, (layer, total) in enumerate(zip(self.tuned.maps, self.totals / n, strict=True)):
-            if total <= self.best[index][0] * (1 + 1e-6):  # equal, but for rounding, where an epoch is one step
+            if total <= self.best[index][0] * (1 + 1e-6):  # equal except for rounding if an epoch is one step
                 state = {name: value.clone() for name, value in layer.state_dict().items()}
                 self.best[index] = (float(total), epoch, state)
 
     def restore(self) -> tuple[list[float], list[int]]:
-        """Put the best maps back, zeros where no epoch was better; give divergences and epochs."""
+        """Restore the best maps (zeros if no epoch improved on the start), and return divergences and epochs."""
         for layer, (_, _, state) in zip(self.tuned.maps, self.best, strict=True):
             layer.load_state_dict(state or {name: torch.zeros_like(x) for name, x in layer.state_dict().items()})
         return [kl for kl, _, _ in self.best], [epoch for _, epoch, _ in self.best]
 
     def work(self) -> None:
-        """Make the steps of a batch."""
+        """Make all optimiser steps for a batch."""
         if self.tuned is None:
             last = self.after[-1]
             precise = torch.promote_types(last.dtype, torch.float32)  # Adam's steps are lost in half precision
@@ -330,7 +334,7 @@ class _Fit(AllBlocks):
             self.totals += len(images) * self._step(finals, images)
 
     def _untouched(self, finals: list[torch.Tensor]) -> np.ndarray:
-        """Give the mean divergence of each block without a map; infinity where it cannot be read without."""
+        """Compute the mean divergence of each block without a map; infinity if a block cannot be read without one."""
         found = []
         for tokens, final in zip(self.after[:-1], finals, strict=False):
             if tokens.shape[2] != self.after[-1].shape[2]:
@@ -341,21 +345,21 @@ class _Fit(AllBlocks):
         return np.array(found)
 
     def _step(self, finals: list[torch.Tensor], images: torch.Tensor) -> np.ndarray:
-        """Make one step, and give the mean KL divergence of each block before it."""
+        """Make one step, and return the mean KL divergence of each block before it."""
         losses = []
         for index, layer in enumerate(self.tuned.maps):
             with torch.enable_grad():
                 logits = self.space.project(self.after[index][images], index, self.tuned)
                 seen = _seen(self.space, logits.shape[1])
                 loss = divergence(finals[index][images], logits)[:, seen].mean()
-            loss.backward(inputs=list(layer.parameters()))  # no gradients of the model
+            loss.backward(inputs=list(layer.parameters()))  # computes no gradients for the model
             losses.append(loss.detach())
         self.optimiser.step()
         self.optimiser.zero_grad()
-        torch.clear_autocast_cache()  # an autocast of the caller keeps what it has cast the maps to before the step
+        torch.clear_autocast_cache()  # the caller's autocast would keep maps cast before the step
         return torch.stack(losses).double().cpu().numpy()
 
 
 def _seen(space: ClassSpace, count: int) -> list[int]:
-    """Give the places of class and image tokens among all tokens."""
+    """List the positions of class and image tokens among all tokens."""
     return [place for group in space.groups().values() for place in range(count)[group]]

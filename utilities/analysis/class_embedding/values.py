@@ -1,8 +1,9 @@
 """Value vectors: the memories that attention and MLP write from, and what they say about the classes.
 
 The last linear layer of a branch is a key-value memory (Geva et al. 2021, https://arxiv.org/abs/2012.14913; for Vision
-Transformers Vilas et al. 2023, https://arxiv.org/abs/2310.18969): its input holds one coefficient k_j for each memory,
-its columns are their value vectors v_j, and the branch puts out sum_j k_j v_j + bias. All here is of weights alone.
+Transformers Vilas et al. 2023, https://arxiv.org/abs/2310.18969). Its input holds one coefficient k_j for each memory,
+its columns are the value vectors v_j, and the branch outputs sum_j k_j v_j + bias. Everything in this module depends
+only on weights.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ FOLDS = ("none", "scale", "scale+norm")
 
 
 def value_vectors(space: TransformerSpace, index: int, part: str, fold: str = "none") -> torch.Tensor:
-    """Give the value vectors of a block's attention or MLP, the columns of its last linear layer.
+    """Return the value vectors of a block's attention or MLP, which are the columns of its last linear layer.
 
     Args:
-        space: Of the model.
-        index: Of the block, from 0; negative counts from the last.
-        part: ``"attn"`` (width memories) or ``"mlp"`` (as many as the MLP is wide inside).
-        fold: ``"none"`` takes them as they are (the paper). ``"scale"`` multiplies their features as those of the
-            branch are before they are added to the residual stream: by LayerScale, or by the weight of the norm that
-            follows the branch in residual-post-norm blocks. ``"scale+norm"`` multiplies by the weight of the final
-            norm too, which is then all between a memory and the classifier that differs among features. What norms
-            subtract, and the deviation that they divide by, hang on the token and are not folded in.
+        space: Space of the model.
+        index: Index of the block, from 0; negative counts from the last.
+        part: ``"attn"`` (as many memories as the model is wide) or ``"mlp"`` (as many as its hidden layer is wide).
+        fold: ``"none"`` leaves the vectors unchanged, as in the paper. ``"scale"`` multiplies their features as the
+            model multiplies those of the branch: by LayerScale, or by the weight of the norm that follows the branch in
+            residual-post-norm blocks. ``"scale+norm"`` also multiplies by the weight of the final norm. This covers
+            every factor between a memory and the classifier that differs among features. The mean that a norm
+            subtracts and the deviation that it divides by depend on the token, and are not folded in.
 
     Returns:
-        float64 (width, memories), on the weights' device.
+        Value vectors, float64 (width, memories), on the weights' device.
 
     Raises:
         ValueError: If there is no such block, part or fold.
@@ -59,7 +60,7 @@ def value_vectors(space: TransformerSpace, index: int, part: str, fold: str = "n
 
 
 def class_rows(space: TransformerSpace) -> torch.Tensor:
-    """Give the classifier's row of each class, float64 (classes, width); of a distilled model, those of ``head``.
+    """Return the classifier's row of each class, float64 (classes, width); for a distilled model, those of ``head``.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -70,7 +71,7 @@ def class_rows(space: TransformerSpace) -> torch.Tensor:
 
 
 def memory_logits(space: TransformerSpace, index: int, part: str, fold: str = "none") -> torch.Tensor:
-    """Give what each memory adds to each class for a coefficient of 1: rows @ values, (classes, memories).
+    """Compute what each memory adds to each class's logit at a coefficient of 1: rows @ values, (classes, memories).
 
     Args and errors are those of `value_vectors`. The classifier's bias is left out.
 
@@ -83,15 +84,15 @@ def memory_logits(space: TransformerSpace, index: int, part: str, fold: str = "n
 
 
 def memory_cosines(space: TransformerSpace, index: int, part: str, fold: str = "none") -> torch.Tensor:
-    """Give the cosine between each class's row and each value vector, (classes, memories).
+    """Compute the cosine between each class's row and each value vector, (classes, memories).
 
-    Both are divided by their length over features. (Over classes instead, rows would stay of unequal length, and
-    cosines would exceed 1.) A value vector of zeros has no direction: NaN.
+    Both are divided by their length over features. (If divided by their length over classes, rows would keep unequal
+    lengths, and cosines would exceed 1.) A value vector of zeros has no direction, and its cosines are NaN.
 
     Args and further errors are those of `value_vectors`.
 
     Raises:
-        ValueError: If a class's row is zero, as before training with a classifier that starts at zero, or weights are
+        ValueError: If a class's row is zero, as in an untrained model whose classifier starts at zero, or weights are
             not finite.
 
     Example:
@@ -114,14 +115,14 @@ def memory_cosines(space: TransformerSpace, index: int, part: str, fold: str = "
 
 @cache
 def chance_of_best_cosine(width: int, memories: int) -> float:
-    """Give the mean of the largest of several cosines between one direction and random ones.
+    """Compute the mean of the largest of several cosines between one direction and random ones.
 
-    (1 + cosine) / 2 of random directions in d dimensions follows Beta((d - 1) / 2, (d - 1) / 2); the largest of M
-    independent ones is its quantile u^(1/M), with u uniform, whose mean is integrated.
+    For random directions in d dimensions, (1 + cosine) / 2 follows Beta((d - 1) / 2, (d - 1) / 2). The largest of M
+    independent cosines is the quantile at u^(1/M), with u uniform. Its mean is integrated numerically.
 
     Args:
-        width: d, 2 or more.
-        memories: M.
+        width: Number of dimensions d, 2 or more.
+        memories: Number of random directions M, 1 or more.
 
     Raises:
         ValueError: If ``width`` is below 2 or ``memories`` below 1.
@@ -143,11 +144,11 @@ def chance_of_best_cosine(width: int, memories: int) -> float:
 
 
 def chance_of_overlap(memories: int, k: int = 5) -> float:
-    """Give the probability that k random memories share one with k others: 1 - C(M - k, k) / C(M, k).
+    """Compute the probability that two random sets of k memories overlap: 1 - C(M - k, k) / C(M, k).
 
     Args:
-        memories: M.
-        k: From 1 to M.
+        memories: Number of memories M.
+        k: Size of each set, from 1 to M.
 
     Raises:
         ValueError: If ``k`` is out of range.
@@ -162,10 +163,10 @@ def chance_of_overlap(memories: int, k: int = 5) -> float:
 
 
 def check_memories(space: TransformerSpace, index: int, part: str, fold: str) -> None:
-    """Refuse a block, part or fold that is not there.
+    """Refuse a block, part or fold that does not exist.
 
     Raises:
-        ValueError: Naming it, and what there is.
+        ValueError: If one is refused; the message names it and the choices.
 
     Example:
         >>> from utilities.vit import vit_tiny_patch2_16
@@ -183,7 +184,7 @@ def check_memories(space: TransformerSpace, index: int, part: str, fold: str) ->
 
 
 def _gain(module: nn.Module, values: torch.Tensor) -> torch.Tensor | float:
-    """Give what LayerScale or a norm multiplies features by, (width, 1); 1 for an identity or a norm without weight."""
+    """Return the factor of LayerScale or a norm, (width, 1); 1 for an identity or a norm without weight."""
     gain = getattr(module, "gamma", None)
     gain = getattr(module, "weight", None) if gain is None else gain
     return 1.0 if gain is None else gain.detach().to(values)[:, None]
