@@ -39,7 +39,8 @@ from utilities.analysis.class_embedding.lens import TokenReader
 from utilities.analysis.class_embedding.passes import read
 from utilities.analysis.class_embedding.record import eager_attention, read_blocks
 from utilities.analysis.class_embedding.space import transformer_space
-from utilities.datasets import load_dataset, make_loader
+from utilities.datasets import load_dataset
+from utilities.datasets.factory import make_loader
 from utilities.utils import versions, write_json
 from utilities.zoo import create_model
 

@@ -42,7 +42,7 @@ from imagecorruptions import corruptions as published
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from utilities.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, PARAMETERS, SEVERITIES, corrupt
+from utilities.datasets.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, PARAMETERS, SEVERITIES, corrupt
 from utilities.utils import versions, write_json
 
 KINDS = CORRUPTIONS + EXTRA_CORRUPTIONS

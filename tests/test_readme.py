@@ -10,7 +10,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 
-from utilities import datasets, rerun
+from utilities.cli import rerun
+from utilities.datasets import factory as datasets
 from utilities.utils import PROJECT_ROOT
 
 mpl.use("Agg")
@@ -45,7 +46,7 @@ def test_commands_take_the_options_printed(module, arguments, monkeypatch):
         raise Parsed(parse(self, *args, **given))
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    module = "utilities.compare_command" if module == "utilities.compare" else module
+    module = "utilities.cli.compare" if module == "utilities.compare" else module
     with pytest.raises(Parsed):  # a wrong option would be a SystemExit
         importlib.import_module(module).main(shlex.split(arguments))
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.datasets import load_dataset, make_loader
-from utilities.distillation import distillation_loss
+from utilities.datasets import load_dataset
+from utilities.datasets.factory import make_loader
 from utilities.hooks import Recorder
-from utilities.recipes import schedule
 from utilities.train import checkpoint_path, fit, main
-from utilities.trainer import Recipe, Trainer, autocast_dtype, estimate_batch_norm
+from utilities.training.distillation import distillation_loss
+from utilities.training.recipes import schedule
+from utilities.training.trainer import Recipe, Trainer, autocast_dtype, estimate_batch_norm
 from utilities.utils import PROJECT_ROOT
 from utilities.zoo import create_model
 

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from numpy.typing import ArrayLike
 
-from utilities.features import as_real, unit_scale
-from utilities.grams import centered_gram
+from utilities.hooks.features import as_real, unit_scale
+from utilities.hooks.grams import centered_gram
 
 Kernel = Literal["linear", "rbf"]
 Estimator = Literal["debiased", "biased"]

@@ -3,8 +3,8 @@
 The recipe: CIFAR-100, SGD with learning rate 0.1, momentum 0.9 and weight decay 5e-4, cosine decay, batches of 256,
 random flips and padded crops, cross-entropy. Vision Transformers do not learn with it and use AdamW. Some of the
 training images are held out for validation. The last epoch's weights are kept whatever the validation shows, and the
-test set is used only once, at the end. ``--recipe`` selects another one of `utilities.recipes.RECIPES`, such as those
-of Park & Kim 2022 (https://arxiv.org/abs/2202.06709); other options then change single values of it.
+test set is used only once, at the end. ``--recipe`` selects another one of `utilities.training.recipes.RECIPES`, such
+as those of Park & Kim 2022 (https://arxiv.org/abs/2202.06709); other options then change single values of it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any
 import torch
 from torchvision.ops import StochasticDepth
 
-from utilities.augmentation import recipe_augmentation
-from utilities.checkpoints import read_checkpoint
-from utilities.class_order import HELP, from_options
-from utilities.datasets import load_dataset
-from utilities.images import ImageDataset
-from utilities.loaders import Loader, make_loader
-from utilities.memory import keeping_freed_memory
-from utilities.own_models import is_own
-from utilities.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe
-from utilities.resumption import (
+from utilities.cli.user_errors import reporting
+from utilities.datasets.class_order import HELP, from_options
+from utilities.datasets.factory import load_dataset
+from utilities.datasets.images import ImageDataset
+from utilities.datasets.loaders import Loader, make_loader
+from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.results.writing import check_writable, clear_killed, tensor_bytes, warning_of_failure, write_torch
+from utilities.training.augmentation import recipe_augmentation
+from utilities.training.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe
+from utilities.training.resumption import (
     data_facts,
     data_now,
     finish,
@@ -41,11 +41,11 @@ from utilities.resumption import (
     resume_file,
     take_up,
 )
-from utilities.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm, evaluate_or_nan
-from utilities.user_errors import reporting
+from utilities.training.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm, evaluate_or_nan
 from utilities.utils import evaluating, resolve_device, set_seed, versions
-from utilities.writing import check_writable, clear_killed, tensor_bytes, warning_of_failure, write_torch
-from utilities.zoo import check_name, create_model
+from utilities.zoo.checkpoints import read_checkpoint
+from utilities.zoo.factory import check_name, create_model
+from utilities.zoo.own_models import is_own
 
 RESUME_EVERY = 60  # seconds of training that an interruption costs at most
 # Names of the stochastic-depth argument: in this package's models, and in those of the libraries.
@@ -92,7 +92,7 @@ def fit(
     The checkpoint loads with ``weights_only=True`` and holds ``model`` (the state dictionary), ``name``,
     ``num_classes``, ``seed``, ``recipe``, ``history`` (a row for each epoch), ``test`` (loss and accuracies on the test
     set, measured once, at the end), ``classes`` (their names), ``data`` (a fingerprint of each split, see
-    `utilities.fingerprint`), ``precision``, ``precisions`` (for each part of the epochs) and ``versions``.
+    `utilities.datasets.fingerprint`), ``precision``, ``precisions`` (for each part of the epochs) and ``versions``.
 
     Args:
         model_name: A name that `utilities.zoo.create_model` knows.
@@ -100,7 +100,7 @@ def fit(
         seed: Seed of the initial weights, the order of the images and their augmentation.
         folder: Folder of the checkpoint. Several processes may ask for the same checkpoint; one of them trains it.
         device: Device to train on; see `utilities.utils.resolve_device`.
-        precision: Numerical precision; see `utilities.trainer.autocast_dtype`.
+        precision: Numerical precision; see `utilities.training.trainer.autocast_dtype`.
         workers: Number of processes that load images.
         save_every: Interval in epochs at which snapshots ``..._at_EPOCH.pth`` are written. Snapshots are also written
             of the initial weights (epoch 0) and after the epoch in which the warm-up ends. Epochs are counted from the

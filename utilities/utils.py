@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from utilities.copies import has_own_inputs, own_inputs
-from utilities.input_type import casting_inputs
-from utilities.inputs import check_model, explaining
-from utilities.labels import BatchCheck, hits
-from utilities.memory import keeping_freed_memory
-from utilities.parts import check_loader
-from utilities.parts import split_batch as split_batch
-from utilities.weights import check_weights
-from utilities.writing import check_writable as check_writable
-from utilities.writing import write_json as write_json
-from utilities.writing import write_whole as write_whole
+from utilities.hooks.calls.batch_parts import check_loader
+from utilities.hooks.calls.batch_parts import split_batch as split_batch
+from utilities.hooks.calls.copies import has_own_inputs, own_inputs
+from utilities.hooks.calls.input_type import casting_inputs
+from utilities.hooks.calls.inputs import check_model, explaining
+from utilities.hooks.calls.labels import BatchCheck, hits
+from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.weights import check_weights
+from utilities.results.writing import check_writable as check_writable
+from utilities.results.writing import write_json as write_json
+from utilities.results.writing import write_whole as write_whole
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -102,7 +102,7 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
         The device the model is on.
 
     Raises:
-        ValueError: If weights have no values, or for a problem that `utilities.inputs.explain` recognises.
+        ValueError: If weights have no values, or for a problem that `utilities.hooks.calls.inputs.explain` recognises.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
@@ -148,7 +148,7 @@ def evaluate(
         loader: Yields batches that `split_batch` understands, with labels.
         device: See `resolve_device`.
         topk: Values of k to report the accuracy for. A k above the number of classes counts every image as right.
-            `utilities.labels.hits` defines how equal logits count.
+            `utilities.hooks.calls.labels.hits` defines how equal logits count.
 
     Returns:
         ``{"loss": nats, "top1": fraction, ..., "n": images}``.

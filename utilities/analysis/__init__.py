@@ -1,1 +1,1 @@
-"""The companion analyses, one per file. Each takes a model and a loader, and returns a frozen result."""
+"""Analyses of one model: model and loader in, a frozen result out. Each wing answers one kind of question."""

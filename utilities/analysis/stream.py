@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from utilities.inputs import FROM_BYTES, SINGLE, channels_last, check_gradients, has_channels_last
-from utilities.labels import as_labels
-from utilities.masks import split_masks
-from utilities.memory import keeping_freed_memory
-from utilities.parts import check_loader
+from utilities.datasets.masks import split_masks
+from utilities.hooks.calls.batch_parts import check_loader
+from utilities.hooks.calls.inputs import FROM_BYTES, SINGLE, channels_last, check_gradients, has_channels_last
+from utilities.hooks.calls.labels import as_labels
+from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.weights import check_weights
 from utilities.utils import evaluating, split_batch
-from utilities.weights import check_weights
 
 Batches = Iterator[tuple[torch.Tensor | None, ...]]
 

@@ -1,1 +1,1 @@
-"""Test claims of the papers against results; one file for each analysis."""
+"""Claims of papers, put to results: each says whether it holds on what was run, and on what evidence."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from utilities.plots.similarity import caption
+from utilities.plots.similarity.heatmap import caption
 from utilities.plots.text import write_wrapped
-from utilities.similarity import Similarity
+from utilities.results.similarity import Similarity
 
 
 def basis(results: Sequence[Similarity]) -> str:

@@ -17,16 +17,16 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
-from utilities.analysis.class_embedding.statistics import mean_and_stderr
 from utilities.analysis.class_embedding.values import (
     MEMORY_PARTS,
     chance_of_best_cosine,
     check_memories,
     memory_cosines,
 )
-from utilities.results import Result
+from utilities.hooks.calls.weights import check_weights
+from utilities.results.result import Result
+from utilities.results.statistics import mean_and_stderr
 from utilities.utils import versions
-from utilities.weights import check_weights
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def class_value_agreement(
 
     Example:
         >>> import torch
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> _ = torch.manual_seed(0)
         >>> one, two = (vit_tiny_patch2_16(num_classes=10, depth=2) for _ in range(2))
         >>> result = class_value_agreement(one, random=two)

@@ -19,7 +19,7 @@ from utilities.analysis.class_embedding.ranks import ranks_and_firsts, target_lo
 from utilities.analysis.class_embedding.record import BlockTokens
 from utilities.analysis.class_embedding.space import ClassSpace
 from utilities.analysis.stream import precise
-from utilities.labels import hits
+from utilities.hooks.calls.labels import hits
 
 REFERENCES = ("input", "own")
 # Where a block's first class comes from. SOURCES are exclusive and add up to 1; OVERLAPS overlap.

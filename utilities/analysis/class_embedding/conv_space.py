@@ -20,8 +20,8 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from typing_extensions import Self
 
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, Tuned
-from utilities.preact_resnet import PreActResNet
 from utilities.resnet import ResNet
+from utilities.zoo.preact_resnet import PreActResNet
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 _AVERAGES = ("avg", "fast", "fastavg")  # timm's names

@@ -18,8 +18,8 @@ from torch import nn
 from utilities.analysis.class_embedding.ranks import target_logit
 from utilities.analysis.class_embedding.relevance import as_targets, read_rows
 from utilities.analysis.class_embedding.space import LensOptions, TransformerSpace, transformer_space
+from utilities.hooks.calls.weights import check_weights
 from utilities.utils import evaluating
-from utilities.weights import check_weights
 
 LOSSES = ("ce", "ce_double_softmax", "logit")
 
@@ -62,7 +62,7 @@ def gradient_maps(
             because it has a gate or a norm before the output projection.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model = vit_tiny_patch2_16(num_classes=10, depth=2)
         >>> gradient_maps(model, torch.rand(4, 3, 16, 16), target=7, per_head=True).shape
         torch.Size([4, 2, 3, 64])

@@ -25,9 +25,9 @@ from utilities.analysis.class_embedding.lens import NO_LABEL, lens_facts
 from utilities.analysis.class_embedding.passes import Target, check_target, read
 from utilities.analysis.class_embedding.ranks import chance_score
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
-from utilities.analysis.class_embedding.statistics import bootstrap_interval, count, mean_and_stderr, paired_p
-from utilities.masks import class_tokens
-from utilities.results import Result
+from utilities.datasets.masks import class_tokens
+from utilities.results.result import Result
+from utilities.results.statistics import bootstrap_interval, count, mean_and_stderr, paired_p
 from utilities.utils import versions
 
 # Quantity -> names of its axes, see `Identifiability.labels_of`.
@@ -148,7 +148,7 @@ class Identifiability(Result):
 
         Args:
             other: Result for the same images in the same order, with the same number of blocks.
-            resamples: See `utilities.analysis.class_embedding.statistics.paired_p`.
+            resamples: See `utilities.results.statistics.paired_p`.
             seed: Seed of the resamples.
 
         Returns:
@@ -221,7 +221,7 @@ def identifiability(
         ValueError: If an option is out of range, labels are missing or the model has no class-embedding space.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
         >>> batches = [(images, torch.arange(4))]
         >>> result = identifiability(vit_tiny_patch2_16(10, depth=2), batches, resamples=10, device="cpu")

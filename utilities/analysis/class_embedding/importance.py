@@ -19,10 +19,10 @@ from utilities.analysis.class_embedding.gradient_map import gradient_maps_of, gr
 from utilities.analysis.class_embedding.passes import Target, check_labels, check_size, check_target, targets_of
 from utilities.analysis.class_embedding.relevance import relevance_of
 from utilities.analysis.class_embedding.space import LensOptions, TransformerSpace, transformer_space
-from utilities.analysis.class_embedding.statistics import mean_and_stderr
 from utilities.analysis.stream import stream
-from utilities.masks import token_coverage
-from utilities.results import Result
+from utilities.datasets.masks import token_coverage
+from utilities.results.result import Result
+from utilities.results.statistics import mean_and_stderr
 from utilities.utils import versions
 
 METHODS = ("gradient", "relevance", "random")
@@ -118,7 +118,7 @@ def importance(
         ValueError: If an option is not known, the model is of another kind, or labels are missing.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> batches = [(torch.rand(3, 3, 16, 16), torch.tensor([1, 2, 3]))]
         >>> result = importance(vit_tiny_patch2_16(num_classes=10, depth=2), batches, device="cpu")
         >>> result.heatmaps.shape, result.targets.tolist()

@@ -13,7 +13,7 @@ from torch import nn
 
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
 from utilities.analysis.class_embedding.values import memory_cosines, memory_logits
-from utilities.weights import check_weights
+from utilities.hooks.calls.weights import check_weights
 
 SHOWN = 10  # memories shown by default
 
@@ -48,7 +48,7 @@ def inspect_memories(
 
     Example:
         >>> import torch
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model = vit_tiny_patch2_16(num_classes=3, depth=1)
         >>> with torch.no_grad():
         ...     model.blocks[0].mlp.fc2.weight[:, 7] = 9 * model.head.weight[1]
@@ -96,7 +96,7 @@ def inspect_class(
 
     Example:
         >>> import torch
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model = vit_tiny_patch2_16(num_classes=3, depth=1)
         >>> with torch.no_grad():
         ...     model.blocks[0].mlp.fc2.weight[:, 7] = 9 * model.head.weight[1]

@@ -27,10 +27,10 @@ from utilities.analysis.class_embedding.memory_match import (
 from utilities.analysis.class_embedding.passes import Batch, Target, check_target, read
 from utilities.analysis.class_embedding.record import BlockTokens
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
-from utilities.analysis.class_embedding.statistics import bootstrap_interval, mean_and_stderr, paired_p, unpaired_p
 from utilities.analysis.class_embedding.values import MEMORY_PARTS, check_memories, memory_logits
 from utilities.analysis.stream import Moments
-from utilities.loaders import seeded_generator
+from utilities.datasets.loaders import seeded_generator
+from utilities.results.statistics import bootstrap_interval, mean_and_stderr, paired_p, unpaired_p
 from utilities.utils import versions
 
 KEYS = ("value", "preactivation")
@@ -80,7 +80,7 @@ def key_value_agreement(
         ValueError: If an option is out of range, or the model is not a Vision Transformer that can be read.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
         >>> model, loader = vit_tiny_patch2_16(num_classes=10, depth=2), [(images, torch.tensor([0, 1, 2, 3]))]
         >>> result = key_value_agreement(model, loader, resamples=10, device="cpu")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utilities.results import Result
+from utilities.results.result import Result
 
 
 @dataclass(frozen=True)

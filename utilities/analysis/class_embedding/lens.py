@@ -22,7 +22,7 @@ from utilities.analysis.class_embedding.passes import Batch, Target, check_targe
 from utilities.analysis.class_embedding.ranks import places, score, target_logit
 from utilities.analysis.class_embedding.record import BlockTokens
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
-from utilities.results import Result
+from utilities.results.result import Result
 from utilities.utils import versions
 
 NO_LABEL = -1
@@ -147,7 +147,7 @@ def lens(
             differ (in a CNN).
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
         >>> batches = [(images, torch.tensor([3, 7]))]
         >>> result = lens(vit_tiny_patch2_16(10, depth=2), batches, top=2, device="cpu")

@@ -21,7 +21,7 @@ from utilities.analysis.class_embedding.passes import read
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.tuned import AllBlocks, TunedLens, divergence, space_of
 from utilities.analysis.stream import Moments
-from utilities.results import Result
+from utilities.results.result import Result
 from utilities.utils import versions
 
 READINGS = ("raw", "tuned")
@@ -84,7 +84,7 @@ def tuned_lens_kl(
 
     Example:
         >>> from utilities.analysis.class_embedding.tuned import fit_tuned_lens
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model = vit_tiny_patch2_16(num_classes=10, depth=2)
         >>> images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
         >>> tuned = fit_tuned_lens(model, [images[:4]], epochs=1, device="cpu")

@@ -146,7 +146,7 @@ def masking(space: TransformerSpace, mask: torch.Tensor, blocks: Sequence[int] |
 
     Example:
         >>> from utilities.analysis.class_embedding.space import transformer_space
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model = vit_tiny_patch2_16(depth=2).eval()
         >>> with torch.no_grad(), masking(transformer_space(model), self_only_mask(65, prefix=1)):
         ...     model(torch.rand(1, 3, 16, 16)).shape
@@ -176,7 +176,7 @@ def chosen_blocks(space: TransformerSpace, blocks: Sequence[int] | None) -> list
 
     Example:
         >>> from utilities.analysis.class_embedding.space import transformer_space
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> chosen_blocks(transformer_space(vit_tiny_patch2_16(depth=3)), [2, 0])
         [0, 2]
     """
@@ -197,7 +197,7 @@ def check_maskable(space: TransformerSpace) -> None:
 
     Example:
         >>> from utilities.analysis.class_embedding.space import transformer_space
-        >>> from utilities.local_vit import local_vit
+        >>> from utilities.zoo.local_vit import local_vit
         >>> check_maskable(transformer_space(local_vit("16", reach=3)))
         Traceback (most recent call last):
         ValueError: blocks.0.attn is a NeighbourhoodAttention with a forward pass of its own, ...
@@ -254,7 +254,7 @@ def deleting(space: TransformerSpace, keep_indices: torch.Tensor) -> Iterator[No
 
     Example:
         >>> from utilities.analysis.class_embedding.space import transformer_space
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model, lengths = vit_tiny_patch2_16(depth=1).eval(), []
         >>> with deleting(transformer_space(model), with_prefix(torch.tensor([[5, 9]]), prefix=1)):
         ...     hook = model.blocks[0].register_forward_hook(lambda block, args, out: lengths.append(out.shape[1]))

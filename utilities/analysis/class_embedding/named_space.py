@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, Tuned
-from utilities.hooks import first_tensor, select_layers
+from utilities.hooks.recorder import first_tensor, select_layers
 
 POOLS = ("token", "avg", "avg_before_norm")
 

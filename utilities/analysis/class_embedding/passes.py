@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import torch
 
-from utilities import labels as rules
 from utilities.analysis.class_embedding.record import BlockTokens, read_blocks
 from utilities.analysis.class_embedding.space import ClassSpace, TransformerSpace
 from utilities.analysis.stream import stream
-from utilities.inputs import channels_last, has_channels_last
-from utilities.masks import class_tokens, token_coverage
+from utilities.datasets.masks import class_tokens, token_coverage
+from utilities.hooks.calls import labels as rules
+from utilities.hooks.calls.inputs import channels_last, has_channels_last
 
 Target = str | int
 TARGETS = ("label", "prediction")
@@ -84,7 +84,7 @@ def read(
 
     Example:
         >>> from utilities.analysis.class_embedding.space import class_space
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> space = class_space(vit_tiny_patch2_16(num_classes=10, depth=2))
         >>> read(space, [(torch.rand(3, 3, 16, 16), torch.tensor([1, 2, 3]))], [], device="cpu")
         3
@@ -149,7 +149,7 @@ def check_target(target: Target, num_classes: int) -> None:
 
 
 def check_labels(labels: torch.Tensor | None, num_classes: int) -> torch.Tensor | None:
-    """Refuse labels that are not classes of the model, see `utilities.labels.check_labels`; None passes.
+    """Refuse labels that are not classes of the model, see `utilities.hooks.calls.labels.check_labels`; None passes.
 
     Raises:
         ValueError: If a label is refused; the message names it and the number of classes.
@@ -175,7 +175,7 @@ def check_size(space: ClassSpace, images: torch.Tensor, *, own: bool = False) ->
 
     Example:
         >>> from utilities.analysis.class_embedding.space import class_space
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> check_size(class_space(vit_tiny_patch2_16(depth=1)), torch.zeros(1, 3, 24, 24))
         Traceback (most recent call last):
         ValueError: images have 24x24 pixels, the VisionTransformer takes 16x16; load them with image_size=16

@@ -39,9 +39,9 @@ from utilities.analysis.class_embedding.perturbation_result import WEIGHTS, Pert
 from utilities.analysis.class_embedding.ranks import ranks_and_firsts
 from utilities.analysis.class_embedding.record import BlockTokens, eager_attention, read_blocks
 from utilities.analysis.class_embedding.space import LensOptions, TransformerSpace, transformer_space
-from utilities.analysis.class_embedding.statistics import bootstrap_interval
-from utilities.labels import hits
-from utilities.masks import class_tokens
+from utilities.datasets.masks import class_tokens
+from utilities.hooks.calls.labels import hits
+from utilities.results.statistics import bootstrap_interval
 from utilities.utils import versions
 
 OF_CLS = ("no_cls", "no_cls_unnormalised")
@@ -94,7 +94,7 @@ def perturb(
         ValueError: If an option is out of range, or a kind needs masks or a class token that are missing.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> batch = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
         >>> result = perturb(vit_tiny_patch2_16(3, depth=2), [batch], device="cpu")
         >>> result.kinds, result.values.shape
@@ -129,7 +129,7 @@ def perturb_each_block(model: nn.Module, loader: Iterable[Any], kind: str, **opt
         ValueError: As `perturb` does.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> batch = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
         >>> perturb_each_block(vit_tiny_patch2_16(3, depth=2), [batch], "self_only", device="cpu").blocks
         [[0], [1]]

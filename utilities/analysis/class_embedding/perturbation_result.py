@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from utilities.analysis.class_embedding.statistics import bootstrap_interval, mean_and_stderr, paired_p
-from utilities.results import Result
+from utilities.results.result import Result
+from utilities.results.statistics import bootstrap_interval, mean_and_stderr, paired_p
 
 SIDES = ("intact", "perturbed", "difference")
 MEASURES = ("rate", "pooled_rate", "score", "pooled_score", "cls_rate", "accuracy")

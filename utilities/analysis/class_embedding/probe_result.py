@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utilities.analysis.class_embedding.statistics import mean_and_stderr, paired_p
-from utilities.results import Result
+from utilities.results.result import Result
+from utilities.results.statistics import mean_and_stderr, paired_p
 
 READINGS = ("probe", "lens", "tuned")
 

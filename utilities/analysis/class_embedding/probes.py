@@ -26,11 +26,11 @@ from utilities.analysis.class_embedding.ranks import rank
 from utilities.analysis.class_embedding.record import BlockTokens, read_blocks
 from utilities.analysis.class_embedding.ridge import RidgeSums, check_alpha
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
-from utilities.analysis.class_embedding.statistics import bootstrap_interval
 from utilities.analysis.class_embedding.tuned import space_of
 from utilities.analysis.stream import readable_twice, stream
-from utilities.images import ImageDataset
-from utilities.labels import hits
+from utilities.datasets.images import ImageDataset
+from utilities.hooks.calls.labels import hits
+from utilities.results.statistics import bootstrap_interval
 from utilities.utils import versions
 
 TOKENS = ("each", "shared")
@@ -90,7 +90,7 @@ def linear_probes(
         TypeError: If the training images can be read only once.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> images = torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
         >>> train, test = ([(part, torch.arange(10))] for part in images.split(10))
         >>> result = linear_probes(vit_tiny_patch2_16(10, depth=2), train, test, tokens="shared", device="cpu")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.class_embedding.space import ClassSpace, TransformerSpace
-from utilities.copies import copied, own_inputs
+from utilities.hooks.calls.copies import copied, own_inputs
 
 
 @dataclass
@@ -74,7 +74,7 @@ def read_blocks(space: ClassSpace, images: torch.Tensor, visit: Visit, **forward
 
     Example:
         >>> from utilities.analysis.class_embedding.space import class_space
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> seen = []
         >>> def visit(tokens):
         ...     total = tokens.before + tokens.attn + tokens.mlp
@@ -164,7 +164,7 @@ def eager_attention(
 
     Example:
         >>> from utilities.analysis.class_embedding.space import transformer_space
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model, seen = vit_tiny_patch2_16(depth=2).eval(), []
         >>> with eager_attention(transformer_space(model), {1: lambda weights: seen.append(weights.shape)}):
         ...     _ = model(torch.rand(1, 3, 16, 16))

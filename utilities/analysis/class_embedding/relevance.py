@@ -15,8 +15,8 @@ from torch import nn
 from utilities.analysis.class_embedding.passes import check_labels, check_target
 from utilities.analysis.class_embedding.record import eager_attention
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
+from utilities.hooks.calls.weights import check_weights
 from utilities.utils import evaluating
-from utilities.weights import check_weights
 
 
 def relevance_maps(model: nn.Module, images: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
@@ -39,7 +39,7 @@ def relevance_maps(model: nn.Module, images: torch.Tensor, target: torch.Tensor 
         ValueError: If the model is of another kind, or has no such class.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> maps = relevance_maps(vit_tiny_patch2_16(num_classes=10, depth=2), torch.rand(3, 3, 16, 16), target=7)
         >>> maps.shape, bool((maps >= 0).all())
         (torch.Size([3, 64]), True)
@@ -100,7 +100,7 @@ def read_rows(space: TransformerSpace) -> slice:
     averages.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> read_rows(transformer_space(vit_tiny_patch2_16(depth=1)))
         slice(0, 1, None)
         >>> read_rows(transformer_space(vit_tiny_patch2_16(depth=1, class_token=False, global_pool="avg")))

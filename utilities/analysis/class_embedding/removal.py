@@ -25,9 +25,9 @@ from utilities.analysis.class_embedding.relevance import read_rows
 from utilities.analysis.class_embedding.removal_result import RemovalCurves
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
 from utilities.analysis.stream import Moments, stream
-from utilities.batches import length
-from utilities.labels import hits
-from utilities.parts import check_loader
+from utilities.compare.batches import length
+from utilities.hooks.calls.batch_parts import check_loader
+from utilities.hooks.calls.labels import hits
 from utilities.utils import split_batch, versions
 
 Maps = Mapping[str, "np.ndarray | Importance"]
@@ -73,7 +73,7 @@ def removal_curves(
         ValueError: If maps belong to other images or another grid, are not finite, or an option is out of range.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> batches = [(torch.rand(4, 3, 16, 16), torch.tensor([1, 2, 3, 1]))]
         >>> maps = {"top left": np.tile(-np.arange(64.0), (4, 1))}
         >>> model = vit_tiny_patch2_16(num_classes=10, depth=1)
@@ -130,7 +130,7 @@ def removal_points(space: TransformerSpace, steps: int | None = None) -> np.ndar
         ValueError: If there are fewer than two points.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> removal_points(transformer_space(vit_tiny_patch2_16(depth=1)), 5)
         array([ 0, 16, 32, 48, 64])
     """
@@ -220,7 +220,7 @@ def _check_maps(space: TransformerSpace, loader: Iterable[Any], maps: Maps, rand
     if maps and (isinstance(sampler, RandomSampler) or getattr(sampler, "shuffle", None) == "every_epoch"):
         raise ValueError(
             "the loader shuffles anew each time it is read, so that maps would meet other images than their own; use "
-            "make_loader of utilities.loaders with shuffle='once' or 'never'"
+            "make_loader of utilities.datasets.loaders with shuffle='once' or 'never'"
         )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utilities.analysis.class_embedding.statistics import bootstrap_interval, mean_and_stderr
-from utilities.results import Result
+from utilities.results.result import Result
+from utilities.results.statistics import bootstrap_interval, mean_and_stderr
 
 DIRECTIONS = ("negative", "positive")
 

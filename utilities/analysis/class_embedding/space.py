@@ -194,7 +194,7 @@ def class_space(
         ValueError: If the model has no class-embedding space; the message says why.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> space = class_space(vit_tiny_patch2_16(num_classes=10, depth=2))
         >>> space.names, space.prefix, space.project(torch.zeros(1, 65, 96)).shape
         (['blocks.0', 'blocks.1'], 1, torch.Size([1, 65, 10]))

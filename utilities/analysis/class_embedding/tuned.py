@@ -24,7 +24,7 @@ from utilities.analysis.class_embedding.passes import Batch, read
 from utilities.analysis.class_embedding.record import BlockTokens
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
 from utilities.analysis.stream import readable_twice
-from utilities.writing import write_torch
+from utilities.results.writing import write_torch
 
 IMAGES_PER_STEP = 32
 
@@ -178,7 +178,7 @@ def fit_tuned_lens(
         TypeError: If the loader can be read only once.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model = vit_tiny_patch2_16(num_classes=10, depth=2)
         >>> tuned = fit_tuned_lens(model, [torch.rand(4, 3, 16, 16)], epochs=1, device="cpu")
         >>> class_space(model, LensOptions(tuned=tuned)).project(torch.zeros(1, 65, 96), 0).shape

@@ -42,7 +42,7 @@ def value_vectors(space: TransformerSpace, index: int, part: str, fold: str = "n
         ValueError: If there is no such block, part or fold.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> space = transformer_space(vit_tiny_patch2_16(depth=2))
         >>> [tuple(value_vectors(space, 0, part).shape) for part in ("attn", "mlp")]
         [(96, 96), (96, 384)]
@@ -63,7 +63,7 @@ def class_rows(space: TransformerSpace) -> torch.Tensor:
     """Return the classifier's row of each class, float64 (classes, width); for a distilled model, those of ``head``.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> class_rows(transformer_space(vit_tiny_patch2_16(num_classes=10, depth=1))).shape
         torch.Size([10, 96])
     """
@@ -76,7 +76,7 @@ def memory_logits(space: TransformerSpace, index: int, part: str, fold: str = "n
     Args and errors are those of `value_vectors`. The classifier's bias is left out.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> memory_logits(transformer_space(vit_tiny_patch2_16(num_classes=10, depth=1)), 0, "mlp").shape
         torch.Size([10, 384])
     """
@@ -96,7 +96,7 @@ def memory_cosines(space: TransformerSpace, index: int, part: str, fold: str = "
             not finite.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> cosines = memory_cosines(transformer_space(vit_tiny_patch2_16(num_classes=10, depth=1)), 0, "mlp")
         >>> cosines.shape, bool(cosines.abs().max() < 1)
         (torch.Size([10, 384]), True)
@@ -169,7 +169,7 @@ def check_memories(space: TransformerSpace, index: int, part: str, fold: str) ->
         ValueError: If one is refused; the message names it and the choices.
 
     Example:
-        >>> from utilities.vit import vit_tiny_patch2_16
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> check_memories(transformer_space(vit_tiny_patch2_16(depth=2)), 2, "mlp", "none")
         Traceback (most recent call last):
         ValueError: block 2 is not in VisionTransformer; it has blocks 0 to 1

@@ -1,0 +1,170 @@
+"""Lesion study: how much accuracy is lost without one unit of a trained network?
+
+As in Park & Kim 2022, https://arxiv.org/abs/2202.06709, Fig. 10, one unit is removed at test time without any
+retraining. In a transformer a unit is a residual branch; only the shortcut is left. In a CNN it is a spatial
+convolution inside a block; its input is passed on. Units whose output and input differ in shape cannot be removed and
+are skipped.
+
+In deep plain ViTs the attention in the middle matters most, because late attention maps collapse. The authors remark on
+this themselves; see `utilities.analysis.attention.attention_maps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from utilities.analysis.blocks.units import Unit, find_units, mean_outputs, named_units, removed
+from utilities.analysis.stream import Moments, precise, readable_twice, stream
+from utilities.hooks.block_sequence import Block, blocks, check_sequence, run_blocks
+from utilities.hooks.calls.input_type import as_input
+from utilities.hooks.calls.labels import BatchCheck, hits
+from utilities.results.result import Result
+from utilities.utils import versions
+
+ABLATIONS = ("identity", "zero", "mean")
+UNITS = ("part", "block")
+__all__ = ["ABLATIONS", "UNITS", "Lesions", "Unit", "find_units", "lesions"]
+
+
+@dataclass(frozen=True)
+class Lesions(Result):
+    """The cost of removing each unit. Arrays have one entry per unit.
+
+    Attributes:
+        names: Names of the units.
+        kinds: Kind of each unit: ``conv``, ``msa`` or ``mlp``.
+        stages: Stage of each unit, from 1.
+        depth: Relative depth of the unit's block, from 0 for the first block to 1 for the last.
+        drop: Accuracy of the intact model minus that without the unit, as a fraction. It is below 0 where the model is
+            better without the unit.
+        drop_stderr: Standard error of ``drop`` over images, paired.
+        loss: Rise of the cross-entropy, in nats.
+        loss_stderr: Standard error of ``loss`` over images, paired.
+        accuracy: Accuracy of the intact model.
+        provenance: What it was made from.
+    """
+
+    names: list[str]
+    kinds: list[str]
+    stages: list[int]
+    depth: np.ndarray
+    drop: np.ndarray
+    drop_stderr: np.ndarray
+    loss: np.ndarray
+    loss_stderr: np.ndarray
+    accuracy: float
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tabulate the result, one row per unit."""
+        columns = ("depth", "drop", "drop_stderr", "loss", "loss_stderr")
+        table = {"unit": self.names, "kind": self.kinds, "stage": self.stages}
+        return pd.DataFrame(table | {name: getattr(self, name) for name in columns})
+
+
+def lesions(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    units: str = "part",
+    ablation: str = "identity",
+    layers: Mapping[str, str] | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    provenance: Mapping[str, Any] | None = None,
+) -> Lesions:
+    """Remove every unit by itself and measure the loss of accuracy.
+
+    Args:
+        model: A classifier whose blocks are known, see `utilities.hooks.blocks`, or any classifier with ``layers``.
+            It is not changed.
+        loader: Yields (images, labels). For mean ablation it is read twice.
+        units: ``"part"``, as in the paper, is branches of transformers and spatial layers inside a CNN's blocks. If no
+            layer inside a block keeps its shape (AlterNet's attention), it is the whole block. ``"block"`` is whole
+            residual blocks.
+        ablation: ``"identity"`` passes on a unit's input, ``"zero"`` outputs zeros, and ``"mean"`` outputs the unit's
+            average over all images. For a branch, identity and zero are the same: only the shortcut is left.
+        layers: The units of any other model: names or globs of layers and their kinds, such as ``{"stages.*.block?":
+            "conv"}``. Each is removed as it is, whatever ``units`` is, while the whole model runs. For a layer in a
+            branch ``ablation="zero"`` leaves only the shortcut.
+        device: See `utilities.utils.resolve_device`.
+        progress: Whether to show a bar.
+        provenance: Facts to keep with the result.
+
+    Returns:
+        Drop of accuracy and rise of loss for each unit.
+
+    Raises:
+        ValueError: If an option is unknown, the model has no known blocks or units, no layer has an input of its
+            output's shape, or there are no labelled images.
+
+    Example:
+        >>> from utilities.resnet import resnet18
+        >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+        >>> result = lesions(resnet18(10), [(images, labels)], device="cpu")
+        >>> result.names[:2], result.kinds[0]
+        (['layer1.0.conv1', 'layer1.0.conv2'], 'conv')
+    """
+    for name, value, known in (("units", units, UNITS), ("ablation", ablation, ABLATIONS)):
+        if value not in known:
+            raise ValueError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
+    if ablation == "mean":
+        readable_twice(loader, "mean ablation")
+    named = blocks(model, layers)
+    # Any model is a sequence of one block, itself. Named layers are parts of it.
+    sequence = named if layers is None else [Block("", "conv", 0, model)]
+    run = {"device": device, "progress": progress}
+    found: list[Unit] = []
+    replaced: dict[str, torch.Tensor] = {}
+    drops, intact, check = Moments(), Moments(), BatchCheck(loader)
+    with stream(model, loader, description="lesions", labelled=True, **run) as batches:
+        for images, labels in batches:
+            images = as_input(images, model)
+            if not found:
+                if layers is None:
+                    check_sequence(model, sequence, images[:2])
+                    found = find_units(sequence, images[:1], whole=units == "block")
+                else:
+                    found = named_units(model, named, images[:1])
+                replaced = mean_outputs(model, sequence, found, loader, run) if ablation == "mean" else {}
+            features = [images, *(after for _, after in run_blocks(model, sequence, images))]
+            labels = check(features[-1], labels)
+            right, loss = _scores(features[-1], labels)
+            without = []
+            for unit in found:
+                with removed(unit, sequence, ablation, replaced) as step:
+                    x = step(features[unit.block])
+                for block in sequence[unit.block + 1 :]:
+                    x = block(x)
+                without.append(torch.stack(_scores(x, labels)))
+            # (images, units, [drop of accuracy, rise of loss])
+            lost = (torch.stack(without) - torch.stack([right, loss])).permute(2, 0, 1)
+            drops.add(lost * lost.new_tensor([-1.0, 1.0]))
+            intact.add(right)
+    check.finish()
+    facts = {"n": drops.n, "units": units if layers is None else "named", "ablation": ablation, "versions": versions()}
+    return Lesions(
+        names=[unit.name for unit in found],
+        kinds=[unit.kind for unit in found],
+        stages=[sequence[unit.block].stage for unit in found],
+        depth=np.array([unit.depth for unit in found]),
+        drop=drops.mean[:, 0],
+        drop_stderr=drops.stderr[:, 0],
+        loss=drops.mean[:, 1],
+        loss_stderr=drops.stderr[:, 1],
+        accuracy=float(intact.mean),
+        provenance=dict(provenance or {}) | facts | {"num_classes": features[-1].shape[1]},
+    )
+
+
+def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute for each image whether it is classified correctly, and its cross-entropy."""
+    loss = nn.functional.cross_entropy(precise(logits), labels, reduction="none")
+    return hits(logits, labels).to(loss.dtype), loss

@@ -1,0 +1,1 @@
+"""From logits alone: accuracy, calibration, uncertainty, and robustness to corruption and noise."""

@@ -1,0 +1,89 @@
+"""Test claims of Park and Kim 2022 on noise of high frequency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from utilities.analysis.predictions.noise_frequency import NoiseFrequency
+from utilities.claims.claim import Claim, by_family, judge
+from utilities.claims.evidence import weigh
+
+SOURCE = "Park & Kim 2022, Fig. 2b, https://arxiv.org/abs/2202.06709"
+# Frequencies at which the curves of ResNet and ViT have crossed in the paper's figure, and at which they have not yet
+# (units of pi).
+HIGH = 0.7
+LOW = 0.5
+
+
+def claims_of_noise_frequency(results: Mapping[str, NoiseFrequency]) -> list[Claim]:
+    """Decide whether a CNN suffers more than a ViT from noise of high frequency, and less from noise of low frequency.
+
+    Changes are averaged over the bands with centres of 0.7 pi and above, or 0.5 pi and below. Errors of two models are
+    added in quadrature; bands of one model are compared image by image.
+
+    Args:
+        results: Name of the model -> result. The first CNN and the first ViT are used.
+
+    Returns:
+        Four claims.
+
+    Example:
+        >>> [claim.holds for claim in claims_of_noise_frequency({})]
+        [None, None, None, None]
+    """
+    found = by_family(results)
+    cnn, vit = found.get("cnn"), found.get("vit")
+    return [
+        _between(cnn, vit, "ViTs lose less than ResNets to noise of high frequency", _high, 1),
+        _between(cnn, vit, "ViTs lose more than ResNets to noise of low and middle frequency", _low, -1),
+        _within(cnn, "ResNets are vulnerable to noise of high frequency: they lose more to it than to low", "CNN", -1),
+        _within(vit, "ViTs are robust to noise of high frequency: they lose less to it than to low", "ViT", 1),
+    ]
+
+
+def _high(centres: np.ndarray) -> np.ndarray:
+    return centres > HIGH - 1e-9
+
+
+def _low(centres: np.ndarray) -> np.ndarray:
+    return centres < LOW + 1e-9
+
+
+def _mean(result: NoiseFrequency, *signed: tuple[int, Callable[[np.ndarray], np.ndarray]]) -> tuple[float, float]:
+    """Add up mean changes over choices of bands, each with its sign; NaN if a choice has no band."""
+    weights = np.zeros(len(result.centres))
+    for sign, choose in signed:
+        chosen = choose(result.centres)
+        weights += sign * chosen / chosen.sum() if chosen.any() else np.nan
+    value, error = result.mean_change(weights)
+    return float(value), float(error)
+
+
+def _between(
+    cnn: NoiseFrequency | None,
+    vit: NoiseFrequency | None,
+    claim: str,
+    choose: Callable[[np.ndarray], np.ndarray],
+    sign: int,
+) -> Claim:
+    if cnn is None or vit is None:
+        missing = "no CNN and no ViT were" if cnn is vit else f"no {'CNN' if cnn is None else 'ViT'} was"
+        return Claim(claim, SOURCE, f"{missing} compared", None)
+    (a, a_error), (b, b_error) = (_mean(result, (1, choose)) for result in (cnn, vit))
+    where = f"{HIGH:g} pi and above" if choose is _high else f"{LOW:g} pi and below"
+    found = f"mean change in accuracy at {where}, in points: CNN {a:+.1f} ± {a_error:.1f}, ViT {b:+.1f} ± {b_error:.1f}"
+    judged = Claim(claim, SOURCE, found, judge(sign * (b - a), math.hypot(a_error, b_error)))
+    return weigh(judged, {"CNN": cnn, "ViT": vit})
+
+
+def _within(result: NoiseFrequency | None, claim: str, name: str, sign: int) -> Claim:
+    if result is None:
+        return Claim(claim, SOURCE, f"no {name} was tried", None)
+    high, low = (_mean(result, (1, choose))[0] for choose in (_high, _low))
+    difference, error = _mean(result, (1, _high), (-1, _low))
+    found = f"{name}, in points: {high:+.1f} at {HIGH:g} pi and above, {low:+.1f} at {LOW:g} pi and below, difference "
+    judged = Claim(claim, SOURCE, f"{found}{difference:+.1f} ± {error:.1f}", judge(sign * difference, error))
+    return weigh(judged, {name: result})

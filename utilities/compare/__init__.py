@@ -1,0 +1,9 @@
+"""Two models in, a `Similarity` out: every pair of layers in one pass over the data.
+
+`two_models` compares, `measures` gives second opinions, `torch_cka` keeps that package's calls.
+"""
+
+from utilities.compare.two_models import CKA, compare
+from utilities.results.similarity import Similarity, average, join
+
+__all__ = ["CKA", "Similarity", "average", "compare", "join"]

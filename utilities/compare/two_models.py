@@ -1,0 +1,360 @@
+"""Compare the representations of two models, layer by layer, in one pass of each over the data.
+
+``python -m utilities.compare --help`` shows the same as a command; under torchrun each process takes its share.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from utilities.compare.batch_loop import collect
+from utilities.compare.batches import check_loaders, reshuffled
+from utilities.compare.engine import Comparison
+from utilities.compare.options import Options
+from utilities.compare.summary import mean_of, to_similarity
+from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.recorder import BatchAxis, Forward, Layers, select_layers
+from utilities.hooks.views import View
+from utilities.metrics import Estimator, Kernel
+from utilities.results.similarity import Similarity, average, join
+from utilities.utils import evaluating
+
+__all__ = ["CKA", "Similarity", "average", "compare", "join"]
+
+
+def compare(
+    model1: nn.Module | Sequence[nn.Module],
+    model2: nn.Module | Sequence[nn.Module],
+    loader: Iterable[Any],
+    loader2: Iterable[Any] | None = None,
+    *,
+    layers1: Layers | None = None,
+    layers2: Layers | None = None,
+    measure: str = "cka",
+    kernel: Kernel = "linear",
+    estimator: Estimator = "debiased",
+    bandwidth: float = 1.0,
+    sigma: float | None = None,
+    view: View = "flatten",
+    view2: View | None = None,
+    forward: Forward | None = None,
+    forward2: Forward | None = None,
+    batch_axis: BatchAxis | None = None,
+    strict: bool | None = None,
+    precision: str = "auto",
+    repeats: int = 1,
+    permutations: int = 0,
+    confounder: str | Callable[[torch.Tensor], torch.Tensor] | None = None,
+    remove_top_pc: int = 0,
+    per_batch: bool = False,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    sharded: bool = False,
+    resume: str | Path | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Similarity:
+    """Compute the similarity of all pairs of layers of two models over all images of a loader.
+
+    Each model runs once over the data (once in all if both are the same object). It is left as it was, except for what
+    its own forward pass stores in it. Memory does not grow with the number of images, unless ``per_batch`` asks for a
+    matrix of each batch.
+
+    Args:
+        model1: Model of the rows; a module, or several of one architecture (from several seeds).
+        model2: Model of the columns; may be ``model1``. Several models are compared pair by pair, the first of one side
+            with the first of the other, and the result is the mean over the pairs.
+        loader: Loader of batches that `utilities.utils.split_batch` understands. Batches should be random draws (a
+            loader sorted by class yields another number) of the same size, 64 or more where memory allows.
+        loader2: Data for ``model2``, paired image by image with ``loader``; by default the same batches. Pairs are
+            cut to the shorter loader. Unrelated images have a similarity of 0.
+        layers1: Layers of ``model1``, see `utilities.hooks.select_layers`. The default is every layer that runs, has a
+            row for each image, changes something (dropout does not here) and contains no other such layer. A warning
+            names other layers that are left out; a layer that you name and that cannot be compared is an error.
+            Exclusions alone, such as ``"!*.attn.*"``, are applied to the default.
+        layers2: Layers of ``model2``; default: ``layers1`` if both models are one object, else as for ``layers1``.
+        measure: ``"cka"`` or a name in `utilities.compare.measures.MEASURES`, computed within each batch and averaged.
+        kernel: ``"linear"`` or ``"rbf"``, see `utilities.metrics.gram`.
+        estimator: ``"debiased"``, or ``"biased"``, which depends on the size of the batch. Batches are weighted by
+            the divisor of their HSIC, n(n-3) or (n-1)²: each pair of images counts the same.
+        bandwidth: For ``"rbf"``: σ as a fraction of the median distance in each batch.
+        sigma: For ``"rbf"``: σ itself.
+        view: Which part of a layer's output represents an image: ``"flatten"``, ``"gap"``, ``"cls"``, ``"spatial"``,
+            ``"token:i"``, perhaps with the axes as in ``"gap:NCL"``, or a function, see
+            `utilities.hooks.views.make_view`.
+        view2: The same for ``model2``; default: ``view``.
+        forward: How to run the models where that is not ``model(images)``: a method's name
+            (``"forward_features"``, ``"encode_image"``), or a function ``(model, batch)`` of the loader's whole batch,
+            for models with several inputs: ``lambda model, batch: model(**batch)``.
+        forward2: The same for ``model2``; default: ``forward``.
+        batch_axis: Dimension of a layer's output that counts images, for all layers or by name, ``{"encoder.*": 1}``;
+            by default it is found out, see `utilities.hooks.placement`.
+        strict: Whether a layer that does not run, or has no row for each image, is an error or left out with a warning;
+            by default it is an error where you name the layers.
+        precision: ``"auto"``, ``"exact"``, ``"fast"`` or ``"half"``, see `utilities.hooks.precision.choose_precision`.
+        repeats: Number of passes over the data, each shuffled anew; the result is their mean, with the passes as
+            ``replicates``.
+        permutations: Number of orders of the images of one side from which to compute a null distribution; 100 is
+            usual, and costs little beside the forward passes.
+        confounder: ``"input"`` or a function from a batch of images to features; what they explain of each layer is
+            regressed out (Cui et al. 2022, https://arxiv.org/abs/2202.00095).
+        remove_top_pc: Number of leading principal components of each layer to take out, within each batch.
+        per_batch: Whether to keep the value within each batch as well.
+        seed: Seed of shuffles and permutations.
+        device: Device to run on, see `utilities.utils.resolve_device`.
+        sharded: Whether each process of an initialised ``torch.distributed`` group takes its share of the batches;
+            all of them get the whole result.
+        resume: Path, without its ending, where unfinished sums are saved every minute. A call with the same arguments
+            continues from there; the files are deleted at the end.
+        provenance: Facts to keep with the result; facts that are known here are added.
+        progress: Whether to show a progress bar once the work takes more than two seconds.
+
+    Returns:
+        The similarity of ``layers1`` x ``layers2``; a layer without variance is NaN, with a warning that names it.
+        ``stderr`` comes from a jackknife over batches, as a mean over ``repeats``. For several models, it is the
+        standard error over pairs.
+
+    Raises:
+        ValueError: Before the long work: for an unknown layer or option, a layer that does not run or has no row for
+            each image, a measure that is meaningless for a layer, or a loader without any large enough batch. As soon
+            as it occurs: for features that are not finite.
+        TypeError: If a model is no torch module.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> result = compare(model, model, [torch.randn(64, 8) for _ in range(4)])
+        >>> result.layers1, result.n, result.matrix.diagonal().round(6)
+        (['0', '1', '2'], 256, array([1., 1., 1.]))
+    """
+    options = Options(
+        measure, kernel, estimator, bandwidth, sigma, view, view if view2 is None else view2, precision, confounder,
+        remove_top_pc, permutations, per_batch, seed, forward, forward if forward2 is None else forward2, batch_axis,
+    )  # fmt: skip
+    if repeats < 1:
+        raise ValueError(f"repeats should be 1 or more, not {repeats}")
+    pairs = _pairs(model1, model2)
+    for side, layers in zip(zip(*pairs, strict=True), (layers1, layers2), strict=True):
+        _refuse_other_layers(side, layers)
+    check_loaders(loader, loader2, options.min_images)
+    orders = [(loader, loader2)] if repeats == 1 else [_shuffled(loader, loader2, seed + k) for k in range(repeats)]
+    results, files = [], []
+    for one, two in pairs:
+        passes = []
+        for loaders in orders:
+            path = None if resume is None else f"{resume}.{len(files)}" if len(pairs) * repeats > 1 else resume
+            with ExitStack() as stack:
+                stack.enter_context(keeping_freed_memory())
+                devices = [stack.enter_context(evaluating(model, device)) for model in (one, two)]
+                run = Comparison(one, two, layers1, layers2, options, devices, loader2 is not None, strict)
+                sums, saved = collect(run, loaders, sharded, path, progress)
+            files += [saved] if saved is not None else []
+            passes.append(to_similarity(sums, run, provenance))
+        results.append(passes[0] if repeats == 1 else mean_of(passes, "repeats"))
+    for saved in files:
+        if saved.rank == 0:
+            saved.remove()
+    return results[0] if len(pairs) == 1 else mean_of(results, "models")
+
+
+def _pairs(model1: Any, model2: Any) -> list[tuple[nn.Module, nn.Module]]:
+    sides = [[m] if isinstance(m, nn.Module) else m for m in (model1, model2)]
+    for side in sides:
+        wrong = [m for m in side if not isinstance(m, nn.Module)] if isinstance(side, (list, tuple)) else [side]
+        if wrong or not side:
+            raise TypeError(
+                f"a model should be a torch module, not {wrong[0] if wrong else side!r}; utilities.zoo.create_model "
+                "makes one"
+            )
+    if len(sides[0]) != len(sides[1]):
+        raise ValueError(f"several models are compared pair by pair, but there are {len(sides[0])} and {len(sides[1])}")
+    return list(zip(*sides, strict=True))
+
+
+def _refuse_other_layers(models: Sequence[nn.Module], layers: Layers | None) -> None:
+    names = [select_layers(model, "*" if layers is None else layers) for model in models]
+    for number, other in enumerate(names):
+        if other != names[0]:
+            raise ValueError(f"models of one side should have the same layers, but number {number} and 0 differ")
+
+
+def _shuffled(loader: Any, loader2: Any, seed: int) -> tuple[Any, Any]:
+    if loader2 is None:
+        return reshuffled(loader, seed), None
+    shuffled = reshuffled(loader, seed), reshuffled(loader2, seed)
+    sizes = [[len(batch) for batch in one.batch_sampler] for one in shuffled]
+    if sizes[0] != sizes[1]:
+        raise ValueError("repeats need two loaders with batches of the same sizes: else pairs of images come apart")
+    return shuffled
+
+
+def _name_of(loader: Any) -> str:
+    """Name a loader's data set by what it prints, or by its class if that is a memory address or its contents."""
+    dataset = getattr(loader, "dataset", loader)
+    if isinstance(dataset, (list, tuple, torch.Tensor)):
+        forms = ("batch", "batches") if dataset is loader else ("image", "images")
+        return f"{type(dataset).__name__} of {len(dataset)} {forms[len(dataset) != 1]}"
+    text = str(dataset).partition("\n")[0]
+    return type(dataset).__name__ if " at 0x" in text or len(text) > 200 else text
+
+
+class CKA:
+    """Compare two models with the calls of the torch_cka package: its users change one import.
+
+    Differences: rows and labels are in the order of execution, layers are by default the innermost ones, values
+    are debiased sums over all batches in `compare`'s precision, hooks are gone afterwards, and nothing is shown on
+    screen. `compare` in this module is the fuller interface; ``cka.result`` is what it returned.
+
+    Args:
+        model1: Model of the rows.
+        model2: Model of the columns.
+        model1_name: Name for labels; default: the class's name.
+        model2_name: The same for ``model2``.
+        model1_layers: Names or globs; default: see `compare`.
+        model2_layers: The same for ``model2``.
+        device: See `utilities.utils.resolve_device`.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> cka = CKA(nn.Sequential(nn.Linear(8, 16)), nn.Sequential(nn.Linear(8, 9)), "wide", "narrow", device="cpu")
+        >>> cka.compare(torch.utils.data.DataLoader(torch.randn(64, 8), batch_size=32))
+        >>> list(cka.export()), cka.export()["CKA"].shape
+        (['model1_name', 'model2_name', 'CKA', 'model1_layers', 'model2_layers', 'dataset1_name', 'dataset2_name'],
+         torch.Size([1, 1]))
+    """
+
+    def __init__(
+        self,
+        model1: nn.Module,
+        model2: nn.Module,
+        model1_name: str | None = None,
+        model2_name: str | None = None,
+        model1_layers: Sequence[str] | None = None,
+        model2_layers: Sequence[str] | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.model1, self.model2, self.device = model1, model2, device
+        self.names = (model1_name or type(model1).__name__, model2_name or type(model2).__name__)
+        if self.names[0] == self.names[1] and model1 is not model2:
+            warnings.warn(f"both models are called {self.names[0]}: give model1_name and model2_name", stacklevel=2)
+        self.layers = (model1_layers, model2_layers)
+        self.result: Similarity | None = None
+        self.datasets: tuple[str, str] = ("", "")
+        self.pair: tuple[str, str] | None = None  # the layers of `compare_minibatches`, if it was called last
+
+    def compare(self, dataloader1: Iterable[Any], dataloader2: Iterable[Any] | None = None, **options: Any) -> None:
+        """Run both models over the data.
+
+        Args:
+            dataloader1: Images for both models, or for ``model1``.
+            dataloader2: Images for ``model2``, paired with the first; pairs are cut to the shorter loader.
+            **options: Options of the function `compare`.
+        """
+        loaders = (dataloader1, dataloader1 if dataloader2 is None else dataloader2)
+        self.datasets = tuple(_name_of(one) for one in loaders)
+        facts = {
+            "model1": self.names[0],
+            "model2": self.names[1],
+            "dataset": " and ".join(dict.fromkeys(self.datasets)),
+        }
+        options = {"layers1": self.layers[0], "layers2": self.layers[1], "device": self.device, **options}
+        options["provenance"] = facts | dict(options.get("provenance") or {})
+        self.result = compare(self.model1, self.model2, dataloader1, dataloader2, **options)
+        self.pair = None
+
+    def compare_minibatches(
+        self,
+        dataloader1: Iterable[Any],
+        dataloader2: Iterable[Any] | None = None,
+        layers: str | tuple[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Compute a value for each batch by itself, for one pair of layers; `export` then returns them as a vector.
+
+        Args:
+            dataloader1: See `compare`.
+            dataloader2: See `compare`.
+            layers: A layer of each model, or the name that both have. The default is the last of the layers that each
+                model was given.
+            **options: Options of the function `compare`.
+
+        Raises:
+            ValueError: If a name fits several layers.
+        """
+        if layers is not None:
+            pair = (layers, layers) if isinstance(layers, str) else tuple(layers)
+            if len(pair) != 2:
+                raise ValueError(f"layers should be two names, one of each model, or one for both, not {layers!r}")
+            options = {**options, "layers1": [pair[0]], "layers2": [pair[1]]}
+        self.compare(dataloader1, dataloader2, per_batch=True, **options)
+        result = self._done()
+        if layers is not None and result.matrix.size > 1:
+            raise ValueError(f"layers {layers!r} stand for {result.layers1} and {result.layers2}: name one pair")
+        self.pair = result.layers1[-1], result.layers2[-1]
+
+    def _done(self) -> Similarity:
+        if self.result is None:
+            raise RuntimeError("nothing has been compared yet: call compare(dataloader) first")
+        return self.result
+
+    def export(self) -> dict[str, Any]:
+        """Return names, layers and values as a dictionary.
+
+        Returns:
+            A dictionary. ``CKA`` is a float64 tensor: the matrix, or after `compare_minibatches` a value for each
+            batch, in the loader's order, for the one layer of each model that is listed.
+
+        Raises:
+            RuntimeError: Before `compare`.
+        """
+        result = self._done()
+        values, layers1, layers2 = result.matrix, result.layers1, result.layers2
+        if self.pair is not None:
+            values, layers1, layers2 = result.per_batch[:, -1, -1].copy(), *([name] for name in self.pair)
+        return {
+            "model1_name": self.names[0],
+            "model2_name": self.names[1],
+            "CKA": torch.from_numpy(values),
+            "model1_layers": layers1,
+            "model2_layers": layers2,
+            "dataset1_name": self.datasets[0],
+            "dataset2_name": self.datasets[1],
+        }
+
+    def plot_results(self, save_path: str | Path | None = None, title: str | None = None, **options: Any) -> Any:
+        """Draw the heatmap, or the batches after `compare_minibatches`; save the figure to a path, and return it.
+
+        Args:
+            save_path: Path that ends in .png, .pdf, .svg or .eps.
+            title: Title above the heatmap.
+            **options: ``width``, ``caption``, ``ticks`` and others of
+                `utilities.plots.similarity.heatmap.plot_similarity`.
+
+        Raises:
+            RuntimeError: Before `compare`.
+        """
+        result = self._done()
+        if self.pair is None:
+            figure = result.plot(title=title, **options)
+        else:
+            from utilities.plots.similarity.batches import plot_batches
+
+            figure = plot_batches(result, *self.pair, titles=None if title is None else [title], **options)
+        if save_path is not None:
+            from utilities.plots.style import save_figure  # imports matplotlib
+
+            save_figure(figure, save_path)
+        return figure
+
+
+if __name__ == "__main__":
+    from utilities.cli.compare import main
+
+    main()

@@ -1,0 +1,9 @@
+"""Images by name: one word gives a labelled data set, cut into train, validation and test once and for all.
+
+`factory` finds it, `folders` reads images of one's own, `loaders` serves batches, `corruptions` spoils them on purpose.
+"""
+
+from utilities.datasets.factory import load_dataset
+from utilities.datasets.loaders import make_loader
+
+__all__ = ["load_dataset", "make_loader"]

@@ -1,0 +1,10 @@
+"""Inside a model: what each layer puts out while it runs, and the model as a sequence of blocks.
+
+`recorder` takes activations, `selection` names layers, `views` say what represents an image, `calls` checks one call.
+"""
+
+from utilities.hooks.block_sequence import blocks
+from utilities.hooks.recorder import Recorder, describe
+from utilities.hooks.selection import select_layers
+
+__all__ = ["Recorder", "blocks", "describe", "select_layers"]

@@ -1,0 +1,179 @@
+"""Split each family of models into blocks, without copying any of their modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from timm.models.byobnet import ByobNet
+from timm.models.convnext import ConvNeXt
+from timm.models.mlp_mixer import MixerBlock, MlpMixer
+from timm.models.pit import PoolingVisionTransformer
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import Block as PreNormBlock
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer
+from torch import nn
+
+from utilities.hooks.block import Block, Residual, Step
+
+_ATTENTION = re.compile("Attention|Attn|LambdaLayer")
+
+
+def _attends(module: nn.Module) -> bool:
+    return any(_ATTENTION.search(type(part).__name__) for part in module.modules())
+
+
+def _halves(module: nn.Module) -> bool:
+    """Tell whether a block lowers the resolution."""
+    return any(getattr(part, "stride", 1) in (2, (2, 2)) for part in module.modules())
+
+
+def _stage_block(name: str, stage: int, module: nn.Module) -> Block:
+    kind = "pool" if _halves(module) else "msa" if _attends(module) else "conv"
+    return Block(name, kind, stage, module)
+
+
+class _Head(nn.Sequential):
+    """Run modules in order, with the flattening that models do in between."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for part in self:
+            x = part(x.flatten(1) if isinstance(part, nn.Linear) and x.ndim > 2 else x)
+        return x
+
+
+def stages_of_resnet(model: nn.Module) -> list[Block]:
+    """List the blocks of a model with layer1, layer2, ...: what comes before is the stem, what comes after the head."""
+    children = dict(model.named_children())
+    stages = [name for name in children if re.fullmatch(r"layer[0-9]+", name)]
+    names = list(children)
+    before, after = names[: names.index(stages[0])], names[names.index(stages[-1]) + 1 :]
+    found = [Block("stem", "stem", 0, nn.Sequential(*(children[name] for name in before)))]
+    for number, stage in enumerate(stages, 1):
+        found += [_stage_block(f"{stage}.{i}", number, module) for i, module in enumerate(children[stage])]
+    return [*found, Block("classifier", "classifier", len(stages), _Head(*(children[name] for name in after)))]
+
+
+def _byobnet(model: ByobNet) -> list[Block]:
+    found = [Block("stem", "stem", 0, model.stem)]
+    for number, stage in enumerate(model.stages, 1):
+        found += [_stage_block(f"stages.{number - 1}.{i}", number, module) for i, module in enumerate(stage)]
+    return [*found, Block("classifier", "classifier", number, nn.Sequential(model.final_conv, model.head))]
+
+
+def _convnext(model: ConvNeXt) -> list[Block]:
+    found = [Block("stem", "stem", 0, model.stem)]
+    for number, stage in enumerate(model.stages, 1):
+        name = f"stages.{number - 1}"
+        if not isinstance(stage.downsample, nn.Identity):
+            found.append(Block(f"{name}.downsample", "pool", number, stage.downsample))
+        found += [Block(f"{name}.blocks.{i}", "conv", number, module) for i, module in enumerate(stage.blocks)]
+    return [*found, Block("classifier", "classifier", number, nn.Sequential(model.norm_pre, model.head))]
+
+
+def _branches(module: nn.Module) -> list[tuple[str, str, nn.Module]]:
+    """Split a block of timm's transformers into its branches: (name, kind, module)."""
+    if isinstance(module, PreNormBlock):
+        first = Residual(lambda x: module.drop_path1(module.ls1(module.attn(module.norm1(x)))), module)
+        second = Residual(lambda x: module.drop_path2(module.ls2(module.mlp(module.norm2(x)))), module)
+        return [("attn", "msa", first), ("mlp", "mlp", second)]
+    if isinstance(module, ResPostBlock):
+        first = Residual(lambda x: module.drop_path1(module.norm1(module.attn(x))), module)
+        second = Residual(lambda x: module.drop_path2(module.norm2(module.mlp(x))), module)
+        return [("attn", "msa", first), ("mlp", "mlp", second)]
+    if isinstance(module, MixerBlock):
+        first = Residual(lambda x: module.drop_path(module.mlp_tokens(module.norm1(x).mT).mT), module)
+        second = Residual(lambda x: module.drop_path(module.mlp_channels(module.norm2(x))), module)
+        return [("mlp_tokens", "mlp", first), ("mlp_channels", "mlp", second)]
+    raise ValueError(
+        f"the branches of a {type(module).__name__} are not known; name the model's layers with their kinds: "
+        "layers={'NAME': 'msa'}"
+    )
+
+
+def _vit(model: VisionTransformer) -> list[Block]:
+    where = {"layout": "tokens", "prefix": model.num_prefix_tokens, "grid": tuple(model.patch_embed.grid_size)}
+
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+
+    found = [Block("stem", "stem", 0, Step(embed, model.patch_embed, model.norm_pre), **where)]
+    for i, module in enumerate(model.blocks):
+        found += [Block(f"blocks.{i}.{name}", kind, 1, part, **where) for name, kind, part in _branches(module)]
+    head = Step(lambda x: model.forward_head(model.norm(x)), model.norm, model.fc_norm, model.head)
+    return [*found, Block("classifier", "classifier", 1, head)]
+
+
+def _mixer(model: MlpMixer) -> list[Block]:
+    where = {"layout": "tokens", "grid": tuple(model.stem.grid_size)}
+    found = [Block("stem", "stem", 0, model.stem, **where)]
+    for i, module in enumerate(model.blocks):
+        found += [Block(f"blocks.{i}.{name}", kind, 1, part, **where) for name, kind, part in _branches(module)]
+    head = Step(lambda x: model.forward_head(model.norm(x)), model.norm, model.head)
+    return [*found, Block("classifier", "classifier", 1, head)]
+
+
+def _swin(model: SwinTransformer) -> list[Block]:
+    found = [Block("stem", "stem", 0, model.patch_embed, "NHWC")]
+    for number, stage in enumerate(model.layers, 1):
+        name = f"layers.{number - 1}"
+        if not isinstance(stage.downsample, nn.Identity):
+            found.append(Block(f"{name}.downsample", "pool", number, stage.downsample, "NHWC"))
+        for i, module in enumerate(stage.blocks):
+            attention = Residual(partial(_swin_attention, module), module)
+            mlp = Residual(partial(_swin_mlp, module), module)
+            found.append(Block(f"{name}.blocks.{i}.attn", "msa", number, attention, "NHWC"))
+            found.append(Block(f"{name}.blocks.{i}.mlp", "mlp", number, mlp, "NHWC"))
+    head = Step(lambda x: model.forward_head(model.norm(x)), model.norm, model.head)
+    return [*found, Block("classifier", "classifier", number, head)]
+
+
+def _swin_attention(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return module.drop_path1(module._attn(module.norm1(x)))
+
+
+def _swin_mlp(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return module.drop_path2(module.mlp(module.norm2(x)))
+
+
+def _pit(model: PoolingVisionTransformer) -> list[Block]:
+    grid = (model.patch_embed.height, model.patch_embed.width)
+    prefix, first = model.num_tokens, model.transformers[0]
+
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        maps = model.pos_drop(model.patch_embed(images) + model.pos_embed)
+        return first.norm(torch.cat([model.cls_token.expand(len(maps), -1, -1), maps.flatten(2).mT], 1))
+
+    found = [Block("stem", "stem", 0, Step(embed, model.patch_embed, first.norm), "tokens", prefix, grid)]
+    for number, stage in enumerate(model.transformers, 1):
+        name = f"transformers.{number - 1}"
+        if stage.pool is not None:
+            pool = Step(partial(_pit_pool, stage, prefix, grid), stage.pool, stage.norm)
+            # The depthwise convolution that pools: (size + 2 * padding - kernel) // stride + 1.
+            conv = stage.pool.conv
+            sizes = zip(grid, conv.padding, conv.kernel_size, conv.stride, strict=True)
+            grid = tuple((size + 2 * pad - kernel) // stride + 1 for size, pad, kernel, stride in sizes)
+            found.append(Block(f"{name}.pool", "pool", number, pool, "tokens", prefix, grid))
+        for i, module in enumerate(stage.blocks):
+            parts = _branches(module)
+            found += [Block(f"{name}.blocks.{i}.{n}", k, number, p, "tokens", prefix, grid) for n, k, p in parts]
+    head = Step(lambda x: model.forward_head(model.norm(x[:, :prefix])), model.norm, model.head)
+    return [*found, Block("classifier", "classifier", number, head)]
+
+
+def _pit_pool(stage: nn.Module, prefix: int, grid: tuple[int, int], x: torch.Tensor) -> torch.Tensor:
+    """Pool the tokens as maps, and project the class token, as PiT does between its stages."""
+    maps, classes = stage.pool(x[:, prefix:].mT.unflatten(2, grid), x[:, :prefix])
+    return stage.norm(torch.cat([classes, maps.flatten(2).mT], 1))
+
+
+BUILDERS: dict[type[nn.Module], Callable[..., list[Block]]] = {
+    VisionTransformer: _vit,
+    SwinTransformer: _swin,
+    PoolingVisionTransformer: _pit,
+    MlpMixer: _mixer,
+    ConvNeXt: _convnext,
+    ByobNet: _byobnet,
+}

@@ -1,0 +1,1 @@
+"""Figures of the analyses that go block by block."""

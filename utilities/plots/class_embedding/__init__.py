@@ -1,0 +1,1 @@
+"""Figures of the analyses in class-embedding space."""

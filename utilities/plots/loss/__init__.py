@@ -1,0 +1,1 @@
+"""Figures of loss landscapes, training paths and Hessian spectra."""

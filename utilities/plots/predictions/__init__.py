@@ -1,0 +1,1 @@
+"""Figures of accuracy, calibration, build-up, robustness and noise."""

@@ -1,0 +1,372 @@
+"""Shared parts of the notebooks: settings of a profile, trained and untrained models, comparison, saved files.
+
+``quick`` needs no network and runs in minutes on two cores; ``paper`` uses the study's data sets and training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import nn
+
+from utilities.claims.claim import family
+from utilities.compare.two_models import compare
+from utilities.datasets.factory import load_dataset
+from utilities.datasets.loaders import Loader, make_loader
+from utilities.plots.style import save_figure
+from utilities.results.similarity import Similarity, average
+from utilities.train import fit
+from utilities.training.augmentation import Mixing, recipe_augmentation
+from utilities.training.recipes import RECIPES
+from utilities.training.trainer import Recipe, estimate_batch_norm
+from utilities.utils import PROJECT_ROOT, evaluate
+from utilities.zoo.factory import comparison_layers, create_model, input_options
+from utilities.zoo.trained_on import refuse_other_classes
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Default settings of one size of the study.
+
+    Attributes:
+        recipe: How models are trained, the data set included.
+        batch_size: Images in a batch of the comparison.
+        n_images: Number of test images to compare on; None uses all.
+        required_accuracy: Accuracy that a CNN or hybrid must reach with these settings, and the one that a ViT or Swin
+            must reach; or None.
+    """
+
+    recipe: Recipe
+    batch_size: int = 256
+    n_images: int | None = None
+    required_accuracy: tuple[float, float] | None = None
+
+
+# Number of images, in one batch, that batch norms are estimated on: for untrained models and after quick training.
+# Averages over small batches do not normalise a Lambda ResNet. Its layers are quadratic, and small errors grow from
+# block to block, up to NaN on a few images.
+NORM_IMAGES = 512
+PROFILES = {
+    "quick": Profile(
+        Recipe("digits", epochs=8, optimizer="adamw", warmup=2, norm_images=NORM_IMAGES),
+        batch_size=180,
+        required_accuracy=(0.95, 0.90),
+    ),
+    "paper": Profile(Recipe("cifar100", epochs=200, batch_size=256)),
+}
+# Epochs, learning rate and batch size on digits, by the beginning of the model's name. The rates were chosen by
+# validation accuracy. Models that missed their required accuracy were trained for more epochs. That accuracy is
+# measured on the test images, so quick accuracies show that a model has learnt but are not unbiased estimates. In so
+# few steps, AdamW brings deep models further than the study's SGD, which suits long training on many images.
+QUICK_TRAINING = {
+    "resnet101": (12, 1e-3, 32),
+    "resnet": (6, 1e-3, 32),
+    "wide_resnet": (6, 1e-3, 32),
+    "lambda": (6, 2e-3, 32),
+    "vit": (20, 2e-3, 64),
+    "plain": (8, 3e-3, 32),
+    "swin": (30, 1e-3, 32),
+    "alternet": (6, 1e-3, 32),
+}
+# Training settings on `canvas`, by model name, where they differ from the profile's. Chosen by validation accuracy.
+CANVAS_TRAINING = {
+    "vit_tiny_patch4_24": {"epochs": 10, "learning_rate": 1e-3, "batch_size": 64},
+    "resnet18": {"epochs": 5, "learning_rate": 1e-3, "batch_size": 32, "n_images": 2000},
+    "lambda_resnet26": {"epochs": 4, "learning_rate": 1.5e-3, "batch_size": 16, "n_images": 1600, "warmup": 1},
+}
+CANVAS_ACCURACY = (0.95, 0.88)  # required accuracies, as in `Profile.required_accuracy`
+# The study's ViT takes images of 224 pixels.
+LARGE_VIT = "vit_large_patch32_224"
+LARGE_VIT_DATA = {
+    "quick": {"dataset": "photos", "n_images": 48, "batch_size": 48},
+    "paper": {"dataset": "imagenet", "n_images": None, "batch_size": 64},
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Hold what one notebook needs: a model, the data, and the folder of the results.
+
+    An argument of None takes the profile's value.
+
+    Attributes:
+        name: Name of the notebook and of the files it writes.
+        model: A name that `utilities.zoo.create_model` knows, or one for each profile.
+        profile: ``"quick"`` or ``"paper"``.
+        dataset: Name of the data set, or one for each profile; see `utilities.datasets.load_dataset`.
+        epochs: Number of training epochs.
+        seed: Seed of training, of the first of several initialisations, and of the order of the images.
+        n_images: Number of test images to compare on, equally many from each class; None takes the profile's number,
+            which may be all.
+        batch_size: Images in a batch of the comparison.
+        output_dir: Folder of the results; None means ``runs/PROFILE`` in the project.
+        training: Name of the paper profile's recipe; see `utilities.training.recipes.RECIPES`.
+
+    Raises:
+        ValueError: For an unknown profile or recipe.
+
+    Example:
+        >>> print(Study("R18", "resnet18", epochs=3))
+        resnet18 on digits, quick profile, seed 0
+    """
+
+    name: str
+    model: str | Mapping[str, str]
+    profile: str = "quick"
+    dataset: str | Mapping[str, str] | None = None
+    epochs: int | None = None
+    seed: int = 0
+    n_images: int | None = None
+    batch_size: int | None = None
+    output_dir: str | Path | None = None
+    training: str = "study"
+
+    def __post_init__(self) -> None:
+        if self.training not in RECIPES:
+            raise ValueError(f"recipe {self.training!r} is not known; choose from {', '.join(RECIPES)}")
+        if self.profile not in PROFILES:
+            raise ValueError(f"profile {self.profile!r} is not known; choose from {', '.join(PROFILES)}")
+        defaults = PROFILES[self.profile]
+        for field in ("model", "dataset"):
+            if isinstance(getattr(self, field), Mapping):
+                object.__setattr__(self, field, getattr(self, field)[self.profile])
+        values = {
+            "dataset": defaults.recipe.dataset,
+            "epochs": self._usual_recipe.epochs,
+            "n_images": defaults.n_images,
+            "batch_size": defaults.batch_size,
+            "output_dir": PROJECT_ROOT / "runs" / self.profile,
+        }
+        if self.model == LARGE_VIT:
+            values |= LARGE_VIT_DATA[self.profile]
+        for field, value in values.items():
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, value)
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.dataset}, {self.profile} profile, seed {self.seed}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the model is trained."""
+        usual = self._usual_recipe
+        return replace(usual, dataset=self.dataset, epochs=self.epochs).resolved(self.model)
+
+    @property
+    def _usual_recipe(self) -> Recipe:
+        """Return the profile's own training recipe for this model."""
+        recipe = PROFILES[self.profile].recipe
+        if self.profile == "paper" and self.training != "study":
+            recipe = RECIPES[self.training]
+        recipe = replace(recipe, image_size=input_options(self.model).get("image_size"))
+        kind = next((name for name in QUICK_TRAINING if self.model.startswith(name)), None)
+        if self.profile == "quick" and kind:
+            epochs, rate, batch = QUICK_TRAINING[kind]
+            recipe = replace(recipe, epochs=epochs, learning_rate=rate, batch_size=batch)
+        if self._on_canvas:
+            recipe = replace(recipe, dataset="canvas", **CANVAS_TRAINING[self.model])
+        return recipe
+
+    @property
+    def _on_canvas(self) -> bool:
+        """Tell whether there are settings for this model on `canvas`."""
+        return self.profile == "quick" and self.dataset == "canvas" and self.model in CANVAS_TRAINING
+
+    def loader(self, split: str = "test", n_images: int | None = None) -> Loader:
+        """Load images, shuffled once: all or some of ``test``, or one batch of ``train`` for batch norms.
+
+        If the data set marks objects, test images come with their masks.
+        """
+        options = input_options(self.model) | ({} if split == "test" else {"masks": False})
+        data = load_dataset(self.dataset, split, n_images=n_images, seed=self.seed, **options)
+        if split == "train" and len(data) > NORM_IMAGES:
+            data = load_dataset(self.dataset, split, n_images=NORM_IMAGES, seed=self.seed, **options)
+        return make_loader(data, self.batch_size if split == "test" else len(data), seed=self.seed)
+
+    def training_loader(
+        self, batch_size: int | None = None, n_images: int | None = None, augment: bool = True
+    ) -> Loader:
+        """Load training images in another order each epoch, augmented as in training unless that is switched off."""
+        options = input_options(self.model) | {"masks": False}
+        data = load_dataset(self.dataset, "train", n_images=n_images, seed=self.seed, augment=augment, **options)
+        if augment:
+            data.augmentation = recipe_augmentation(self.recipe, data)
+        return make_loader(data, batch_size or self.batch_size, seed=self.seed, shuffle="every_epoch")
+
+    def mixing(self) -> Mixing | None:
+        """Return the mixing of images and smoothing of labels used in training, or None if the recipe has neither."""
+        recipe = self.recipe
+        if not (recipe.mixup or recipe.cutmix or recipe.label_smoothing):
+            return None
+        classes = load_dataset(self.dataset, "test").num_classes
+        return Mixing(classes, recipe.mixup, recipe.cutmix, recipe.label_smoothing)
+
+    @property
+    def _checkpoints(self) -> Path:
+        """Return the folder of the checkpoints for this data set and recipe."""
+        folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset)
+        return folder / self.training if self.profile == "paper" and self.training != "study" else folder
+
+    def checkpoint(self, teacher: Path | None = None) -> Path:
+        """Train the model unless a checkpoint of the same recipe exists, and return the checkpoint's path."""
+        return fit(self.model, self.recipe, self.seed, self._checkpoints, resume=True, teacher=teacher)
+
+    def snapshots(self, every: int) -> dict[int, nn.Module]:
+        """Train the model once more, save it every ``every`` epochs, and return these models by epoch.
+
+        The initial weights (epoch 0), those at the end of the warm-up and the last ones are always included.
+        """
+        folder = self._checkpoints / f"every_{every}"
+        last = fit(self.model, self.recipe, self.seed, folder, resume=True, save_every=every)
+        paths = {int(path.stem.rpartition("_at_")[2]): path for path in folder.glob(f"{last.stem}_at_*.pth")}
+        paths[self.recipe.total_epochs] = last
+        classes = load_dataset(self.dataset, "test").num_classes
+        return {epoch: create_model(self.model, classes, weights=str(paths[epoch])) for epoch in sorted(paths)}
+
+    def trained_model(self, teacher: Path | None = None) -> nn.Module:
+        """Train the model, or load it if that has been done; use a teacher if its checkpoint is given."""
+        path = self.checkpoint(teacher)
+        return create_model(self.model, load_dataset(self.dataset, "test").num_classes, weights=str(path))
+
+    def random_model(self, seed: int) -> nn.Module:
+        """Make an untrained model whose batch-norm statistics are estimated on training images."""
+        model = create_model(self.model, load_dataset(self.dataset, "test").num_classes, seed=seed)
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+            estimate_batch_norm(model, self.loader("train"))
+        return model
+
+    def untrained_model(self) -> tuple[nn.Module, dict[str, Any]]:
+        """Make the model as it is before training, measure its accuracy on `n_images`, and return it with its facts."""
+        model, facts = self.random_model(self.seed), {"model": self.model, "weights": f"untrained, seed {self.seed}"}
+        return model, facts | {"accuracy": self.accuracy(model, self.n_images)}
+
+    def accuracy(self, model: nn.Module, n_images: int | None = None) -> float:
+        """Measure top-1 accuracy on the test images, all of them or ``n_images``, and print it.
+
+        Raises:
+            ValueError: If the model is from a checkpoint that was trained on other classes.
+        """
+        loader = self.loader(n_images=n_images)
+        refuse_other_classes(model, loader.dataset)
+        result = evaluate(model, loader)
+        print(f"{self.model}: {result['top1']:.2%} of {result['n']} test images right")
+        return result["top1"]
+
+    def require(self, accuracy: float) -> None:
+        """Refuse a model that was trained with the profile's own settings and misses the required accuracy.
+
+        Raises:
+            AssertionError: If the accuracy is too low. The message names both accuracies.
+        """
+        required = CANVAS_ACCURACY if self._on_canvas else PROFILES[self.profile].required_accuracy
+        if required and self.recipe == self._usual_recipe.resolved(self.model):
+            needed = required[family(self.model) == "vit"]
+            assert accuracy >= needed, f"{self.model} reached {accuracy:.1%} on {self.dataset}, not {needed:.0%}"
+
+    def finished_model(self) -> tuple[nn.Module, dict[str, Any]]:
+        """Train or load the model, measure its accuracy, and return it with its facts.
+
+        A library's model comes with the library's weights. ViT-L/32 has the hub's weights from ImageNet-21k, which
+        include no classifier, so there is no accuracy.
+
+        Returns:
+            The model, and ``model``, ``weights`` and ``accuracy`` for captions.
+
+        Raises:
+            AssertionError: If the accuracy is below what `require` asks.
+        """
+        if self.model == LARGE_VIT:
+            model = create_model(self.model, num_classes=0, weights="pretrained")
+            facts = {"model": self.model, "weights": "ImageNet-21k weights of timm, no classifier", "accuracy": None}
+            return model, facts
+        data = self.dataset.rpartition("/")[2]  # a folder is named without its parents
+        if self.model.startswith(("timm/", "torchvision/")):
+            model, weights = create_model(self.model, None, weights="pretrained"), "the library's pretrained weights"
+        else:
+            model = self.trained_model()
+            weights = f"trained for {self.epochs} epochs on {data}, seed {self.seed}"
+        accuracy = self.accuracy(model)
+        self.require(accuracy)
+        return model, {"model": self.model, "weights": weights, "accuracy": accuracy}
+
+    def shared_facts(self, loader: Loader) -> dict[str, Any]:
+        """Return the facts that all results of this notebook share."""
+        augmented = ", augmented" if loader.augment else ""
+        dataset = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
+        facts = {"notebook": self.name, "dataset": dataset, "profile": self.profile, "seed": self.seed}
+        return facts | {"num_classes": loader.dataset.num_classes}
+
+    def similarity(self, model: nn.Module, facts: Mapping[str, Any]) -> Similarity:
+        """Compare all layers of a model with each other on the test images.
+
+        Args:
+            model: Any model of this study's kind.
+            facts: Facts about the model for the caption: ``model``, ``weights``, ``accuracy``.
+        """
+        loader = self.loader(n_images=self.n_images)
+        provenance = self.shared_facts(loader) | dict(facts)
+        return compare(model, model, loader, layers1=comparison_layers(model), strict=False, provenance=provenance)
+
+    def trained_similarity(self) -> Similarity:
+        """Train or load the model, measure its accuracy and compare its layers."""
+        return self.similarity(*self.finished_model())
+
+    def random_similarity(self, initialisations: int = 3) -> Similarity:
+        """Compare each of several untrained models with itself, and average the results."""
+        seeds, results = range(self.seed, self.seed + initialisations), []
+        for seed in seeds:
+            model = self.random_model(seed)
+            facts = {"model": self.model, "weights": f"untrained, seed {seed}"}
+            results.append(self.similarity(model, facts | {"accuracy": self.accuracy(model, self.n_images)}))
+        mean = average(results)
+        accuracy = sum(result.provenance["accuracy"] for result in results) / len(results)
+        weights = f"untrained, mean of {initialisations} initialisations (seeds {seeds[0]}-{seeds[-1]})"
+        return replace(mean, provenance=mean.provenance | {"weights": weights, "accuracy": accuracy})
+
+    def save(self, result: Similarity, figure: Figure, part: str = "") -> Path:
+        """Write NAME.npz, NAME.json, NAME.png and NAME.pdf to the output folder; with a part, NAME_PART.npz and so on.
+
+        Returns:
+            The path of the picture.
+        """
+        result.save(self.path(part))
+        return self.save_figure(figure, part)
+
+    def save_figure(self, figure: Figure, part: str = "") -> Path:
+        """Write NAME.png and NAME.pdf (or NAME_PART) to the output folder, and return the path of the picture."""
+        base = self.path(part)
+        return [save_figure(figure, base.with_name(base.name + suffix)) for suffix in (".pdf", ".png")][-1]
+
+    def path(self, part: str = "") -> Path:
+        """Return the path of this notebook's files without their ending."""
+        return Path(self.output_dir).resolve() / (f"{self.name}_{part}" if part else self.name)
+
+
+def describe(result: Similarity) -> str:
+    """Describe in two sentences what the matrix of a self-comparison shows.
+
+    Args:
+        result: Comparison of a model with itself.
+
+    Example:
+        >>> import numpy as np
+        >>> matrix = np.array([[1, 0.9, 0.2], [0.9, 1, 0.4], [0.2, 0.4, 1]])
+        >>> print(describe(Similarity(matrix, ["a", "b", "c"], ["a", "b", "c"], 10, provenance={"model": "m"})))
+        In m, layers that follow each other have a CKA of 0.65 on average, the first and the last one 0.20.
+        The sharpest break between neighbours is from b to c, 0.40.
+    """
+    names, neighbours = result.layers1, np.diagonal(result.matrix, 1)
+    sharpest = int(np.nanargmin(neighbours))
+    weights = f" ({result.provenance['weights']})" if "weights" in result.provenance else ""
+    return (
+        f"In {result.provenance.get('model', 'the model')}{weights}, layers that follow each other have a CKA of "
+        f"{np.nanmean(neighbours):.2f} on average, the first and the last one {result.matrix[0, -1]:.2f}.\n"
+        f"The sharpest break between neighbours is from {names[sharpest]} to {names[sharpest + 1]}, "
+        f"{neighbours[sharpest]:.2f}."
+    )

@@ -1,0 +1,308 @@
+"""Train a model: a trainer that runs a recipe one epoch at a time."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+from tqdm.auto import tqdm
+
+from utilities.datasets.loaders import Loader
+from utilities.hooks.calls.copies import own_inputs
+from utilities.hooks.calls.input_type import as_input
+from utilities.hooks.calls.inputs import check_gradients, explaining
+from utilities.hooks.calls.labels import check_labels, check_logits, hits
+from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.weights import STATISTICS, check_weights
+from utilities.training.augmentation import Mix
+from utilities.training.distillation import distillation_loss
+from utilities.training.recipes import OPTIMIZERS, Recipe, schedule
+from utilities.utils import evaluate, evaluating, has_fast_bfloat16, resolve_device, split_batch
+
+__all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "estimate_batch_norm"]
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+DIVERGENCE_REMEDY = "use a smaller --learning-rate, a --warmup of a few epochs, or --precision float32"
+CHECK_EVERY = 20  # steps between checks of the loss, each of which makes a GPU wait
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Choose the type of mixed precision, None for float32; ``"auto"`` is bfloat16 where hardware supports it.
+
+    Args:
+        precision: One of ``auto``, ``float32``, ``bfloat16``, ``float16``.
+        device: Device that trains the model.
+
+    Raises:
+        ValueError: For another precision, or float16 on a CPU, where small gradients would vanish.
+
+    Example:
+        >>> autocast_dtype("bfloat16", torch.device("cpu"))
+        torch.bfloat16
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is not known; choose from {', '.join(PRECISIONS)}")
+    if precision == "float16" and device.type != "cuda":
+        raise ValueError(f"float16 training needs a CUDA device, not {device.type}; use bfloat16 or float32")
+    if precision == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else None
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+
+
+def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.device = "auto") -> nn.Module:
+    """Estimate the statistics of all batch norms of a model in one pass, without training anything.
+
+    With the statistics of a fresh layer, mean 0 and variance 1, an untrained deep network is not normalised at all
+    in eval mode: some Lambda ResNets overflow.
+
+    Args:
+        model: Model to change in place: running means and variances become averages over the batches.
+        loader: Training images, best in one batch of as many as memory allows: each layer is then normalised by
+            the values that it really receives. Averages over many small batches miss that, a little more with each
+            layer.
+        device: See `utilities.utils.resolve_device`; the model stays there.
+
+    Returns:
+        The model.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> estimate_batch_norm(norm, [torch.tensor([[1.0], [3.0]])], "cpu").running_mean
+        tensor([2.])
+    """
+    target = resolve_device(device)
+    with keeping_freed_memory(), own_inputs(model):
+        model.to(target)
+        update_bn((as_input(split_batch(batch)[0], model, target) for batch in loader), model)
+    return model
+
+
+def evaluate_or_nan(model: nn.Module, loader: Loader, device: str | torch.device = "auto") -> dict[str, float]:
+    """Evaluate a model in training, where an overflow is no error yet: its loss and accuracies are then NaN.
+
+    Before the end, running averages may not normalise a deep network on all images, see `estimate_batch_norm`.
+
+    Example:
+        >>> batch = [(torch.full((1, 2), float("inf")), torch.tensor([0]))]
+        >>> evaluate_or_nan(nn.Flatten(), batch, "cpu")["loss"]
+        nan
+    """
+    try:
+        return evaluate(model, loader, device=device)
+    except ValueError:
+        if not _overflows(model, loader, device):
+            raise
+        return {"loss": math.nan, "top1": math.nan, "top5": math.nan, "n": len(getattr(loader, "dataset", loader))}
+
+
+def _overflows(model: nn.Module, loader: Loader, device: str | torch.device) -> bool:
+    """Tell whether statistics of norms, or logits of some images, are not finite."""
+    statistics = (buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS))
+    if not all(buffer.isfinite().all() for buffer in statistics):
+        return True
+    with evaluating(model, device) as target, torch.inference_mode():
+        return any(not model(split_batch(batch)[0].to(target)).isfinite().all() for batch in loader)
+
+
+def _make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+class Trainer:
+    """Hold one training run: its model, optimiser, schedule and the history of its epochs.
+
+    Augmentation is the training loader's. Mixup and cutmix are drawn here from the loader's seed, the epoch and the
+    step. The accuracy on mixed images is counted against the label with the largest weight.
+
+    Args:
+        model: Model to train in place, on the device.
+        recipe: See `utilities.training.recipes.Recipe`, resolved.
+        train: Loader of the training images.
+        validation: Loader of held-out images.
+        device: See `utilities.utils.resolve_device`.
+        precision: See `autocast_dtype`.
+        teacher: A trained model whose answers are learnt besides the labels, see `utilities.training.distillation`.
+
+    Raises:
+        ValueError: If weights of the model or the teacher are not finite.
+
+    Example:
+        >>> from utilities.datasets import load_dataset
+        >>> from utilities.datasets.factory import make_loader
+        >>> data = make_loader(load_dataset("digits", "train", n_images=40), 20, shuffle="every_epoch")
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
+        >>> trainer = Trainer(model, Recipe(epochs=1).resolved("linear"), data, data, device="cpu")
+        >>> list(trainer.run_epoch(progress=False))
+        ['epoch', 'learning_rate', 'train_loss', 'train_top1', 'train_top5', 'loss', 'top1', 'top5', 'n', 'seconds']
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        train: Loader,
+        validation: Loader,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        teacher: nn.Module | None = None,
+    ) -> None:
+        for one in (model, teacher):
+            if one is not None:
+                check_weights(one)
+        self.device = resolve_device(device)
+        self.teacher = None if teacher is None else teacher.to(self.device).eval()
+        self.dtype = autocast_dtype(precision, self.device)
+        self.model, self.train, self.validation = model.to(self.device), train, validation
+        self.recipe = recipe
+        self.optimizer = _make_optimizer(self.model, recipe)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule(recipe, len(train)))
+        self.scaler = torch.amp.GradScaler(enabled=self.dtype == torch.float16)
+        self.history: list[dict[str, float]] = []
+        self.precisions: list[list[Any]] = []  # pairs of epochs and their precision, in order
+
+    def run_epoch(self, progress: bool = True) -> dict[str, float]:
+        """Train for one epoch, then validate.
+
+        Returns:
+            The epoch's row of the table. ``learning_rate`` is that of its first step, ``train_...`` are means over the
+            images that took part in its steps, and ``loss``, ``top1`` and ``top5`` belong to the validation images.
+
+        Raises:
+            FloatingPointError: If the loss is no longer finite.
+            ValueError: If there are no labels, or if they are not classes of the model.
+        """
+        check_gradients("training")
+        start, epoch = time.perf_counter(), len(self.history)
+        self.train.epoch = epoch + 1  # orders have the numbers of the table's rows
+        self.model.train()
+        total, count = torch.zeros(3, device=self.device), 0
+        rate = self.optimizer.param_groups[0]["lr"]
+        options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False, "disable": not progress}
+        # Not a bar around the loader: tqdm would start an iteration, with workers, that nobody finishes.
+        with tqdm(total=len(self.train), **options) as bar:
+            for step, batch in enumerate(self.train):
+                images, labels = split_batch(batch)
+                if labels is None:
+                    raise ValueError("training needs labels: the loader should yield (images, labels)")
+                total += self._step(images.to(self.device), labels, self._mix(images, epoch, step))
+                count += len(images)  # not the data set's length: a loader may leave out a last batch
+                if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
+                    self._refuse_divergence(total[0].item(), epoch, step, rate)
+                bar.update()
+        self._refuse_broken_weights(epoch, rate)
+        row = {
+            "epoch": epoch + 1,
+            "learning_rate": rate,
+            "train_loss": total[0].item() / count,
+            "train_top1": total[1].item() / count,
+            "train_top5": total[2].item() / count,
+            **evaluate_or_nan(self.model, self.validation, self.device),
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        self.history.append(row)
+        if not self.precisions or self.precisions[-1][1] != self.precision:
+            self.precisions.append([0, self.precision])
+        self.precisions[-1][0] += 1
+        return row
+
+    @property
+    def precision(self) -> str:
+        """Return the name of the precision that the model trains in."""
+        return str(self.dtype or torch.float32).removeprefix("torch.")
+
+    def precision_facts(self) -> dict[str, Any]:
+        """Return the precision of the training: in words, and as pairs of a number of epochs and its precision.
+
+        A run that was interrupted may have continued in another precision.
+        """
+        parts = [f"{name} for {epochs} {'epoch' if epochs == 1 else 'epochs'}" for epochs, name in self.precisions]
+        single = self.precisions[0][1] if self.precisions else self.precision
+        return {"precision": ", then ".join(parts) if len(parts) > 1 else single, "precisions": self.precisions}
+
+    def _mix(self, images: torch.Tensor, epoch: int, step: int) -> Mix | None:
+        """Draw how to mix the images of a step, from (seed, epoch, step), or None if the recipe does not mix."""
+        mixup, cutmix = self.recipe.mixup, self.recipe.cutmix
+        if not (mixup or cutmix):
+            return None
+        return Mix.draw(mixup, cutmix, images.shape[-2:], np.random.default_rng([self.train.seed, 3, epoch, step]))
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, mix: Mix | None) -> torch.Tensor:
+        """Take one step; return the summed loss and the numbers of right answers, first and among the first five."""
+        if mix:
+            images = mix.images(images)
+        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext(), explaining():
+            logits = self.model(images.clone())  # the model may write into its input
+            with torch.no_grad():
+                taught = None if self.teacher is None else self.teacher(images.clone()).float()
+        check_logits(logits)
+        # Labels are checked on the CPU, where they are, so that a GPU does not have to wait.
+        labels = check_labels(labels, logits.shape[1], len(logits)).to(self.device)
+        logits, targets = logits.float(), labels
+        if mix or self.recipe.label_smoothing:
+            targets = (mix or Mix()).targets(labels, logits.shape[1], self.recipe.label_smoothing)
+            labels = targets.argmax(1)
+        loss = nn.functional.cross_entropy(logits, targets)
+        if taught is not None:
+            loss = distillation_loss(logits, taught, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.recipe.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        with torch.no_grad():
+            right = [hits(logits, labels, k).sum().to(loss) for k in (1, 5)]
+            return torch.stack([loss * len(labels), *right])
+
+    def _refuse_divergence(self, loss: float, epoch: int, step: int, rate: float) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"training diverged: the loss is {loss} in epoch {epoch + 1}, step {step + 1}, learning rate {rate:g}; "
+                f"{DIVERGENCE_REMEDY}"
+            )
+
+    def _refuse_broken_weights(self, epoch: int, rate: float) -> None:
+        """Refuse weights that the last step broke: no later loss would show it."""
+        finite = {name: value.isfinite().all() for name, value in self.model.named_parameters()}
+        if finite and not torch.stack(list(finite.values())).all():  # one check, for which a GPU waits
+            name = next(name for name, fine in finite.items() if not fine)
+            raise FloatingPointError(
+                f"training diverged: {name} is not finite after epoch {epoch + 1}, learning rate {rate:g}; "
+                f"{DIVERGENCE_REMEDY}"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is needed to continue after the last epoch."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        generators = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {name: part.state_dict() for name, part in parts.items()} | {
+            "history": self.history,
+            "precisions": self.precisions,
+            "generators": generators,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        for name in ("model", "optimizer", "scheduler"):
+            getattr(self, name).load_state_dict(state[name])
+        if state["scaler"]:  # empty if earlier epochs were not in float16
+            self.scaler.load_state_dict(state["scaler"])
+        self.history = list(state["history"])
+        unknown = [[len(self.history), "unknown"]] if self.history else []  # earlier versions did not record it
+        self.precisions = [list(part) for part in state.get("precisions", unknown)]
+        torch.set_rng_state(state["generators"]["cpu"])
+        if "cuda" in state["generators"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)

@@ -1,0 +1,368 @@
+"""Build models by name, with their weights, their preprocessing, and the list of their layers worth comparing.
+
+Names are those of this package (``resnet18``, ``lambda_resnet26``, ``vit_tiny_patch2_16``, ...), and
+``timm/NAME`` and ``torchvision/NAME`` for any classifier of those two libraries. Name your own model by the function
+that makes it, ``package.module:function`` or ``path/to/file.py:function``: see `utilities.zoo.own_models`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from timm.layers import LayerNorm2d
+from timm.models.mlp_mixer import MlpMixer
+from torch import nn
+
+from utilities import lambda_resnet, resnet
+from utilities.lambda_layer import LambdaLayer
+from utilities.zoo import alternet, plain_cnn, preact_resnet, swin, vit
+from utilities.zoo import cifar as cifar_models
+from utilities.zoo.build_up import MSA_COUNTS
+from utilities.zoo.checkpoints import load_checkpoint, read_checkpoint
+from utilities.zoo.libraries import build_timm, build_torchvision, torchvision_names, transformer_layers
+from utilities.zoo.local_attention import LocalAttention
+from utilities.zoo.local_vit import local_vit
+from utilities.zoo.old_checkpoints import map_keys, map_names
+from utilities.zoo.own_models import build_own, is_own, own_function
+from utilities.zoo.state_dicts import fitted, state_of
+from utilities.zoo.trained_on import TrainedOn
+
+# What the help of commands says about the names they take.
+NAMES = "a name of utilities.zoo.list_models, timm/NAME, torchvision/NAME, package.module:FUNCTION or FILE.py:FUNCTION"
+
+_BUILDERS = {
+    resnet: "resnet18 resnet34 resnet50 resnet101 wide_resnet50",
+    preact_resnet: "preact_resnet18 preact_resnet34 preact_resnet50 preact_resnet101 preact_resnet152",
+    lambda_resnet: "lambda_resnet26 lambda_resnet38 lambda_resnet50",
+    alternet: "alternet18 alternet34 alternet50 alternet101 alternet152",
+    vit: "vit_large_patch32_224 vit_tiny_patch2_16 vit_tiny_patch4_24 vit_tiny_patch4_32 vit_tiny_patch2_32 "
+    "vit_ti_patch2_32",
+    swin: "swin_tiny_patch2_16 swin_tiny_patch1_32",
+    plain_cnn: "plain_cnn8",
+    cifar_models: "resnext50 vgg11 vgg13 vgg16 vgg19 alexnet pit_tiny_patch2_32 mixer_tiny_patch2_32",
+}
+_OWN: dict[str, Callable[..., nn.Module]] = {
+    name: getattr(module, name) for module, names in _BUILDERS.items() for name in names.split()
+}
+# The intermediate networks on the way to an AlterNet, with fewer MSA blocks.
+_OWN |= {
+    f"{name}_msa{step}": partial(_OWN[name], msa=counts)
+    for name, steps in MSA_COUNTS.items()
+    for step, counts in enumerate(steps[:-1])
+}
+# Small ViTs that attend to 3, 5 or 8 tokens across, in two dimensions or along rows alone.
+_OWN |= {
+    f"vit_tiny_{form}{reach}_patch2_{size}": partial(local_vit, size, reach=reach, shape=shape)
+    for form, shape in (("local", "square"), ("row", "row"))
+    for reach in (3, 5, 8)
+    for size in ("16", "32")
+}
+_UNLIKELY = 7919  # number of classes of a model that is built to see which entries have that size
+_COMPARED = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.GELU,
+    nn.SiLU,
+    nn.Hardswish,
+    nn.Linear,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    LayerNorm2d,
+    LambdaLayer,
+    LocalAttention,
+)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Hold how images have to be prepared for a model that somebody else trained.
+
+    Attributes:
+        input_size: Size of one image, (channels, height, width).
+        mean: Value subtracted from each channel of images in 0 ... 1.
+        std: Value that each channel is divided by afterwards.
+        transform: Function from a PIL image to a tensor of shape input_size.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    transform: Callable[[Any], torch.Tensor]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """List the names that `create_model` takes.
+
+    Args:
+        pattern: Shell pattern. It is matched against this package's names. If it contains ``timm/`` or
+            ``torchvision/``, it is matched against that library's classifiers as well: ``"timm/vit_*"``.
+
+    Returns:
+        Sorted names.
+
+    Example:
+        >>> list_models("resnet*")
+        ['resnet101', 'resnet18', 'resnet34', 'resnet50']
+        >>> list_models("torchvision/resnet1*")
+        ['torchvision/resnet101', 'torchvision/resnet152', 'torchvision/resnet18']
+    """
+    names = list(_OWN)
+    if "timm/" in pattern:
+        names += [f"timm/{name}" for name in timm.list_models()]
+    if "torchvision/" in pattern:
+        names += [f"torchvision/{name}" for name in torchvision_names()]
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = 100,
+    weights: str | Path = "random",
+    seed: int | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build a model by name, with random, pretrained or saved weights.
+
+    Args:
+        name: See `list_models`; or ``package.module:function`` or ``path/to/file.py:function``, a function that makes
+            the model.
+        num_classes: Number of logits. If pretrained weights are for another number, or have no classifier, the
+            classifier is newly initialised and a warning says so. None means the checkpoint's number, else the
+            library's own. A function of your own receives it if it takes ``num_classes``.
+        weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use; or
+            the path of a checkpoint (torch.save or safetensors). A checkpoint is a state dictionary or a dictionary
+            that holds one; prefixes that wrappers put before the names are removed, see `utilities.zoo.state_dicts`. It
+            has to fit in full.
+        seed: Seed of the initialisation. The global generators keep their state.
+        **kwargs: Options of the model's builder, e.g. ``in_channels=1``.
+
+    Returns:
+        The model on the CPU, in train mode. A model from a checkpoint has ``trained_on``: the file, and what it
+        states about its classes, see `utilities.zoo.trained_on`.
+
+    Raises:
+        ValueError: For an unknown name, weights that do not exist, or a checkpoint that does not fit.
+        FileNotFoundError: If the checkpoint, or the file of a function, is missing.
+        TypeError: If a function returns no module.
+        ConnectionError: If pretrained weights cannot be fetched.
+
+    Example:
+        >>> a, b = (create_model("resnet18", num_classes=10, seed=0) for _ in range(2))
+        >>> bool((a.conv1.weight == b.conv1.weight).all())
+        True
+    """
+    check_name(name)
+    from_file = str(weights) not in ("random", "pretrained")
+    content = read_checkpoint(Path(weights)) if from_file else {}
+    if from_file and num_classes is None:
+        num_classes = _classes_in(name, content, kwargs)
+    with _seeded(seed):
+        model = _build(name, num_classes, str(weights) == "pretrained", kwargs)
+    if from_file:
+        asked = {"name": name, "num_classes": num_classes}
+        if is_own(name):  # the file may have moved, and the function may choose the classes
+            content, asked = {key: value for key, value in content.items() if key != "name"}, {"name": name}
+        load_checkpoint(model, content, Path(weights), asked)
+        model.trained_on = TrainedOn.of(content, Path(weights), num_classes)
+    model.zoo_name = name
+    return model.train()
+
+
+def comparison_layers(model: nn.Module) -> list[str]:
+    """Name the layers worth comparing, in the order of registration, which follows that of execution.
+
+    - **timm's VisionTransformer**: the patch embedding, for each block ``norm1, attn.qkv, attn.q_norm,
+      attn.k_norm`` (queries and keys, also where these are identities), ``attn.proj, norm2, mlp.fc1, mlp.act,
+      mlp.fc2``, then ``norm`` and ``head``.
+    - **timm's SwinTransformer**: the patch embedding and its norm, for each stage the norm and the linear layer that
+      merge its tokens (``downsample``, which is no shortcut here) and for each block ``norm1, attn.qkv, attn.proj,
+      norm2, mlp.fc1, mlp.act, mlp.fc2``, then ``norm``, ``head.global_pool`` and ``head.fc``.
+    - **timm's PoolingVisionTransformer**: the patch embedding, for each stage the convolution that merges its tokens
+      and the linear layer that widens its class token (``pool``), blocks as in the VisionTransformer, ``norm, head``.
+    - **Every other model**: norms, activations, linear layers and pooling; lambda layers and local attention as a
+      whole; and the patch embedding of timm's MlpMixer. Shortcuts (``downsample``) are left out, and so is what lies
+      inside a lambda layer, local attention or ``nn.MultiheadAttention``. A ResNet thus has all batch norms after the
+      convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Names as in ``model.named_modules()``.
+
+    Example:
+        >>> names = comparison_layers(create_model("resnet18"))
+        >>> len(names), names[:4], names[-2:]
+        (36, ['bn1', 'relu', 'layer1.0.bn1', 'layer1.0.relu1'], ['avgpool', 'fc'])
+    """
+    names, closed = transformer_layers(model), ()
+    if names:
+        return names
+    if isinstance(model, MlpMixer):
+        names.append("stem.proj")
+    for name, module in model.named_modules():
+        if name.startswith(closed) or "downsample" in name.split("."):
+            continue
+        if isinstance(module, (LambdaLayer, LocalAttention, nn.MultiheadAttention)):
+            closed += (f"{name}.",)
+        if name and isinstance(module, _COMPARED):
+            names.append(name)
+    return names
+
+
+def preprocessing(model: str | nn.Module) -> Preprocessing:
+    """Return the evaluation transform that a timm or torchvision model was trained for.
+
+    Args:
+        model: A name, or a model made by `create_model` or timm.
+
+    Returns:
+        Transform, input size, mean and standard deviation.
+
+    Raises:
+        ValueError: For models that are trained here: their preprocessing is that of the data set.
+
+    Example:
+        >>> preprocessing("vit_large_patch32_224").input_size
+        (3, 224, 224)
+    """
+    name = model if isinstance(model, str) else getattr(model, "zoo_name", "")
+    if name:
+        check_name(name)
+    library, _, bare = name.rpartition("/")
+    if library == "torchvision":
+        return _torchvision_preprocessing(bare)
+    if library == "timm" or bare == "vit_large_patch32_224":
+        config = timm.get_pretrained_cfg(vit.VIT_LARGE_TAG if not library else bare)
+        config = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
+    elif not name and getattr(model, "pretrained_cfg", None):
+        config = timm.data.resolve_model_data_config(model)
+    else:
+        raise ValueError(
+            f"{name or type(model).__name__} has no preprocessing of its own: it takes what its data set gives "
+            "(utilities.datasets); for a library's model pass the name, 'timm/NAME' or 'torchvision/NAME'"
+        )
+    return Preprocessing(config["input_size"], config["mean"], config["std"], timm.data.create_transform(**config))
+
+
+def input_options(name: str) -> dict[str, Any]:
+    """Return the options of `utilities.datasets.load_dataset` that a model needs for its images.
+
+    Args:
+        name: See `list_models`.
+
+    Returns:
+        Size, mean and standard deviation for the libraries' models and ViT-L/32. For the small transformers, whose
+        names end with their size, the size alone. Nothing for models that take any size, and for your own.
+
+    Example:
+        >>> input_options("vit_tiny_patch2_16"), input_options("resnet18"), input_options("torchvision/resnet18")
+        ({'image_size': 16}, {}, {'image_size': 224, 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})
+    """
+    if is_own(name):
+        return {}
+    if name.startswith(("vit_ti", "swin_ti", "pit_ti", "mixer_ti")):
+        return {"image_size": int(name.rpartition("_")[2])}
+    if name.startswith(("timm/", "torchvision/")) or name == "vit_large_patch32_224":
+        asked = preprocessing(name)
+        return {"image_size": asked.input_size[-1], "mean": asked.mean, "std": asked.std}
+    return {}
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError, with close matches, for a name that `create_model` does not know.
+
+    Example:
+        >>> check_name("resnet81")
+        Traceback (most recent call last):
+        ValueError: unknown model 'resnet81'; close: resnet18...; known: resnet18, resnet34, ...
+    """
+    if is_own(name):
+        own_function(name)
+        return
+    library, _, bare = name.rpartition("/")
+    candidates = list_models(f"{library}/*" if library in ("timm", "torchvision") else "*")
+    known = name in candidates or (library == "timm" and bare in timm.list_pretrained(bare))  # with a tag
+    if not known:
+        close = difflib.get_close_matches(name, candidates, cutoff=0.5)
+        close += [f"{prefix}/{name}" for prefix in ("timm", "torchvision") if list_models(f"{prefix}/{name}")]
+        raise ValueError(
+            f"unknown model {name!r}; close: {', '.join(close) or 'none'}; known: {', '.join(_OWN)}, and all that "
+            "list_models('timm/*') and list_models('torchvision/*') of utilities.zoo give; a model of your own: "
+            "package.module:function or path/to/file.py:function"
+        )
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Seed the CPU generator inside, and restore it on exit; None does nothing."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    """Build a model with random or pretrained weights."""
+    if is_own(name):
+        return build_own(name, num_classes, pretrained, kwargs)
+    library, _, bare = name.rpartition("/")
+    if library == "torchvision":
+        return build_torchvision(bare, num_classes, pretrained, kwargs)
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    if library == "timm" or (pretrained and bare == "vit_large_patch32_224"):
+        return build_timm(bare if library else vit.VIT_LARGE_TAG, classes, pretrained, kwargs)
+    if pretrained:
+        raise ValueError(
+            f"{name} has no pretrained weights: train it with `python -m utilities.train --help` and pass the "
+            "checkpoint's path as weights, or take weights='random'"
+        )
+    return _OWN[name](**classes, **kwargs)
+
+
+def _classes_in(name: str, content: dict[str, Any], kwargs: dict[str, Any]) -> int | None:
+    """Read a checkpoint's number of classes off its classifier; return None if that cannot be told."""
+    for device in ("meta", "cpu"):  # some builders compute with weights, which have no values on meta
+        try:
+            with _seeded(0), warnings.catch_warnings(), torch.device(device):
+                warnings.simplefilter("ignore")
+                wanted = _build(name, _UNLIKELY, False, kwargs).state_dict()
+            break
+        except Exception:  # a builder may raise anything; building the real model raises it again
+            continue
+    else:
+        return None
+    try:
+        state, _ = fitted(map_keys(state_of(map_names(content)), name), wanted)
+    except ValueError:
+        return None  # loading reports why
+    sizes = {key: tuple(value.shape).index(_UNLIKELY) for key, value in wanted.items() if _UNLIKELY in value.shape}
+    shapes = {key: getattr(state.get(key), "shape", ()) for key in sizes}
+    found = (shapes[key][axis] for key, axis in sizes.items() if len(shapes[key]) == wanted[key].ndim)
+    headless = 0 if name.startswith("timm/") and not any(key in state for key in sizes) else None
+    return next(found, headless)
+
+
+def _torchvision_preprocessing(bare: str) -> Preprocessing:
+    """Read the preset that belongs to the default weights."""
+    preset = torchvision.models.get_model_weights(bare).DEFAULT.transforms()
+    (size,) = preset.crop_size
+    return Preprocessing((3, size, size), tuple(preset.mean), tuple(preset.std), preset)
