@@ -27,7 +27,7 @@ from utilities.datasets.factory import load_dataset
 from utilities.datasets.images import ImageDataset
 from utilities.datasets.loaders import Loader, make_loader
 from utilities.hooks.calls.memory import keeping_freed_memory
-from utilities.results.writing import check_writable, clear_killed, tensor_bytes, warning_of_failure, write_torch
+from utilities.results.writing import check_writable, clear_killed, warning_of_failure
 from utilities.training.augmentation import recipe_augmentation
 from utilities.training.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe
 from utilities.training.resumption import (
@@ -43,7 +43,7 @@ from utilities.training.resumption import (
 )
 from utilities.training.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm, evaluate_or_nan
 from utilities.utils import evaluating, resolve_device, set_seed, versions
-from utilities.zoo.checkpoints import read_checkpoint
+from utilities.zoo.checkpoints import read_checkpoint, tensor_bytes, write_torch
 from utilities.zoo.factory import check_name, create_model
 from utilities.zoo.own_models import is_own
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from utilities.analysis.blocks.variance import feature_variance
-from utilities.analysis.stream import Moments
 from utilities.compare import compare
 from utilities.compare.measures import MEASURES, cca, linear_regression, mutual_knn, procrustes, pwcca, rsa, svcca
 from utilities.hooks.features import as_real, exponent, largest, unit_scale
 from utilities.hooks.grams import NARROW, centered_gram, scaled_gram
 from utilities.metrics import cka, gram, hsic
+from utilities.results.moments import Moments
 
 FUNCTIONS = {
     "cka": cka,

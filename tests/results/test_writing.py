@@ -15,9 +15,10 @@ from torch import nn
 from utilities.analysis.loss.points import Points
 from utilities.compare import compare
 from utilities.results import writing
-from utilities.results.writing import check_writable, clear_killed, tensor_bytes, write_json, write_torch, write_whole
+from utilities.results.writing import check_writable, clear_killed, write_json, write_whole
 from utilities.train import fit
 from utilities.training.recipes import Recipe
+from utilities.zoo.checkpoints import tensor_bytes, write_torch
 
 
 def full(path):

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -141,21 +140,6 @@ def _check_parts(
     return found
 
 
-def precise(values: torch.Tensor) -> torch.Tensor:
-    """Convert to float64, or to float32 on Apple's GPUs, which lack float64.
-
-    Raises:
-        TypeError: If values are complex, because their imaginary part would be lost.
-
-    Example:
-        >>> precise(torch.zeros(1, dtype=torch.bfloat16)).dtype
-        torch.float64
-    """
-    if values.is_complex():
-        raise TypeError("a layer gives complex features, which have no such analysis: leave it out, or take its parts")
-    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
-
-
 def readable_twice(loader: Iterable[Any], what: str) -> None:
     """Refuse loaders that can be read only once, such as generators, where two passes are needed.
 
@@ -171,48 +155,3 @@ def readable_twice(loader: Iterable[Any], what: str) -> None:
         raise TypeError(
             f"{what} reads the images twice, which a {type(loader).__name__} does not allow; pass a list or DataLoader"
         )
-
-
-class Moments:
-    """Mean and spread over images of values of any shape, accumulated batch by batch in float64.
-
-    Sums of squared deviations are merged as in Chan, Golub and LeVeque 1983, so that neither the batch size nor a large
-    mean costs precision.
-
-    Attributes:
-        n: Number of images so far.
-        mean: Mean over these images, in the shape of one image's values.
-
-    Example:
-        >>> moments = Moments()
-        >>> moments.add(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
-        >>> moments.add(torch.tensor([[5.0, 5.0]]))
-        >>> moments.n, moments.mean.tolist(), moments.variance.tolist()
-        (3, [3.0, 5.0], [4.0, 0.0])
-    """
-
-    def __init__(self) -> None:
-        self.n = 0
-        self.mean: np.ndarray = np.zeros(())
-        self._squares: np.ndarray = np.zeros(())
-
-    def add(self, values: torch.Tensor | np.ndarray) -> None:
-        """Add a batch with one value or one array of values per image, (batch, ...)."""
-        if isinstance(values, torch.Tensor):
-            values = precise(values.detach().cpu()).numpy()
-        count, mean = len(values), np.asarray(values, np.float64).mean(0)
-        squares, total = ((values - mean) ** 2).sum(0), self.n + count
-        change = mean - self.mean
-        self.mean = self.mean + change * (count / total)
-        self._squares = self._squares + squares + change**2 * (self.n * count / total)
-        self.n = total
-
-    @property
-    def variance(self) -> np.ndarray:
-        """Unbiased variance over images; NaN for a single image."""
-        return self._squares / (self.n - 1) if self.n > 1 else np.full_like(self._squares, np.nan)
-
-    @property
-    def stderr(self) -> np.ndarray:
-        """Standard error of the mean; NaN for a single image."""
-        return np.sqrt(self.variance / max(self.n, 1))

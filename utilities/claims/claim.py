@@ -14,7 +14,6 @@ import pandas as pd
 from utilities.utils import write_whole
 
 WIDTH = 110
-LEVEL = 0.05  # significance level of p-values
 LAYERS = {"attn": "attention", "mlp": "the MLP"}
 VERDICTS = {True: "holds on what was run", False: "does NOT hold on what was run", None: "cannot be told from this run"}
 

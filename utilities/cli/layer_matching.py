@@ -1,4 +1,4 @@
-"""The command ``python -m utilities.compare.layer_matching``: train the networks, match their layers, print the table."""
+"""Train the networks, match their layers, print the table."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from utilities.datasets.factory import load_dataset
 from utilities.datasets.images import ImageDataset
 from utilities.datasets.loaders import Loader, make_loader
 from utilities.hooks.views import check_view
-from utilities.results.writing import write_torch
 from utilities.train import checkpoint_path, load_sets, make_loaders
 from utilities.training.resumption import data_facts, data_now, finished, locked, refuse_diverged, refuse_other_data
 from utilities.training.trainer import OPTIMIZERS, PRECISIONS, Recipe, Trainer, evaluate_or_nan
 from utilities.utils import PROJECT_ROOT, set_seed, versions
-from utilities.zoo.checkpoints import load_checkpoint
+from utilities.zoo.checkpoints import load_checkpoint, write_torch
 from utilities.zoo.plain_cnn import WIDTHS, PlainCNN
 
 

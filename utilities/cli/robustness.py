@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utilities.analysis.predictions.noise_frequency import NOISES, NoiseFrequency, noise_frequency
-from utilities.analysis.predictions.robustness import Robustness, check_sets, robustness
+from utilities.analysis.predictions.robustness import Robustness, robustness
+from utilities.analysis.predictions.robustness_on_files import robustness_on_files
 from utilities.cli.options import (
     add_options,
     base_of,
@@ -28,8 +29,9 @@ from utilities.cli.options import (
     run_command,
     write_result,
 )
-from utilities.datasets.corrupted import CLEAN, load_corrupted, robustness_on_files
+from utilities.datasets.corrupted import CLEAN, load_corrupted
 from utilities.datasets.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
+from utilities.datasets.corruptions.parameters import check_sets
 from utilities.datasets.factory import load_dataset
 from utilities.plots.predictions.noise_frequency import plot_noise_frequency
 from utilities.plots.predictions.robustness import plot_kinds, plot_severity

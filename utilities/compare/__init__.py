@@ -3,7 +3,8 @@
 `two_models` compares, `measures` gives second opinions, `torch_cka` keeps that package's calls.
 """
 
-from utilities.compare.two_models import CKA, compare
+from utilities.compare.torch_cka import CKA
+from utilities.compare.two_models import compare
 from utilities.results.similarity import Similarity, average, join
 
 __all__ = ["CKA", "Similarity", "average", "compare", "join"]

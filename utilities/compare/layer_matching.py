@@ -1,7 +1,5 @@
 """Test whether a measure finds the same layer in another network.
 
-Run ``python -m utilities.compare.layer_matching --dataset digits``.
-
 This is the test of Kornblith et al. 2019, table 2 (https://arxiv.org/abs/1905.00414): networks of one architecture that
 differ only in their seeds are compared pair by pair. For each layer of the first network, the most similar layer of the
 second should be the one at the same place. By chance that happens in one of as many cases as there are layers. The
@@ -321,9 +319,3 @@ def _layers_of_each(names: Sequence[str], networks: int) -> list[str]:
     if differing is not None:
         raise ValueError(f"network {differing} has the layers {each[differing]}, network 0 {each[0]}")
     return each[0]
-
-
-if __name__ == "__main__":
-    from utilities.cli.layer_matching import main
-
-    main()

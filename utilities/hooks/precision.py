@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from utilities.hooks.calls.evaluating import has_fast_bfloat16
 from utilities.hooks.grams import scaled_gram
-from utilities.utils import has_fast_bfloat16
 
 PRECISIONS = ("auto", "exact", "fast", "half")
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from utilities.hooks.calls.batch_parts import images_in
 from utilities.hooks.calls.copies import copied
+from utilities.hooks.calls.evaluating import evaluating
 from utilities.hooks.calls.nested import tensors_in
 from utilities.hooks.placement import Placement
 from utilities.hooks.selection import (
@@ -27,7 +28,6 @@ from utilities.hooks.selection import (
     select_layers,
 )
 from utilities.hooks.trial import ENOUGH, Trial, first_tensor, numbered
-from utilities.utils import evaluating
 
 __all__ = ["BatchAxis", "Forward", "Layers", "Recorder", "check_forward", "describe", "select_layers"]
 

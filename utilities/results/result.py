@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import Self
 
-from utilities.utils import write_json, write_whole
+from utilities.results.writing import write_json, write_whole
 
 _WHOLE = "__result__"  # the entry of the npz file that holds everything other than arrays
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from utilities.results.result import Result
-from utilities.utils import write_whole
+from utilities.results.writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

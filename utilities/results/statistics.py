@@ -216,3 +216,6 @@ def _checked(values: ArrayLike, resamples: int = 1) -> np.ndarray:
     if np.isinf(values).any():
         raise ValueError(f"{int(np.isinf(values).sum())} values are infinite; an image without a value should be NaN")
     return values
+
+
+LEVEL = 0.05  # significance level of p-values

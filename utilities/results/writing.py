@@ -110,41 +110,6 @@ def write_json(path: str | Path, content: Any) -> Path:
     return write_whole(path, lambda p: p.write_text(text), needs=len(text.encode()))
 
 
-def write_torch(path: str | Path, content: Any) -> Path:
-    """Write tensors and plain values by ``torch.save``, whole or not at all.
-
-    Example:
-        >>> import torch
-        >>> torch.load(write_torch(Path(tempfile.mkdtemp()) / "a.pth", {"n": 3}), weights_only=True)
-        {'n': 3}
-    """
-    import torch
-
-    def save(temporary: Path) -> None:
-        # Through a Python file, whose error says what went wrong; torch's own error says "unexpected pos".
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-
-    return write_whole(path, save, tensor_bytes(content))
-
-
-def tensor_bytes(content: Any) -> int:
-    """Count the bytes of all tensors inside, each storage once, as a file of them needs.
-
-    Example:
-        >>> import torch
-        >>> x = torch.zeros(4)
-        >>> tensor_bytes({"a": x, "b": [x, torch.zeros(2)]})
-        24
-    """
-    import torch
-
-    from utilities.hooks.calls.nested import tensors_in
-
-    storages = (tensor.untyped_storage() for tensor in tensors_in(content) if tensor.layout == torch.strided)
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
 def clear_killed(path: str | Path) -> None:
     """Remove the temporary files of killed processes that were writing a file.
 

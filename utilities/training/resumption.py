@@ -15,10 +15,10 @@ from filelock import FileLock
 from utilities.datasets.factory import load_source
 from utilities.datasets.fingerprint import fingerprint
 from utilities.datasets.images import ImageDataset
-from utilities.results.writing import check_writable, write_torch
+from utilities.results.writing import check_writable
 from utilities.training.recipes import Recipe, same_recipe
 from utilities.training.trainer import DIVERGENCE_REMEDY, Trainer
-from utilities.zoo.checkpoints import read_checkpoint
+from utilities.zoo.checkpoints import read_checkpoint, write_torch
 from utilities.zoo.state_dicts import state_of
 from utilities.zoo.trained_on import difference
 

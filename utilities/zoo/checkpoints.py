@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.hooks.calls.nested import tensors_in
+from utilities.results.writing import write_whole
 from utilities.zoo.old_checkpoints import map_keys, map_names
 from utilities.zoo.state_dicts import fitted, state_of
 
@@ -140,3 +142,33 @@ def _misfits(wanted: dict[str, torch.Tensor], state: dict[str, Any]) -> list[str
         for what, found in groups.items()
         if found
     ]
+
+
+def write_torch(path: str | Path, content: Any) -> Path:
+    """Write tensors and plain values by ``torch.save``, whole or not at all.
+
+    Example:
+        >>> import torch
+        >>> torch.load(write_torch(Path(tempfile.mkdtemp()) / "a.pth", {"n": 3}), weights_only=True)
+        {'n': 3}
+    """
+
+    def save(temporary: Path) -> None:
+        # Through a Python file, whose error says what went wrong; torch's own error says "unexpected pos".
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+
+    return write_whole(path, save, tensor_bytes(content))
+
+
+def tensor_bytes(content: Any) -> int:
+    """Count the bytes of all tensors inside, each storage once, as a file of them needs.
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(4)
+        >>> tensor_bytes({"a": x, "b": [x, torch.zeros(2)]})
+        24
+    """
+    storages = (tensor.untyped_storage() for tensor in tensors_in(content) if tensor.layout == torch.strided)
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

@@ -12,15 +12,14 @@ from utilities.analysis.predictions import robustness as module
 from utilities.analysis.predictions.robustness import (
     ALEXNET_ERRORS,
     BINS,
-    FAMILIES,
     Robustness,
-    check_sets,
     contrast,
     right_in_both,
     robustness,
 )
 from utilities.datasets import load_dataset
 from utilities.datasets.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
+from utilities.datasets.corruptions.parameters import FAMILIES, check_sets
 from utilities.datasets.factory import make_loader
 from utilities.datasets.pixels import to_images, to_pixels
 from utilities.plots.predictions.robustness import plot_examples, plot_kinds, plot_mce, plot_severity

@@ -17,7 +17,8 @@ import torch
 from timm.layers import Attention
 from torch import nn
 
-from utilities.analysis.stream import Moments, stream
+from utilities.analysis.stream import stream
+from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
 

@@ -21,9 +21,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.stream import Moments, precise, stream
+from utilities.analysis.stream import stream
 from utilities.hooks.block_sequence import Block, blocks, check_sequence, refuse_without_positions, run_blocks, to_maps
 from utilities.hooks.recorder import Forward
+from utilities.results.moments import Moments, precise
 from utilities.results.result import Result
 from utilities.utils import versions
 

@@ -21,10 +21,11 @@ import torch
 from torch import nn
 
 from utilities.analysis.blocks.units import Unit, find_units, mean_outputs, named_units, removed
-from utilities.analysis.stream import Moments, precise, readable_twice, stream
+from utilities.analysis.stream import readable_twice, stream
 from utilities.hooks.block_sequence import Block, blocks, check_sequence, run_blocks
 from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.calls.labels import BatchCheck, hits
+from utilities.results.moments import Moments, precise
 from utilities.results.result import Result
 from utilities.utils import versions
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from utilities.analysis.stream import Moments, stream
+from utilities.analysis.stream import stream
 from utilities.hooks.block_sequence import Block, Residual, run_blocks
 from utilities.hooks.calls.copies import copied
 from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.calls.nested import map_tensors, tensors_in
 from utilities.hooks.recorder import first_tensor
 from utilities.lambda_layer import LambdaLayer
+from utilities.results.moments import Moments
 
 KINDS = ("conv", "msa", "mlp")
 

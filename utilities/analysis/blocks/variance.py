@@ -16,9 +16,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.stream import Moments, precise, readable_twice, stream
+from utilities.analysis.stream import readable_twice, stream
 from utilities.hooks.block_sequence import Block, blocks, check_sequence, refuse_without_positions, run_blocks, to_maps
 from utilities.hooks.recorder import Forward
+from utilities.results.moments import Moments, precise
 from utilities.results.result import Result
 from utilities.utils import versions
 

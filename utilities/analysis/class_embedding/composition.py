@@ -18,8 +18,8 @@ from utilities.analysis.class_embedding.passes import Batch
 from utilities.analysis.class_embedding.ranks import ranks_and_firsts, target_logit
 from utilities.analysis.class_embedding.record import BlockTokens
 from utilities.analysis.class_embedding.space import ClassSpace
-from utilities.analysis.stream import precise
 from utilities.hooks.calls.labels import hits
+from utilities.results.moments import precise
 
 REFERENCES = ("input", "own")
 # Where a block's first class comes from. SOURCES are exclusive and add up to 1; OVERLAPS overlap.

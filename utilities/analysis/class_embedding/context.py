@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from utilities.analysis.stream import precise
+from utilities.results.moments import precise
 
 PLACES = ("class", "context")
 

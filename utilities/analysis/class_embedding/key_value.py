@@ -28,8 +28,8 @@ from utilities.analysis.class_embedding.passes import Batch, Target, check_targe
 from utilities.analysis.class_embedding.record import BlockTokens
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
 from utilities.analysis.class_embedding.values import MEMORY_PARTS, check_memories, memory_logits
-from utilities.analysis.stream import Moments
 from utilities.datasets.loaders import seeded_generator
+from utilities.results.moments import Moments
 from utilities.results.statistics import bootstrap_interval, mean_and_stderr, paired_p, unpaired_p
 from utilities.utils import versions
 

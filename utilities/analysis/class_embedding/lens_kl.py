@@ -20,7 +20,7 @@ from utilities.analysis.class_embedding.lens import lens_facts
 from utilities.analysis.class_embedding.passes import read
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.tuned import AllBlocks, TunedLens, divergence, space_of
-from utilities.analysis.stream import Moments
+from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
 

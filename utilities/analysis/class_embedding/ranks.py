@@ -54,7 +54,7 @@ def ranks_and_firsts(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.
 
 
 def places(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Count the classes above each image's class, and the other classes tied with it, see `utilities.hooks.calls.labels.standing`.
+    """Count the classes above each image's class, and the others tied with it, see `utilities.hooks.calls.labels`.
 
     Example:
         >>> places(torch.tensor([[[0.1, 0.7, 0.2], [0.5, 0.1, 0.5]]]), torch.tensor([2]))

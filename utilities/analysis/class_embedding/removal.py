@@ -24,10 +24,11 @@ from utilities.analysis.class_embedding.passes import Target, check_labels, chec
 from utilities.analysis.class_embedding.relevance import read_rows
 from utilities.analysis.class_embedding.removal_result import RemovalCurves
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
-from utilities.analysis.stream import Moments, stream
+from utilities.analysis.stream import stream
 from utilities.compare.batches import length
 from utilities.hooks.calls.batch_parts import check_loader
 from utilities.hooks.calls.labels import hits
+from utilities.results.moments import Moments
 from utilities.utils import split_batch, versions
 
 Maps = Mapping[str, "np.ndarray | Importance"]

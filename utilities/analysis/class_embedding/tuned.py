@@ -24,7 +24,7 @@ from utilities.analysis.class_embedding.passes import Batch, read
 from utilities.analysis.class_embedding.record import BlockTokens
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
 from utilities.analysis.stream import readable_twice
-from utilities.results.writing import write_torch
+from utilities.zoo.checkpoints import write_torch
 
 IMAGES_PER_STEP = 32
 

@@ -16,7 +16,7 @@ from scipy import integrate, stats
 from torch import nn
 
 from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
-from utilities.analysis.stream import precise
+from utilities.results.moments import precise
 
 MEMORY_PARTS = ("attn", "mlp")
 FOLDS = ("none", "scale", "scale+norm")

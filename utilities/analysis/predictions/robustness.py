@@ -20,22 +20,17 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from utilities.analysis.predictions.calibration import bin_index, score
-from utilities.analysis.stream import Moments, stream
-from utilities.datasets.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, choose_table, corrupt
+from utilities.analysis.stream import stream
+from utilities.datasets.corruptions import CORRUPTIONS, SEVERITIES, choose_table, corrupt
+from utilities.datasets.corruptions.parameters import check_sets
 from utilities.datasets.pixels import normalisation, to_images, to_pixels
 from utilities.hooks.calls.batch_parts import check_loader
 from utilities.hooks.calls.copies import own_inputs
 from utilities.hooks.calls.labels import BatchCheck
+from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
 
-FAMILIES = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-    "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
-}
 BINS = 10  # bins of the expected calibration error
 # Errors of the AlexNet that ImageNet-C's authors divide by, averaged over the five severities. See
 # https://github.com/hendrycks/robustness. Use them with `Robustness.mce` for results on the published ImageNet-C.
@@ -354,23 +349,3 @@ def right_in_both(right: np.ndarray) -> np.ndarray:
     both = right @ right.T
     np.fill_diagonal(both, right.sum(1))
     return both if (right % 1).any() else both.astype(np.int64)
-
-
-def check_sets(kinds: Sequence[str], severities: Sequence[int]) -> tuple[list[str], list[int]]:
-    """Check names and severities of corruptions.
-
-    Raises:
-        ValueError: If one is not known or occurs twice, or there is none.
-
-    Example:
-        >>> check_sets(["fog"], [1, 5])
-        (['fog'], [1, 5])
-    """
-    for name, given, known in (
-        ("kinds", kinds, (*CORRUPTIONS, *EXTRA_CORRUPTIONS)),
-        ("severities", severities, SEVERITIES),
-    ):
-        chosen = set() if isinstance(given, (str, int)) else set(given)
-        if not chosen or len(chosen) < len(given) or not chosen <= set(known):
-            raise ValueError(f"{name} should be some of {', '.join(map(str, known))}, each once; got {given!r}")
-    return list(kinds), [int(severity) for severity in severities]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from utilities.analysis.class_embedding.agreement import ClassValueAgreement
-from utilities.claims.claim import LAYERS, LEVEL, Claim, judge
+from utilities.claims.claim import LAYERS, Claim, judge
 from utilities.claims.evidence import weigh
-from utilities.results.statistics import mean_and_stderr
+from utilities.results.statistics import LEVEL, mean_and_stderr
 
 SOURCE = "Vilas et al. 2023, class-value agreement, https://arxiv.org/abs/2310.18969"
 NEGLIGIBLE = 0.1  # share of the largest excess over the untrained model that counts as being at its level

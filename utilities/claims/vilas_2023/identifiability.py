@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from utilities.analysis.class_embedding.identifiability import Identifiability
-from utilities.claims.claim import LEVEL, Claim, all_hold, judge
+from utilities.claims.claim import Claim, all_hold, judge
 from utilities.claims.evidence import sound, weigh
-from utilities.results.statistics import mean_and_stderr
+from utilities.results.statistics import LEVEL, mean_and_stderr
 
 PAPER = "Vilas et al. 2023, https://arxiv.org/abs/2310.18969"
 MOST, FEW = 0.75, 0.5  # a claim on blocks holds if three of four agree, and fails if fewer than half do

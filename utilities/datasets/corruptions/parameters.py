@@ -7,6 +7,7 @@ lengths of ``elastic_transform`` are an exception: both sets give them as fracti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -125,3 +126,32 @@ def choose_table(height: int, width: int) -> str:
         ('32', '32', '224')
     """
     return "32" if max(height, width) <= LARGEST_SMALL else "224"
+
+
+FAMILIES = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
+}
+
+
+def check_sets(kinds: Sequence[str], severities: Sequence[int]) -> tuple[list[str], list[int]]:
+    """Check names and severities of corruptions.
+
+    Raises:
+        ValueError: If one is not known or occurs twice, or there is none.
+
+    Example:
+        >>> check_sets(["fog"], [1, 5])
+        (['fog'], [1, 5])
+    """
+    for name, given, known in (
+        ("kinds", kinds, (*CORRUPTIONS, *EXTRA_CORRUPTIONS)),
+        ("severities", severities, SEVERITIES),
+    ):
+        chosen = set() if isinstance(given, (str, int)) else set(given)
+        if not chosen or len(chosen) < len(given) or not chosen <= set(known):
+            raise ValueError(f"{name} should be some of {', '.join(map(str, known))}, each once; got {given!r}")
+    return list(kinds), [int(severity) for severity in severities]

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utilities.analysis.class_embedding.agreement import ClassValueAgreement
-from utilities.claims.claim import LEVEL
 from utilities.plots.facts import LAYERS, colours, finish, named, new_figure
 from utilities.plots.text import wrap
 from utilities.plots.ticks import name_layers
+from utilities.results.statistics import LEVEL
 
 CHANCE = {"color": "0.2", "linestyle": "--", "linewidth": 0.8, "label": "chance"}
 TWIN = {

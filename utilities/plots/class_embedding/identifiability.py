@@ -13,7 +13,6 @@ from matplotlib.ticker import MaxNLocator
 
 from utilities.analysis.class_embedding.composition import SOURCES
 from utilities.analysis.class_embedding.identifiability import Identifiability
-from utilities.claims.claim import LEVEL
 from utilities.plots.facts import (
     LAYERS,
     WIDTH,
@@ -26,6 +25,7 @@ from utilities.plots.facts import (
     twins_of,
 )
 from utilities.plots.text import wrap
+from utilities.results.statistics import LEVEL
 
 Results = Mapping[str, Identifiability] | Identifiability
 

@@ -10,8 +10,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utilities.analysis.predictions.robustness import ALEXNET_ERRORS, FAMILIES, Robustness
+from utilities.analysis.predictions.robustness import ALEXNET_ERRORS, Robustness
 from utilities.datasets.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
+from utilities.datasets.corruptions.parameters import FAMILIES
 from utilities.datasets.loaders import Loader
 from utilities.datasets.pixels import normalisation, to_pixels
 from utilities.plots.captions import write_caption

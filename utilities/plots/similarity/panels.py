@@ -1,4 +1,4 @@
-"""Draw the study's overview pictures, untrained models above trained: ``python -m utilities.plots.similarity.panels``."""
+"""Draw the study's overview pictures, untrained models above trained."""
 
 from __future__ import annotations
 
