@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import einsum, rearrange
 from torch import nn
 
 MAX_TOEPLITZ_POSITIONS = 256  # limits of the methods; see `choose_method`
@@ -80,22 +81,19 @@ def _spread(weight: torch.Tensor, axis: int, size: int) -> torch.Tensor:
 
 def _toeplitz(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Compute a position lambda by one matrix product: (N k, u N) times (u N, batch v)."""
-    (batch, du, dv, height, width), dk = v.shape, weight.shape[0]
-    positions = height * width
-    matrix = _spread(_spread(weight[:, :, 0], 2, height), 3, width)  # k, u, y, x, y', x'
-    matrix = matrix.permute(2, 3, 0, 1, 4, 5).reshape(positions * dk, du * positions)
-    out = F.linear(v.transpose(1, 2).reshape(batch * dv, du * positions), matrix)
-    return out.view(batch, dv, height, width, dk).permute(0, 4, 1, 2, 3)
+    height, width = v.shape[-2:]
+    spread = _spread(_spread(weight[:, :, 0], 2, height), 3, width)
+    matrix = rearrange(spread, "k u y x from_y from_x -> (y x k) (u from_y from_x)")
+    out = F.linear(rearrange(v, "b u v y x -> (b v) (u y x)"), matrix)
+    return rearrange(out, "(b v) (y x k) -> b k v y x", b=len(v), y=height, x=width)
 
 
 def _banded(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Compute a position lambda by a convolution over the rows, with the columns as channels."""
-    (batch, du, dv, height, width), (dk, *_, rows, _) = v.shape, weight.shape
-    kernel = _spread(weight[:, :, 0], 3, width)  # k, u, taps of the rows, x, x'
-    kernel = kernel.permute(0, 3, 1, 4, 2).reshape(dk * width, du * width, rows, 1)
-    columns = v.permute(0, 2, 1, 4, 3).reshape(batch * dv, du * width, height, 1)
-    out = F.conv2d(columns, kernel, padding=(rows // 2, 0))
-    return out.view(batch, dv, dk, width, height).permute(0, 2, 1, 4, 3)
+    rows, width = weight.shape[-2], v.shape[-1]
+    kernel = rearrange(_spread(weight[:, :, 0], 3, width), "k u row x from_x -> (k x) (u from_x) row 1")
+    out = F.conv2d(rearrange(v, "b u v y x -> (b v) (u x) y 1"), kernel, padding=(rows // 2, 0))
+    return rearrange(out, "(b v) (k x) y 1 -> b k v y x", b=len(v), x=width)
 
 
 def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = None) -> torch.Tensor:
@@ -209,20 +207,21 @@ class LambdaLayer(nn.Module):
             The content lambda, (batch, dk, dv).
         """
         weights = k.softmax(dim=-1, dtype=torch.promote_types(k.dtype, torch.float32))
-        return weights.transpose(1, 2).flatten(2) @ v.to(weights.dtype).permute(0, 1, 3, 2).flatten(1, 2)
+        weights = rearrange(weights, "b u k n -> b k (u n)")
+        return weights @ rearrange(v.to(weights.dtype), "b u v n -> b (u n) v")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (batch, d, H, W) to (batch, d, H / stride, W / stride), output channel = head * dv + v."""
         if x.dim() != 4 or x.shape[1] != self.d:
             raise ValueError(f"LambdaLayer(d={self.d}) got {tuple(x.shape)}, not (batch, {self.d}, H, W)")
-        batch, _, height, width = x.shape
         sizes = (self.Nh * self.dk, self.dk * self.du, self.dv * self.du)
         q, k, v = self.conv_qkv(x).split(sizes, dim=1)
-        q = self.norm_q(q).reshape(batch, self.Nh, self.dk, height, width)
-        v = self.norm_v(v).reshape(batch, self.du, self.dv, height, width)
-        content = self.content_lambda(k.reshape(batch, self.du, self.dk, -1), v.flatten(3))
+        q = rearrange(self.norm_q(q), "b (h k) y x -> b h k y x", h=self.Nh)
+        k = rearrange(k, "b (u k) y x -> b u k (y x)", u=self.du)
+        v = rearrange(self.norm_v(v), "b (u v) y x -> b u v y x", u=self.du)
+        content = self.content_lambda(k, v.flatten(3))
         content = content + self.lambda_conv.bias[:, None]  # the bias is the same for every position
         position = position_lambda(self.lambda_conv.weight, v)
         lambdas = position + content.to(position.dtype)[..., None, None]
-        y = torch.einsum("bhkyx,bkvyx->bhvyx", q, lambdas)
-        return self.pool(y.reshape(batch, self.d, height, width))
+        y = einsum(q, lambdas, "b h k y x, b k v y x -> b h v y x")
+        return self.pool(rearrange(y, "b h v y x -> b (h v) y x"))

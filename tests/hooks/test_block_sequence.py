@@ -10,8 +10,8 @@ from torch import nn
 
 from utilities.analysis.blocks.fourier import fourier
 from utilities.analysis.blocks.variance import feature_variance
-from utilities.hooks import blocks, describe
-from utilities.hooks.block_sequence import KINDS, Block, check_sequence, run_blocks, to_maps
+from utilities.hooks import BlockSequence, blocks, describe
+from utilities.hooks.block import KINDS, Block
 from utilities.zoo import create_model
 
 SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 7}
@@ -59,24 +59,25 @@ def test_composition_is_the_model_and_features_are_maps(name):
     model, size = MODELS[name]()
     model.eval()
     x, found = images(size), blocks(model)
-    check_sequence(model, found, x)  # raises if logits differ
+    found.check(x)  # raises if logits differ
     assert found[0].kind == "stem"
     assert found[-1].kind == "classifier"
     assert {block.kind for block in found} <= set(KINDS)
     assert [block.stage for block in found] == sorted(block.stage for block in found)
     with torch.no_grad():
-        shapes = [to_maps(block, features, x).shape for block, features in list(run_blocks(model, found, x))[:-1]]
+        shapes = [maps.shape for _, maps in found.maps(x)]
+    assert len(shapes) == len(found) - 1  # the logits are no maps
     sizes = [shape[-1] for shape in shapes]
     assert all(len(shape) == 4 and shape[2] == shape[3] for shape in shapes)
     lower = [i for i in range(1, len(sizes)) if sizes[i] < sizes[i - 1]]
     assert [i for i, block in enumerate(found) if block.kind == "pool"] == lower
 
 
-def test_check_sequence_sees_a_missing_block():
+def test_a_missing_block_is_seen():
     model = create_model("vit_tiny_patch2_16", 7).eval()
     found = blocks(model)
     with pytest.raises(ValueError, match="from the model's own"):
-        check_sequence(model, found[:3] + found[4:], images(16))
+        BlockSequence(model, found[:3] + found[4:]).check(images(16))
 
 
 def test_indices_of_the_paper():
@@ -106,28 +107,28 @@ def test_tokens_make_the_round_trip(grid):
     maps = torch.randn(2, 7, rows, columns)
     tokens = torch.cat([torch.full((2, 3, 7), 9.0), maps.flatten(2).mT], 1)
     block = Block("b", "msa", 1, nn.Identity(), "tokens", prefix=3, grid=grid)
-    assert torch.equal(to_maps(block, tokens, torch.zeros(2, 3, 8 * rows, 8 * columns)), maps)
+    assert torch.equal(block.to_maps(tokens, torch.zeros(2, 3, 8 * rows, 8 * columns)), maps)
     unknown = Block("b", "msa", 1, nn.Identity(), "tokens", prefix=3)
-    assert torch.equal(to_maps(unknown, tokens, torch.zeros(2, 3, 8 * rows, 8 * columns)), maps)
-    assert torch.equal(to_maps(Block("b", "msa", 1, nn.Identity(), "NHWC"), maps.movedim(1, -1), maps), maps)
+    assert torch.equal(unknown.to_maps(tokens, torch.zeros(2, 3, 8 * rows, 8 * columns)), maps)
+    assert torch.equal(Block("b", "msa", 1, nn.Identity(), "NHWC").to_maps(maps.movedim(1, -1), maps), maps)
 
 
 def test_a_vit_on_images_that_are_not_square_and_not_its_own_size():
     model = timm.create_model("vit_tiny_patch16_224", **SMALL_VIT, dynamic_img_size=True).eval()
     x = images((16, 40))
     with torch.no_grad():
-        found = list(run_blocks(model, blocks(model), x))
+        (_, found), *_ = blocks(model).maps(x)
         embedded = model.patch_embed.proj(x)
-        assert to_maps(*found[0], x).shape == embedded.shape
-    check_sequence(model, blocks(model), x)
+        assert found.shape == embedded.shape
+    blocks(model).check(x)
 
 
 def test_grids_that_cannot_be_told_are_refused():
     block = Block("b", "msa", 1, nn.Identity(), "tokens", grid=(4, 4))
     with pytest.raises(ValueError, match="17 tokens"):
-        to_maps(block, torch.zeros(1, 17, 2), torch.zeros(1, 3, 8, 8))
+        block.to_maps(torch.zeros(1, 17, 2), torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="no positions"):
-        to_maps(block, torch.zeros(1, 17), torch.zeros(1, 3, 8, 8))
+        block.to_maps(torch.zeros(1, 17), torch.zeros(1, 3, 8, 8))
 
 
 def test_any_other_model_by_hooks():
@@ -137,10 +138,10 @@ def test_any_other_model_by_hooks():
     found = blocks(model, {"features.0": "stem", "features.6": "conv"})
     x = images(64)
     with torch.no_grad():
-        features = {block.name: f for block, f in run_blocks(model, found, x)}
+        features = {block.name: f for block, f in found.features(x)}
         assert torch.equal(features["features.0"], model.features[0](x))
     assert list(features) == ["features.0", "features.6"]
-    check_sequence(model, found, x)
+    found.check(x)
     with pytest.raises(ValueError, match="kind 'convolution'"):
         blocks(model, {"features.0": "convolution"})
     with pytest.raises(ValueError, match="close: "):
@@ -154,7 +155,7 @@ def test_blocks_run_the_models_own_modules():
     found, x = blocks(model), images(16)
     with torch.no_grad():
         model.blocks[2].mlp.fc2.weight.mul_(-1)
-    check_sequence(model, found, x)
+    found.check(x)
     assert list(model.state_dict()) == names
 
 
@@ -164,20 +165,20 @@ def test_named_layers_with_channels_last_are_read_as_such():
     x = images((64, 96))
     found = blocks(model, {"features.1.0": "msa", "features.3.0": "msa"})
     with torch.no_grad():
-        maps = {block.name: to_maps(block, features, x) for block, features in run_blocks(model, found, x)}
+        maps = {block.name: maps for block, maps in found.maps(x)}
         tokens = model.features[:2](x)
     assert maps["features.1.0"].shape == (2, 96, 16, 24)
     assert maps["features.3.0"].shape == (2, 192, 8, 12)
     said = blocks(model, {"features.1.1": "msa:NHWC"})
     with torch.no_grad():
-        ((block, features),) = run_blocks(model, said, x)
-    assert torch.equal(to_maps(block, features, x), tokens.movedim(-1, 1))
+        ((_, found),) = said.maps(x)
+    assert torch.equal(found, tokens.movedim(-1, 1))
 
 
 def test_channels_that_cannot_be_told_are_asked_for():
     block = Block("b", "conv", 1, nn.Identity(), "unknown")
     with pytest.raises(ValueError, match="'conv:NHWC' or 'conv:NCHW'"):
-        to_maps(block, torch.zeros(1, 4, 4, 4), torch.zeros(1, 3, 8, 8))
+        block.to_maps(torch.zeros(1, 4, 4, 4), torch.zeros(1, 3, 8, 8))
     with pytest.raises(TypeError, match="map names to kinds"):
         blocks(torchvision.models.squeezenet1_1(), ["features.0"])
 
@@ -187,9 +188,9 @@ def test_weights_that_are_not_finite_are_named():
     with torch.no_grad():
         model.norm.weight[0] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
-        check_sequence(model, blocks(model), images(16))
+        blocks(model).check(images(16))
     with pytest.raises(ValueError, match=r"\(batch, channels, height, width\)"):
-        check_sequence(model, blocks(model), images(16)[0])
+        blocks(model).check(images(16)[0])
 
 
 def test_named_layers_take_globs():
@@ -266,3 +267,49 @@ def test_wrong_images_are_named_by_the_models_own_layers():
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3)
     with pytest.raises(ValueError, match=r"images have 1 channel, .* VisionTransformer's 'patch_embed.proj' takes 3"):
         fourier(model, [torch.randn(4, 1, 32, 32)], device="cpu", progress=False)
+
+
+def test_a_sequence_knows_its_model_and_is_read_like_a_list():
+    model = create_model("vit_tiny_patch2_16", 7).eval()
+    sequence = blocks(model)
+    assert sequence.model is model
+    assert sequence.composes
+    assert [sequence[0], *sequence[1:]] == list(sequence)
+    assert sequence.index(sequence[3]) == 3
+    assert not blocks(model, {"blocks.0": "msa"}).composes
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit cls", "swin"])
+def test_the_model_goes_on_from_any_block(name):
+    model, size = MODELS[name]()
+    x, sequence = images(size), blocks(model.eval())
+    with torch.no_grad():
+        features = [x, *(after for _, after in sequence.features(x))]
+        for place, before in enumerate(features):
+            assert torch.equal(sequence.run_from(place, before), features[-1])
+
+
+@pytest.mark.parametrize("layers", [None, {"layer?": "conv"}])
+def test_a_walk_checks_the_first_batch_and_gives_the_maps_of_all(layers):
+    model, ran = create_model("resnet18", 7).eval(), []
+    batches = [(images(16), None), (images(16, 3), None)]
+    sequence = blocks(model, layers)
+    handle = model.register_forward_hook(lambda *_: ran.append(1))
+    with torch.no_grad():
+        walked = [(len(x), [(block.name, maps) for block, maps in found]) for x, found in sequence.walk(batches)]
+        handle.remove()
+        assert layers is not None or len(ran) == 1  # named layers are recorded as the model runs
+        for (x, _), (count, found) in zip(batches, walked, strict=True):
+            assert count == len(x)
+            for (name, maps), (block, features) in zip(found, sequence.features(x), strict=layers is not None):
+                assert name == block.name
+                assert torch.equal(maps, features)
+
+
+def test_a_walk_refuses_images_of_several_sizes_and_blocks_that_are_not_the_model():
+    model = create_model("resnet18", 7).eval()
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="several sizes, 16x16 and 24x16 pixels"):
+            list(blocks(model).walk([(images(16),), (images((24, 16)),)]))
+        with pytest.raises(ValueError, match="the model gives"):
+            next(BlockSequence(model, blocks(model)[:-1]).walk([(images(16),)]))

@@ -5,7 +5,6 @@ import torch
 
 from utilities.analysis.attention.attention_maps import attention_weights
 from utilities.hooks import blocks
-from utilities.hooks.block_sequence import check_sequence
 from utilities.zoo import create_model
 from utilities.zoo.local_vit import NeighbourhoodAttention, local_vit, neighbours
 
@@ -60,7 +59,7 @@ def test_they_are_in_the_zoo_with_known_blocks_and_one_state_dict():
     images = torch.randn(2, 3, 16, 16)
     models = [create_model(f"vit_tiny_{form}_patch2_16", 5, seed=0).eval() for form in ("local3", "local8", "row5")]
     for model in models:
-        check_sequence(model, blocks(model), images)
+        blocks(model).check(images)
         assert model.state_dict().keys() == models[0].state_dict().keys()
     assert not torch.allclose(models[0](images), models[1](images))
     assert create_model("vit_tiny_local5_patch2_32", 5)(torch.zeros(1, 3, 32, 32)).shape == (1, 5)

@@ -3,8 +3,8 @@
 `recorder` takes activations, `selection` names layers, `views` say what represents an image, `calls` checks one call.
 """
 
-from utilities.hooks.block_sequence import blocks
+from utilities.hooks.block_sequence import BlockSequence, blocks
 from utilities.hooks.recorder import Recorder, describe
 from utilities.hooks.selection import select_layers
 
-__all__ = ["Recorder", "blocks", "describe", "select_layers"]
+__all__ = ["BlockSequence", "Recorder", "blocks", "describe", "select_layers"]

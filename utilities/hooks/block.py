@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from utilities.hooks.recorder import Recorder
-
 KINDS = ("stem", "conv", "msa", "mlp", "pool", "classifier")
 
 
@@ -27,7 +25,6 @@ class Block:
             ``auto`` reads it off the shape of what a hook records.
         prefix: Number of class and register tokens in front of those of positions.
         grid: Rows and columns of the tokens at the model's own image size, or None where they are not known.
-        recorder: Recorder of the features of all blocks, where they cannot be passed from block to block.
     """
 
     name: str
@@ -37,16 +34,55 @@ class Block:
     layout: str = "NCHW"
     prefix: int = 0
     grid: tuple[int, int] | None = None
-    recorder: Recorder | None = None
 
     @property
-    def in_sequence(self) -> bool:
-        """Tell whether features can be passed from block to block."""
-        return self.recorder is None
+    def is_branch(self) -> bool:
+        """Tell whether the block adds a branch to its input, so that its removal leaves the shortcut alone."""
+        return isinstance(self.module, Residual)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Return the features after the block; those before it are kept, whatever the module writes into."""
         return self.module(features.clone())
+
+    def to_maps(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Arrange the features after the block as maps (batch, channels, height, width), without prefix tokens.
+
+        Args:
+            features: The block's output.
+            images: The model's input. At another size than the model's own, the grid has the images' proportions.
+
+        Raises:
+            ValueError: If the features have no positions, or their grid cannot be told.
+
+        Example:
+            >>> block = Block("blocks.0", "msa", 1, nn.Identity(), "tokens", prefix=1, grid=(2, 3))
+            >>> block.to_maps(torch.arange(7.0).view(1, 7, 1), torch.zeros(1, 3, 4, 6))
+            tensor([[[[1., 2., 3.],
+                      [4., 5., 6.]]]])
+        """
+        if features.ndim == 4 and self.layout == "unknown":
+            raise ValueError(
+                f"block {self.name!r} gives {tuple(features.shape)}, and it cannot be told where its channels are; say "
+                f"it with the kind: '{self.kind}:NHWC' or '{self.kind}:NCHW'"
+            )
+        if features.ndim == 4:
+            return features.movedim(-1, 1) if self.layout == "NHWC" else features
+        if features.ndim != 3:
+            raise ValueError(f"block {self.name!r} gives {tuple(features.shape)}, which has no positions; leave it out")
+        tokens = features[:, self.prefix :]
+        rows, columns = self._grid(tokens.shape[1], images.shape[-2:])
+        return tokens.transpose(1, 2).unflatten(2, (rows, columns))
+
+    def _grid(self, count: int, size: torch.Size) -> tuple[int, int]:
+        """Find rows and columns for a number of tokens: the model's own grid, or one with the images' proportions."""
+        rows = round((count * size[0] / size[1]) ** 0.5)
+        for grid in (self.grid, (rows, count // max(rows, 1))):
+            if grid is not None and grid[0] * grid[1] == count:
+                return grid
+        raise ValueError(
+            f"block {self.name!r} gives {count} tokens for images of {size[0]}x{size[1]} pixels, which are no grid of "
+            f"these proportions; it has {self.prefix} prefix tokens"
+        )
 
 
 class Step(nn.Module):

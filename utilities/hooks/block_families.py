@@ -16,7 +16,8 @@ from timm.models.vision_transformer import Block as PreNormBlock
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import nn
 
-from utilities.hooks.block import Block, Residual, Step
+from utilities.hooks.block import KINDS, Block, Residual, Step
+from utilities.hooks.selection import select_layers
 
 _ATTENTION = re.compile("Attention|Attn|LambdaLayer")
 
@@ -44,7 +45,7 @@ class _Head(nn.Sequential):
         return x
 
 
-def stages_of_resnet(model: nn.Module) -> list[Block]:
+def _resnet(model: nn.Module) -> list[Block]:
     """List the blocks of a model with layer1, layer2, ...: what comes before is the stem, what comes after the head."""
     children = dict(model.named_children())
     stages = [name for name in children if re.fullmatch(r"layer[0-9]+", name)]
@@ -177,3 +178,26 @@ BUILDERS: dict[type[nn.Module], Callable[..., list[Block]]] = {
     ConvNeXt: _convnext,
     ByobNet: _byobnet,
 }
+
+
+def family_blocks(model: nn.Module) -> list[Block]:
+    """List the blocks of a model of a known family, in the order in which they run.
+
+    Raises:
+        ValueError: For another model, naming some of its layers.
+
+    Example:
+        >>> from utilities.resnet import resnet18
+        >>> len(family_blocks(resnet18()))
+        10
+    """
+    builder = next((build for kind, build in BUILDERS.items() if isinstance(model, kind)), None)
+    if builder is None and all(hasattr(model, name) for name in ("layer1", "layer2", "layer3", "layer4", "fc")):
+        builder = _resnet
+    if builder is None:
+        names = ", ".join(select_layers(model, depth=1)[:6])
+        raise ValueError(
+            f"the blocks of a {type(model).__name__} are not known; name them with their kinds, such as "
+            f"layers={{'NAME': 'conv'}}; kinds: {', '.join(KINDS)}; some of its layers: {names}"
+        )
+    return builder(model)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import nn
 
 Cut = tuple[int, int, int, int]  # rows and columns of windows, rows and columns of pixels in each window
@@ -32,7 +33,7 @@ def relative_position_index(window: int) -> torch.Tensor:
     """
     pixels = torch.cartesian_prod(torch.arange(window), torch.arange(window))
     offsets = pixels[None, :] - pixels[:, None] + window - 1
-    return offsets.view(window, window, window, window, 2)
+    return rearrange(offsets, "(y x) (key_y key_x) offset -> y x key_y key_x offset", y=window, key_y=window)
 
 
 def cut_windows(x: torch.Tensor, window: int) -> tuple[torch.Tensor, Cut]:
@@ -51,14 +52,15 @@ def cut_windows(x: torch.Tensor, window: int) -> tuple[torch.Tensor, Cut]:
         >>> pixels.shape, cut
         (torch.Size([6, 12, 8]), (3, 1, 4, 3))
     """
-    batch, channels, height, width = x.shape
+    height, width = x.shape[-2:]
     rows, columns = min(window, height), min(window, width)
     down, across = -(-height // rows), -(-width // columns)
     if (down * rows, across * columns) != (height, width):
         x = F.pad(x, (0, across * columns - width, 0, down * rows - height))
     # Channels last first: torch does that fast, and the pieces cut afterwards have contiguous channels.
-    x = x.permute(0, 2, 3, 1).contiguous().view(batch, down, rows, across, columns, channels)
-    return x.transpose(2, 3).reshape(-1, rows * columns, channels), (down, across, rows, columns)
+    x = rearrange(x, "b c y x -> b y x c").contiguous()
+    pixels = rearrange(x, "b (down y) (across x) c -> (b down across) (y x) c", y=rows, x=columns)
+    return pixels, (down, across, rows, columns)
 
 
 def join_windows(pixels: torch.Tensor, cut: Cut, like: torch.Tensor) -> torch.Tensor:
@@ -77,9 +79,10 @@ def join_windows(pixels: torch.Tensor, cut: Cut, like: torch.Tensor) -> torch.Te
         >>> bool((join_windows(*cut_windows(x, 4), like=x) == x).all())
         True
     """
-    (batch, _, height, width), (down, across, rows, columns) = like.shape, cut
-    x = pixels.view(batch, down, across, rows, columns, -1).transpose(2, 3)
-    x = x.reshape(batch, down * rows, across * columns, -1).permute(0, 3, 1, 2)[..., :height, :width]
+    (height, width), (down, across, rows, _) = like.shape[-2:], cut
+    sizes = {"down": down, "across": across, "y": rows}
+    x = rearrange(pixels, "(b down across) (y x) c -> b (down y) (across x) c", **sizes)
+    x = rearrange(x, "b y x c -> b c y x")[..., :height, :width]
     return x.contiguous() if like.is_contiguous() else x
 
 
@@ -103,9 +106,9 @@ def padding_mask(cut: Cut, height: int, width: int, device: torch.device | None 
     down, across, rows, columns = cut
     if (down * rows, across * columns) == (height, width):
         return None
-    padded = torch.ones(1, 1, down * rows, across * columns, dtype=torch.bool, device=device)
-    padded[..., :height, :width] = False
-    return padded.view(down, rows, across, columns).transpose(1, 2).reshape(down * across, rows * columns)
+    padded = torch.ones(down * rows, across * columns, dtype=torch.bool, device=device)
+    padded[:height, :width] = False
+    return rearrange(padded, "(down y) (across x) -> (down across) (y x)", y=rows, x=columns)
 
 
 class LocalAttention(nn.Module):
@@ -181,8 +184,8 @@ class LocalAttention(nn.Module):
             True
         """
         index = self.relative_position_index[:rows, :columns, :rows, :columns].flatten()
-        pixels = rows * columns
-        return self.relative_position_bias_table.flatten().index_select(0, index).view(pixels, pixels)
+        biases = self.relative_position_bias_table.flatten().index_select(0, index)
+        return rearrange(biases, "(query key) -> query key", query=rows * columns)
 
     def attention_weights(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the attention maps of a batch, for analysis.
@@ -205,7 +208,8 @@ class LocalAttention(nn.Module):
         """Map (batch, in_channels, H, W) to (batch, out_channels, H, W)."""
         q, k, v, bias, cut = self._heads(x)
         out = self._weights(q, k, bias).to(v.dtype) @ v
-        return join_windows(self.proj(out.transpose(1, 2).flatten(2)), cut, like=x)
+        out = self.proj(rearrange(out, "window head pixel c -> window pixel (head c)"))
+        return join_windows(out, cut, like=x)
 
     def _weights(self, q: torch.Tensor, k: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Compute the attention maps, by plain products.
@@ -221,11 +225,11 @@ class LocalAttention(nn.Module):
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"LocalAttention got {tuple(x.shape)}, not (batch, in_channels={self.in_channels}, H, W)")
         pixels, cut = cut_windows(x, self.window)
-        qkv = self.qkv(pixels).view(*pixels.shape[:2], 3, self.heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(pixels)
+        q, k, v = rearrange(qkv, "window pixel (qkv head c) -> qkv window head pixel c", qkv=3, head=self.heads)
         bias = self.bias(*cut[2:])
         padded = padding_mask(cut, *x.shape[2:], device=x.device)
         if padded is not None:
-            bias = bias.masked_fill(padded[:, None], float("-inf"))  # windows, queries, keys
-            bias = bias.repeat(len(x), 1, 1)[:, None]  # images and windows, heads, queries, keys
+            bias = bias.masked_fill(padded[:, None], float("-inf"))
+            bias = repeat(bias, "window query key -> (image window) 1 query key", image=len(x))
         return q, k, v, bias, cut

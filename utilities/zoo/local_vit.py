@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from einops import rearrange
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 
@@ -47,7 +48,8 @@ def neighbours(grid: tuple[int, int], reach: int, shape: str = "square") -> torc
     for size, side in zip(grid, sides, strict=True):
         offset = torch.arange(size) - torch.arange(size)[:, None]
         near.append((offset >= -((side - 1) // 2)) & (offset <= side // 2))
-    return (near[0][:, None, :, None] & near[1][None, :, None, :]).reshape(grid[0] * grid[1], -1)
+    both = rearrange(near[0], "y key_y -> y 1 key_y 1") & rearrange(near[1], "x key_x -> 1 x 1 key_x")
+    return rearrange(both, "y x key_y key_x -> (y x) (key_y key_x)")
 
 
 class NeighbourhoodAttention(Attention):

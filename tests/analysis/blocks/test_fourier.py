@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.analysis.blocks.fourier import Fourier, along, fourier, frequencies, log_amplitude
+from utilities.analysis.blocks.fourier import Fourier, fourier
+from utilities.analysis.blocks.spectra import along, frequencies, log_amplitude
 from utilities.analysis.blocks.variance import over_positions
 from utilities.resnet import BasicBlock, ResNet
 from utilities.zoo import create_model

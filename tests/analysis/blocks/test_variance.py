@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.analysis.blocks.fourier import log_amplitude
+from utilities.analysis.blocks.spectra import log_amplitude
 from utilities.analysis.blocks.variance import Variance, feature_variance, over_positions
 from utilities.resnet import BasicBlock, ResNet
 from utilities.zoo import create_model

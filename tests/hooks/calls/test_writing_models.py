@@ -44,7 +44,6 @@ from utilities.compare.pairs import SideBySide, compare_all
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader
 from utilities.hooks import blocks
-from utilities.hooks.block_sequence import check_sequence, run_blocks
 from utilities.training.recipes import Recipe
 from utilities.training.trainer import Trainer, estimate_batch_norm
 from utilities.utils import evaluate, evaluating
@@ -177,7 +176,7 @@ OF_CLASSES = {**OPTIONS, "resamples": 10}
 
 def features(model: nn.Module, loader: list) -> list[torch.Tensor]:
     with torch.no_grad(), evaluating(model):
-        return [x for _, x in run_blocks(model, blocks(model), loader[0][0])]
+        return [x for _, x in blocks(model).features(loader[0][0])]
 
 
 def dropped(model: nn.Module, loader: list) -> torch.Tensor:
@@ -321,8 +320,8 @@ def test_what_is_called_by_itself_leaves_the_images_alone() -> None:
     (images, labels), *_ = batches()
     model, transformer = convnet(True, True).eval(), vit(True, True).eval()
     with torch.no_grad():
-        check_sequence(model, blocks(model), images)
-        list(run_blocks(model, blocks(model, {"layer?": "conv"}), images))
+        blocks(model).check(images)
+        list(blocks(model, {"layer?": "conv"}).features(images))
         find_units(blocks(model), images)
         read_blocks(class_space(transformer), images, lambda tokens: None)
         score_set(model, images, labels)

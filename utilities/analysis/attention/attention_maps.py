@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from einops import rearrange
 from timm.layers import Attention
 from torch import nn
 
@@ -109,7 +110,8 @@ def attention_weights(module: Attention, x: torch.Tensor) -> torch.Tensor:
         >>> weights.shape, bool(weights.sum(-1).allclose(torch.ones(1, 2, 5)))
         (torch.Size([1, 2, 5, 5]), True)
     """
-    q, k, _ = module.qkv(x.clone()).unflatten(2, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    qkv = module.qkv(x.clone())
+    q, k, _ = rearrange(qkv, "b token (qkv head c) -> qkv b head token c", qkv=3, head=module.num_heads)
     logits = module.q_norm(q) * module.scale @ module.k_norm(k).mT
     near = getattr(module, "near", None)  # set by layers that attend to a neighbourhood only
     return (logits if near is None else logits.masked_fill(~near, -torch.inf)).softmax(-1)

@@ -11,7 +11,6 @@ times lower at 7x7 positions than at 56x56. ``pixel_frequency`` puts all blocks 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,18 +20,14 @@ import pandas as pd
 import torch
 from torch import nn
 
+from utilities.analysis.blocks.spectra import PATHS, REFERENCES, WINDOWS, frequencies, log_curves
 from utilities.analysis.stream import stream
-from utilities.hooks.block_sequence import Block, blocks, check_sequence, refuse_without_positions, run_blocks, to_maps
+from utilities.hooks.block import Block
+from utilities.hooks.block_sequence import BlockSequence, blocks
 from utilities.hooks.recorder import Forward
-from utilities.results.moments import Moments, precise
+from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
-
-PATHS = ("diagonal", "radial", "paper")
-REFERENCES = ("dc", "ac")
-WINDOWS = ("none", "hann")
-FLOOR = 1e-6  # fraction of a map's root-mean-square amplitude, added so that ln has a value where the amplitude is 0
-LARGEST = 2**24  # most complex values transformed at once
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Fourier(Result):
 
     Attributes:
         names: Names of the blocks, without the classifier.
-        kinds: Kinds of the blocks, see `utilities.hooks.block_sequence.KINDS`.
+        kinds: Kinds of the blocks, see `utilities.hooks.block.KINDS`.
         stages: Stage of each block: 0 for the stem, then from 1.
         size: Rows and columns of the maps, (blocks, 2).
         frequency: Frequency in units of pi per position of the block's own grid, (blocks, frequencies).
@@ -149,138 +144,28 @@ def fourier(
             raise ValueError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
     sequence, spectra = blocks(model, layers, forward), {}
     with stream(model, loader, device=device, description="Fourier", progress=progress) as batches:
-        for images, _ in batches:
-            if not spectra:
-                check_sequence(model, sequence, images[:2])
-                path = path or _fitting_path(model, sequence, images[:1])
-                shape = images.shape[-2:]
-            elif images.shape[-2:] != shape:
-                sizes = " and ".join(f"{height}x{width}" for height, width in (shape, images.shape[-2:]))
-                raise ValueError(f"images of {sizes} pixels have no common frequencies; bring them to one size")
-            before = _curves(images, path, reference, window)
-            previous = (images.shape[-2:], before)
-            for block, features in run_blocks(model, sequence, images):
-                if features.ndim < 3:
-                    continue  # logits have no positions
-                maps = to_maps(block, features, images)
-                curves = _curves(maps, path, reference, window)
-                spectrum = spectra.setdefault(block.name, _Spectrum(block, maps.shape[-2:], images.shape[-2:], path))
+        for images, maps_of_blocks in sequence.walk(batches):
+            path, size = path or _fitting_path(sequence, images[:1]), images.shape[-2:]
+            previous = (size, log_curves(images, path, reference, window))
+            for block, maps in maps_of_blocks:
+                curves = log_curves(maps, path, reference, window)
+                spectrum = spectra.setdefault(block.name, _Spectrum(block, maps.shape[-2:], size, path))
                 spectrum.add(curves, previous)
                 previous = (maps.shape[-2:], curves)
-            refuse_without_positions(spectra, sequence)
     facts = {"n": next(iter(spectra.values())).delta.n, "path": path, "reference": reference, "window": window}
     return _collect(list(spectra.values()), dict(provenance or {}) | facts | {"versions": versions()})
 
 
-def _fitting_path(model: nn.Module, sequence: list[Block], images: torch.Tensor) -> str:
+def _fitting_path(sequence: BlockSequence, images: torch.Tensor) -> str:
     """Choose the diagonal if all maps are square. Otherwise choose rings, as few or no frequencies (f, f) are left."""
-    features = [(block, x) for block, x in run_blocks(model, sequence, images) if x.ndim > 2]
-    sizes = [images.shape[-2:], *(to_maps(block, x, images).shape[-2:] for block, x in features)]
+    sizes = [images.shape[-2:], *(maps.shape[-2:] for _, maps in sequence.maps(images))]
     return "diagonal" if all(height == width for height, width in sizes) else "radial"
-
-
-def log_amplitude(maps: torch.Tensor, floor: float | None = None) -> torch.Tensor:
-    """Compute ln |F| of maps, where F is their un-normalised discrete Fourier transform.
-
-    Args:
-        maps: Maps, shape (..., H, W).
-        floor: Number added to |F|. None adds 1e-6 of each map's root-mean-square amplitude, so that scaling a map only
-            shifts the result.
-
-    Returns:
-        Log amplitudes, shape (..., H, W), with frequency 0 at [0, 0]. They are minus infinity for a map that is zero.
-
-    Example:
-        >>> log_amplitude(torch.ones(4, 4))[0, 0].exp()
-        tensor(16.0000)
-    """
-    maps = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
-    amplitude = torch.fft.fft2(maps).abs()
-    if floor is None:
-        return torch.log(amplitude + FLOOR * amplitude.square().mean((-2, -1), keepdim=True).sqrt())
-    return torch.log(amplitude + floor)
-
-
-def frequencies(height: int, width: int, path: str) -> np.ndarray:
-    """Return the frequencies of a path, in units of pi per position.
-
-    Example:
-        >>> frequencies(8, 8, "diagonal").tolist(), frequencies(8, 8, "paper").round(2).tolist()
-        ([0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.33, 0.67, 1.0])
-    """
-    if path == "radial":
-        longest = max(height, width)
-        return np.arange(longest // 2 + 1) * 2 / longest
-    common = math.gcd(height, width)
-    if path == "paper":
-        if height != width:
-            raise ValueError(f"path 'paper' needs square maps, these are {height}x{width}; take path='diagonal'")
-        return np.linspace(0, 1, height - height // 2)
-    if common == 1 < max(height, width):
-        raise ValueError(f"maps of {height}x{width} positions share no frequency (f, f); take path='radial'")
-    return np.arange(common // 2 + 1) * 2 / common
-
-
-def along(values: torch.Tensor, path: str) -> torch.Tensor:
-    """Read the values at all frequencies along a path.
-
-    Args:
-        values: Values on the plane of frequencies, shape (..., H, W), with frequency 0 at [0, 0].
-        path: See `fourier`.
-
-    Returns:
-        Values along the path, shape (..., frequencies). See `frequencies`.
-
-    Example:
-        >>> along(torch.arange(16.0).view(4, 4), "diagonal")
-        tensor([ 0.,  6., 10.])
-    """
-    height, width = values.shape[-2:]
-    if path == "radial":
-        return _rings(values)
-    common = math.gcd(height, width)
-    k = torch.arange(len(frequencies(height, width, path)), device=values.device)
-    rows, columns = k * (height // common), k * (width // common)
-    falling = values[..., rows, columns]
-    return falling if path == "paper" else (falling + values[..., rows, -columns]) / 2
-
-
-def _rings(values: torch.Tensor) -> torch.Tensor:
-    """Average over rings around frequency 0, each as wide as the longer side's step. Corners are left out."""
-    height, width = values.shape[-2:]
-    longest = max(height, width)
-    fy, fx = (torch.fft.fftfreq(size, device=values.device) * longest for size in (height, width))
-    ring = (fy[:, None].square() + fx.square()).sqrt().round().long().flatten()
-    inside = ring <= longest // 2
-    weights = nn.functional.one_hot(ring[inside], longest // 2 + 1).to(values.dtype)
-    return values.flatten(-2)[..., inside] @ (weights / weights.sum(0))
-
-
-def _curves(maps: torch.Tensor, path: str, reference: str, window: str) -> torch.Tensor:
-    """Compute ln(|F| / (H W)) along the path, with the reference in last place: (images, frequencies + 1)."""
-    if window == "hann" and min(maps.shape[-2:]) > 2:
-        rows, columns = (torch.hann_window(n, periodic=False, device=maps.device) for n in maps.shape[-2:])
-        maps = maps * rows[:, None] * columns
-    parts = maps.split(max(1, LARGEST // maps[0].numel()))
-    return torch.cat([_image_curves(part, path, reference) for part in parts])
-
-
-def _image_curves(maps: torch.Tensor, path: str, reference: str) -> torch.Tensor:
-    height, width = maps.shape[-2:]
-    logs = log_amplitude(maps, 1e-6 if path == "paper" else None)
-    curve = along(logs, path)
-    total = logs.sum((-2, -1)) - logs[..., 0, 0]
-    base = logs[..., 0, 0] if reference == "dc" else total / max(1, height * width - 1)
-    values = precise(torch.cat([curve, base[..., None]], -1))
-    # A map that is zero throughout has no spectrum. An image with only such maps is all NaN.
-    values = values.masked_fill(~torch.isfinite(values), torch.nan)
-    return values.nanmean(1) - math.log(height * width)
 
 
 class _Spectrum:
     """Sums over images of one block's curves."""
 
-    def __init__(self, block: Any, size: Iterable[int], image: Iterable[int], path: str) -> None:
+    def __init__(self, block: Block, size: Iterable[int], image: Iterable[int], path: str) -> None:
         self.block, self.size = block, tuple(size)
         self.frequency = frequencies(*self.size, path)
         self.image, self.path = tuple(image), path

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from einops import rearrange
 from torch import nn
 
-from utilities.analysis.blocks.units import Unit, find_units, mean_outputs, named_units, removed
+from utilities.analysis.blocks.units import Unit, find_units, mean_outputs, named_units, run_without
 from utilities.analysis.stream import readable_twice, stream
-from utilities.hooks.block_sequence import Block, blocks, check_sequence, run_blocks
+from utilities.hooks.block import Block
+from utilities.hooks.block_sequence import BlockSequence, blocks
 from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.calls.labels import BatchCheck, hits
 from utilities.results.moments import Moments, precise
@@ -113,42 +115,31 @@ def lesions(
         >>> result.names[:2], result.kinds[0]
         (['layer1.0.conv1', 'layer1.0.conv2'], 'conv')
     """
-    for name, value, known in (("units", units, UNITS), ("ablation", ablation, ABLATIONS)):
-        if value not in known:
-            raise ValueError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
-    if ablation == "mean":
-        readable_twice(loader, "mean ablation")
+    _check_options(units, ablation, loader)
     named = blocks(model, layers)
     # Any model is a sequence of one block, itself. Named layers are parts of it.
-    sequence = named if layers is None else [Block("", "conv", 0, model)]
+    sequence = named if layers is None else BlockSequence(model, [Block("", "conv", 0, model)])
     run = {"device": device, "progress": progress}
     found: list[Unit] = []
-    replaced: dict[str, torch.Tensor] = {}
+    means: dict[str, torch.Tensor] = {}
     drops, intact, check = Moments(), Moments(), BatchCheck(loader)
     with stream(model, loader, description="lesions", labelled=True, **run) as batches:
         for images, labels in batches:
             images = as_input(images, model)
             if not found:
-                if layers is None:
-                    check_sequence(model, sequence, images[:2])
-                    found = find_units(sequence, images[:1], whole=units == "block")
-                else:
-                    found = named_units(model, named, images[:1])
-                replaced = mean_outputs(model, sequence, found, loader, run) if ablation == "mean" else {}
-            features = [images, *(after for _, after in run_blocks(model, sequence, images))]
+                found = _units(named, images, whole=units == "block")
+                means = mean_outputs(sequence, found, loader, run) if ablation == "mean" else {}
+            features = [images, *(after for _, after in sequence.features(images))]
             labels = check(features[-1], labels)
-            right, loss = _scores(features[-1], labels)
-            without = []
-            for unit in found:
-                with removed(unit, sequence, ablation, replaced) as step:
-                    x = step(features[unit.block])
-                for block in sequence[unit.block + 1 :]:
-                    x = block(x)
-                without.append(torch.stack(_scores(x, labels)))
-            # (images, units, [drop of accuracy, rise of loss])
-            lost = (torch.stack(without) - torch.stack([right, loss])).permute(2, 0, 1)
+            scores = _scores(features[-1], labels)
+            without = [
+                _scores(run_without(unit, sequence, features[unit.block], ablation, means.get(unit.name)), labels)
+                for unit in found
+            ]
+            # (units, [right, loss], images) -> (images, units, [drop of accuracy, rise of loss])
+            lost = rearrange(torch.stack(without) - scores, "unit score image -> image unit score")
             drops.add(lost * lost.new_tensor([-1.0, 1.0]))
-            intact.add(right)
+            intact.add(scores[0])
     check.finish()
     facts = {"n": drops.n, "units": units if layers is None else "named", "ablation": ablation, "versions": versions()}
     return Lesions(
@@ -165,7 +156,23 @@ def lesions(
     )
 
 
-def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute for each image whether it is classified correctly, and its cross-entropy."""
+def _check_options(units: str, ablation: str, loader: Iterable[Any]) -> None:
+    for name, value, known in (("units", units, UNITS), ("ablation", ablation, ABLATIONS)):
+        if value not in known:
+            raise ValueError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
+    if ablation == "mean":
+        readable_twice(loader, "mean ablation")
+
+
+def _units(sequence: BlockSequence, images: torch.Tensor, *, whole: bool) -> list[Unit]:
+    """List the units that can be removed: the named layers, or those of the model's blocks after a check."""
+    if not sequence.composes:
+        return named_units(sequence, images[:1])
+    sequence.check(images[:2])
+    return find_units(sequence, images[:1], whole=whole)
+
+
+def _scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Compute for each image whether it is classified correctly, and its cross-entropy: (2, images)."""
     loss = nn.functional.cross_entropy(precise(logits), labels, reduction="none")
-    return hits(logits, labels).to(loss.dtype), loss
+    return torch.stack([hits(logits, labels).to(loss.dtype), loss])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from utilities.analysis.stream import stream
-from utilities.hooks.block_sequence import Block, Residual, run_blocks
+from utilities.hooks.block import Block
+from utilities.hooks.block_sequence import BlockSequence
 from utilities.hooks.calls.copies import copied
 from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.calls.nested import map_tensors, tensors_in
@@ -42,7 +43,7 @@ class Unit:
     depth: float = 0.0
 
 
-def find_units(sequence: list[Block], images: torch.Tensor, *, whole: bool = False) -> list[Unit]:
+def find_units(sequence: BlockSequence, images: torch.Tensor, *, whole: bool = False) -> list[Unit]:
     """List the units that can be removed, which are those whose input and output have the same shape.
 
     Args:
@@ -60,7 +61,7 @@ def find_units(sequence: list[Block], images: torch.Tensor, *, whole: bool = Fal
         >>> [unit.name for unit in find_units(blocks(model), torch.zeros(1, 3, 16, 16))][:2]
         ['blocks.0.attn', 'blocks.0.mlp']
     """
-    if not all(block.in_sequence for block in sequence):
+    if not sequence.composes:
         raise ValueError("units can only be removed from a model whose blocks form a sequence")
     found, x, last = [], images, max(1, len(sequence) - 2)
     for place, block in enumerate(sequence):
@@ -69,7 +70,7 @@ def find_units(sequence: list[Block], images: torch.Tensor, *, whole: bool = Fal
         if block.kind in ("stem", "classifier"):
             continue
         depth = place / last
-        if not whole and not isinstance(block.module, Residual) and inside:
+        if not whole and not block.is_branch and inside:
             parts = inside.items()
             found += [Unit(f"{block.name}.{name}", _kind(part), place, part, depth) for name, part in parts]
         elif before.shape == x.shape:
@@ -79,12 +80,11 @@ def find_units(sequence: list[Block], images: torch.Tensor, *, whole: bool = Fal
     return found
 
 
-def named_units(model: nn.Module, named: list[Block], images: torch.Tensor) -> list[Unit]:
+def named_units(named: BlockSequence, images: torch.Tensor) -> list[Unit]:
     """List the named layers of any model that can be removed, in the order in which they run.
 
     Args:
-        model: The model, in eval mode.
-        named: The named layers, from `utilities.hooks.blocks` with ``layers``.
+        named: The named layers of a model in eval mode, from `utilities.hooks.blocks` with ``layers``.
         images: One image or more, to find the shapes.
 
     Returns:
@@ -97,7 +97,7 @@ def named_units(model: nn.Module, named: list[Block], images: torch.Tensor) -> l
     Example:
         >>> from utilities.hooks import blocks
         >>> model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
-        >>> [unit.name for unit in named_units(model, blocks(model, {"[01]": "conv"}), torch.zeros(1, 3, 4, 4))]
+        >>> [unit.name for unit in named_units(blocks(model, {"[01]": "conv"}), torch.zeros(1, 3, 4, 4))]
         ['0', '1']
     """
     wrong = next((block for block in named if block.kind not in KINDS), None)
@@ -112,7 +112,7 @@ def named_units(model: nn.Module, named: list[Block], images: torch.Tensor) -> l
 
             stack.callback(block.module.register_forward_hook(look, with_kwargs=True).remove)
         with torch.no_grad():
-            model(copied(images))
+            named.model(copied(images))
     silent = [block.name for block in named if block.name not in ran]
     if silent:
         raise ValueError(f"layers that did not run: {', '.join(silent[:5])}; leave them out")
@@ -122,7 +122,7 @@ def named_units(model: nn.Module, named: list[Block], images: torch.Tensor) -> l
             f"{', '.join(fixed[:5])}: none has an input of the shape of its output, so none can be left out"
         )
     if fixed:
-        warnings.warn(f"not removed, as no input has the shape of the output: {', '.join(fixed)}", stacklevel=3)
+        warnings.warn(f"not removed, as no input has the shape of the output: {', '.join(fixed)}", stacklevel=4)
     by_name, last = {block.name: block for block in named}, max(1, len(kept) - 1)
     return [Unit(name, by_name[name].kind, 0, by_name[name].module, i / last) for i, name in enumerate(kept)]
 
@@ -148,28 +148,27 @@ def _same_shape(block: Block, x: torch.Tensor) -> tuple[dict[str, nn.Module], to
             return found, block(x)
 
 
-@contextmanager
-def removed(
-    unit: Unit, sequence: list[Block], ablation: str, means: Mapping[str, torch.Tensor]
-) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-    """Remove a unit while the context lasts, and serve its block without it.
+def run_without(
+    unit: Unit, sequence: BlockSequence, before: torch.Tensor, ablation: str, mean: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the logits of the model without a unit.
 
     Args:
         unit: See `find_units` and `named_units`.
         sequence: The blocks.
+        before: The features before the unit's block.
         ablation: See `utilities.analysis.blocks.lesion.lesions`.
-        means: Mean outputs of the units, from `mean_outputs`.
-
-    Yields:
-        A function of the features before the block.
+        mean: Mean output of the unit, from `mean_outputs`, to put in its place.
     """
-    block, mean = sequence[unit.block], means.get(unit.name)
+    block = sequence[unit.block]
     if unit.part is not None:
         with _replacing(unit.part, ablation, mean):
-            yield block
-        return
-    branch = isinstance(block.module, Residual)
-    yield lambda x: x + mean if branch and mean is not None else _instead(x, ablation, mean, branch)
+            x = block(before)
+    elif block.is_branch and mean is not None:
+        x = before + mean
+    else:
+        x = _instead(before, ablation, mean, block.is_branch)
+    return sequence.run_from(unit.block + 1, x)
 
 
 @contextmanager
@@ -207,14 +206,13 @@ def _instead(x: torch.Tensor, ablation: str, mean: torch.Tensor | None, branch: 
 
 
 def mean_outputs(
-    model: nn.Module, sequence: list[Block], units: list[Unit], loader: Iterable[Any], run: Mapping[str, Any]
+    sequence: BlockSequence, units: list[Unit], loader: Iterable[Any], run: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
     """Average each unit's output over all images.
 
     For a layer or a block this is its own output, for a branch what it adds to the shortcut.
 
     Args:
-        model: The model that the blocks belong to.
         sequence: The blocks.
         units: See `find_units` and `named_units`.
         loader: Yields images.
@@ -230,12 +228,12 @@ def mean_outputs(
                     sums[name].add(first_tensor(output))
 
                 stack.callback(unit.part.register_forward_hook(look).remove)
-        with stream(model, loader, description="means", **run) as batches:
+        with stream(sequence.model, loader, description="means", **run) as batches:
             for images, _ in batches:
-                before = as_input(images, model)
-                for place, (block, x) in enumerate(run_blocks(model, sequence, images)):
+                before = as_input(images, sequence.model)
+                for place, (block, x) in enumerate(sequence.features(images)):
                     if place in whole:
-                        sums[whole[place]].add(x - before if isinstance(block.module, Residual) else x)
+                        sums[whole[place]].add(x - before if block.is_branch else x)
                     before = x
     means = {name: torch.from_numpy(moments.mean).to(before.dtype) for name, moments in sums.items()}
     return {name: mean.to(before.device) for name, mean in means.items()}

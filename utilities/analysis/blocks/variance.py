@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from utilities.analysis.stream import readable_twice, stream
-from utilities.hooks.block_sequence import Block, blocks, check_sequence, refuse_without_positions, run_blocks, to_maps
+from utilities.hooks.block import Block
+from utilities.hooks.block_sequence import BlockSequence, blocks
 from utilities.hooks.recorder import Forward
 from utilities.results.moments import Moments, precise
 from utilities.results.result import Result
@@ -32,7 +33,7 @@ class Variance(Result):
 
     Attributes:
         names: Names of the blocks, without the classifier.
-        kinds: Kinds of the blocks, see `utilities.hooks.block_sequence.KINDS`.
+        kinds: Kinds of the blocks, see `utilities.hooks.block.KINDS`.
         stages: Stage of each block: 0 for the stem, then from 1.
         variance: Variance, mean over channels and images.
         stderr: Standard error of ``variance`` over images.
@@ -118,24 +119,14 @@ def feature_variance(
         readable_twice(loader, "the variance over samples")
     sequence = blocks(model, layers, forward)
     run = {"device": device, "progress": progress}
-    means = _means(model, sequence, loader, run) if over == "samples" else {}
+    means = _means(sequence, loader, run) if over == "samples" else {}
     found: dict[str, _Spread] = {}
-    sizes: set[torch.Size] = set()
     with stream(model, loader, description="variance", **run) as batches:
-        for images, _ in batches:
-            if not found and over == "positions":
-                check_sequence(model, sequence, images[:2])
-            sizes.add(images.shape[-2:])
-            if len(sizes) > 1:
-                raise ValueError(f"images have several sizes, {sorted(map(tuple, sizes))}; bring them to one")
+        for _, maps_of_blocks in sequence.walk(batches):
             before = None
-            for block, features in run_blocks(model, sequence, images):
-                if features.ndim < 3:
-                    continue  # logits have no positions
-                maps = precise(to_maps(block, features, images))
+            for block, maps in maps_of_blocks:
                 spread = found.setdefault(block.name, _Spread(block, means))
-                before = spread.add(maps, before)
-            refuse_without_positions(found, sequence)
+                before = spread.add(precise(maps), before)
     count = next(iter(found.values())).variance.n
     if over == "samples" and count < 2:
         raise ValueError("the variance over samples needs two images or more")
@@ -156,18 +147,14 @@ def over_positions(maps: torch.Tensor) -> torch.Tensor:
     return values.var(2).mean(1)
 
 
-def _means(model: nn.Module, sequence: list[Block], loader: Iterable[Any], run: Mapping[str, Any]) -> dict:
+def _means(sequence: BlockSequence, loader: Iterable[Any], run: Mapping[str, Any]) -> dict:
     """Average the features and what each block adds over all images: name -> the two means."""
     sums: dict[str, tuple[Moments, Moments]] = {}
-    with stream(model, loader, description="means", **run) as batches:
-        for images, _ in batches:
-            if not sums:
-                check_sequence(model, sequence, images[:2])
+    with stream(sequence.model, loader, description="means", **run) as batches:
+        for _, maps_of_blocks in sequence.walk(batches):
             before = None
-            for block, features in run_blocks(model, sequence, images):
-                if features.ndim < 3:
-                    continue
-                maps = precise(to_maps(block, features, images))
+            for block, features in maps_of_blocks:
+                maps = precise(features)
                 whole, added = sums.setdefault(block.name, (Moments(), Moments()))
                 whole.add(maps)
                 if before is not None and before.shape == maps.shape:
