@@ -3,7 +3,7 @@ PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: figures test lint images clean
+.PHONY: figures test lint images docs clean
 .DEFAULT_GOAL := figures
 
 # The stamp is written last, so that an interrupted installation starts again.
@@ -26,6 +26,13 @@ lint: .venv/installed
 
 test: lint  ## lint, format, unit tests and doctests
 	$(BIN)/python -m pytest
+
+docs: .venv/docs  ## build the documentation in build/docs; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	@touch $@
 
 clean:  ## remove results; checkpoints and data stay
 	rm -rf runs

@@ -82,6 +82,8 @@ def test_first_cell_fetches_the_package_from_the_projects_address(path):
     first = code_cells(path)[0].source
     assert f"git clone --depth 1 {address} " in first
     assert 'find_spec("utilities") is None' in first
+    assert "If there is nothing to clone, " in first
+    assert first == code_cells(NOTEBOOKS[0])[0].source
 
 
 @pytest.mark.parametrize("kind", ["PRETRAINED", "RANDOM"])

@@ -1,0 +1,111 @@
+"""README and docs: links lead somewhere, each fact has one place, and sentences read well."""
+
+import importlib.util
+import re
+
+import pytest
+import yaml
+
+from tests.test_docs import FENCE, TEXTS, find_command_line
+from utilities.utils import PROJECT_ROOT
+
+
+def anchors(text):
+    """Name the headings of a page as GitHub and mkdocs do."""
+    heads = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[ -]+", "-", re.sub(r"[^\w\- ]", "", head).strip().lower()) for head in heads}
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", TEXTS[page])):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (PROJECT_ROOT / page).parent / name if name else PROJECT_ROOT / page
+        assert path.is_file(), f"{page}: {target}"
+        if anchor:
+            assert anchor in anchors(path.read_text()), f"{page}: {target}"
+
+
+def test_all_pages_are_in_the_contents_of_the_site():
+    contents = (PROJECT_ROOT / "mkdocs.yml").read_text()
+    names = {path.relative_to(PROJECT_ROOT / "docs").as_posix() for path in (PROJECT_ROOT / "docs").rglob("*.md")}
+    assert names <= set(re.findall(r"[\w/-]+\.md", contents))
+
+
+def test_api_pages_name_modules_that_there_are():
+    for path in (PROJECT_ROOT / "docs" / "api").glob("*.md"):
+        modules = re.findall(r"^::: (\S+)$", path.read_text(), re.MULTILINE)
+        assert modules
+        assert not [name for name in modules if importlib.util.find_spec(name) is None], path.name
+
+
+def test_the_readme_is_short_and_reaches_all_notebooks():
+    readme = TEXTS["README.md"]
+    assert len(readme.splitlines()) <= 150
+    names = {path.stem for path in (PROJECT_ROOT / "notebooks").glob("*.ipynb")}
+    assert set(re.findall(r"\(notebooks/(\w+)\.ipynb\)", readme)) == names
+    assert len(re.findall(r"^!\[", readme, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if page.startswith("docs/") and page != "docs/index.md"])
+def test_every_page_says_what_is_measured(page):
+    assert re.findall(r"^## (.*)$", FENCE.sub("", TEXTS[page]), re.MULTILINE)[-1] == "What is measured here"
+
+
+def test_the_repositorys_address_is_nowhere_else():
+    """But in the notebooks, whose first cell has nothing to read it from."""
+    project = (PROJECT_ROOT / "pyproject.toml").read_text()
+    address = re.search(r'^Repository = "(.*)"', project, re.MULTILINE)[1].removeprefix("https://")
+    assert project.count(address) == 1
+    others = {name: (PROJECT_ROOT / name).read_text() for name in ("CITATION.cff", "mkdocs.yml", "Makefile")}
+    assert not [name for name, text in {**TEXTS, **others}.items() if address in text]
+
+
+def test_the_citation_is_valid():
+    """What CFF 1.2.0 requires, and the version of the package."""
+    citation = yaml.safe_load((PROJECT_ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["cff-version"] == "1.2.0"
+    for one in (citation, *citation["references"]):
+        assert one["title"]
+        assert one["authors"]
+        assert all("name" in author or "family-names" in author for author in one["authors"])
+    assert all("type" in one for one in citation["references"])
+    assert re.search(r'^version = "(.*)"', (PROJECT_ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1] == str(
+        citation["version"]
+    )
+
+
+def test_moved_modules_are_where_the_changes_say():
+    moved = re.findall(r"^\| `(utilities[\w.]*)` \| `(utilities[\w.]*)`", TEXTS["CHANGELOG.md"], re.MULTILINE)
+    assert len(moved) >= 100
+    assert not [new for _, new in moved if importlib.util.find_spec(new) is None]
+
+
+def test_sentences_begin_as_one_speaks():
+    texts = {**TEXTS, **{p.name: p.read_text() for p in (PROJECT_ROOT / "notebooks").glob("*.ipynb")}}
+    odd = re.compile(r'(?:^|[.:;] |\| |^ *")(?:Of [a-z]|Taken are|Given is|Left out (?:of|are))', re.MULTILINE)
+    assert not [(name, found[0]) for name, text in texts.items() if (found := odd.search(text))]
+
+
+def test_troubles_quote_messages_that_the_code_has():
+    """Word for word between what stands for names and numbers."""
+    files = [*(PROJECT_ROOT / "utilities").rglob("*.py"), PROJECT_ROOT / "Makefile"]
+    code = " ".join(re.sub(r'"\s*\n\s*f?"', "", path.read_text()) for path in files)
+    code = re.sub(r"\s+", " ", code)
+    messages = re.findall(r"^\| `(.*?)` \|", TEXTS["docs/troubles.md"], re.MULTILINE)
+    assert len(messages) >= 30
+    stands_for = r"\.\.\.|'[^']*'|\b[A-Z]{2,}\b|\bN\b|\([^)]*\)|\[[^\]]*\]|\d[\w.-]*|[=;]|\bcifar-.*gz|\w+, \w+$"
+    parts = [(part.strip(" :,"), message) for message in messages for part in re.split(stands_for, message)]
+    assert not [(part, message) for part, message in parts if len(part) > 5 and part not in code]
+
+
+@pytest.mark.skipif(find_command_line() is None, reason="there is no command line yet")
+def test_extending_names_files_that_there_are():
+    """But for those that are to be written, whose names stand for any."""
+    text = TEXTS["docs/extending.md"]
+    files = re.findall(r"`((?:utilities|tests|docs|notebooks)/[\w/.]*)`", text)
+    new = re.compile(r"(?i:mynet|myset|/name\.|_name\.|WING|PAPER)")
+    assert not [name for name in files if not new.search(name) and not (PROJECT_ROOT / name).exists()]
