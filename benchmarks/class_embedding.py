@@ -33,12 +33,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from utilities.analysis.class_embedding.block_tokens import read_blocks
 from utilities.analysis.class_embedding.composition import BlockReader
-from utilities.analysis.class_embedding.key_value import MatchReader
+from utilities.analysis.class_embedding.eager_attention import eager_attention
 from utilities.analysis.class_embedding.lens import TokenReader
-from utilities.analysis.class_embedding.passes import read
-from utilities.analysis.class_embedding.record import eager_attention, read_blocks
-from utilities.analysis.class_embedding.space import transformer_space
+from utilities.analysis.class_embedding.memory_match import MatchReader
+from utilities.analysis.class_embedding.readers import run_readers
+from utilities.analysis.class_embedding.spaces import transformer_space
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader
 from utilities.utils import versions, write_json
@@ -58,7 +59,7 @@ def run_ours(images: int, batch_size: int, folder: Path) -> int:
     space = transformer_space(create_model(MODEL, num_classes=1000, seed=0))
     blocks, tokens = BlockReader(space, "input", 0.5), TokenReader(5)
     matches = MatchReader(space, "code", 5, "value", "none", seed=0)
-    read(space, loader_of(images, batch_size), [blocks, tokens, matches], device="cpu")
+    run_readers(space, loader_of(images, batch_size), [blocks, tokens, matches], device="cpu")
     arrays = blocks.values.arrays() | {f"token_{name}": array for name, array in tokens.values.arrays().items()}
     arrays["matches"] = np.concatenate(matches.shares)
     np.savez(folder / "result.npz", **arrays)

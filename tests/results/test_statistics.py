@@ -7,7 +7,19 @@ import pytest
 from scipy import stats
 
 from utilities.results import statistics
-from utilities.results.statistics import bootstrap_interval, count, mean_and_stderr, paired_p, unpaired_p
+from utilities.results.moments import Moments
+from utilities.results.statistics import (
+    block_jackknife,
+    bootstrap_interval,
+    count,
+    jackknife,
+    mean_and_stderr,
+    paired_p,
+    stderr_of_mean,
+    stderr_of_share,
+    unpaired_p,
+    wilson,
+)
 
 
 def draw(*shape, seed=0):
@@ -170,3 +182,41 @@ def share_of_thirtieths():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_wilson_interval_solves_its_quadratic_equation():
+    """Its ends are the shares p for which (hits / n - p)^2 = p (1 - p) / n."""
+    hits, count = np.array([0.0, 3.0, 20.0]), np.array([5.0, 7.0, 20.0])
+    for end in wilson(hits, count):
+        np.testing.assert_allclose((hits / count - end) ** 2, end * (1 - end) / count, atol=1e-12)
+    assert np.isnan(wilson(np.array([0.0]), np.array([0.0]))).all()
+
+
+def test_errors_of_a_mean_and_of_a_share_are_one_formula():
+    values = np.random.default_rng(0).random((20, 3)).round()
+    moments = Moments()
+    moments.add(values)
+    for error in (stderr_of_mean(values), stderr_of_share(values.mean(0), 20), moments.stderr):
+        np.testing.assert_allclose(error, mean_and_stderr(values)[1], rtol=1e-12)
+    assert np.isnan([*stderr_of_mean(values[:1]), *stderr_of_share(values[0], 1)]).all()
+
+
+def test_jackknife_of_blocks_is_that_of_images_where_blocks_are_equal():
+    values = np.random.default_rng(0).random(12)
+
+    def ratio(x):
+        return (x**2).mean() / x.mean()
+
+    whole, error = jackknife(values, ratio)
+    without = np.array([ratio(np.delete(values, i)) for i in range(12)])
+    assert block_jackknife(whole, without, np.ones(12)) == pytest.approx(error, rel=1e-12)
+
+
+def test_jackknife_of_unequal_blocks_of_a_mean_in_closed_form():
+    sizes = np.array([1, 2, 5])
+    blocks = [np.random.default_rng(i).random(n) for i, n in enumerate(sizes)]
+    values = np.concatenate(blocks)
+    without = np.array([np.concatenate(blocks[:i] + blocks[i + 1 :]).mean() for i in range(3)])
+    means = np.array([block.mean() for block in blocks])  # their pseudo-values, with weights n - size
+    expected = np.sqrt(((means - values.mean()) ** 2 * sizes / (sizes.sum() - sizes)).mean())
+    assert block_jackknife(values.mean(), without, sizes) == pytest.approx(expected, rel=1e-12)

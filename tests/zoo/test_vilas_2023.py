@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
-from utilities.analysis.class_embedding.space import class_space
+from utilities.analysis.class_embedding.spaces import class_space
 from utilities.datasets.masks import refuse_chance, transformed_mask
 from utilities.zoo import create_model, preprocessing
 from utilities.zoo import vilas_2023 as class_models

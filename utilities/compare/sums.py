@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from utilities.results.statistics import block_jackknife
+
 MAX_BLOCKS = 64
 # If the confounder explains all but this share of a layer's HSIC, it explains the layer in full: the rest is rounding.
 EXPLAINED = 1e-5
@@ -184,10 +186,7 @@ class Sums:
             parts = [total - _numpy(part) for total, part in zip(totals, self.blocks[key][:3], strict=True)]
             left_out.append(alignment(*parts, self.confounded))
         without = np.stack(left_out)
-        h = (self.n / sizes)[:, None, None]
-        pseudo = h * whole - (h - 1) * without
-        centre = len(sizes) * whole - ((1 - 1 / h) * without).sum(0)
-        return np.sqrt(((pseudo - centre) ** 2 / (h - 1)).mean(0))
+        return block_jackknife(whole, without, sizes)
 
     def null_values(self) -> np.ndarray | None:
         """Return the similarity under each permutation, (permutations, rows, columns), or None."""

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from utilities.results.result import Result
+from utilities.results.statistics import stderr_of_mean
 from utilities.results.writing import write_whole
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def average(results: Sequence[Similarity]) -> Similarity:
         layers1=first.layers1,
         layers2=first.layers2,
         n=first.n,
-        stderr=stack.std(0, ddof=1) / len(stack) ** 0.5,
+        stderr=stderr_of_mean(stack),
         replicates=stack,
         details1=first.details1,
         details2=first.details2,

@@ -9,12 +9,13 @@ on the object, is NaN, and is left out of that column only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+LEVEL = 0.05  # significance level of p-values
 CHUNK = 2**22  # entries of resampling weights held in memory at once, 32 MiB
 ROUNDING = 1e-12  # sums that differ by less than this, relative to the sum of absolute values, are ties
 
@@ -50,6 +51,98 @@ def mean_and_stderr(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     mean = _divide(np.where(there, values, 0).sum(0), n)
     squares = np.where(there, values - mean, 0) ** 2
     return mean, np.asarray(np.sqrt(_divide(squares.sum(0), n * (n - 1))))
+
+
+def stderr_of_mean(values: np.ndarray) -> np.ndarray:
+    """Compute the standard error of the mean over the first axis; NaN with fewer than two values.
+
+    Example:
+        >>> stderr_of_mean(np.array([1.0, 3.0]))
+        array(1.)
+    """
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan)
+    return np.asarray(values.std(0, ddof=1) / np.sqrt(len(values)))
+
+
+def stderr_of_share(share: np.ndarray, n: int) -> np.ndarray:
+    """Compute the standard error of shares of n images, sqrt(p (1 - p) / (n - 1)); NaN with fewer than two images.
+
+    Example:
+        >>> stderr_of_share(np.array([0.5, 1.0]), 26)
+        array([0.1, 0. ])
+    """
+    return np.sqrt(share * (1 - share) / (n - 1 if n > 1 else np.nan))
+
+
+def wilson(hits: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute Wilson's interval of one standard error for shares.
+
+    It is useful where shares are near 0 or 1, or rest on few cases. See Wilson 1927,
+    https://doi.org/10.2307/2276774.
+
+    Args:
+        hits: Number of hits.
+        count: Number of trials.
+
+    Returns:
+        Lower and upper ends of the interval; NaN where the count is 0.
+
+    Example:
+        >>> low, high = wilson(np.array([3.0]), np.array([3.0]))
+        >>> low.item(), high.item()
+        (0.75, 1.0)
+    """
+    with np.errstate(invalid="ignore"):
+        spread = np.sqrt(hits * (1 - np.divide(hits, count)) + 0.25) / (count + 1)
+    centre = (hits + 0.5) / (count + 1)
+    return centre - spread, centre + spread
+
+
+def jackknife(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> tuple[float, float]:
+    """Compute a statistic of all batches, and its standard error from leaving out one batch at a time.
+
+    Args:
+        values: Values of all batches, shape (batches, ...).
+        statistic: Function of such an array with any number of batches, such as a ratio of sums over them.
+
+    Returns:
+        The statistic and its standard error. The error is NaN for a single batch.
+
+    Example:
+        >>> jackknife(np.array([1.0, 2.0, 3.0]), np.mean)  # the usual error of a mean, 1 / sqrt(3)
+        (2.0, 0.577...)
+    """
+    n = len(values)
+    if n < 2:
+        return float(statistic(values)), float("nan")
+    without = np.array([statistic(np.delete(values, i, axis=0)) for i in range(n)])
+    return float(statistic(values)), float(np.sqrt((n - 1) * np.mean((without - without.mean()) ** 2)))
+
+
+def block_jackknife(whole: np.ndarray, without: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Compute the standard error of a statistic from leaving out blocks of unequal size, one at a time.
+
+    See Busing, Meijer & van der Leeden 1999, Statistics and Computing 9:3.
+
+    Args:
+        whole: Statistic of all images, (...).
+        without: Statistic without each block, (blocks, ...), two blocks or more.
+        sizes: Number of images of each block, (blocks,).
+
+    Returns:
+        Standard errors, (...). With k equal blocks they have a relative error of about sqrt(1 / 2(k - 1)).
+
+    Example:
+        >>> values = np.array([1.0, 2.0, 3.0])
+        >>> without = np.array([np.delete(values, i).mean() for i in range(3)])
+        >>> round(float(block_jackknife(values.mean(), without, np.ones(3))), 3)  # 1 / sqrt(3), as of any mean
+        0.577
+    """
+    h = (sizes.sum() / sizes).reshape(-1, *[1] * np.ndim(whole))
+    pseudo = h * whole - (h - 1) * without
+    centre = len(sizes) * whole - ((1 - 1 / h) * without).sum(0)
+    return np.sqrt(((pseudo - centre) ** 2 / (h - 1)).mean(0))
 
 
 def bootstrap_interval(
@@ -216,6 +309,3 @@ def _checked(values: ArrayLike, resamples: int = 1) -> np.ndarray:
     if np.isinf(values).any():
         raise ValueError(f"{int(np.isinf(values).sum())} values are infinite; an image without a value should be NaN")
     return values
-
-
-LEVEL = 0.05  # significance level of p-values

@@ -14,10 +14,10 @@ from utilities.analysis.class_embedding.conv_space import ConvolutionalSpace
 from utilities.analysis.class_embedding.identifiability import Identifiability
 from utilities.analysis.class_embedding.importance import Importance, importance
 from utilities.analysis.class_embedding.lens_kl import LensKL, tuned_lens_kl
-from utilities.analysis.class_embedding.probe_result import LinearProbes
-from utilities.analysis.class_embedding.probes import linear_probes
-from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
-from utilities.analysis.class_embedding.tuned import fit_tuned_lens
+from utilities.analysis.class_embedding.probes import LinearProbes, linear_probes
+from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
+from utilities.analysis.class_embedding.spaces import class_space
+from utilities.analysis.class_embedding.tuned_fit import fit_tuned_lens
 from utilities.datasets.loaders import Loader
 from utilities.study.group import Group
 from utilities.zoo.vilas_2023 import PAPER_MODELS

@@ -11,7 +11,8 @@ from utilities.analysis.class_embedding.key_value import key_value_agreement
 from utilities.analysis.class_embedding.perturbation import perturb
 from utilities.analysis.class_embedding.probes import linear_probes
 from utilities.analysis.class_embedding.removal import removal_curves
-from utilities.analysis.class_embedding.space import LensOptions, class_space, transformer_space
+from utilities.analysis.class_embedding.space import LensOptions
+from utilities.analysis.class_embedding.spaces import class_space, transformer_space
 from utilities.analysis.class_embedding.tuned import TunedLens
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader

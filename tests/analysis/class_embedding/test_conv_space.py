@@ -7,10 +7,11 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock as TorchvisionBlock
 
+from utilities.analysis.class_embedding.block_tokens import read_blocks
 from utilities.analysis.class_embedding.conv_space import STAGES, ConvolutionalSpace, is_resnet
-from utilities.analysis.class_embedding.passes import read
-from utilities.analysis.class_embedding.record import read_blocks
-from utilities.analysis.class_embedding.space import LensOptions, class_space
+from utilities.analysis.class_embedding.readers import run_readers
+from utilities.analysis.class_embedding.space import LensOptions
+from utilities.analysis.class_embedding.spaces import class_space
 from utilities.lambda_layer import LambdaLayer
 from utilities.resnet import BasicBlock, Bottleneck, ResNet
 from utilities.zoo.alternet import AlterNet
@@ -146,6 +147,7 @@ def test_depth_counts_the_stages_that_are_not_read():
     model = built("resnet")
     assert class_space(model).depth() == [0.8, 1.0]  # the last 2 of 5 blocks
     assert ConvolutionalSpace.every_stage(model).depth() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert ConvolutionalSpace(model, LensOptions(), ("layer2", "layer4")).depth() == [0.4, 0.8, 1.0]  # layer3 counts
 
 
 def test_names_groups_and_grids():
@@ -265,7 +267,7 @@ def test_a_pass_leaves_the_model_as_it_was_and_checks_its_answer():
     before = {name: module.training for name, module in model.named_modules()}
     state = {key: value.clone() for key, value in model.state_dict().items()}
     batch, keep = images(model), Keep()
-    assert read(class_space(model), [(batch, torch.tensor([0, 6]))], [keep], device="cpu", progress=False) == 2
+    assert run_readers(class_space(model), [(batch, torch.tensor([0, 6]))], [keep], device="cpu", progress=False) == 2
     assert {name: module.training for name, module in model.named_modules()} == before
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
@@ -274,4 +276,6 @@ def test_a_pass_leaves_the_model_as_it_was_and_checks_its_answer():
     doubled = Doubled(BasicBlock, (1, 1, 1, 1), CLASSES)
     nn.init.normal_(doubled.fc.bias)
     with pytest.raises(ValueError, match="logits are not its classifier's on its last block's tokens"):
-        read(class_space(doubled), [(batch[:, :, :8, :8], torch.tensor([0, 1]))], [], device="cpu", progress=False)
+        run_readers(
+            class_space(doubled), [(batch[:, :, :8, :8], torch.tensor([0, 1]))], [], device="cpu", progress=False
+        )

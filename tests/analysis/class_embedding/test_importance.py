@@ -7,10 +7,11 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch.nn import functional as F
 
+from utilities.analysis.class_embedding.eager_attention import eager_attention
 from utilities.analysis.class_embedding.gradient_map import LOSSES, gradient_maps
 from utilities.analysis.class_embedding.importance import METHODS, Importance, importance, object_share
-from utilities.analysis.class_embedding.record import eager_attention
-from utilities.analysis.class_embedding.space import LensOptions, transformer_space
+from utilities.analysis.class_embedding.space import LensOptions
+from utilities.analysis.class_embedding.spaces import transformer_space
 from utilities.datasets.masks import token_coverage
 from utilities.zoo.local_vit import local_vit
 

@@ -12,8 +12,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
 from utilities.analysis.class_embedding import key_value
-from utilities.analysis.class_embedding.key_value import key_value_agreement
-from utilities.analysis.class_embedding.key_value_result import KeyValueAgreement
+from utilities.analysis.class_embedding.key_value import KeyValueAgreement, key_value_agreement
 from utilities.analysis.class_embedding.memory_match import (
     belonging,
     chance_of_hit,

@@ -8,9 +8,10 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
 from utilities.analysis.class_embedding.lens import Lens, lens
-from utilities.analysis.class_embedding.passes import read
 from utilities.analysis.class_embedding.ranks import chance_score, score
-from utilities.analysis.class_embedding.space import PARTS, LensOptions, class_space
+from utilities.analysis.class_embedding.readers import run_readers
+from utilities.analysis.class_embedding.space import PARTS, LensOptions
+from utilities.analysis.class_embedding.spaces import class_space
 from utilities.plots.class_embedding.lens import plot_lens
 from utilities.resnet import BasicBlock, ResNet
 
@@ -112,7 +113,7 @@ def test_a_block_adds_attention_and_mlp(kind, depth):
             pass
 
     reader = Sum()
-    read(class_space(toy(kind, depth)), [pictures(2)], [reader], device="cpu")
+    run_readers(class_space(toy(kind, depth)), [pictures(2)], [reader], device="cpu")
     assert len(reader.gaps) == depth
     assert max(reader.gaps) < 1e-14  # a few roundings of float64
 

@@ -9,6 +9,8 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
 from utilities.analysis.attention.attention_maps import attention_weights
+from utilities.analysis.class_embedding.block_tokens import read_blocks
+from utilities.analysis.class_embedding.eager_attention import eager_attention
 from utilities.analysis.class_embedding.masking import (
     check_maskable,
     chosen_blocks,
@@ -20,8 +22,7 @@ from utilities.analysis.class_embedding.masking import (
     self_only_mask,
     with_prefix,
 )
-from utilities.analysis.class_embedding.record import eager_attention, read_blocks
-from utilities.analysis.class_embedding.space import transformer_space
+from utilities.analysis.class_embedding.spaces import transformer_space
 from utilities.zoo.local_vit import local_vit
 
 SIZE = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}

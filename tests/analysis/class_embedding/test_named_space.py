@@ -13,8 +13,9 @@ from utilities.analysis.class_embedding.lens import lens
 from utilities.analysis.class_embedding.lens_kl import tuned_lens_kl
 from utilities.analysis.class_embedding.named_space import NamedSpace
 from utilities.analysis.class_embedding.probes import linear_probes
-from utilities.analysis.class_embedding.space import LensOptions, class_space
-from utilities.analysis.class_embedding.tuned import fit_tuned_lens, space_of
+from utilities.analysis.class_embedding.space import LensOptions
+from utilities.analysis.class_embedding.spaces import class_space, space_of
+from utilities.analysis.class_embedding.tuned_fit import fit_tuned_lens
 from utilities.zoo.vit import vit_tiny_patch2_16
 
 OPTIONS = {"device": "cpu", "progress": False}

@@ -8,11 +8,19 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from utilities.analysis.class_embedding.eager_attention import eager_attention
 from utilities.analysis.class_embedding.masking import deleting, drop_cls, no_cls_mask, self_only_mask, with_prefix
-from utilities.analysis.class_embedding.perturbation import KINDS, perturb, perturb_each_block
-from utilities.analysis.class_embedding.perturbation_result import MEASURES, SIDES, Perturbation, summarise
-from utilities.analysis.class_embedding.record import eager_attention
-from utilities.analysis.class_embedding.space import LensOptions, transformer_space
+from utilities.analysis.class_embedding.perturbation import (
+    KINDS,
+    PERTURBATION_MEASURES,
+    SIDES,
+    Perturbation,
+    perturb,
+    perturb_each_block,
+)
+from utilities.analysis.class_embedding.perturbation_counts import summarise
+from utilities.analysis.class_embedding.space import LensOptions
+from utilities.analysis.class_embedding.spaces import transformer_space
 from utilities.plots.class_embedding.perturbation import plot_perturbation, plot_perturbation_of_blocks
 from utilities.utils import evaluate
 from utilities.zoo.local_vit import local_vit
@@ -103,8 +111,8 @@ def test_values_are_those_of_images_one_at_a_time(kind, options):
 def test_perturbations_change_what_they_should_in_these_tests():
     result = perturb(build(), [data()], **RUN)
     assert result.kinds == list(KINDS)
-    assert (np.abs(result.values[:, 2, MEASURES.index("score")]) > 1e-3).all()
-    both = result.values[1:3, 1, MEASURES.index("score")]
+    assert (np.abs(result.values[:, 2, PERTURBATION_MEASURES.index("score")]) > 1e-3).all()
+    both = result.values[1:3, 1, PERTURBATION_MEASURES.index("score")]
     assert both[0] != both[1]  # with weights that add up to 1 again, and without
 
 
@@ -198,7 +206,7 @@ def test_tokens_hidden_in_some_blocks_stay_in_the_average():
 def test_other_targets_need_no_labels_but_accuracy_does(target):
     model, (images, *_) = build(), data()
     result = perturb(model, [images], target=target, **RUN)
-    assert np.isnan(result.values[..., MEASURES.index("accuracy")]).all()
+    assert np.isnan(result.values[..., PERTURBATION_MEASURES.index("accuracy")]).all()
     assert np.isfinite(result.values[..., :5]).all()
     if target == "prediction":
         assert result.estimate("no_cls", "cls_rate", "intact").value == 1
@@ -229,10 +237,10 @@ def test_summary_is_means_over_images_and_over_tokens():
                 of_images = [sums[i, row, side, part] / counts[i, row] for i in known]
                 pooled = sum(sums[i, row, side, part] for i in known) / sum(counts[i, row] for i in known)
                 values = found["values"][row, side]
-                assert values[MEASURES.index(macro)] == pytest.approx(np.mean(of_images))
-                assert values[MEASURES.index(micro)] == pytest.approx(pooled)
+                assert values[PERTURBATION_MEASURES.index(macro)] == pytest.approx(np.mean(of_images))
+                assert values[PERTURBATION_MEASURES.index(micro)] == pytest.approx(pooled)
                 error = np.std(of_images, ddof=1) / len(known) ** 0.5
-                assert found["stderr"][row, side, MEASURES.index(macro)] == pytest.approx(error)
+                assert found["stderr"][row, side, PERTURBATION_MEASURES.index(macro)] == pytest.approx(error)
     assert (found["low"] <= found["values"]).all()
     assert (found["values"] <= found["high"]).all()
 
@@ -256,7 +264,7 @@ def test_the_pooled_error_is_that_of_a_ratio():
     s, c = sums[:, 0, 0, 0], counts[:, 0]
     left_one_out = (s.sum() - s) / (c.sum() - c)
     jackknife = np.sqrt((n - 1) / n * ((left_one_out - left_one_out.mean()) ** 2).sum())
-    place = (0, 0, MEASURES.index("pooled_rate"))
+    place = (0, 0, PERTURBATION_MEASURES.index("pooled_rate"))
     assert found["stderr"][place] == pytest.approx(jackknife, rel=0.02)
     half = (found["high"][place] - found["low"][place]) / 2
     assert half == pytest.approx(1.96 * jackknife, rel=0.1)  # 2,000 resamples leave some percent of noise
@@ -289,7 +297,7 @@ def test_results_are_saved_loaded_and_tabulated(tmp_path):
     assert {"model", "n", "seed", "threshold", "versions", "weights_of_attention"} <= loaded.provenance.keys()
     json.dumps(result.provenance)
     table = result.to_frame().set_index(["kind", "measure"])
-    assert len(table) == len(KINDS) * len(MEASURES)
+    assert len(table) == len(KINDS) * len(PERTURBATION_MEASURES)
     row = table.loc[("no_class", "pooled_rate")]
     assert row["difference"] == result.estimate("no_class", "pooled_rate").value
     assert row["low"] <= row["difference"] <= row["high"]
@@ -337,7 +345,7 @@ def test_figures_show_the_results_values():
     assert len(figure.axes) == 4
     for ax, measure in zip(figure.axes[:2], ("rate", "accuracy"), strict=True):
         for container, side in zip(ax.containers, ("intact", "perturbed"), strict=True):
-            drawn = 100 * result.values[:, SIDES.index(side), MEASURES.index(measure)]
+            drawn = 100 * result.values[:, SIDES.index(side), PERTURBATION_MEASURES.index(measure)]
             np.testing.assert_allclose(container.lines[0].get_xdata(), drawn)
     assert "same tokens of the same images" in figure.get_supxlabel().replace("\n", " ")
     assert f"{100 * result.estimate('no_class').value:+.1f} (" in figure.axes[0].texts[-1].get_text()
@@ -345,7 +353,7 @@ def test_figures_show_the_results_values():
     ax = plot_perturbation_of_blocks(sweep, "pooled_score").axes[0]
     np.testing.assert_allclose(ax.containers[0].lines[0].get_xdata(), [1, 2])
     np.testing.assert_allclose(
-        ax.containers[0].lines[0].get_ydata(), sweep.values[:, 1, MEASURES.index("pooled_score")]
+        ax.containers[0].lines[0].get_ydata(), sweep.values[:, 1, PERTURBATION_MEASURES.index("pooled_score")]
     )
 
 

@@ -7,12 +7,13 @@ from sklearn.linear_model import Ridge
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 
+from utilities.analysis.class_embedding.block_tokens import read_blocks
 from utilities.analysis.class_embedding.conv_space import ConvolutionalSpace
-from utilities.analysis.class_embedding.probe_result import LinearProbes
-from utilities.analysis.class_embedding.probes import linear_probes
-from utilities.analysis.class_embedding.record import read_blocks
-from utilities.analysis.class_embedding.space import LensOptions, class_space
-from utilities.analysis.class_embedding.tuned import TunedLens, fit_tuned_lens
+from utilities.analysis.class_embedding.probes import LinearProbes, linear_probes
+from utilities.analysis.class_embedding.space import LensOptions
+from utilities.analysis.class_embedding.spaces import class_space
+from utilities.analysis.class_embedding.tuned import TunedLens
+from utilities.analysis.class_embedding.tuned_fit import fit_tuned_lens
 from utilities.plots.class_embedding.probes import plot_probes
 from utilities.resnet import BasicBlock, ResNet
 

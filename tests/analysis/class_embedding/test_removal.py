@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.analysis.class_embedding.test_importance import IMAGES, LABELS, toy
 from utilities.analysis.class_embedding.importance import Importance, importance
-from utilities.analysis.class_embedding.removal import curve_area, removal_curves
-from utilities.analysis.class_embedding.removal_result import RemovalCurves
+from utilities.analysis.class_embedding.removal import RemovalCurves, curve_area, removal_curves
 from utilities.plots.class_embedding.importance import plot_heatmaps
 from utilities.plots.class_embedding.removal import plot_removal
 from utilities.utils import evaluate

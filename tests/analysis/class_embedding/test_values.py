@@ -10,8 +10,9 @@ from scipy import integrate, stats
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
-from utilities.analysis.class_embedding.record import read_blocks
-from utilities.analysis.class_embedding.space import LensOptions, transformer_space
+from utilities.analysis.class_embedding.block_tokens import read_blocks
+from utilities.analysis.class_embedding.space import LensOptions
+from utilities.analysis.class_embedding.spaces import transformer_space
 from utilities.analysis.class_embedding.values import (
     MEMORY_PARTS,
     chance_of_best_cosine,

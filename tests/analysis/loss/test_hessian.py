@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from utilities.analysis.loss.curvature import Hessian, Objective, mini_batches
-from utilities.analysis.loss.eigenvalues import extreme_eigenpairs, hutchinson, jackknife, shifted
+from utilities.analysis.loss.eigenvalues import extreme_eigenpairs, hutchinson, shifted
 from utilities.analysis.loss.hessian import (
     HessianSpectra,
     average_positive,
@@ -22,6 +22,7 @@ from utilities.analysis.loss.hessian import (
     over_training,
 )
 from utilities.datasets import load_dataset, make_loader
+from utilities.results.statistics import jackknife
 from utilities.zoo.vit import vit_tiny_patch2_16
 
 DOUBLE = {"dtype": "float64", "device": "cpu", "tolerance": 1e-10}

@@ -17,8 +17,13 @@ from torchmetrics.functional.classification import (
     multiclass_jaccard_index,
 )
 
-from utilities.analysis.predictions.calibration import bin_index, calibration_error, score, wilson
-from utilities.analysis.predictions.classification import MEASURES, Classification, classify, prediction_time, table
+from utilities.analysis.predictions.calibration import bin_index, calibration_error, score
+from utilities.analysis.predictions.classification import (
+    CLASSIFICATION_MEASURES,
+    Classification,
+    classify,
+    table,
+)
 from utilities.claims.park_kim_2022.classification import claims_of_classification, paired_difference
 from utilities.plots.predictions.classification import plot_measures, plot_reliability
 
@@ -221,7 +226,7 @@ def test_the_right_class_is_among_all_of_five():
 def test_standard_errors_are_those_of_many_samples():
     """The spread of each measure over 300 fresh samples, against the errors given, averaged over them."""
     results = [random_result(n=300, seed=seed)[2] for seed in range(300)]
-    for measure in MEASURES:
+    for measure in CLASSIFICATION_MEASURES:
         if measure != "ece":  # its bootstrap is checked below; 300 of them take long
             spread = np.std([getattr(result, measure) for result in results], ddof=1)
             given = np.mean([result.stderr(measure) for result in results])
@@ -235,14 +240,6 @@ def test_the_error_of_ece_is_a_seeded_bootstrap():
     assert np.mean(errors) == pytest.approx(spread, rel=0.4)  # a deviation from 40 samples is good to 11 %
     assert results[0].stderr("ece") == errors[0]
     assert dataclasses.replace(results[0], seed=1).stderr("ece") != errors[0]
-
-
-def test_wilson_interval_solves_its_quadratic_equation():
-    """Its ends are the shares p for which (hits / n - p)^2 = p (1 - p) / n."""
-    hits, count = np.array([0.0, 3.0, 20.0]), np.array([5.0, 7.0, 20.0])
-    for end in wilson(hits, count):
-        np.testing.assert_allclose((hits / count - end) ** 2, end * (1 - end) / count, atol=EXACT)
-    assert np.isnan(wilson(np.array([0.0]), np.array([0.0]))).all()
 
 
 def test_frame_and_table_name_the_cutoff():
@@ -311,14 +308,6 @@ def test_the_models_mode_is_put_back():
     classify(model, [(torch.randn(8, 3), torch.zeros(8, dtype=torch.long))], device="cpu")
     assert model[1].training
     assert model[1].num_batches_tracked == 0
-
-
-def test_prediction_time():
-    mean, deviation = prediction_time(nn.Linear(3, 2), torch.zeros(4, 3), repeats=3, device="cpu")
-    assert 0 < mean < 1
-    assert deviation >= 0
-    with pytest.raises(ValueError, match="repeats should be 2 or more"):
-        prediction_time(nn.Linear(3, 2), torch.zeros(4, 3), repeats=1, device="cpu")
 
 
 def test_reliability_diagram_draws_the_bins():

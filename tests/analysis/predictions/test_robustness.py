@@ -9,12 +9,11 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from torchvision import transforms
 
 from utilities.analysis.predictions import robustness as module
+from utilities.analysis.predictions.paired_accuracy import contrast, right_in_both
 from utilities.analysis.predictions.robustness import (
     ALEXNET_ERRORS,
     BINS,
     Robustness,
-    contrast,
-    right_in_both,
     robustness,
 )
 from utilities.datasets import load_dataset

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utilities.analysis.class_embedding.importance import Importance
-from utilities.analysis.class_embedding.removal_result import RemovalCurves
+from utilities.analysis.class_embedding.removal import RemovalCurves
 from utilities.claims.vilas_2023.importance import claims_of_importance, claims_of_removal
 
 ONE = np.ones((1, 2))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from utilities.analysis.class_embedding.key_value_result import KeyValueAgreement
+from utilities.analysis.class_embedding.key_value import KeyValueAgreement
 from utilities.claims.vilas_2023.key_value import claims_of_key_value
 
 CHANCE = 0.03

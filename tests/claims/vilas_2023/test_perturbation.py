@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utilities.analysis.class_embedding.perturbation_result import MEASURES, Perturbation
+from utilities.analysis.class_embedding.perturbation import PERTURBATION_MEASURES, Perturbation
 from utilities.claims.vilas_2023.perturbation import claims_of_perturbation
 
 CHANCE = 0.1
@@ -11,14 +11,14 @@ CHANCE = 0.1
 
 def result(kind, intact, perturbed, error=0.01, blocks=(0, 1), images=100):
     """A result of one kind, with standard errors all the same and intervals of two of them."""
-    values = np.full((1, 3, len(MEASURES)), np.nan)  # other measures than the rate should not be looked at
+    values = np.full((1, 3, len(PERTURBATION_MEASURES)), np.nan)  # other measures than the rate should not be looked at
     values[0, :, 0] = intact, perturbed, perturbed - intact
     errors = np.full_like(values, error)
     ends = values - 2 * error, values + 2 * error
     counts = np.array([images]), np.array([images * 36])
     facts = {"num_classes": round(1 / CHANCE), "confidence": 0.95}
     names = ["blocks.0", "blocks.1"]
-    p = np.full((1, len(MEASURES)), np.nan)
+    p = np.full((1, len(PERTURBATION_MEASURES)), np.nan)
     return Perturbation([kind], [list(blocks)], names, values, errors, *ends, p, *counts, facts)
 
 

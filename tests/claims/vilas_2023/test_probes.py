@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from utilities.analysis.class_embedding.probe_result import LinearProbes
+from utilities.analysis.class_embedding.probes import LinearProbes
 from utilities.claims.claim import state_claims
 from utilities.claims.vilas_2023.probes import claims_of_probes
 

@@ -9,10 +9,11 @@ from torch import nn
 
 from utilities.analysis.blocks.fourier import fourier
 from utilities.analysis.blocks.lesion import lesions
-from utilities.analysis.class_embedding.tuned import fit_tuned_lens
+from utilities.analysis.class_embedding.tuned_fit import fit_tuned_lens
 from utilities.analysis.loss.landscape import loss_landscape
-from utilities.analysis.predictions.classification import classify, prediction_time
+from utilities.analysis.predictions.classification import classify
 from utilities.analysis.predictions.noise_frequency import noise_frequency
+from utilities.analysis.predictions.prediction_time import prediction_time
 from utilities.compare import compare
 from utilities.compare.pairs import compare_all
 from utilities.hooks import Recorder

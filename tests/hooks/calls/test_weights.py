@@ -19,7 +19,7 @@ from utilities.analysis.class_embedding.inspection import inspect_memories
 from utilities.analysis.class_embedding.lens import lens
 from utilities.analysis.class_embedding.relevance import relevance_maps
 from utilities.analysis.class_embedding.removal import removal_curves
-from utilities.analysis.class_embedding.tuned import fit_tuned_lens
+from utilities.analysis.class_embedding.tuned_fit import fit_tuned_lens
 from utilities.analysis.loss.directions import random_directions
 from utilities.analysis.loss.hessian import hessian_spectra, over_training
 from utilities.analysis.loss.landscape import loss_landscape

@@ -18,6 +18,7 @@ from utilities.analysis.attention.attention_maps import attention_diversity
 from utilities.analysis.blocks.fourier import fourier
 from utilities.analysis.blocks.lesion import find_units, lesions
 from utilities.analysis.blocks.variance import feature_variance
+from utilities.analysis.class_embedding.block_tokens import read_blocks
 from utilities.analysis.class_embedding.gradient_map import gradient_maps
 from utilities.analysis.class_embedding.identifiability import identifiability
 from utilities.analysis.class_embedding.importance import importance
@@ -26,16 +27,16 @@ from utilities.analysis.class_embedding.lens import lens
 from utilities.analysis.class_embedding.lens_kl import tuned_lens_kl
 from utilities.analysis.class_embedding.perturbation import perturb
 from utilities.analysis.class_embedding.probes import linear_probes
-from utilities.analysis.class_embedding.record import read_blocks
 from utilities.analysis.class_embedding.relevance import relevance_maps
 from utilities.analysis.class_embedding.removal import removal_curves
-from utilities.analysis.class_embedding.space import class_space
-from utilities.analysis.class_embedding.tuned import fit_tuned_lens
+from utilities.analysis.class_embedding.spaces import class_space
+from utilities.analysis.class_embedding.tuned_fit import fit_tuned_lens
 from utilities.analysis.loss.hessian import hessian_spectra
 from utilities.analysis.loss.landscape import loss_landscape
 from utilities.analysis.loss.spectral_density import spectral_density
-from utilities.analysis.predictions.classification import classify, prediction_time
+from utilities.analysis.predictions.classification import classify
 from utilities.analysis.predictions.noise_frequency import noise_frequency
+from utilities.analysis.predictions.prediction_time import prediction_time
 from utilities.analysis.predictions.robustness import robustness, score_set
 from utilities.analysis.predictions.uncertainty import Ensemble, dropout_log_probabilities, sampling_dropout
 from utilities.compare import compare

@@ -16,7 +16,8 @@ from scipy import stats
 from torch import nn
 from tqdm.auto import tqdm
 
-from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
+from utilities.analysis.class_embedding.spaces import transformer_space
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.analysis.class_embedding.values import (
     MEMORY_PARTS,
     chance_of_best_cosine,

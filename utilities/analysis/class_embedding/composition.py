@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
-from utilities.analysis.class_embedding.context import by_place, difference
+from utilities.analysis.class_embedding.block_tokens import BlockTokens
 from utilities.analysis.class_embedding.lens import PerImage, known_labels
-from utilities.analysis.class_embedding.passes import Batch
+from utilities.analysis.class_embedding.object_and_context import by_place, difference
 from utilities.analysis.class_embedding.ranks import ranks_and_firsts, target_logit
-from utilities.analysis.class_embedding.record import BlockTokens
+from utilities.analysis.class_embedding.readers import Batch
 from utilities.analysis.class_embedding.space import ClassSpace
 from utilities.hooks.calls.labels import hits
 from utilities.results.moments import precise
@@ -119,7 +119,7 @@ def over_groups(values: torch.Tensor, groups: dict[str, slice]) -> torch.Tensor:
 
 
 class BlockReader:
-    """Reduces each block of a batch to a few numbers per image, see `utilities.analysis.class_embedding.passes`.
+    """Reduces each block of a batch to a few numbers per image, see `utilities.analysis.class_embedding.readers`.
 
     Shares are kept in float32. Quantities that enter a test are kept in float64. Scores are multiples of
     1 / (tokens * classes): rounding would break their ties, and with them the p-values of few images.

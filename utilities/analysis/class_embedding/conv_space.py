@@ -58,9 +58,7 @@ class ConvolutionalSpace(ClassSpace):
         _check_resnet(model)
         _check_stages(stages)
         self.model, self.options = model, options
-        named = [
-            (f"{stage}.{name}", block) for stage in stages for name, block in getattr(model, stage).named_children()
-        ]
+        named = _named_blocks(model, stages)
         self.names, self.blocks = [name for name, _ in named], [block for _, block in named]
         self.num_classes = model.fc.out_features
 
@@ -83,9 +81,9 @@ class ConvolutionalSpace(ClassSpace):
         return cls(model, options or LensOptions(), STAGES)
 
     def depth(self) -> list[float]:
-        """Return the share of blocks that have run after each; blocks of earlier stages count even if not read."""
-        count = sum(len(getattr(self.model, stage)) for stage in STAGES)
-        return [(count - len(self.blocks) + index + 1) / count for index in range(len(self.blocks))]
+        """Return the share of blocks that have run after each; blocks of stages that are not read count too."""
+        every = [name for name, _ in _named_blocks(self.model, STAGES)]
+        return [(every.index(name) + 1) / len(every) for name in self.names]
 
     def project(self, tokens: torch.Tensor, index: int | None = None, tuned: Tuned | None = None) -> torch.Tensor:
         """Read positions with the classifier, after the final norm and ReLU if the model has them."""
@@ -135,6 +133,11 @@ def is_resnet(model: nn.Module) -> bool:
         (True, False)
     """
     return isinstance(model, (ResNet, PreActResNet, TorchvisionResNet, TimmResNet))
+
+
+def _named_blocks(model: nn.Module, stages: Sequence[str]) -> list[tuple[str, nn.Module]]:
+    """List the blocks of some stages with their names."""
+    return [(f"{stage}.{name}", block) for stage in stages for name, block in getattr(model, stage).named_children()]
 
 
 def _final(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:

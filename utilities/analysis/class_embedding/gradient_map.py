@@ -17,7 +17,9 @@ from torch import nn
 
 from utilities.analysis.class_embedding.ranks import target_logit
 from utilities.analysis.class_embedding.relevance import as_targets, read_rows
-from utilities.analysis.class_embedding.space import LensOptions, TransformerSpace, transformer_space
+from utilities.analysis.class_embedding.space import LensOptions
+from utilities.analysis.class_embedding.spaces import transformer_space
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.hooks.calls.weights import check_weights
 from utilities.utils import evaluating
 

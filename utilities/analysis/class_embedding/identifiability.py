@@ -20,11 +20,12 @@ import torch
 from torch import nn
 
 from utilities.analysis.class_embedding.composition import OVERLAPS, REFERENCES, SOURCES, BlockReader
-from utilities.analysis.class_embedding.context import PLACES
 from utilities.analysis.class_embedding.lens import NO_LABEL, lens_facts
-from utilities.analysis.class_embedding.passes import Target, check_target, read
+from utilities.analysis.class_embedding.object_and_context import PLACES
 from utilities.analysis.class_embedding.ranks import chance_score
-from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
+from utilities.analysis.class_embedding.readers import Target, check_target, run_readers
+from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
+from utilities.analysis.class_embedding.spaces import class_space
 from utilities.datasets.masks import class_tokens
 from utilities.results.result import Result
 from utilities.results.statistics import bootstrap_interval, count, mean_and_stderr, paired_p
@@ -199,10 +200,10 @@ def identifiability(
     """Measure how well tokens tell the class over depth, and how blocks, attention and MLP change that.
 
     Args:
-        model: See `utilities.analysis.class_embedding.space.class_space`; it runs in eval mode.
+        model: See `utilities.analysis.class_embedding.spaces.class_space`; it runs in eval mode.
         loader: Yields (images, labels) or (images, labels, masks), or images alone if the target is not the label.
         lens: How tokens are read; None is the paper's way.
-        names: Names of the parts of an unknown model, see `utilities.analysis.class_embedding.space.class_space`.
+        names: Names of the parts of an unknown model, see `utilities.analysis.class_embedding.spaces.class_space`.
         target: The class to look at: ``"label"``, ``"prediction"`` or an index.
         threshold: Smallest fraction of a patch that the object must cover for its token to be class-labelled.
         reference: What the MLP's logit is compared with: ``"input"`` of the block, as published, or ``"own"``, the
@@ -237,7 +238,7 @@ def identifiability(
     bootstrap_interval(np.zeros(2), confidence=confidence, **draws)  # refuses options out of range
     reader = BlockReader(space, reference, threshold)
     name = "identifiability"
-    n = read(space, loader, [reader], target=target, device=device, progress=progress, description=name)
+    n = run_readers(space, loader, [reader], target=target, device=device, progress=progress, description=name)
     options = {"target": target, "threshold": threshold, "reference": reference, "confidence": confidence, **draws}
     facts = {"n": n, **options, "lens": lens_facts(space.options), "versions": versions()}
     return _collect(space, reader, confidence, draws, dict(provenance or {}) | facts)

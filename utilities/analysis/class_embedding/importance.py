@@ -16,11 +16,14 @@ import torch
 from torch import nn
 
 from utilities.analysis.class_embedding.gradient_map import gradient_maps_of, gradient_space
-from utilities.analysis.class_embedding.passes import Target, check_labels, check_size, check_target, targets_of
+from utilities.analysis.class_embedding.readers import Target, check_size, check_target, targets_of
 from utilities.analysis.class_embedding.relevance import relevance_of
-from utilities.analysis.class_embedding.space import LensOptions, TransformerSpace, transformer_space
+from utilities.analysis.class_embedding.space import LensOptions
+from utilities.analysis.class_embedding.spaces import transformer_space
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.analysis.stream import stream
 from utilities.datasets.masks import token_coverage
+from utilities.hooks.calls.labels import check_labels
 from utilities.results.result import Result
 from utilities.results.statistics import mean_and_stderr
 from utilities.utils import versions
@@ -134,7 +137,7 @@ def importance(
     options = {"labelled": target == "label", "masked": False, "device": device, "progress": progress}
     with stream(model, loader, description="importance", **options) as batches:
         for images, label, masks in batches:
-            label = check_labels(label, space.num_classes)
+            label = None if label is None else check_labels(label, space.num_classes)
             check_size(space, images, own=True)
             asked = targets_of(space, images, label, target)
             drawn = _maps_of(space, images, asked, method, loss, rng)

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
+from utilities.analysis.class_embedding.spaces import transformer_space
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.analysis.class_embedding.values import memory_cosines, memory_logits
 from utilities.hooks.calls.weights import check_weights
 

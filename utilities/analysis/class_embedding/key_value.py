@@ -7,33 +7,125 @@ The MLP's memories are the columns of its second linear layer. A token's coeffic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.class_embedding.key_value_result import KeyValueAgreement
-from utilities.analysis.class_embedding.memory_match import (
-    DEFINITIONS,
-    Memories,
-    look_up,
-    memories,
-    other_class,
-    top_memories,
-)
-from utilities.analysis.class_embedding.passes import Batch, Target, check_target, read
-from utilities.analysis.class_embedding.record import BlockTokens
-from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
-from utilities.analysis.class_embedding.values import MEMORY_PARTS, check_memories, memory_logits
-from utilities.datasets.loaders import seeded_generator
-from utilities.results.moments import Moments
+from utilities.analysis.class_embedding.memory_match import DEFINITIONS, MatchReader
+from utilities.analysis.class_embedding.readers import Target, check_target, run_readers
+from utilities.analysis.class_embedding.spaces import transformer_space
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
+from utilities.analysis.class_embedding.values import MEMORY_PARTS, check_memories
+from utilities.results.result import Result
 from utilities.results.statistics import bootstrap_interval, mean_and_stderr, paired_p, unpaired_p
 from utilities.utils import versions
 
 KEYS = ("value", "preactivation")
+
+
+@dataclass(frozen=True)
+class KeyValueAgreement(Result):
+    """Key-value agreement and compositionality; arrays are (parts, groups of tokens, blocks) unless stated otherwise.
+
+    All arrays except the class rates are means over images of a share of each image's tokens. Their errors are over
+    images, with the weights held fixed. Tokens that activate much the same memories in all images deviate from chance
+    by what these memories happen to be, whether the model is trained or not. The control uses the same memories, and so
+    separates this effect from agreement.
+
+    Attributes:
+        names: Names of the blocks.
+        parts: ``attn`` and ``mlp``.
+        groups: ``CLS``, if there is a class token, and ``image``.
+        rate: Share of tokens with a memory of the image's class among the k that they activate most.
+        rate_stderr: Standard error of the rate over images.
+        rate_low: Lower end of the rate's bootstrap interval over images.
+        rate_high: Upper end of that interval.
+        control: The same share for one other class per image, drawn at random.
+        control_stderr: Standard error of the control over images.
+        excess: Rate minus control.
+        excess_stderr: Standard error of the excess over images, paired.
+        excess_p: One-sided p-value that the excess is above 0, paired by image.
+        chance: Rate expected of k memories drawn at random, for the classes of the images.
+        match: Share of tokens where the part's own strongest class is that of one of the k memories. It is high where
+            single memories decide, and low where many are composed.
+        match_stderr: Standard error of the match over images.
+        match_low: Lower end of the match's bootstrap interval over images.
+        match_high: Upper end of that interval.
+        match_chance: Match expected of k memories drawn at random, for the strongest classes of the part.
+        gap: Rate on images that the model classifies correctly minus the rate on the others; NaN if either is missing.
+            It does not separate hard classes from classes whose memories are rarely activated.
+        gap_stderr: Standard error of the gap over images; NaN with fewer than two images of either kind.
+        gap_p: One-sided p-value that the gap is above 0, unpaired.
+        true_logit: What the k memories add to the logit of the image's class, mean over memories and tokens.
+        true_logit_stderr: Standard error of the true logit over images.
+        control_logit: What the k memories add to the logit of the control class.
+        control_logit_stderr: Standard error of the control logit over images.
+        class_rate: Rate over the images of each class, (parts, groups, blocks, classes); NaN without images.
+        class_count: Number of images of each class, (classes,).
+        n_correct: Number of images that the model classifies correctly; 0 without labels.
+        n_wrong: Number of images that it classifies wrongly; 0 without labels.
+        provenance: What the result was made from.
+    """
+
+    names: list[str]
+    parts: list[str]
+    groups: list[str]
+    rate: np.ndarray
+    rate_stderr: np.ndarray
+    rate_low: np.ndarray
+    rate_high: np.ndarray
+    control: np.ndarray
+    control_stderr: np.ndarray
+    excess: np.ndarray
+    excess_stderr: np.ndarray
+    excess_p: np.ndarray
+    chance: np.ndarray
+    match: np.ndarray
+    match_stderr: np.ndarray
+    match_low: np.ndarray
+    match_high: np.ndarray
+    match_chance: np.ndarray
+    gap: np.ndarray
+    gap_stderr: np.ndarray
+    gap_p: np.ndarray
+    true_logit: np.ndarray
+    true_logit_stderr: np.ndarray
+    control_logit: np.ndarray
+    control_logit_stderr: np.ndarray
+    class_rate: np.ndarray
+    class_count: np.ndarray
+    n_correct: int
+    n_wrong: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, value: str, part: str, group: str = "image") -> np.ndarray:
+        """Return a value over all blocks.
+
+        Args:
+            value: Name of an attribute.
+            part: ``"attn"`` or ``"mlp"``.
+            group: ``"CLS"`` or ``"image"``.
+
+        Raises:
+            ValueError: If the model has no such part or tokens.
+        """
+        if part not in self.parts or group not in self.groups:
+            raise ValueError(
+                f"{part!r} of {group!r} tokens is not there; choose from {', '.join(self.parts)} and "
+                f"{', '.join(self.groups)}"
+            )
+        return getattr(self, value)[self.parts.index(part), self.groups.index(group)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tabulate: a row for each part, group of tokens and block; classes are left out."""
+        index = pd.MultiIndex.from_product([self.parts, self.groups, self.names], names=["part", "tokens", "block"])
+        columns = {name: value.ravel() for name, value in vars(self).items() if np.shape(value) == self.rate.shape}
+        return pd.DataFrame(columns, index).reset_index()
 
 
 def key_value_agreement(
@@ -94,10 +186,10 @@ def key_value_agreement(
     matches = MatchReader(space, definition, k, keys, fold, seed)
     with matches.before_activation():
         options = {"device": device, "progress": progress, "description": "key-value agreement"}
-        count = read(space, loader, [matches], target=target, **options)
+        count = run_readers(space, loader, [matches], target=target, **options)
     facts = {"n": count, "definition": definition, "k": k, "keys": keys, "fold": fold, "target": target, "seed": seed}
     facts |= {"confidence": confidence, "resamples": resamples, "versions": versions()}
-    return matches.result({"resamples": resamples, "seed": seed}, confidence, dict(provenance or {}) | facts)
+    return _collect(matches, {"resamples": resamples, "seed": seed}, confidence, dict(provenance or {}) | facts)
 
 
 def _check(space: TransformerSpace, definition: str, k: int, keys: str, fold: str) -> None:
@@ -122,103 +214,43 @@ def _check(space: TransformerSpace, definition: str, k: int, keys: str, fold: st
             )
 
 
-class MatchReader:
-    """Reads tokens batch by batch, and keeps shares of tokens for each image."""
-
-    def __init__(self, space: TransformerSpace, definition: str, k: int, keys: str, fold: str, seed: int) -> None:
-        self.space, self.definition, self.k, self.keys, self.fold = space, definition, k, keys, fold
-        self.generator = seeded_generator(seed)
-        self.memories: dict[tuple[int, str], Memories] = {}
-        self.preactivation: list[torch.Tensor] = []
-        self.shares: list[np.ndarray] = []
-        self.targets: list[np.ndarray] = []
-        self.correct: list[np.ndarray] = []
-        self.means = Moments()
-
-    @contextmanager
-    def before_activation(self) -> Iterator[None]:
-        """Capture the MLPs' coefficients before the nonlinearity, if these are asked for."""
-        layers = [block.mlp.fc1 for block in self.space.blocks] if self.keys == "preactivation" else []
-        handles = [layer.register_forward_hook(self._keep) for layer in layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _keep(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        self.preactivation = [output.clone()]  # the nonlinearity may work in place
-
-    def block(self, tokens: BlockTokens, batch: Batch) -> None:
-        """Compare a block's coefficients with its memories."""
-        if tokens.index == 0:
-            self.other, self.found = other_class(batch.target, self.space.num_classes, self.generator), []
-        mlp_keys = self.preactivation.pop() if self.keys == "preactivation" else tokens.mlp_keys
-        for part, keys in zip(MEMORY_PARTS, (tokens.attn_keys, mlp_keys), strict=True):
-            self.found.append(self._look(tokens, part, keys, batch.target))
-
-    def _look(self, tokens: BlockTokens, part: str, keys: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Compare one part's coefficients with its memories, averaged over groups of tokens: (7, batch, groups)."""
-        own, top = self._memories(tokens.index, part), top_memories(keys, self.k)
-        said = tokens.logits(part).argmax(2)
-        values = [look_up(own.belongs, classes, top).any(2) for classes in (target, self.other)]
-        values += [(own.classes[top] == said[..., None]).any(2)]
-        values += [look_up(own.logits, classes, top).mean(2) for classes in (target, self.other)]
-        values += [own.agreement_chance[target, None].expand_as(said), own.match_chance[said]]
-        stacked = torch.stack([value.float() for value in values])
-        return torch.stack([stacked[..., group].mean(2) for group in self.space.groups().values()], 2)
-
-    def _memories(self, index: int, part: str) -> Memories:
-        if (index, part) not in self.memories:
-            logits = memory_logits(self.space, index, part, self.fold).float()
-            self.memories[index, part] = memories(logits, self.definition, self.k)
-        return self.memories[index, part]
-
-    def finish(self, batch: Batch) -> None:
-        """Store the shares of a batch, and accumulate the other values."""
-        found = torch.stack(self.found).cpu()  # blocks x parts, values, batch, groups
-        found = found.unflatten(0, (-1, len(MEMORY_PARTS))).permute(3, 2, 1, 4, 0).numpy()
-        self.shares.append(found[:, :3].copy())
-        self.means.add(found[:, 3:])
-        self.targets.append(batch.target.cpu().numpy())
-        if batch.labels is not None:
-            self.correct.append((batch.logits.argmax(1) == batch.labels).cpu().numpy())
-
-    def result(self, draws: Mapping[str, int], confidence: float, provenance: dict[str, Any]) -> KeyValueAgreement:
-        """Average over images, and collect the result."""
-        shares, targets = np.concatenate(self.shares), np.concatenate(self.targets)
-        agree, control = shares[:, 0].astype(np.float64), shares[:, 1]
-        (rate, other, match), errors = mean_and_stderr(shares)
-        low, high = bootstrap_interval(shares[:, [0, 2]], confidence=confidence, **draws)
-        excess, excess_stderr = mean_and_stderr(agree - control)
-        true_logit, control_logit, chance, match_chance = self.means.mean
-        return KeyValueAgreement(
-            names=list(self.space.names),
-            parts=list(MEMORY_PARTS),
-            groups=list(self.space.groups()),
-            rate=rate,
-            rate_stderr=errors[0],
-            rate_low=low[0],
-            rate_high=high[0],
-            control=other,
-            control_stderr=errors[1],
-            excess=excess,
-            excess_stderr=excess_stderr,
-            excess_p=paired_p(agree - control, **draws),
-            chance=chance,
-            match=match,
-            match_stderr=errors[2],
-            match_low=low[1],
-            match_high=high[1],
-            match_chance=match_chance,
-            **_by_correctness(agree, self.correct, draws),
-            true_logit=true_logit,
-            true_logit_stderr=self.means.stderr[0],
-            control_logit=control_logit,
-            control_logit_stderr=self.means.stderr[1],
-            **_by_class(agree, targets, self.space.num_classes),
-            provenance=provenance,
-        )
+def _collect(
+    reader: MatchReader, draws: Mapping[str, int], confidence: float, provenance: dict[str, Any]
+) -> KeyValueAgreement:
+    """Average over images, and collect the result."""
+    shares, targets = np.concatenate(reader.shares), np.concatenate(reader.targets)
+    agree, control = shares[:, 0].astype(np.float64), shares[:, 1]
+    (rate, other, match), errors = mean_and_stderr(shares)
+    low, high = bootstrap_interval(shares[:, [0, 2]], confidence=confidence, **draws)
+    excess, excess_stderr = mean_and_stderr(agree - control)
+    true_logit, control_logit, chance, match_chance = reader.means.mean
+    return KeyValueAgreement(
+        names=list(reader.space.names),
+        parts=list(MEMORY_PARTS),
+        groups=list(reader.space.groups()),
+        rate=rate,
+        rate_stderr=errors[0],
+        rate_low=low[0],
+        rate_high=high[0],
+        control=other,
+        control_stderr=errors[1],
+        excess=excess,
+        excess_stderr=excess_stderr,
+        excess_p=paired_p(agree - control, **draws),
+        chance=chance,
+        match=match,
+        match_stderr=errors[2],
+        match_low=low[1],
+        match_high=high[1],
+        match_chance=match_chance,
+        **_by_correctness(agree, reader.correct, draws),
+        true_logit=true_logit,
+        true_logit_stderr=reader.means.stderr[0],
+        control_logit=control_logit,
+        control_logit_stderr=reader.means.stderr[1],
+        **_by_class(agree, targets, reader.space.num_classes),
+        provenance=provenance,
+    )
 
 
 def _by_correctness(agree: np.ndarray, correct: list[np.ndarray], draws: Mapping[str, int]) -> dict[str, Any]:

@@ -18,10 +18,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.class_embedding.passes import Batch, Target, check_target, read
+from utilities.analysis.class_embedding.block_tokens import BlockTokens
 from utilities.analysis.class_embedding.ranks import places, score, target_logit
-from utilities.analysis.class_embedding.record import BlockTokens
-from utilities.analysis.class_embedding.space import ClassSpace, LensOptions, class_space
+from utilities.analysis.class_embedding.readers import Batch, Target, check_target, run_readers
+from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
+from utilities.analysis.class_embedding.spaces import class_space
 from utilities.results.result import Result
 from utilities.utils import versions
 
@@ -128,12 +129,12 @@ def lens(
     """Read every token of every block in class-embedding space.
 
     Args:
-        model: See `utilities.analysis.class_embedding.space.class_space`; it runs in eval mode.
+        model: See `utilities.analysis.class_embedding.spaces.class_space`; it runs in eval mode.
         loader: Yields (images, labels), or images alone if the target is not the label.
         top: Number of classes to keep for each token.
         logits: Whether to keep the logits of all classes too: 4 bytes per class, 28 MB per image for ViT-B/16.
         lens: How tokens are read; None is the paper's way.
-        names: Names of the parts of an unknown model, see `utilities.analysis.class_embedding.space.class_space`.
+        names: Names of the parts of an unknown model, see `utilities.analysis.class_embedding.spaces.class_space`.
         target: The class whose rank and logit are kept: ``"label"``, ``"prediction"`` or an index.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
@@ -158,7 +159,7 @@ def lens(
     _check(space, top)
     check_target(target, space.num_classes)
     reader = TokenReader(top, logits)
-    n = read(space, loader, [reader], target=target, device=device, progress=progress, description="lens")
+    n = run_readers(space, loader, [reader], target=target, device=device, progress=progress, description="lens")
     arrays = reader.values.arrays()
     arrays["tied"] = arrays["tied"] if arrays["tied"].any() else None
     facts = {"n": n, "target": target, "top": top, "lens": lens_facts(space.options), "versions": versions()}

@@ -6,6 +6,7 @@ that the lens reads from a token after the last block, and p_b the one it reads 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -15,11 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from utilities.analysis.class_embedding.block_tokens import BlockTokens
 from utilities.analysis.class_embedding.lens import lens_facts
-from utilities.analysis.class_embedding.passes import read
+from utilities.analysis.class_embedding.readers import Batch, run_readers
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
-from utilities.analysis.class_embedding.tuned import AllBlocks, TunedLens, divergence, space_of
+from utilities.analysis.class_embedding.spaces import space_of
+from utilities.analysis.class_embedding.tuned import TunedLens
 from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
@@ -71,7 +75,7 @@ def tuned_lens_kl(
 
     Args:
         model: The model that the lens was fitted to.
-        tuned: The tuned lens, see `utilities.analysis.class_embedding.tuned.fit_tuned_lens`.
+        tuned: The tuned lens, see `utilities.analysis.class_embedding.tuned_fit.fit_tuned_lens`.
         loader: Yields images that the fit did not see; labels are not needed.
         lens: How tokens are read, as for the fit.
         names: Names of the model's parts, as for the fit.
@@ -83,7 +87,7 @@ def tuned_lens_kl(
         ValueError: If the lens was fitted to a model with another number of blocks, or with blocks of other widths.
 
     Example:
-        >>> from utilities.analysis.class_embedding.tuned import fit_tuned_lens
+        >>> from utilities.analysis.class_embedding.tuned_fit import fit_tuned_lens
         >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model = vit_tiny_patch2_16(num_classes=10, depth=2)
         >>> images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -95,7 +99,7 @@ def tuned_lens_kl(
     if len(space.blocks) != len(tuned.widths):
         raise ValueError(f"a tuned lens of {len(tuned.widths)} blocks was not fitted to {len(space.blocks)} blocks")
     measure = _Measure(space, tuned)
-    n = read(space, loader, [measure], target=0, device=device, progress=progress, description="KL of lenses")
+    n = run_readers(space, loader, [measure], target=0, device=device, progress=progress, description="KL of lenses")
     facts = {
         **(provenance or {}),
         "n": n,
@@ -104,6 +108,65 @@ def tuned_lens_kl(
         "versions": versions(),
     }
     return LensKL(space.names, list(space.groups()), measure.moments.mean, measure.moments.stderr, facts)
+
+
+def divergence(final: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Compute KL(softmax(final) || softmax(logits)) in nats: (..., classes) twice -> (...).
+
+    Example:
+        >>> divergence(torch.tensor([0.0, 0.0]), torch.tensor([0.0, 0.0]))
+        tensor(0.)
+    """
+    final, logits = (x.to(torch.promote_types(x.dtype, torch.float32)).log_softmax(-1) for x in (final, logits))
+    return (final.exp() * (final - logits)).sum(-1)
+
+
+def on_grid(logits: torch.Tensor, prefix: int, grid: tuple[int, int], wanted: tuple[int, int]) -> torch.Tensor:
+    """Resample token logits from one grid to another by nearest neighbour; prefix tokens are unchanged.
+
+    Args:
+        logits: Logits of each token, (batch, prefix + rows * columns, classes).
+        prefix: Number of tokens before those of the image.
+        grid: Rows and columns of the image tokens.
+        wanted: Rows and columns of the result.
+
+    Example:
+        >>> on_grid(torch.arange(4.0).view(1, 4, 1), 0, (2, 2), (2, 4)).flatten().tolist()
+        [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+    """
+    if grid == wanted:
+        return logits
+    image = logits[:, prefix:].mT.unflatten(2, grid)
+    image = F.interpolate(image, wanted, mode="nearest-exact").flatten(2).mT
+    return torch.cat([logits[:, :prefix], image], 1)
+
+
+class AllBlocks(ABC):
+    """Keeps the tokens of all blocks for a batch, because the last block's answer is only known at the end."""
+
+    def __init__(self, space: ClassSpace) -> None:
+        self.space = space
+        self.after: list[torch.Tensor] = []
+        self.grids: list[tuple[int, int]] = []
+
+    def block(self, tokens: BlockTokens, batch: Batch) -> None:
+        """Keep a block's tokens."""
+        self.after.append(tokens.after)
+        self.grids.append(tokens.grid)
+
+    def finish(self, batch: Batch) -> None:
+        """Process the batch, and drop its tokens."""
+        self.work()
+        self.after, self.grids = [], []
+
+    @abstractmethod
+    def work(self) -> None:
+        """Process a batch, given the tokens of all its blocks."""
+
+    def finals(self) -> list[torch.Tensor]:
+        """Resample the logits of the last block's tokens to the grid of each block."""
+        last = self.space.project(self.after[-1])
+        return [on_grid(last, self.space.prefix, self.grids[-1], grid) for grid in self.grids]
 
 
 class _Measure(AllBlocks):

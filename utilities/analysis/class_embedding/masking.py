@@ -17,7 +17,7 @@ import torch
 from timm.layers import Attention
 from torch import nn
 
-from utilities.analysis.class_embedding.space import TransformerSpace
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 
 Device = str | torch.device | None
 
@@ -112,7 +112,7 @@ def drop_cls(weights: torch.Tensor, prefix: int = 1) -> torch.Tensor:
     """Zero the weight of the class token in the rows of image tokens, which then add up to less than 1.
 
     This is what the published code of Vilas et al. does. Pass it as an edit to the ``eager_attention`` of
-    `utilities.analysis.class_embedding.record`.
+    `utilities.analysis.class_embedding.eager_attention`.
 
     Args:
         weights: Attention weights after softmax, (batch, heads, queries, keys).
@@ -145,7 +145,7 @@ def masking(space: TransformerSpace, mask: torch.Tensor, blocks: Sequence[int] |
         ValueError: If there is no such block, or its attention would ignore the mask.
 
     Example:
-        >>> from utilities.analysis.class_embedding.space import transformer_space
+        >>> from utilities.analysis.class_embedding.spaces import transformer_space
         >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model = vit_tiny_patch2_16(depth=2).eval()
         >>> with torch.no_grad(), masking(transformer_space(model), self_only_mask(65, prefix=1)):
@@ -175,7 +175,7 @@ def chosen_blocks(space: TransformerSpace, blocks: Sequence[int] | None) -> list
         ValueError: If the list is empty, or the model has no such block.
 
     Example:
-        >>> from utilities.analysis.class_embedding.space import transformer_space
+        >>> from utilities.analysis.class_embedding.spaces import transformer_space
         >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> chosen_blocks(transformer_space(vit_tiny_patch2_16(depth=3)), [2, 0])
         [0, 2]
@@ -196,7 +196,7 @@ def check_maskable(space: TransformerSpace) -> None:
         ValueError: If it is refused; the message names the block and the remedy.
 
     Example:
-        >>> from utilities.analysis.class_embedding.space import transformer_space
+        >>> from utilities.analysis.class_embedding.spaces import transformer_space
         >>> from utilities.zoo.local_vit import local_vit
         >>> check_maskable(transformer_space(local_vit("16", reach=3)))
         Traceback (most recent call last):
@@ -253,7 +253,7 @@ def deleting(space: TransformerSpace, keep_indices: torch.Tensor) -> Iterator[No
             of an image twice, or if the batch or the sequence does not fit.
 
     Example:
-        >>> from utilities.analysis.class_embedding.space import transformer_space
+        >>> from utilities.analysis.class_embedding.spaces import transformer_space
         >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model, lengths = vit_tiny_patch2_16(depth=1).eval(), []
         >>> with deleting(transformer_space(model), with_prefix(torch.tensor([[5, 9]]), prefix=1)):

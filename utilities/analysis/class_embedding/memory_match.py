@@ -8,9 +8,21 @@ is about.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
+
+from utilities.analysis.class_embedding.block_tokens import BlockTokens
+from utilities.analysis.class_embedding.readers import Batch
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
+from utilities.analysis.class_embedding.values import MEMORY_PARTS, memory_logits
+from utilities.datasets.loaders import seeded_generator
+from utilities.results.moments import Moments
 
 DEFINITIONS = ("code", "text")
 
@@ -142,3 +154,66 @@ def other_class(target: torch.Tensor, num_classes: int, generator: torch.Generat
     """
     step = torch.randint(1, num_classes, target.shape, generator=generator)
     return (target + step.to(target.device)) % num_classes
+
+
+class MatchReader:
+    """Reads tokens batch by batch, and keeps shares of tokens for each image."""
+
+    def __init__(self, space: TransformerSpace, definition: str, k: int, keys: str, fold: str, seed: int) -> None:
+        self.space, self.definition, self.k, self.keys, self.fold = space, definition, k, keys, fold
+        self.generator = seeded_generator(seed)
+        self.memories: dict[tuple[int, str], Memories] = {}
+        self.preactivation: list[torch.Tensor] = []
+        self.shares: list[np.ndarray] = []
+        self.targets: list[np.ndarray] = []
+        self.correct: list[np.ndarray] = []
+        self.means = Moments()
+
+    @contextmanager
+    def before_activation(self) -> Iterator[None]:
+        """Capture the MLPs' coefficients before the nonlinearity, if these are asked for."""
+        layers = [block.mlp.fc1 for block in self.space.blocks] if self.keys == "preactivation" else []
+        handles = [layer.register_forward_hook(self._keep) for layer in layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _keep(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        self.preactivation = [output.clone()]  # the nonlinearity may work in place
+
+    def block(self, tokens: BlockTokens, batch: Batch) -> None:
+        """Compare a block's coefficients with its memories."""
+        if tokens.index == 0:
+            self.other, self.found = other_class(batch.target, self.space.num_classes, self.generator), []
+        mlp_keys = self.preactivation.pop() if self.keys == "preactivation" else tokens.mlp_keys
+        for part, keys in zip(MEMORY_PARTS, (tokens.attn_keys, mlp_keys), strict=True):
+            self.found.append(self._look(tokens, part, keys, batch.target))
+
+    def _look(self, tokens: BlockTokens, part: str, keys: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compare one part's coefficients with its memories, averaged over groups of tokens: (7, batch, groups)."""
+        own, top = self._memories(tokens.index, part), top_memories(keys, self.k)
+        said = tokens.logits(part).argmax(2)
+        values = [look_up(own.belongs, classes, top).any(2) for classes in (target, self.other)]
+        values += [(own.classes[top] == said[..., None]).any(2)]
+        values += [look_up(own.logits, classes, top).mean(2) for classes in (target, self.other)]
+        values += [own.agreement_chance[target, None].expand_as(said), own.match_chance[said]]
+        stacked = torch.stack([value.float() for value in values])
+        return torch.stack([stacked[..., group].mean(2) for group in self.space.groups().values()], 2)
+
+    def _memories(self, index: int, part: str) -> Memories:
+        if (index, part) not in self.memories:
+            logits = memory_logits(self.space, index, part, self.fold).float()
+            self.memories[index, part] = memories(logits, self.definition, self.k)
+        return self.memories[index, part]
+
+    def finish(self, batch: Batch) -> None:
+        """Store the shares of a batch, and accumulate the other values."""
+        found = torch.stack(self.found).cpu()  # blocks x parts, values, batch, groups
+        found = found.unflatten(0, (-1, len(MEMORY_PARTS))).permute(3, 2, 1, 4, 0).numpy()
+        self.shares.append(found[:, :3].copy())
+        self.means.add(found[:, 3:])
+        self.targets.append(batch.target.cpu().numpy())
+        if batch.labels is not None:
+            self.correct.append((batch.logits.argmax(1) == batch.labels).cpu().numpy())

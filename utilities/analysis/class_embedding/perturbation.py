@@ -16,37 +16,125 @@ perturbed model is compared with the intact one on the same tokens of the same i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.class_embedding.lens import PerImage, lens_facts
-from utilities.analysis.class_embedding.masking import (
-    check_maskable,
-    chosen_blocks,
-    drop_cls,
-    key_mask,
-    masking,
-    no_cls_mask,
-    self_only_mask,
-)
-from utilities.analysis.class_embedding.passes import Batch, Target, read
-from utilities.analysis.class_embedding.perturbation_result import WEIGHTS, Perturbation, summarise
-from utilities.analysis.class_embedding.ranks import ranks_and_firsts
-from utilities.analysis.class_embedding.record import BlockTokens, eager_attention, read_blocks
-from utilities.analysis.class_embedding.space import LensOptions, TransformerSpace, transformer_space
+from utilities.analysis.class_embedding.lens import lens_facts
+from utilities.analysis.class_embedding.masking import check_maskable, chosen_blocks
+from utilities.analysis.class_embedding.perturbation_counts import OF_TOKENS, Perturber, summarise
+from utilities.analysis.class_embedding.readers import Target, run_readers
+from utilities.analysis.class_embedding.space import LensOptions
+from utilities.analysis.class_embedding.spaces import transformer_space
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.datasets.masks import class_tokens
-from utilities.hooks.calls.labels import hits
+from utilities.results.result import Result
 from utilities.results.statistics import bootstrap_interval
 from utilities.utils import versions
 
 OF_CLS = ("no_cls", "no_cls_unnormalised")
-OF_TOKENS = ("no_context", "no_class")
 KINDS = ("self_only", *OF_CLS, *OF_TOKENS)
+
+SIDES = ("intact", "perturbed", "difference")
+PERTURBATION_MEASURES = ("rate", "pooled_rate", "score", "pooled_score", "cls_rate", "accuracy")
+WEIGHTS = {
+    "self_only": "masked before softmax: each image token's weight on itself is 1",
+    "no_cls": "masked before softmax: the weights on other tokens add up to 1",
+    "no_cls_unnormalised": "zeroed after softmax: the weights on other tokens add up to less than 1",
+    "no_context": "masked before softmax: the weights on the tokens kept add up to 1",
+    "no_class": "masked before softmax: the weights on the tokens kept add up to 1",
+}
+
+
+class Estimate(NamedTuple):
+    """A mean over images, its standard error, and its bootstrap interval."""
+
+    value: float
+    stderr: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Perturbation(Result):
+    """Effects of perturbations on the tokens after the last block, and on the model's answer.
+
+    Rows are perturbations. Sides are `SIDES`; the difference is perturbed minus intact. Measures are
+    `PERTURBATION_MEASURES`:
+
+    - ``rate`` is the share of image tokens that put the class first, and ``score`` is 1 - rank / classes. Both are
+      averaged over each image first, and then over images.
+    - ``pooled_rate`` and ``pooled_score`` are averaged over all tokens of all images, so that images with more such
+      tokens count more.
+    - ``cls_rate`` is the rate of the class token, and ``accuracy`` that of the model.
+
+    All values of a row are over the same images and, for image tokens, the same tokens.
+
+    Attributes:
+        kinds: Kind of each row, from `utilities.analysis.class_embedding.perturbation.KINDS`.
+        blocks: Indices of the blocks that each row perturbs.
+        names: Names of the model's blocks.
+        values: Mean values, as fractions, (rows, sides, measures); NaN where there is none.
+        stderr: Standard errors of the values over images.
+        low: Lower ends of the values' bootstrap intervals over images.
+        high: Upper ends of these intervals.
+        p: One-sided p-values, paired by image, under the hypothesis that a perturbation does not lower a measure,
+            (rows, measures).
+        images: Number of images with a value, (rows,).
+        tokens: Number of image tokens measured in these images, (rows,).
+        provenance: What the result was made from.
+    """
+
+    kinds: list[str]
+    blocks: list[list[int]]
+    names: list[str]
+    values: np.ndarray
+    stderr: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    p: np.ndarray
+    images: np.ndarray
+    tokens: np.ndarray
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def chance(self) -> float:
+        """Rate of a token that knows nothing about the class."""
+        return 1 / self.provenance["num_classes"]
+
+    def estimate(self, row: int | str, measure: str = "rate", side: str = "difference") -> Estimate:
+        """Look up a value with its errors.
+
+        Args:
+            row: Index of the row, or a kind, which selects its first row.
+            measure: One of `PERTURBATION_MEASURES`.
+            side: One of `SIDES`.
+
+        Raises:
+            ValueError: If there is no such kind, measure or side.
+        """
+        for name, known in ((row, self.kinds), (measure, PERTURBATION_MEASURES), (side, SIDES)):
+            if isinstance(name, str) and name not in known:
+                raise ValueError(f"{name!r} is not there; there are {', '.join(dict.fromkeys(known))}")
+        row = self.kinds.index(row) if isinstance(row, str) else row
+        place = row, SIDES.index(side), PERTURBATION_MEASURES.index(measure)
+        return Estimate(*(float(array[place]) for array in (self.values, self.stderr, self.low, self.high)))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tabulate: a row for each perturbation and measure, with the errors of the difference."""
+        rows = []
+        for i, kind in enumerate(self.kinds):
+            for j, measure in enumerate(PERTURBATION_MEASURES):
+                which = {"kind": kind, "blocks": ",".join(map(str, self.blocks[i])), "measure": measure}
+                values = dict(zip(SIDES, self.values[i, :, j], strict=True))
+                errors = {name: getattr(self, name)[i, -1, j] for name in ("stderr", "low", "high")}
+                counts = {"images": self.images[i], "tokens": self.tokens[i]}
+                rows.append(which | values | errors | {"p": self.p[i, j]} | counts)
+        return pd.DataFrame(rows)
 
 
 def perturb(
@@ -108,10 +196,10 @@ def perturb(
     wanted, left_out = _wanted(space, kinds)
     chosen = chosen_blocks(space, blocks)
     rows = [(kind, part) for kind in wanted for part in ([[index] for index in chosen] if one_at_a_time else [chosen])]
-    reader = _Perturber(space, rows, threshold, left_out)
+    reader = Perturber(space, rows, threshold, left_out)
     masked = left_out is None and not set(OF_TOKENS).isdisjoint(wanted)
     run = {"device": device, "progress": progress, "description": "perturbation"}
-    n = read(space, loader, [reader], target=target, masked=masked, **run)
+    n = run_readers(space, loader, [reader], target=target, masked=masked, **run)
     facts = {"n": n, "target": target, "threshold": threshold, **draws, "lens": lens_facts(space.options)}
     return _collect(reader, draws, dict(provenance or {}) | facts | {"versions": versions()})
 
@@ -155,7 +243,7 @@ def _wanted(space: TransformerSpace, kinds: Sequence[str] | None) -> tuple[list[
     return list(kinds), None
 
 
-def _collect(reader: _Perturber, draws: Mapping[str, Any], provenance: dict[str, Any]) -> Perturbation:
+def _collect(reader: Perturber, draws: Mapping[str, Any], provenance: dict[str, Any]) -> Perturbation:
     """Average over images, and collect the result."""
     kinds, blocks = ([row[i] for row in reader.rows] for i in range(2))
     summary = summarise(**reader.values.arrays(), **draws)
@@ -171,104 +259,3 @@ def _collect(reader: _Perturber, draws: Mapping[str, Any], provenance: dict[str,
         "images_without_value": missing,
     }
     return Perturbation(kinds, blocks, list(reader.space.names), **summary, provenance=provenance | facts)
-
-
-class _Perturber:
-    """Reads the intact model's last block, and then runs each batch again for each perturbation.
-
-    Args:
-        space: Space of the model.
-        rows: Kind and blocks of each perturbation.
-        threshold: Smallest fraction of a patch that the object covers in a token on the object.
-        left_out: Kinds that are left out, with the reason; kinds that need masks may be added later. None if all kinds
-            have to run.
-    """
-
-    def __init__(
-        self,
-        space: TransformerSpace,
-        rows: list[tuple[str, list[int]]],
-        threshold: float,
-        left_out: dict[str, str] | None,
-    ) -> None:
-        self.space, self.rows, self.threshold, self.left_out = space, rows, threshold, left_out
-        self.read: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.grid: tuple[int, int] | None = None
-        self.started, self.values = False, PerImage()
-
-    def block(self, tokens: BlockTokens, batch: Batch) -> None:
-        """Look at the intact model's last block."""
-        if tokens.index == len(self.space.blocks) - 1:
-            self.read, self.grid = _read(tokens, batch), tokens.grid
-
-    def finish(self, batch: Batch) -> None:
-        """Run the batch again for each perturbation, and count the outcomes."""
-        intact = self.read, _right(batch.logits, batch)
-        on_object = batch.on_object(self.grid, self.threshold)
-        if not self.started and on_object is None and self.left_out is not None:
-            self.left_out |= {kind: "the images have no masks" for kind, _ in self.rows if kind in OF_TOKENS}
-            self.rows = [row for row in self.rows if row[0] not in OF_TOKENS]
-        self.started = True
-        for kind, blocks in self.rows:
-            used = self._used(kind, on_object)
-            perturbed = self._run(kind, blocks, used, batch)
-            self.values.add("sums", torch.stack([self._count(*side, used.cpu()) for side in (intact, perturbed)], 1))
-            self.values.add("counts", used.sum(1))
-        self.values.end_batch()
-
-    def _used(self, kind: str, on_object: torch.Tensor | None) -> torch.Tensor:
-        """Tell which image tokens are measured, (batch, tokens); an image without a value has none."""
-        if kind not in OF_TOKENS:
-            return torch.ones_like(self.read[0][:, self.space.prefix :], dtype=torch.bool)
-        both = on_object.any(1, keepdim=True) & ~on_object.all(1, keepdim=True)
-        return (on_object if kind == "no_context" else ~on_object) & both
-
-    def _run(
-        self, kind: str, blocks: list[int], used: torch.Tensor, batch: Batch
-    ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Run a batch with a perturbation; return the class's rank in all tokens, and whether the model is right."""
-        space, found, keep = self.space, {}, None
-        if kind in OF_TOKENS:
-            keep = used | ~used.any(1, keepdim=True)  # an image without a value stays whole, so that nothing is NaN
-            keep = torch.cat([keep.new_ones(len(keep), space.prefix), keep], 1)
-
-        def visit(tokens: BlockTokens) -> None:
-            if tokens.index == len(space.blocks) - 1:
-                found["read"] = _read(tokens, batch)
-                if keep is not None and len(blocks) == len(space.blocks):
-                    found["answer"] = space.classify(tokens.after, keep)
-
-        with self._perturbed(kind, blocks, keep):
-            logits = read_blocks(space, batch.images, visit)
-        return found["read"], _right(found.get("answer", logits), batch)
-
-    def _perturbed(self, kind: str, blocks: list[int], keep: torch.Tensor | None) -> AbstractContextManager[None]:
-        """Return the context manager that perturbs the model."""
-        space, tokens = self.space, self.read[0].shape[1]
-        if kind == "no_cls_unnormalised":
-            return eager_attention(space, dict.fromkeys(blocks, partial(drop_cls, prefix=space.prefix)))
-        if kind in OF_TOKENS:
-            return masking(space, key_mask(keep), blocks)
-        mask = self_only_mask if kind == "self_only" else no_cls_mask
-        return masking(space, mask(tokens, space.prefix), blocks)
-
-    def _count(self, read: tuple[torch.Tensor, torch.Tensor], right: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
-        """Count the outcomes in each image, (batch, 4), see `summarise`."""
-        (ranks, firsts), total = (values.double() for values in read), used.sum(1)
-        of_image = torch.stack([firsts, ranks / self.space.num_classes])[..., self.space.prefix :]
-        rate, lost = (of_image * used).sum(2)
-        first = firsts[:, 0] if self.space.class_token else torch.full_like(right, torch.nan)
-        return torch.stack([rate, total - lost, first, right], 1)
-
-
-def _read(tokens: BlockTokens, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the class's rank in all tokens, and whether it comes first."""
-    ranks, firsts = ranks_and_firsts(tokens.logits("block"), batch.target)
-    return ranks.cpu(), firsts.cpu()
-
-
-def _right(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Tell which images are classified correctly, 1 or 0; NaN without labels."""
-    if batch.labels is None:
-        return torch.full((len(logits),), torch.nan, dtype=torch.float64)
-    return hits(logits, batch.labels).cpu().double()

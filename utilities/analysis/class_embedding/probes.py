@@ -8,33 +8,131 @@ the image's class and -1 for the others. Its answer is the class with the larges
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice, product
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.class_embedding.lens import PerImage, lens_facts
+from utilities.analysis.class_embedding.lens import lens_facts
 from utilities.analysis.class_embedding.masking import chosen_blocks
-from utilities.analysis.class_embedding.passes import Batch, read
-from utilities.analysis.class_embedding.probe_result import READINGS, LinearProbes
-from utilities.analysis.class_embedding.ranks import rank
-from utilities.analysis.class_embedding.record import BlockTokens, read_blocks
-from utilities.analysis.class_embedding.ridge import RidgeSums, check_alpha
+from utilities.analysis.class_embedding.probe_passes import ProbedLayers, ProbeTest, ProbeTraining
+from utilities.analysis.class_embedding.readers import run_readers
+from utilities.analysis.class_embedding.ridge import check_alpha
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
-from utilities.analysis.class_embedding.tuned import space_of
-from utilities.analysis.stream import readable_twice, stream
+from utilities.analysis.class_embedding.spaces import space_of
+from utilities.analysis.stream import readable_twice
 from utilities.datasets.images import ImageDataset
-from utilities.hooks.calls.labels import hits
-from utilities.results.statistics import bootstrap_interval
+from utilities.results.result import Result
+from utilities.results.statistics import bootstrap_interval, mean_and_stderr, paired_p, stderr_of_share
 from utilities.utils import versions
 
 TOKENS = ("each", "shared")
-Key = tuple[int, str, str]  # block, part, group of tokens
+
+
+@dataclass(frozen=True)
+class LinearProbes(Result):
+    """How often probe and lens name the class of an image that neither was fitted to.
+
+    Attributes:
+        names: Names of the blocks read.
+        blocks: Indices of these blocks, from 0 to ``num_blocks`` - 1.
+        num_blocks: Number of blocks of the model.
+        parts: Parts read of each block.
+        groups: ``CLS``, if there is a class token, and ``image``.
+        readings: ``probe``, ``lens`` and, if one was given, the ``tuned`` lens, which only reads block outputs.
+        accuracy: Top-1 accuracy of each token position, 0 to 1, (readings, parts, blocks, positions), CLS first. NaN
+            where a block has fewer positions than another, or a reading cannot read it. Each of m tied scores counts
+            1/m.
+        correct: Share of a group's tokens read correctly in each image, (images, readings, parts, blocks, groups).
+        interval: Lower and upper end of the bootstrap interval of the mean of ``correct`` over images, (2, readings,
+            parts, blocks, groups).
+        rank_sum: Rank of the true class, from 0, in the probes of block outputs, summed over blocks for each image
+            token, (images, image tokens). It has no columns without block outputs or if grids differ.
+        labels: True class of each image, (images,).
+        num_classes: Number of classes of model and probes.
+        provenance: What the result was made from.
+    """
+
+    names: list[str]
+    blocks: list[int]
+    num_blocks: int
+    parts: list[str]
+    groups: list[str]
+    readings: list[str]
+    accuracy: np.ndarray
+    correct: np.ndarray
+    interval: np.ndarray
+    rank_sum: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def accuracy_stderr(self) -> np.ndarray:
+        """Standard error of ``accuracy`` over images; NaN for a single image."""
+        return stderr_of_share(self.accuracy, len(self.labels))
+
+    @property
+    def probe_importance(self) -> np.ndarray:
+        """Importance of each image token according to its probes, ``-rank_sum``; a larger value is more important.
+
+        Raises:
+            ValueError: If there are no ranks.
+        """
+        if not self.rank_sum.shape[1]:
+            raise ValueError("no importance of tokens: it needs probes of part 'block' in blocks that share one grid")
+        return -self.rank_sum
+
+    def of(self, reading: str, part: str, group: str = "image") -> np.ndarray:
+        """Return ``correct`` of one reading, part and group of tokens: (images, blocks).
+
+        Raises:
+            ValueError: If the reading, part or group was not read.
+        """
+        places = []
+        for value, known in ((reading, self.readings), (part, self.parts), (group, self.groups)):
+            if value not in known:
+                raise ValueError(f"{value!r} was not read; there are {', '.join(known)}")
+            places.append(known.index(value))
+        return self.correct[:, places[0], places[1], :, places[2]].astype(np.float64)
+
+    def difference(self, one: str = "probe", two: str = "lens") -> pd.DataFrame:
+        """Compare two readings of the same tokens, image by image.
+
+        Args:
+            one: Name of a reading.
+            two: Name of the reading to subtract.
+
+        Returns:
+            Columns part, group, block (from 1), name, difference (one minus two), stderr and p. The p-value is the
+            probability of a mean difference as large or larger if the signs of images were random.
+        """
+        options = {name: self.provenance[name] for name in ("resamples", "seed") if name in self.provenance}
+        tables = []
+        for part, group in product(self.parts, self.groups):
+            gaps = self.of(one, part, group) - self.of(two, part, group)
+            difference, stderr = mean_and_stderr(gaps)
+            columns = {"difference": difference, "stderr": stderr, "p": paired_p(gaps, **options)}
+            tables.append(self._table({"part": part, "group": group}, columns))
+        return pd.concat(tables, ignore_index=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tabulate accuracies: columns reading, part, group, block (from 1), name, accuracy, stderr, low, high."""
+        values = dict(zip(("accuracy", "stderr"), mean_and_stderr(self.correct), strict=True))
+        values |= dict(zip(("low", "high"), self.interval, strict=True))
+        tables = []
+        for (r, reading), (p, part), (g, group) in product(*map(enumerate, (self.readings, self.parts, self.groups))):
+            columns = {name: array[r, p, :, g] for name, array in values.items()}
+            tables.append(self._table({"reading": reading, "part": part, "group": group}, columns))
+        return pd.concat(tables, ignore_index=True)
+
+    def _table(self, labels: Mapping[str, str], columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+        return pd.DataFrame({**labels, "block": np.array(self.blocks) + 1, "name": self.names, **columns})
 
 
 def linear_probes(
@@ -62,7 +160,7 @@ def linear_probes(
     tokens in 36 layers, these are 20 GB in total; with ``tokens="shared"``, they are 0.8 GB.
 
     Args:
-        model: See `utilities.analysis.class_embedding.space.class_space`, or a space with its own options, such as
+        model: See `utilities.analysis.class_embedding.spaces.class_space`, or a space with its own options, such as
             ``ConvolutionalSpace.every_stage(model)``.
         train_loader: Yields images and labels to fit the probes to.
         test_loader: Yields other images and labels.
@@ -72,7 +170,7 @@ def linear_probes(
         alpha: Strength of the ridge penalty.
         blocks: Indices of the blocks to read, from 0; None is all.
         lens: How the lens reads; with ``tuned``, the tuned lens is read beside the raw one.
-        names: Names of the parts of an unknown model, see `utilities.analysis.class_embedding.space.class_space`.
+        names: Names of the parts of an unknown model, see `utilities.analysis.class_embedding.spaces.class_space`.
         memory_limit: Largest size of the sums, in bytes, on the device that the model runs on.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show bars.
@@ -98,7 +196,7 @@ def linear_probes(
         ((2, 3, 2, 65), (10, 64))
     """
     space = space_of(model, lens, names)
-    layers = _Layers(space, chosen_blocks(space, blocks), _chosen_parts(space, parts), tokens == "shared")
+    layers = ProbedLayers(space, chosen_blocks(space, blocks), _chosen_parts(space, parts), tokens == "shared")
     _check_options(tokens, alpha, memory_limit)
     intervals = {"confidence": confidence, "resamples": resamples, "seed": seed}
     bootstrap_interval(np.zeros(1), **intervals)  # refuses options before the passes
@@ -106,10 +204,10 @@ def linear_probes(
     options = {"device": device, "progress": progress}
     layers.check_memory(train_loader, memory_limit, **options)
 
-    train = _Train(layers)
-    n_train = read(space, train_loader, [train], description="training probes", **options)
-    test = _Test(layers, train.solve(alpha))
-    n = read(space, test_loader, [test], description="testing probes", **options)
+    train = ProbeTraining(layers)
+    n_train = run_readers(space, train_loader, [train], description="training probes", **options)
+    test = ProbeTest(layers, train.solve(alpha))
+    n = run_readers(space, test_loader, [test], description="testing probes", **options)
 
     values = test.values.arrays()
     facts = {"n": n, "n_train": n_train, "tokens": tokens, "alpha": float(alpha), **intervals}
@@ -127,160 +225,6 @@ def linear_probes(
         num_classes=space.num_classes,
         provenance={**(provenance or {}), **facts},
     )
-
-
-@dataclass
-class _Layers:
-    """Which tokens of which layers are read.
-
-    Attributes:
-        width: Width of the last block's tokens, the only width that the raw lens can read; known after `check_memory`.
-    """
-
-    space: ClassSpace
-    blocks: list[int]
-    parts: list[str]
-    shared: bool
-    width: int = 0
-
-    def of(self, tokens: BlockTokens) -> Iterator[tuple[str, torch.Tensor]]:
-        """Iterate over the parts of a block that are read, with their tokens."""
-        if tokens.index in self.blocks:
-            for part in self.parts:
-                yield part, tokens.after if part == "block" else getattr(tokens, part)
-
-    def groups(self, tokens: BlockTokens) -> Iterator[tuple[Key, torch.Tensor]]:
-        """Iterate over parts and groups, with the tokens of each: (batch, tokens of the group, width)."""
-        for part, x in self.of(tokens):
-            for group, places in self.space.groups().items():
-                yield (tokens.index, part, group), x[:, places]
-
-    def check_memory(self, loader: Iterable[Any], limit: float, **options: Any) -> None:
-        """Run the model on one image to find how much memory the sums need, and refuse to start above the limit."""
-        needed: dict[Key, int] = {}
-        probes = 0
-
-        def visit(tokens: BlockTokens) -> None:
-            nonlocal probes
-            self.width = tokens.after.shape[2]
-            for key, x in self.groups(tokens):
-                problems = 1 if self.shared else x.shape[1]
-                needed[key] = RidgeSums.bytes_needed(problems, x.shape[2], self.space.num_classes)
-                probes += problems
-
-        with stream(self.space.model, islice(loader, 1), description="probes", **options) as batches:
-            read_blocks(self.space, next(batches)[0][:1], visit)
-        if sum(needed.values()) > limit:
-            sharing = "" if self.shared else ", tokens='shared' for one probe for all image tokens"
-            most = max(sum(size for key, size in needed.items() if key[0] == index) for index in self.blocks)
-            raise ValueError(
-                f"the sums of {probes:,} probes take {sum(needed.values()) / 1e9:.3g} GB, above memory_limit="
-                f"{limit / 1e9:.3g} GB; choose fewer blocks= or parts= at a time (the largest block takes "
-                f"{most / 1e9:.3g} GB){sharing}, or raise memory_limit"
-            )
-
-
-class _Train:
-    """Accumulates the sums of all probes."""
-
-    def __init__(self, layers: _Layers) -> None:
-        self.layers, self.sums = layers, {}
-
-    def block(self, tokens: BlockTokens, batch: Batch) -> None:
-        """Add the tokens of a batch."""
-        for key, x in self.layers.groups(tokens):
-            labels = batch.labels
-            if self.layers.shared:
-                labels, x = labels.repeat_interleave(x.shape[1]), x.flatten(0, 1)[:, None]
-            if key not in self.sums:
-                device = "cpu" if x.device.type == "mps" else x.device  # Apple's GPUs have no float64
-                self.sums[key] = RidgeSums(x.shape[1], x.shape[2], self.layers.space.num_classes, device)
-            self.sums[key].add(x, labels)
-
-    def finish(self, batch: Batch) -> None:
-        """Do nothing; all sums are up to date."""
-
-    def solve(self, alpha: float) -> dict[Key, tuple[torch.Tensor, torch.Tensor]]:
-        """Solve for weights and intercepts of all probes, and free the sums one after the other."""
-        missing = int((next(iter(self.sums.values())).counts == 0).sum())
-        if missing:
-            warnings.warn(
-                f"{missing} of the model's {self.layers.space.num_classes} classes have no training image; probes "
-                "cannot learn to name them",
-                stacklevel=3,
-            )
-        return {key: self.sums.pop(key).solve(alpha) for key in list(self.sums)}
-
-
-class _Test:
-    """Reads each token with its probe and with the lens."""
-
-    def __init__(self, layers: _Layers, probes: dict[Key, tuple[torch.Tensor, torch.Tensor]]) -> None:
-        self.layers, self.probes, self.values = layers, probes, PerImage()
-        space = layers.space
-        self.readings = list(READINGS if space.options.tuned is not None else READINGS[:2])
-        self.groups = [slice(0, 1), slice(1, None)] if space.class_token else [slice(None)]  # CLS first, no registers
-        self.hits: dict[tuple[int, str], torch.Tensor] = {}
-        self.ranks: list[torch.Tensor] = []
-
-    def block(self, tokens: BlockTokens, batch: Batch) -> None:
-        """Read the parts of a block."""
-        shares = []
-        scores = self._scores(tokens)
-        for part, x in self.layers.of(tokens):
-            readings = [scores[part], *self._lenses(tokens, part, x)]
-            right = torch.stack([_right(logits, batch.labels, scores[part].shape[1]) for logits in readings])
-            self.hits[tokens.index, part] = self.hits.get((tokens.index, part), 0) + right.sum(1)
-            shares.append(torch.stack([right[:, :, group].mean(2) for group in self.groups], 2).transpose(0, 1))
-        if shares:
-            self.values.add("correct", torch.stack(shares, 2), axis=3)
-        if "block" in scores:
-            image = scores["block"][:, self.groups[-1]]
-            self.ranks.append(rank(image, batch.labels.to(image.device)))
-
-    def finish(self, batch: Batch) -> None:
-        """Sum ranks over blocks, if all blocks have the same tokens."""
-        same = len({ranks.shape[1] for ranks in self.ranks}) == 1
-        total = sum(self.ranks) if same else torch.zeros(len(batch.images), 0)
-        self.values.end_batch(rank_sum=total, labels=batch.labels)
-        self.ranks = []
-
-    def accuracy(self, n: int) -> np.ndarray:
-        """Compute the accuracy of each token position, (readings, parts, blocks, positions)."""
-        parts, blocks = self.layers.parts, self.layers.blocks
-        most = max(hits.shape[1] for hits in self.hits.values())
-        table = np.full((len(self.readings), len(parts), len(blocks), most), np.nan)
-        for (p, part), (b, index) in product(enumerate(parts), enumerate(blocks)):
-            hits = self.hits[index, part].double().cpu().numpy()
-            table[:, p, b, : hits.shape[1]] = hits / n
-        return table
-
-    def _scores(self, tokens: BlockTokens) -> dict[str, torch.Tensor]:
-        """Compute the probes' scores of each part: (batch, positions, classes)."""
-        scores: dict[str, list[torch.Tensor]] = {}
-        for key, x in self.layers.groups(tokens):
-            weights, intercept = self.probes[key]
-            inputs = x.to(weights)
-            if self.layers.shared:
-                values = inputs @ weights[0] + intercept[0]
-            else:
-                values = torch.baddbmm(intercept[:, None], inputs.transpose(0, 1), weights).transpose(0, 1)
-            scores.setdefault(key[1], []).append(values)
-        return {part: torch.cat(groups, 1) for part, groups in scores.items()}
-
-    def _lenses(self, tokens: BlockTokens, part: str, x: torch.Tensor) -> Iterator[torch.Tensor | None]:
-        """Compute the logits of the raw lens and of the tuned lens, if there is one; None where a lens cannot read."""
-        places = torch.cat([torch.arange(x.shape[1])[group] for group in self.layers.space.groups().values()])
-        yield self.layers.space.project(x)[:, places] if x.shape[2] == self.layers.width else None
-        if "tuned" in self.readings:
-            yield tokens.logits(part)[:, places] if part == "block" else None
-
-
-def _right(logits: torch.Tensor | None, labels: torch.Tensor, positions: int) -> torch.Tensor:
-    """Tell whether the label's logit is the largest, float32 (batch, positions); 1/m in a tie; NaN without logits."""
-    if logits is None:
-        return torch.full((len(labels), positions), torch.nan, device=labels.device)
-    return hits(logits, labels.to(logits.device)[:, None].expand(logits.shape[:2])).to(labels.device).float()
 
 
 def _chosen_parts(space: ClassSpace, parts: Sequence[str] | None) -> list[str]:

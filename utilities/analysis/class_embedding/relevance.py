@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from utilities.analysis.class_embedding.passes import check_labels, check_target
-from utilities.analysis.class_embedding.record import eager_attention
-from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
+from utilities.analysis.class_embedding.eager_attention import eager_attention
+from utilities.analysis.class_embedding.readers import check_target
+from utilities.analysis.class_embedding.spaces import transformer_space
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
+from utilities.hooks.calls.labels import check_labels
 from utilities.hooks.calls.weights import check_weights
 from utilities.utils import evaluating
 

@@ -9,29 +9,141 @@ much as N / 2 passes of the intact model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
-from torch.utils.data import RandomSampler
 
-from utilities.analysis.class_embedding.importance import Importance, random_maps
 from utilities.analysis.class_embedding.masking import deleting, with_prefix
-from utilities.analysis.class_embedding.passes import Target, check_labels, check_size, check_target, targets_of
-from utilities.analysis.class_embedding.relevance import read_rows
-from utilities.analysis.class_embedding.removal_result import RemovalCurves
-from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
+from utilities.analysis.class_embedding.readers import Target, check_size, check_target, targets_of
+from utilities.analysis.class_embedding.removal_orders import (
+    Maps,
+    check_maps,
+    check_number,
+    orders_of_curves,
+    removal_points,
+    values_of,
+)
+from utilities.analysis.class_embedding.spaces import transformer_space
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.analysis.stream import stream
-from utilities.compare.batches import length
-from utilities.hooks.calls.batch_parts import check_loader
-from utilities.hooks.calls.labels import hits
+from utilities.hooks.calls.labels import check_labels, hits
 from utilities.results.moments import Moments
-from utilities.utils import split_batch, versions
+from utilities.results.result import Result
+from utilities.results.statistics import bootstrap_interval, mean_and_stderr, stderr_of_share
+from utilities.utils import versions
 
-Maps = Mapping[str, "np.ndarray | Importance"]
+DIRECTIONS = ("negative", "positive")
+
+
+@dataclass(frozen=True)
+class RemovalCurves(Result):
+    """Accuracy over the number of removed image tokens; the first point is the intact model.
+
+    Attributes:
+        names: Names of the maps of importance.
+        removed: Numbers of removed tokens, (points,), from 0 to all, or to all but one if only image tokens are read.
+        tokens: Number of image tokens of the intact model.
+        negative: Accuracy when the least important tokens are removed first, (maps, points).
+        positive: Accuracy when the most important tokens are removed first, (maps, points).
+        random: Accuracy when tokens are removed in random orders, (orders, points).
+        random_stderr: Standard error over images of the mean over random orders, (points,).
+        negative_auc: Area under each image's own negative curve (1 where the answer is right, 0 where not), (maps,
+            images).
+        positive_auc: Area under each image's own positive curve, (maps, images).
+        random_auc: Area under each image's own random curve, (orders, images).
+        targets: The class that counts as right, (images,).
+        provenance: What the result was made from.
+    """
+
+    names: list[str]
+    removed: np.ndarray
+    tokens: int
+    negative: np.ndarray
+    positive: np.ndarray
+    random: np.ndarray
+    random_stderr: np.ndarray
+    negative_auc: np.ndarray
+    positive_auc: np.ndarray
+    random_auc: np.ndarray
+    targets: np.ndarray
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
+        return len(self.targets)
+
+    @property
+    def fraction(self) -> np.ndarray:
+        """Share of image tokens removed, (points,)."""
+        return self.removed / self.tokens
+
+    @property
+    def intact(self) -> float:
+        """Accuracy of the model with all its tokens."""
+        return float(np.concatenate([self.negative, self.random])[0, 0])
+
+    def stderr(self, direction: str) -> np.ndarray:
+        """Compute standard errors over images of the ``"negative"`` or ``"positive"`` curves, (maps, points)."""
+        return stderr_of_share(getattr(self, direction), self.n)
+
+    def auc(self) -> pd.DataFrame:
+        """Tabulate the mean area under the images' curves: columns ``method, direction, auc, stderr, low, high``.
+
+        The area is over the share of removed tokens, so it is 1 for a model that is always right. Errors are over
+        images, as are the 95 % bootstrap intervals from ``low`` to ``high``. Random orders are averaged for each image
+        first.
+        """
+        labels, areas = self._curves("_auc")
+        mean, stderr = mean_and_stderr(areas.T)
+        low, high = bootstrap_interval(areas.T)
+        return pd.DataFrame({**labels, "auc": mean, "stderr": stderr, "low": low, "high": high})
+
+    def published_auc(self) -> pd.DataFrame:
+        """Summarise each curve as the paper's code does: sum(accuracy) / (max(accuracy) * points).
+
+        Unlike `auc`, this divides by the best accuracy of the curve itself. It includes all measured points. The
+        columns are ``method, direction, auc``. Random orders are summarised one by one, and then averaged.
+        """
+
+        def summary(curves: np.ndarray) -> np.ndarray:
+            highest = curves.max(1) * curves.shape[1]
+            return np.divide(curves.sum(1), highest, out=np.full(len(curves), np.nan), where=highest > 0)
+
+        labels, _ = self._curves("")
+        values = [*summary(self.negative), *summary(self.positive)]
+        return pd.DataFrame({**labels, "auc": [*values, summary(self.random).mean()] if len(self.random) else values})
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tabulate all curves: columns ``method, direction, removed, fraction, accuracy, stderr, spread``.
+
+        ``spread`` is the standard deviation over random orders; NaN for other curves, and if there is only one order.
+        """
+        labels, accuracy = self._curves("")
+        stderr = np.concatenate([self.stderr("negative"), self.stderr("positive")])
+        spread = np.full_like(accuracy, np.nan)
+        if len(self.random):
+            stderr = np.concatenate([stderr, self.random_stderr[None]])
+        if len(self.random) > 1:
+            spread[-1] = self.random.std(0, ddof=1)
+        frame = pd.DataFrame(labels).loc[np.repeat(np.arange(len(accuracy)), len(self.removed))].reset_index(drop=True)
+        frame["removed"], frame["fraction"] = (np.tile(x, len(accuracy)) for x in (self.removed, self.fraction))
+        return frame.assign(accuracy=accuracy.ravel(), stderr=stderr.ravel(), spread=spread.ravel())
+
+    def _curves(self, suffix: str) -> tuple[dict[str, list[str]], np.ndarray]:
+        """Label and stack the values of negative and positive curves, and the mean of those of random curves."""
+        count, random = len(self.names), getattr(self, f"random{suffix}")
+        method = [*self.names, *self.names] + ["random"] * (len(random) > 0)
+        direction = ["negative"] * count + ["positive"] * count + ["random"] * (len(random) > 0)
+        parts = [getattr(self, f"{direction}{suffix}") for direction in DIRECTIONS]
+        parts += [random.mean(0, keepdims=True)] if len(random) else []
+        return {"method": method, "direction": direction}, np.concatenate(parts)
 
 
 def removal_curves(
@@ -85,16 +197,16 @@ def removal_curves(
     space = transformer_space(model, what="removal")
     check_target(target, space.num_classes)
     removed, tokens = removal_points(space, steps), space.model.patch_embed.num_patches
-    _check_maps(space, loader, maps, random, seed)
+    check_maps(space, loader, maps, random, seed)
     draws = [np.random.default_rng([seed, i]) for i in range(random + 1)]
     counts, areas, targets, mean_of_random, n = 0, [], [], Moments(), 0
     options = {"labelled": target == "label", "device": device, "progress": progress}
     with stream(model, loader, description="token removal", **options) as batches:
         for images, labels in batches:
-            labels = check_labels(labels, space.num_classes)
+            labels = None if labels is None else check_labels(labels, space.num_classes)
             check_size(space, images, own=True)
             rows, n = slice(n, n + len(images)), n + len(images)
-            orders = _orders(_values_of(maps, rows, labels), (len(images), tokens), draws)
+            orders = orders_of_curves(values_of(maps, rows, labels), (len(images), tokens), draws)
             asked = targets_of(space, images, labels, target)
             right = _sweep(space, images, asked, orders, removed)
             counts = counts + right.sum(2)
@@ -102,7 +214,7 @@ def removal_curves(
             targets.append(asked.cpu().numpy())
             if random:
                 mean_of_random.add(right[-random:].mean(0).T)
-    _check_number(maps, n)
+    check_number(maps, n)
     parts = np.split(np.arange(2 * len(maps) + random), [len(maps), 2 * len(maps)])
     facts = {"n": n, "target": target, "random": random, "steps": steps, "seed": seed, "versions": versions()}
     return RemovalCurves(
@@ -117,31 +229,6 @@ def removal_curves(
     )
 
 
-def removal_points(space: TransformerSpace, steps: int | None = None) -> np.ndarray:
-    """List the numbers of removed tokens at which accuracy is measured.
-
-    Args:
-        space: Space of the model.
-        steps: Number of points; None measures after every token.
-
-    Returns:
-        Numbers from 0 to all image tokens, or to all but one if the classifier reads only image tokens.
-
-    Raises:
-        ValueError: If there are fewer than two points.
-
-    Example:
-        >>> from utilities.zoo.vit import vit_tiny_patch2_16
-        >>> removal_points(transformer_space(vit_tiny_patch2_16(depth=1)), 5)
-        array([ 0, 16, 32, 48, 64])
-    """
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 2):
-        raise ValueError(f"steps={steps!r} should be a whole number of points, 2 or more, or None for every token")
-    some_left = read_rows(space).start < space.prefix
-    last = space.model.patch_embed.num_patches - (0 if some_left else 1)
-    return np.arange(last + 1) if steps is None else np.unique(np.linspace(0, last, steps).round().astype(int))
-
-
 def curve_area(values: np.ndarray, fraction: np.ndarray) -> np.ndarray:
     """Integrate curves by the trapezoid rule: (..., points), (points,) -> (...).
 
@@ -151,31 +238,6 @@ def curve_area(values: np.ndarray, fraction: np.ndarray) -> np.ndarray:
     """
     values = np.asarray(values, np.float64)
     return (values[..., 1:] + values[..., :-1]) @ np.diff(fraction) / 2
-
-
-def removal_orders(values: np.ndarray, ties: np.ndarray) -> np.ndarray:
-    """Order the tokens of each image from the least important to the most.
-
-    Args:
-        values: Importance, (images, tokens).
-        ties: Second key, which decides between equal values, (images, tokens).
-
-    Returns:
-        Indices of tokens, (images, tokens).
-
-    Example:
-        >>> removal_orders(np.array([[1.0, 0.0, 1.0]]), np.array([[1, 2, 0]]))
-        array([[1, 2, 0]])
-    """
-    return np.lexsort((ties, values))
-
-
-def _orders(values: Sequence[np.ndarray], shape: tuple[int, int], draws: Sequence[np.random.Generator]) -> np.ndarray:
-    """Order the tokens of each image by their removal, for each curve: (curves, batch, tokens)."""
-    ties = random_maps(draws[0], *shape)
-    negative = [removal_orders(one, ties) for one in values]
-    positive = [order[:, ::-1] for order in negative]
-    return np.stack([*negative, *positive, *(random_maps(rng, *shape).astype(np.int64) for rng in draws[1:])])
 
 
 def _sweep(
@@ -194,69 +256,3 @@ def _sweep(
                 found = hits(space.model(images), target)
             right[slice(None) if same else curve, place] = found.cpu().numpy()
     return right
-
-
-def _check_maps(space: TransformerSpace, loader: Iterable[Any], maps: Maps, random: int, seed: int) -> None:
-    """Refuse bad options and maps as far as possible before any image is read."""
-    for name, value in (("random", random), ("seed", seed)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"{name}={value!r} should be a whole number, 0 or more")
-    if not maps and not random:
-        raise ValueError("there is neither a map of importance nor a random order")
-    if maps and "random" in maps and random:
-        raise ValueError("'random' is the name of the random orders; give the map another name, or set random=0")
-    tokens, n = space.model.patch_embed.num_patches, _images_in(loader)
-    for name, one in maps.items():
-        values = _array(one)
-        if values.ndim != 2 or values.shape[1] != tokens:
-            raise ValueError(
-                f"map {name!r} has shape {values.shape}; the model has {tokens} image tokens, and a map should be "
-                f"(images, {tokens})"
-            )
-        if not np.isfinite(values).all():
-            raise ValueError(f"map {name!r} holds NaN or infinity, and so no order of the tokens")
-    if n is not None:
-        _check_number(maps, n)
-    sampler = getattr(loader, "sampler", None)
-    if maps and (isinstance(sampler, RandomSampler) or getattr(sampler, "shuffle", None) == "every_epoch"):
-        raise ValueError(
-            "the loader shuffles anew each time it is read, so that maps would meet other images than their own; use "
-            "make_loader of utilities.datasets.loaders with shuffle='once' or 'never'"
-        )
-
-
-def _check_number(maps: Maps, n: int) -> None:
-    """Refuse maps with more or fewer images than the loader has."""
-    for name, one in maps.items():
-        if len(_array(one)) != n:
-            raise ValueError(
-                f"map {name!r} is of {len(_array(one))} images, but the loader has {n}; they should be the same ones"
-            )
-
-
-def _values_of(maps: Maps, rows: slice, labels: torch.Tensor | None) -> list[np.ndarray]:
-    """Select the maps of some images, and check by the labels that they belong to these images."""
-    values = []
-    for name, one in maps.items():
-        values.append(_array(one)[rows])
-        if len(values[-1]) < rows.stop - rows.start:
-            raise ValueError(f"map {name!r} is of {len(_array(one))} images, but the loader has {rows.stop} or more")
-        known = getattr(one, "labels", None)
-        if known is not None and labels is not None and not np.array_equal(known[rows], labels.cpu().numpy()):
-            raise ValueError(
-                f"map {name!r} was made of images with other labels than the loader's from image {rows.start} on; the "
-                "loader should serve the same images in the same order each time"
-            )
-    return values
-
-
-def _images_in(loader: Iterable[Any]) -> int | None:
-    """Count a loader's images before it is read; None if that is not possible."""
-    check_loader(loader)
-    if isinstance(loader, (list, tuple)):
-        return sum(len(split_batch(batch)[0]) for batch in loader)
-    return None if getattr(loader, "drop_last", False) else length(getattr(loader, "dataset", None))
-
-
-def _array(one: np.ndarray | Importance) -> np.ndarray:
-    return one.maps if isinstance(one, Importance) else np.asarray(one)

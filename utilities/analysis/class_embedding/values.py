@@ -15,7 +15,8 @@ import torch
 from scipy import integrate, stats
 from torch import nn
 
-from utilities.analysis.class_embedding.space import TransformerSpace, transformer_space
+from utilities.analysis.class_embedding.spaces import transformer_space
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.results.moments import precise
 
 MEMORY_PARTS = ("attn", "mlp")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -177,24 +177,3 @@ def hutchinson(operator: LinearOperator, probes: int, seed: int | Sequence[int] 
     rng = np.random.default_rng(seed)
     signs = [rng.integers(2, size=operator.shape[0]).astype(operator.dtype) * 2 - 1 for _ in range(probes)]
     return np.array([np.sum(z * operator.matvec(z), dtype=np.float64) for z in signs])
-
-
-def jackknife(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> tuple[float, float]:
-    """Compute a statistic of all batches, and its standard error from leaving out one batch at a time.
-
-    Args:
-        values: Values of all batches, shape (batches, ...).
-        statistic: Function of such an array with any number of batches, such as a ratio of sums over them.
-
-    Returns:
-        The statistic and its standard error. The error is NaN for a single batch.
-
-    Example:
-        >>> jackknife(np.array([1.0, 2.0, 3.0]), np.mean)  # the usual error of a mean, 1 / sqrt(3)
-        (2.0, 0.577...)
-    """
-    n = len(values)
-    if n < 2:
-        return float(statistic(values)), float("nan")
-    without = np.array([statistic(np.delete(values, i, axis=0)) for i in range(n)])
-    return float(statistic(values)), float(np.sqrt((n - 1) * np.mean((without - without.mean()) ** 2)))

@@ -24,9 +24,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from utilities.analysis.loss.curvature import Mix, Objective, as_type, check_targets, mini_batches, said_of_images
-from utilities.analysis.loss.eigenvalues import ENDS, check_ends, extreme_eigenpairs, hutchinson, jackknife, shifted
+from utilities.analysis.loss.eigenvalues import ENDS, check_ends, extreme_eigenpairs, hutchinson, shifted
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
+from utilities.results.statistics import jackknife
 from utilities.utils import versions
 
 BATCH_SIZE = N_BATCHES = 16  # the paper's batch size, and a number of batches that a CPU can manage

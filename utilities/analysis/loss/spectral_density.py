@@ -21,10 +21,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from utilities.analysis.loss.curvature import Mix, Objective, as_type, check_targets, mixed, reading, said_of_images
-from utilities.analysis.loss.eigenvalues import jackknife
 from utilities.datasets.loaders import seeded_generator
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
+from utilities.results.statistics import jackknife
 from utilities.utils import versions
 
 POINTS = 1024  # minimum number of points of the density's grid

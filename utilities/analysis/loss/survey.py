@@ -21,6 +21,7 @@ from utilities.analysis.loss.points import Points
 from utilities.analysis.stream import Batches
 from utilities.datasets.loaders import Loader
 from utilities.hooks.calls.labels import BatchCheck, check_logits, check_loss_targets, hits, widened
+from utilities.results.statistics import stderr_of_mean
 from utilities.utils import set_seed
 
 BATCH_NORMS = ("trained", "batch", "estimate")
@@ -115,7 +116,7 @@ class Survey:
         try:
             for index in tqdm(todo, desc="points", delay=2, leave=False, disable=not progress):
                 losses, right = self._losses(*grid[index])
-                errors = _stderr(losses), _stderr(losses - centre)
+                errors = float(stderr_of_mean(losses)), float(stderr_of_mean(losses - centre))
                 done[index] = [float(losses.mean()), *errors, float(right.mean())]
                 if saved is not None:
                     saved.save_now_and_then(done)
@@ -242,8 +243,3 @@ def _right(outputs: torch.Tensor, targets: torch.Tensor, probabilities: bool) ->
             return torch.full((len(outputs),), torch.nan)
         targets = targets.argmax(1)
     return hits(outputs, targets)
-
-
-def _stderr(values: np.ndarray) -> float:
-    """Compute the standard error of a mean; NaN for a single value."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")

@@ -102,27 +102,3 @@ def calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = 
         return float("nan")
     gaps = np.bincount(bin_index(confidences, bins), weights=confidences - correct)
     return float(np.abs(gaps).sum() / len(confidences))
-
-
-def wilson(hits: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute Wilson's interval of one standard error for shares.
-
-    It is useful where shares are near 0 or 1, or rest on few cases. See Wilson 1927,
-    https://doi.org/10.2307/2276774.
-
-    Args:
-        hits: Number of hits.
-        count: Number of trials.
-
-    Returns:
-        Lower and upper ends of the interval; NaN where the count is 0.
-
-    Example:
-        >>> low, high = wilson(np.array([3.0]), np.array([3.0]))
-        >>> low.item(), high.item()
-        (0.75, 1.0)
-    """
-    with np.errstate(invalid="ignore"):
-        spread = np.sqrt(hits * (1 - np.divide(hits, count)) + 0.25) / (count + 1)
-    centre = (hits + 0.5) / (count + 1)
-    return centre - spread, centre + spread

@@ -8,7 +8,6 @@ nothing depends on the batch size.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,16 +18,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.predictions.calibration import bin_index, calibration_error, score, wilson
+from utilities.analysis.predictions.calibration import bin_index, calibration_error, score
 from utilities.analysis.predictions.uncertainty import dropout_log_probabilities, sampling_dropout
 from utilities.analysis.stream import stream
 from utilities.hooks.calls.labels import BatchCheck
 from utilities.results.result import Result
-from utilities.utils import evaluating, versions
+from utilities.results.statistics import stderr_of_mean, wilson
+from utilities.utils import versions
 
 DRAWS = 200  # bootstrap draws: the standard error is then known to 5 %
 # Attribute of a result -> its name in tables and figures. The number after the dash is the cutoff in percent.
-MEASURES = {
+CLASSIFICATION_MEASURES = {
     "accuracy": "Acc",
     "accuracy_90": "Acc-90",
     "top5": "Top-5",
@@ -46,11 +46,6 @@ SHARES = ("accuracy", "accuracy_90", "top5", "unc_90", "freq_90")
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
-
-
-def _stderr(values: np.ndarray) -> float:
-    """Compute the standard error of a mean."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def _mean_of(measure: str, text: str) -> property:
@@ -113,7 +108,8 @@ class Classification(Result):
         """Return the per-image values whose mean is a measure, for the images that the measure covers.
 
         Args:
-            measure: A key of `MEASURES`, except ``iou``, ``iou_90`` and ``ece``, which are not means over images.
+            measure: A key of `CLASSIFICATION_MEASURES`, except ``iou``, ``iou_90`` and ``ece``, which are no means
+                over images.
         """
         values = {
             "accuracy": self.correct,
@@ -163,21 +159,20 @@ class Classification(Result):
 
     def _iou(self, cutoff: float) -> tuple[float, float]:
         """Compute the mean IoU above a cutoff, and its standard error from each image's influence on the mean."""
-        from torchmetrics.functional.classification import multiclass_jaccard_index  # takes two seconds to import
-
         chosen = self.confidences > cutoff
         truth, predicted = self.labels[chosen], self.predictions[chosen]
         if not len(truth):
             return float("nan"), float("nan")
-        of_class = multiclass_jaccard_index(*map(torch.from_numpy, (predicted, truth)), self.num_classes, "none")
-        of_class, hit = of_class.double().numpy(), truth == predicted
+        hit = truth == predicted
         of_truth, of_prediction, hits = (
             np.bincount(classes, minlength=self.num_classes) for classes in (truth, predicted, truth[hit])
         )
         union = of_truth + of_prediction - hits
+        # Single precision, as torchmetrics' multiclass_jaccard_index has it.
+        of_class = np.divide(hits, np.maximum(union, 1), dtype=np.float32).astype(np.float64)
         weight = np.where(of_truth > 0, len(truth) / np.maximum(union, 1) / np.count_nonzero(of_truth), 0)
         influence = weight[truth] * (hit - of_class[truth]) - ~hit * weight[predicted] * of_class[predicted]
-        return float(of_class[of_truth > 0].mean()), _stderr(influence)
+        return float(of_class[of_truth > 0].mean()), float(stderr_of_mean(influence))
 
     def interval(self, measure: str) -> tuple[float, float]:
         """Return a measure's interval of one standard error. For shares of images it is Wilson's, see `wilson`."""
@@ -191,7 +186,7 @@ class Classification(Result):
         """Estimate a measure's standard error over images.
 
         Args:
-            measure: A key of `MEASURES`.
+            measure: A key of `CLASSIFICATION_MEASURES`.
 
         Returns:
             The standard error; NaN where there are too few images. For shares of images it is half of Wilson's
@@ -204,7 +199,7 @@ class Classification(Result):
         if measure in ("iou", "iou_90"):
             return self._iou(0.0 if measure == "iou" else self.cutoff)[1]
         if measure != "ece":
-            return _stderr(self.per_image(measure))
+            return float(stderr_of_mean(self.per_image(measure)))
         if self.n < 2:
             return float("nan")
         random, index = np.random.default_rng(self.seed), bin_index(self.confidences, self.bins)
@@ -230,12 +225,12 @@ class Classification(Result):
 
     def name_of(self, measure: str) -> str:
         """Name a measure for tables and figures, with the cutoff in percent: ``Acc-90``."""
-        return MEASURES[measure].replace("-90", f"-{100 * self.cutoff:g}")
+        return CLASSIFICATION_MEASURES[measure].replace("-90", f"-{100 * self.cutoff:g}")
 
     def to_frame(self) -> pd.DataFrame:
         """Tabulate the result in one row: model, images, parameters, then each measure and its standard error."""
         facts = {"model": self.provenance.get("model"), "n": self.n, "parameters": self.provenance.get("parameters")}
-        for measure in MEASURES:
+        for measure in CLASSIFICATION_MEASURES:
             name = self.name_of(measure)
             facts |= {name: getattr(self, measure), f"{name} stderr": self.stderr(measure)}
         return pd.DataFrame([facts])
@@ -328,40 +323,11 @@ def table(results: Mapping[str, Classification]) -> pd.DataFrame:
         raise ValueError(f"results of one cutoff can be compared, these have {cutoffs or 'none'}")
     columns = {}
     for model, result in results.items():
-        values = {result.name_of(m): f"{getattr(result, m):.4f} ± {result.stderr(m):.4f}" for m in MEASURES}
+        values = {
+            result.name_of(m): f"{getattr(result, m):.4f} ± {result.stderr(m):.4f}" for m in CLASSIFICATION_MEASURES
+        }
         columns[model] = values | {
             "parameters": f"{result.provenance.get('parameters', 0):,}",
             "images": f"{result.n:,}",
         }
     return pd.DataFrame(columns)
-
-
-def prediction_time(
-    model: nn.Module, images: torch.Tensor, *, repeats: int = 100, device: str | torch.device = "auto"
-) -> tuple[float, float]:
-    """Time the prediction of a batch in eval mode, after one pass that is not counted.
-
-    Args:
-        model: Any model.
-        images: Batch of images, (batch, ...).
-        repeats: Number of timed passes, 2 or more.
-        device: See `utilities.utils.resolve_device`.
-
-    Returns:
-        Mean and standard deviation of the time, in seconds.
-
-    Example:
-        >>> mean, deviation = prediction_time(nn.Linear(4, 2), torch.ones(8, 4), repeats=5, device="cpu")
-        >>> 0 < mean < 1
-        True
-    """
-    if repeats < 2:
-        raise ValueError(f"repeats should be 2 or more for a standard deviation, got {repeats}")
-    times = []
-    with evaluating(model, device) as target, torch.inference_mode():
-        images = images.to(target)
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            model(images).sum().item()  # waits until the device is done
-            times.append(time.perf_counter() - start)
-    return float(np.mean(times[1:])), float(np.std(times[1:], ddof=1))

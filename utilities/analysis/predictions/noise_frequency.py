@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.predictions.robustness import contrast, right_in_both
+from utilities.analysis.predictions.paired_accuracy import contrast, right_in_both
 from utilities.analysis.stream import stream
 from utilities.datasets.loaders import seeded_generator
 from utilities.hooks.calls.labels import BatchCheck, check_batch, hits

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from utilities.analysis.predictions.robustness import Robustness, right_in_both, score_logits
+from utilities.analysis.predictions.paired_accuracy import right_in_both
+from utilities.analysis.predictions.robustness import Robustness, score_logits
 from utilities.analysis.stream import stream
 from utilities.datasets.corrupted import CLEAN, load_corrupted, locate
 from utilities.datasets.corruptions import CORRUPTIONS, SEVERITIES

@@ -9,6 +9,7 @@ import numpy as np
 from utilities.analysis.predictions.classification import Classification
 from utilities.claims.claim import Claim, family
 from utilities.claims.evidence import weigh
+from utilities.results.statistics import stderr_of_mean
 
 ERRORS = 2  # number of standard errors that a difference has to exceed
 
@@ -45,7 +46,7 @@ def paired_difference(one: Classification, two: Classification, measure: str = "
     if {len(value) for value in values} != {one.n}:
         raise ValueError(f"{measure!r} is about some of the images only, so that there are no pairs")
     difference = values[0] - values[1]
-    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(one.n)) if one.n > 1 else float("nan")
+    return float(difference.mean()), float(stderr_of_mean(difference))
 
 
 def claims_of_classification(results: Mapping[str, Classification]) -> list[Claim]:

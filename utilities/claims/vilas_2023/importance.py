@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from utilities.analysis.class_embedding.importance import Importance
-from utilities.analysis.class_embedding.removal_result import RemovalCurves
+from utilities.analysis.class_embedding.removal import RemovalCurves
 from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import weigh
 from utilities.results.statistics import count, mean_and_stderr

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from utilities.analysis.class_embedding.key_value_result import KeyValueAgreement
+from utilities.analysis.class_embedding.key_value import KeyValueAgreement
 from utilities.claims.claim import LAYERS, Claim, all_hold, judge, percent_points
 from utilities.claims.evidence import weigh
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from utilities.analysis.class_embedding.perturbation_result import Estimate, Perturbation
+from utilities.analysis.class_embedding.perturbation import Estimate, Perturbation
 from utilities.claims.claim import Claim, all_hold, judge
 from utilities.claims.evidence import weigh
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from utilities.analysis.class_embedding.probe_result import LinearProbes
+from utilities.analysis.class_embedding.probes import LinearProbes
 from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import weigh
 from utilities.results.statistics import mean_and_stderr

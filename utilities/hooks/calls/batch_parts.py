@@ -20,6 +20,19 @@ ONE_BY_ONE = (
 )
 
 
+def known_length(loader: Any) -> int | None:
+    """Return the length of a loader or a data set, or None where it is not known.
+
+    Example:
+        >>> known_length([1, 2]), known_length(iter([1, 2]))
+        (2, None)
+    """
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
 def check_loader(loader: Any) -> None:
     """Refuse a data set, a tensor or a single batch in place of a loader.
 

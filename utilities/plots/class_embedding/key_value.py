@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from utilities.analysis.class_embedding.key_value_result import KeyValueAgreement
+from utilities.analysis.class_embedding.key_value import KeyValueAgreement
 from utilities.plots.facts import LAYERS, WIDTH, colours, draw_with_band, finish, named, new_figure, twins_of
 from utilities.plots.text import wrap
 from utilities.results.statistics import LEVEL

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utilities.analysis.class_embedding.perturbation_result import MEASURES, SIDES, Perturbation
+from utilities.analysis.class_embedding.perturbation import PERTURBATION_MEASURES, SIDES, Perturbation
 from utilities.analysis.class_embedding.ranks import chance_score
 from utilities.plots.blocks.over_depth import facts_of
 from utilities.plots.facts import WIDTH, colours, finish, named, new_figure
@@ -39,7 +39,7 @@ def plot_perturbation(results: Mapping[str, Perturbation] | Perturbation, measur
 
     Args:
         results: Label -> result of `utilities.analysis.class_embedding.perturbation.perturb`, or one result.
-        measure: Measure on the left, from `utilities.analysis.class_embedding.perturbation_result.MEASURES`.
+        measure: Measure on the left, from `utilities.analysis.class_embedding.perturbation.PERTURBATION_MEASURES`.
 
     Returns:
         The figure, with one row for each model. Beside each panel stands the difference with its interval.
@@ -100,7 +100,7 @@ def plot_perturbation_of_blocks(results: Mapping[str, Perturbation] | Perturbati
 
     Args:
         results: Label -> result of `utilities.analysis.class_embedding.perturbation.perturb_each_block`, or one result.
-        measure: Measure on the left, from `utilities.analysis.class_embedding.perturbation_result.MEASURES`.
+        measure: Measure on the left, from `utilities.analysis.class_embedding.perturbation.PERTURBATION_MEASURES`.
 
     Returns:
         The figure.
@@ -132,7 +132,7 @@ def plot_perturbation_of_blocks(results: Mapping[str, Perturbation] | Perturbati
 
 def _values(result: Perturbation, measure: str, side: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of all rows, and how far their intervals reach down and up."""
-    place = slice(None), SIDES.index(side), MEASURES.index(measure)
+    place = slice(None), SIDES.index(side), PERTURBATION_MEASURES.index(measure)
     values = result.values[place]
     return values, np.maximum(np.stack([values - result.low[place], result.high[place] - values]), 0)
 
@@ -153,8 +153,8 @@ def _scale(measure: str) -> int:
 
 
 def _check(measure: str) -> None:
-    if measure not in MEASURES:
-        raise ValueError(f"measure {measure!r} is not known; choose from {', '.join(MEASURES)}")
+    if measure not in PERTURBATION_MEASURES:
+        raise ValueError(f"measure {measure!r} is not known; choose from {', '.join(PERTURBATION_MEASURES)}")
 
 
 def _some_blocks(results: Mapping[str, Perturbation]) -> str:

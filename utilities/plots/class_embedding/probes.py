@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from utilities.analysis.class_embedding.probe_result import LinearProbes
+from utilities.analysis.class_embedding.probes import LinearProbes
 from utilities.plots.facts import LAYERS, WIDTH, colours, finish, named, new_figure
 from utilities.plots.text import wrap
 from utilities.results.statistics import mean_and_stderr

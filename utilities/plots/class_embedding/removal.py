@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utilities.analysis.class_embedding.removal_result import DIRECTIONS, RemovalCurves
+from utilities.analysis.class_embedding.removal import DIRECTIONS, RemovalCurves
 from utilities.plots.facts import WIDTH, colours, draw_with_band, finish, named, new_figure
 from utilities.plots.text import wrap
 

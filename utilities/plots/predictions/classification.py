@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utilities.analysis.predictions.calibration import wilson
-from utilities.analysis.predictions.classification import MEASURES, Classification
+from utilities.analysis.predictions.classification import CLASSIFICATION_MEASURES, Classification
 from utilities.plots.facts import colours, finish, marker, named, new_figure
+from utilities.results.statistics import wilson
 
 # Whether more (up) or less (down) is better. A signed error is best at 0, and no share of certain images is best.
 BETTER = {"nll": "↓", "brier": "↓", "ece": "↓", "signed_ece": "(best: 0)", "freq_90": ""}
@@ -118,7 +118,7 @@ def plot_measures(results: Mapping[str, Classification] | Classification) -> Fig
     results = named(results)
     figure, axes = new_figure(6.5, 3.9, 3, 4)
     palette = colours(list(results))
-    for ax, measure in zip(axes.flat, MEASURES, strict=False):
+    for ax, measure in zip(axes.flat, CLASSIFICATION_MEASURES, strict=False):
         scale = 1 if measure in UNITS else 100
         for place, (label, result) in enumerate(results.items()):
             style = {"color": palette[label], "label": label, "markersize": 4}
@@ -134,7 +134,7 @@ def plot_measures(results: Mapping[str, Classification] | Classification) -> Fig
         ax.set(xlim=(-0.7, len(results) - 0.3), xticks=[], ylabel=UNITS.get(measure, "%"))
         if measure == "signed_ece":
             ax.axhline(0, color="black", linewidth=0.8, linestyle=":")
-    for ax in axes.flat[len(MEASURES) :]:
+    for ax in axes.flat[len(CLASSIFICATION_MEASURES) :]:
         ax.remove()
     crosses = " A cross: there is no image to measure it on." if _some_empty(results) else ""
     note = (
@@ -145,4 +145,4 @@ def plot_measures(results: Mapping[str, Classification] | Classification) -> Fig
 
 
 def _some_empty(results: Mapping[str, Classification]) -> bool:
-    return any(np.isnan(getattr(result, measure)) for result in results.values() for measure in MEASURES)
+    return any(np.isnan(getattr(result, measure)) for result in results.values() for measure in CLASSIFICATION_MEASURES)

@@ -27,6 +27,7 @@ from utilities.plots.style import paper_figure
 from utilities.plots.text import wrap
 from utilities.plots.ticks import fit_layers, name_layers
 from utilities.results.similarity import Similarity
+from utilities.results.statistics import stderr_of_mean
 
 MARKERS = "osD^"
 SHOWN = 8  # number of layers in a trend, unless layers are named
@@ -216,7 +217,7 @@ def _stderr(result: Similarity) -> np.ndarray | None:
         return _diagonal(result, "stderr")
     if result.replicates is None or len(result.replicates) < 2:
         return None
-    return np.diagonal(result.replicates.std(0, ddof=1)) / len(result.replicates) ** 0.5
+    return np.diagonal(stderr_of_mean(result.replicates))
 
 
 def _band_note(results: Sequence[Similarity]) -> str:

@@ -1,7 +1,5 @@
 """Class-embedding space of timm's ViTs: what blocks add up to, what is read, what is refused, what is put back."""
 
-import weakref
-
 import pytest
 import timm.models.vision_transformer as timm_vit
 import torch
@@ -10,8 +8,9 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from utilities.analysis.class_embedding.record import eager_attention, read_blocks
-from utilities.analysis.class_embedding.space import LensOptions, class_space, transformer_space
+from utilities.analysis.class_embedding.block_tokens import read_blocks
+from utilities.analysis.class_embedding.space import LensOptions
+from utilities.analysis.class_embedding.spaces import class_space
 
 MODELS = {
     "pre-norm": {},
@@ -231,172 +230,9 @@ def test_refused_by_name(options, message):
         class_space(vit(**options))
 
 
-def test_other_models_and_memories_are_refused_by_name():
-    with pytest.raises(ValueError, match="Linear has no class-embedding space that is known; it takes timm's"):
-        class_space(nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="masking needs timm's VisionTransformer, not a Sequential"):
-        transformer_space(nn.Sequential(), what="masking")
-    with pytest.raises(ValueError, match="OptimizedModule has no class-embedding space"):
-        class_space(torch.compile(vit(), backend="eager"))
-    model = vit()
-    model.blocks[1].mlp = nn.Linear(16, 16)
-    with pytest.raises(ValueError, match=r"blocks.1.mlp of VisionTransformer has no linear layer fc2"):
-        class_space(model)
-
-
-def state(model):
-    modes = {name: module.training for name, module in model.named_modules()}
-    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
-    fused = [block.attn.fused_attn for block in model.blocks]
-    return modes, hooks, fused, {key: value.clone() for key, value in model.state_dict().items()}
-
-
-def same(one, other):
-    return one[:3] == other[:3] and all(torch.equal(value, other[3][key]) for key, value in one[3].items())
-
-
-@pytest.mark.parametrize("fails_at", [None, 0, 1])
-def test_nothing_is_left_behind_also_after_an_exception(fails_at):
-    model = built("LayerScale")
-    model.blocks[0].attn.fused_attn = False
-    model.blocks[1].mlp.train()
-    before = state(model)
-
-    def visit(tokens):
-        if tokens.index == fails_at:
-            raise KeyError("stop")
-
-    if fails_at is None:
-        read_blocks(class_space(model), images(), visit)
-    else:
-        with pytest.raises(KeyError, match="stop"):
-            read_blocks(class_space(model), images(), visit)
-    assert same(before, state(model))
-    assert before[2] == [False, True]
-
-
-def test_hooks_of_others_stay():
-    model, calls = built("pre-norm"), []
-    model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
-    visited(model)
-    model(images())
-    assert len(calls) == 2
-
-
-def test_a_blocks_tokens_are_let_go_of_after_the_visit():
-    alive = []
-
-    def visit(tokens):
-        assert tokens.logits("attn") is tokens.logits("attn")  # computed once
-        assert not any(one() is not None for one in alive)
-        alive.extend(weakref.ref(value) for value in (tokens, tokens.attn, tokens.mlp_keys, tokens.logits("attn")))
-
-    with torch.no_grad():
-        read_blocks(class_space(built("LayerScale")), images(), visit)
-    assert len(alive) == 8
-
-
-def test_blocks_that_do_not_run_once_are_an_error():
-    model = built("pre-norm")
-    model.blocks = nn.Sequential(model.blocks[0], model.blocks[0])
-    with pytest.raises(RuntimeError, match=r"blocks ran in the order \[0, 1, 0, 1\], not each once"):
-        visited(model)
-    model = built("pre-norm")
-    space = class_space(model)
-    model.blocks = model.blocks[:1]
-    with pytest.raises(RuntimeError, match=r"blocks ran in the order \[0\], not each once"):
-        read_blocks(space, images(), lambda tokens: None)
-
-
-def test_forward_options_reach_the_model():
-    model = built("pre-norm")
-    mask = torch.zeros(5, 5, dtype=torch.float64)
-    mask[0, 1:] = -torch.inf  # the class token sees itself alone: the image is lost on it
-    _, logits = visited(model, attn_mask=mask)
-    assert torch.allclose(logits, logits[:1].expand(3, -1), **CLOSE)
-    assert not torch.allclose(visited(model)[1], logits, atol=0.01)
-
-
-def rows_of(seen):
-    def edit(weights):
-        seen.append(weights)
-
-    return edit
-
-
-@pytest.mark.parametrize("name", ["pre-norm", "registers", "normed queries", "post-norm"])
-def test_eager_attention_hands_over_rows_that_sum_to_one(name):
-    model, seen = built(name), []
-    before, space, expected = state(model), transformer_space(model), model(images())
-    with eager_attention(space, {0: rows_of(seen), 1: rows_of(seen)}):
-        logits = model(images())
-    tokens = 4 + space.prefix
-    assert [tuple(weights.shape) for weights in seen] == [(3, 2, tokens, tokens)] * 2
-    for weights in seen:
-        assert torch.allclose(weights.sum(-1), torch.ones_like(weights[..., 0]), **CLOSE)
-        assert (weights >= 0).all()
-    assert torch.allclose(logits, expected, **CLOSE)
-    assert same(before, state(model))
-
-
-def test_eager_attention_gives_the_memories_of_its_rows():
-    """Keys of attention are the values averaged by the rows, head by head."""
-    model, rows, values, keys = built("pre-norm"), [], [], []
-    block = model.blocks[1]
-    block.attn.qkv.register_forward_hook(lambda m, a, output: values.append(output))
-    with torch.no_grad(), eager_attention(transformer_space(model), {1: rows_of(rows)}):
-        read_blocks(class_space(model), images(), lambda tokens: keys.append(tokens.attn_keys))
-    by_head = values[0].reshape(3, 5, 3, 2, 8)[:, :, 2].transpose(1, 2)
-    assert torch.allclose((rows[0] @ by_head).transpose(1, 2).reshape(3, 5, 16), keys[1], **CLOSE)
-
-
-def test_an_edit_takes_the_place_of_the_rows():
-    model = built("pre-norm")
-    space, one_hot = transformer_space(model), torch.eye(5, dtype=torch.float64)
-    with torch.no_grad():
-        with eager_attention(space, dict.fromkeys(range(2), lambda weights: one_hot.expand_as(weights))):
-            edited = model(images())
-        mask = torch.full((5, 5), -torch.inf, dtype=torch.float64).fill_diagonal_(0)
-        assert torch.allclose(edited, model(images(), attn_mask=mask), **CLOSE)
-        assert not torch.allclose(edited, model(images()), atol=0.01)
-
-
-def test_eager_attention_is_put_back_after_an_exception():
-    model = built("pre-norm")
-    model.blocks[1].attn.fused_attn = False
-    before = state(model)
-
-    def fail(weights):
-        raise KeyError("stop")
-
-    with pytest.raises(KeyError, match="stop"), eager_attention(transformer_space(model), {0: fail, 1: fail}):
-        model(images())
-    assert same(before, state(model))
-
-
-def test_attention_that_did_not_run_is_an_error():
-    model = built("pre-norm")
-    before = state(model)
-    with (
-        pytest.raises(RuntimeError, match=r"no attention matrix came out of blocks.0, blocks.1; did the model run"),
-        eager_attention(transformer_space(model), {0: rows_of([]), 1: rows_of([])}),
-    ):
-        pass
-    assert same(before, state(model))
-
-
 @pytest.mark.parametrize(("rows", "columns"), [(1, 4), (4, 1), (3, 2), (2, 2)])
 def test_grids_follow_images_of_any_size(rows, columns):
     """Also where another shape has as many patches as the model's own."""
     batch = torch.randn(1, 3, 4 * rows, 4 * columns, dtype=torch.float64)
     seen, _ = visited(built("dynamic size"), batch=batch)
     assert {tokens.grid for tokens in seen} == {(rows, columns)}
-
-
-def test_blocks_that_are_not_there_are_named():
-    space = transformer_space(built("pre-norm"))
-    with (
-        pytest.raises(ValueError, match="there is no block 2; the model has 0 to 1"),
-        eager_attention(space, {2: print}),
-    ):
-        pass

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 import torch
 
-from utilities.analysis.class_embedding.record import BlockTokens, read_blocks
-from utilities.analysis.class_embedding.space import ClassSpace, TransformerSpace
+from utilities.analysis.class_embedding.block_tokens import BlockTokens, read_blocks
+from utilities.analysis.class_embedding.space import ClassSpace
+from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.analysis.stream import stream
 from utilities.datasets.masks import class_tokens, token_coverage
-from utilities.hooks.calls import labels as rules
 from utilities.hooks.calls.inputs import channels_last, has_channels_last
+from utilities.hooks.calls.labels import BatchCheck, check_labels
 
 Target = str | int
 TARGETS = ("label", "prediction")
@@ -53,7 +54,7 @@ class Reader(Protocol):
         """Look at the batch after its last block, when ``batch.logits`` is set."""
 
 
-def read(
+def run_readers(
     space: ClassSpace,
     loader: Iterable[Any],
     readers: Sequence[Reader],
@@ -83,18 +84,18 @@ def read(
         ValueError: If a target or mask is missing or out of range, or the classifier does not belong to the blocks.
 
     Example:
-        >>> from utilities.analysis.class_embedding.space import class_space
+        >>> from utilities.analysis.class_embedding.spaces import class_space
         >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> space = class_space(vit_tiny_patch2_16(num_classes=10, depth=2))
-        >>> read(space, [(torch.rand(3, 3, 16, 16), torch.tensor([1, 2, 3]))], [], device="cpu")
+        >>> run_readers(space, [(torch.rand(3, 3, 16, 16), torch.tensor([1, 2, 3]))], [], device="cpu")
         3
     """
     check_target(target, space.num_classes)
-    count, readers, check = 0, [_Readout(space), *readers], rules.BatchCheck(loader)
+    count, readers, check = 0, [_Readout(space), *readers], BatchCheck(loader)
     options = {"device": device, "progress": progress, "description": description}
     with stream(space.model, loader, labelled=target == "label" or masked, masked=masked, **options) as batches:
         for images, labels, masks in batches:
-            labels = check_labels(labels, space.num_classes)
+            labels = None if labels is None else check_labels(labels, space.num_classes)
             check_size(space, images)
             batch = Batch(images, targets_of(space, images, labels, target), labels, masks)
             batch.logits = read_blocks(space, images, partial(_show, readers, batch))
@@ -148,20 +149,6 @@ def check_target(target: Target, num_classes: int) -> None:
         )
 
 
-def check_labels(labels: torch.Tensor | None, num_classes: int) -> torch.Tensor | None:
-    """Refuse labels that are not classes of the model, see `utilities.hooks.calls.labels.check_labels`; None passes.
-
-    Raises:
-        ValueError: If a label is refused; the message names it and the number of classes.
-
-    Example:
-        >>> check_labels(torch.tensor([3, 12]), 10)
-        Traceback (most recent call last):
-        ValueError: label 12 is none of the model's 10 classes, 0 to 9; use the data set that the model was trained ...
-    """
-    return None if labels is None else rules.check_labels(labels, num_classes)
-
-
 def check_size(space: ClassSpace, images: torch.Tensor, *, own: bool = False) -> None:
     """Refuse images of a size that a Vision Transformer cannot take.
 
@@ -174,7 +161,7 @@ def check_size(space: ClassSpace, images: torch.Tensor, *, own: bool = False) ->
         ValueError: If the size does not fit; the message names both sizes, or says that channels come last.
 
     Example:
-        >>> from utilities.analysis.class_embedding.space import class_space
+        >>> from utilities.analysis.class_embedding.spaces import class_space
         >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> check_size(class_space(vit_tiny_patch2_16(depth=1)), torch.zeros(1, 3, 24, 24))
         Traceback (most recent call last):
