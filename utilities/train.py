@@ -39,7 +39,7 @@ from utilities.training.resumption import (
     refuse_diverged,
     refuse_other_data,
     resume_file,
-    take_up,
+    resume_run,
 )
 from utilities.training.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm, evaluate_or_nan
 from utilities.utils import evaluating, resolve_device, set_seed, versions
@@ -257,7 +257,7 @@ def _run(
     """Run the remaining epochs, print the table, and write snapshots and a file to resume from."""
     interrupted = resume_file(path)
     if resume and interrupted.exists():
-        take_up(trainer, recipe, interrupted, facts, report)
+        resume_run(trainer, recipe, interrupted, facts, report)
 
     def snapshot(epoch: int) -> None:
         if save_every and (epoch % save_every == 0 or epoch == math.ceil(recipe.warmup)):

@@ -19,6 +19,8 @@ from utilities.hooks.calls.evaluating import has_fast_bfloat16 as has_fast_bfloa
 from utilities.hooks.calls.evaluating import resolve_device as resolve_device
 from utilities.hooks.calls.labels import BatchCheck, hits
 from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.seeding import keeping_generators as keeping_generators
+from utilities.hooks.calls.seeding import seeded_torch as seeded_torch
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.writing import check_writable as check_writable
 from utilities.results.writing import write_json as write_json

@@ -16,7 +16,7 @@ from utilities.cli.hessian import along_training, both_readings, by_epoch, main,
 from utilities.datasets import load_dataset, make_loader
 from utilities.plots.loss.hessian import plot_over_training, plot_spectra, plot_spectral_density
 from utilities.study.study import Study
-from utilities.training.augmentation import Mixing
+from utilities.training.augmentation import MixupCutmix
 from utilities.training.recipes import Recipe
 
 SMALL = ["--k", "1", "--batch-size", "2", "--n-batches", "2", "--full-images", "4", "--full-sets", "2", "--chunk", "3"]
@@ -48,11 +48,11 @@ def test_both_readings_say_what_they_are_of():
     data = [load_dataset("digits", "train", n_images=60, augment=augment) for augment in (True, False)]
     loaders = [make_loader(part, 20, shuffle="every_epoch") for part in data]
     sizes = {"k": 2, "batch_size": 5, "n_batches": 3, "full_images": 20, "full_sets": 2, "chunk": 7}
-    readings = both_readings(model, *loaders, weight_decay=0.5, mix=Mixing(10, mixup=1.0), device="cpu", **sizes)
+    readings = both_readings(model, *loaders, weight_decay=0.5, mix=MixupCutmix(10, mixup=1.0), device="cpu", **sizes)
     table = readings_table({"linear": readings}).set_index("reading")
     assert table.augmentation["mini-batch"] == "Augmentation(pad=2, flip=False)"
     assert table.augmentation["full"] == "none"
-    assert table["mix"]["mini-batch"].startswith("Mixing(num_classes=10, mixup=1.0")
+    assert table["mix"]["mini-batch"].startswith("MixupCutmix(num_classes=10, mixup=1.0")
     assert table["mix"]["full"] == "none"
     assert table.weight_decay.tolist() == [0.5, 0.0]
     assert table.batch_size.tolist() == [5, 20]
@@ -65,7 +65,7 @@ def test_both_readings_say_what_they_are_of():
 
 def test_mixing_is_seeded_and_keeps_probabilities():
     images, labels = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
-    for mixing in (Mixing(3, mixup=1.0), Mixing(3, cutmix=1.0), Mixing(3, label_smoothing=0.1)):
+    for mixing in (MixupCutmix(3, mixup=1.0), MixupCutmix(3, cutmix=1.0), MixupCutmix(3, label_smoothing=0.1)):
         one, two = (mixing(images, labels, torch.Generator().manual_seed(1)) for _ in range(2))
         assert torch.equal(one[0], two[0])
         torch.testing.assert_close(one[1].sum(1), torch.ones(6))

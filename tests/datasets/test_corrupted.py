@@ -5,9 +5,9 @@ from PIL import Image
 from torch import nn
 
 from utilities.analysis.predictions.robustness_on_files import robustness_on_files
+from utilities.datasets.cifar import CIFAR
 from utilities.datasets.corrupted import load_corrupted, locate
 from utilities.datasets.corruptions import CORRUPTIONS
-from utilities.datasets.factory import CIFAR
 from utilities.datasets.images import ImageDataset, Source
 
 PER_SEVERITY = 6

@@ -19,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 @pytest.fixture(autouse=True)
 def said_anew():
-    datasets._say_once.cache_clear()
+    datasets._warn_once.cache_clear()
 
 
 def write(folder, count=4, size=(6, 6)):

@@ -7,7 +7,13 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision import transforms
 
-from utilities.datasets.masks import class_tokens, refuse_chance, split_masks, token_coverage, transformed_mask
+from utilities.datasets.masks import (
+    class_tokens,
+    refuse_random_transform,
+    split_masks,
+    token_coverage,
+    transformed_mask,
+)
 
 
 def random_masks(*shape, seed=0):
@@ -147,9 +153,9 @@ def test_a_cubic_filter_does_not_leave_the_range():
 
 def test_only_chance_is_refused():
     image = Image.new("RGB", (8, 8))
-    refuse_chance(transforms.Compose([transforms.Resize(4), transforms.ToTensor()]), image)
+    refuse_random_transform(transforms.Compose([transforms.Resize(4), transforms.ToTensor()]), image)
     with pytest.raises(ValueError, match="draws random numbers"):
-        refuse_chance(transforms.RandomCrop(4), image)
+        refuse_random_transform(transforms.RandomCrop(4), image)
 
 
 @pytest.mark.parametrize("third", [torch.arange(2), ["a.png", "b.png"]])

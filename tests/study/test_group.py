@@ -10,9 +10,8 @@ import torch
 from utilities.compare import compare
 from utilities.datasets.loaders import same_input
 from utilities.results.similarity import Similarity
+from utilities.study import Group, Study, across_datasets, each_pair, save_all, teach, under_every_measure
 from utilities.study import study as module
-from utilities.study.group import Group, across_datasets, each_pair, save_all, teach, under_every_measure
-from utilities.study.study import Study
 from utilities.study.wording import (
     describe_attention,
     describe_datasets,

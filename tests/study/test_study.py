@@ -8,9 +8,8 @@ import pytest
 
 from utilities.compare import Similarity
 from utilities.plots.similarity.heatmap import plot_similarity
+from utilities.study import Group, Study
 from utilities.study import study as module
-from utilities.study.group import Group
-from utilities.study.study import Study, describe
 from utilities.utils import PROJECT_ROOT
 
 
@@ -110,10 +109,3 @@ def test_a_data_set_for_each_profile():
     assert Study("x", "resnet18", dataset=names).dataset == "canvas"
     assert Study("x", "resnet18", "paper", dataset=names).recipe.dataset == "imagenet-s919"
     assert str(Group("x", ["resnet18"], dataset=names)) == "resnet18 on canvas, quick profile, seed 0"
-
-
-def test_description_reads_the_matrix():
-    matrix = np.array([[1, 0.9, 0.2], [0.9, 1, 0.4], [0.2, 0.4, 1]])
-    text = describe(Similarity(matrix, ["a", "b", "c"], ["a", "b", "c"], 10, provenance={"model": "m"}))
-    assert "0.65 on average" in text
-    assert "from b to c, 0.40" in text

@@ -15,7 +15,7 @@ from utilities import train
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader
 from utilities.train import fit, load_sets, main, make_loaders
-from utilities.training.augmentation import Erasing, Mix, RandAugment, ResizedCrop, recipe_augmentation
+from utilities.training.augmentation import Blend, Erasing, RandAugment, ResizedCrop, recipe_augmentation
 from utilities.training.distillation import distillation_loss
 from utilities.training.recipes import RECIPES, Recipe, same_recipe, schedule
 from utilities.training.trainer import Trainer
@@ -128,21 +128,21 @@ def test_mixup_is_the_weighted_mean_of_images_and_labels():
     images, labels = torch.randn(5, 3, 4, 6, generator=generator), torch.tensor([0, 1, 2, 3, 3])
     partner = [4, 3, 2, 1, 0]
     for seed in range(5):
-        mix = Mix.draw(1.0, 0.0, (4, 6), np.random.default_rng(seed))
+        mix = Blend.draw(1.0, 0.0, (4, 6), np.random.default_rng(seed))
         assert mix.box is None
         assert 0 <= mix.weight <= 1
         assert torch.equal(mix.images(images), mix.weight * images + (1 - mix.weight) * images[partner])
         targets = mix.targets(labels, 4, smoothing=0.1)
         torch.testing.assert_close(targets.sum(1), torch.ones(5))
         torch.testing.assert_close(targets, mixup_target(labels, 4, mix.weight, 0.1))
-    assert Mix(0.25).targets(labels, 4).argmax(1).tolist() == [3, 3, 2, 1, 0]
+    assert Blend(0.25).targets(labels, 4).argmax(1).tolist() == [3, 3, 2, 1, 0]
 
 
 def test_cutmix_weighs_labels_by_the_area_that_is_left():
     images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 12, 10)
     seen = set()
     for seed in range(50):
-        mix = Mix.draw(0.0, 0.8, (12, 10), np.random.default_rng(seed))
+        mix = Blend.draw(0.0, 0.8, (12, 10), np.random.default_rng(seed))
         mixed = mix.images(images)
         assert mix.weight == pytest.approx((mixed[0] == 0).double().mean().item())
         assert torch.equal(mixed[1], 1 - mixed[0])
@@ -165,11 +165,11 @@ def test_the_sides_of_the_rectangle_are_the_root_of_its_share():
         def integers(self, high):
             return high // 2
 
-    assert Mix.draw(0.0, 0.8, (20, 40), Fixed()) == Mix(0.75, (5, 15, 10, 30))
+    assert Blend.draw(0.0, 0.8, (20, 40), Fixed()) == Blend(0.75, (5, 15, 10, 30))
 
 
 def test_mixup_and_cutmix_share_the_batches_equally():
-    draws = [Mix.draw(1.0, 0.8, (32, 32), np.random.default_rng([0, step])) for step in range(1000)]
+    draws = [Blend.draw(1.0, 0.8, (32, 32), np.random.default_rng([0, step])) for step in range(1000)]
     pasted = np.mean([mix.box is not None for mix in draws])
     assert pasted == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(1000))  # four standard errors
     means = [mix.weight for mix in draws if mix.box is None]
@@ -180,8 +180,8 @@ def test_smoothed_labels_give_the_smoothed_loss():
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(6, 5, generator=generator), torch.tensor([0, 1, 2, 3, 4, 0])
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
-    torch.testing.assert_close(F.cross_entropy(logits, Mix().targets(labels, 5, 0.1)), expected)
-    assert torch.equal(Mix().targets(labels, 5), F.one_hot(labels, 5).float())
+    torch.testing.assert_close(F.cross_entropy(logits, Blend().targets(labels, 5, 0.1)), expected)
+    assert torch.equal(Blend().targets(labels, 5), F.one_hot(labels, 5).float())
 
 
 def fixed_answers(recipe, answer):
@@ -196,20 +196,20 @@ def fixed_answers(recipe, answer):
 def test_loss_and_accuracy_on_mixed_images():
     trainer = fixed_answers(Recipe(mixup=1.0), answer=7)
     images, labels = torch.zeros(4, 3, 16, 16), torch.tensor([7, 1, 7, 2])  # partners: 2, 7, 1, 7
-    loss, first, _ = trainer._step(images, labels, Mix(0.75))
+    loss, first, _ = trainer._step(images, labels, Blend(0.75))
     log_p = F.log_softmax(3.0 * F.one_hot(torch.tensor(7), 10).float(), dim=0)
     expected = -sum(0.75 * log_p[a] + 0.25 * log_p[b] for a, b in ((7, 2), (1, 7), (7, 1), (2, 7)))
     torch.testing.assert_close(loss, expected)
     assert first == 2
-    assert fixed_answers(Recipe(mixup=1.0), answer=7)._step(images, labels, Mix(0.25))[1] == 2
-    assert fixed_answers(Recipe(mixup=1.0), answer=1)._step(images, labels, Mix(0.25))[1] == 1
+    assert fixed_answers(Recipe(mixup=1.0), answer=7)._step(images, labels, Blend(0.25))[1] == 2
+    assert fixed_answers(Recipe(mixup=1.0), answer=1)._step(images, labels, Blend(0.25))[1] == 1
 
 
 def test_a_teacher_sees_the_mixed_images_too():
     trainer = fixed_answers(Recipe(mixup=1.0), answer=7)
     trainer.teacher = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
     images, labels = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([7, 1, 7, 2])
-    mix = Mix(0.75)
+    mix = Blend(0.75)
     with torch.no_grad():
         answers = [model(mix.images(images)) for model in (trainer.model, trainer.teacher)]
     expected = distillation_loss(*answers, mix.targets(labels, 10)) * 4

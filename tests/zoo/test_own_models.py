@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.claims.claim import family
 from utilities.cli import analyse as analyse_command
 from utilities.cli import compare as compare_command
 from utilities.cli import hessian as hessian_command
@@ -19,6 +18,7 @@ from utilities.train import checkpoint_path, fit
 from utilities.training.recipes import Recipe
 from utilities.zoo import comparison_layers, create_model, input_options, list_models, preprocessing
 from utilities.zoo.factory import check_name
+from utilities.zoo.families import family
 
 SOURCE = """
 from __future__ import annotations

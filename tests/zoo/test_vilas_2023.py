@@ -11,7 +11,7 @@ from PIL import Image
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
 from utilities.analysis.class_embedding.spaces import class_space
-from utilities.datasets.masks import refuse_chance, transformed_mask
+from utilities.datasets.masks import refuse_random_transform, transformed_mask
 from utilities.zoo import create_model, preprocessing
 from utilities.zoo import vilas_2023 as class_models
 from utilities.zoo.old_checkpoints import without_block_heads
@@ -293,7 +293,7 @@ def test_miil_is_timms_own_transform():
 def test_preprocessing_takes_masks_along(key):
     transform = paper_preprocessing(key)
     assert transform(Image.new("CMYK", (50, 70))).shape == (3, 224, 224)
-    refuse_chance(transform, photograph())
+    refuse_random_transform(transform, photograph())
     left = Image.new("L", (300, 200))
     left.paste(255, (0, 0, 150, 200))
     mask = transformed_mask(transform, left)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from utilities.utils import write_whole
+from utilities.zoo.families import family
 
 WIDTH = 110
 LAYERS = {"attn": "attention", "mlp": "the MLP"}
@@ -98,19 +98,6 @@ def by_family(results: Mapping[str, Any]) -> dict[str, Any]:
     for model, result in results.items():
         found.setdefault(family(model), result)
     return found
-
-
-def family(model: str) -> str:
-    """Tell attention-free CNNs, hybrids and Vision Transformers apart by their names.
-
-    Example:
-        >>> [family(name) for name in ("resnet18", "alternet18", "timm/vit_tiny_patch16_224", "pit_tiny")]
-        ['cnn', 'hybrid', 'vit', 'vit']
-    """
-    bare = re.split("[/:]", model)[-1]  # for a user's own function, its name
-    if bare.startswith(("alternet", "lambda")):
-        return "hybrid"
-    return "vit" if bare.startswith(("vit", "deit", "pit", "swin", "mixer")) else "cnn"
 
 
 def state_claims(claims: Sequence[Claim], path: str | Path | None = None) -> str:

@@ -31,7 +31,9 @@ from utilities.hooks.recorder import select_layers
 from utilities.plots.style import save_figures, split_picture
 from utilities.plots.ticks import chosen
 from utilities.utils import check_writable, evaluate, resolve_device
-from utilities.zoo.factory import NAMES, comparison_layers, create_model, input_options
+from utilities.zoo.factory import NAMES, create_model
+from utilities.zoo.inputs import input_options
+from utilities.zoo.layers import comparison_layers
 from utilities.zoo.trained_on import other_classes
 
 

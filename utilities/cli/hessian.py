@@ -22,8 +22,9 @@ import pandas as pd
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utilities.analysis.loss.curvature import DTYPES, MODES, Mix
+from utilities.analysis.loss.curvature import DTYPES, MODES
 from utilities.analysis.loss.hessian import HessianSpectra, hessian_spectra, over_training
+from utilities.analysis.loss.mini_batches import SeededMixFunction
 from utilities.claims.claim import state_claims
 from utilities.claims.park_kim_2022.hessian import claims_of_readings
 from utilities.cli.options import PICTURES, add_figure_options, figure_options
@@ -35,12 +36,13 @@ from utilities.plots.loss.hessian import plot_spectra
 from utilities.plots.style import save_figures, split_picture
 from utilities.study.study import Study
 from utilities.training import augmentation
-from utilities.training.augmentation import Mixing
+from utilities.training.augmentation import MixupCutmix
 from utilities.training.recipes import CROPS, Recipe
 from utilities.training.trainer import estimate_batch_norm
 from utilities.utils import check_writable, write_whole
 from utilities.zoo.checkpoints import read_checkpoint
-from utilities.zoo.factory import NAMES, create_model, input_options
+from utilities.zoo.factory import NAMES, create_model
+from utilities.zoo.inputs import input_options
 from utilities.zoo.trained_on import refuse_other_classes
 
 READINGS = ("mini-batch", "full")
@@ -57,7 +59,7 @@ def both_readings(
     n_batches: int = 16,
     ends: Sequence[str] = ("magnitude",),
     weight_decay: float = 0.05,
-    mix: Mix | None = None,
+    mix: SeededMixFunction | None = None,
     label_smoothing: float = 0.0,
     full_images: int = 512,
     full_sets: int = 2,
@@ -76,7 +78,7 @@ def both_readings(
         n_batches: How many mini-batches.
         ends: Of the mini-batches' eigenvalues, with ``"magnitude"``.
         weight_decay: lambda of the L2 penalty, in ``mini-batch`` alone.
-        mix: Mixes the mini-batches, see `utilities.training.augmentation.Mixing`; in ``mini-batch`` alone.
+        mix: Mixes the mini-batches, see `utilities.training.augmentation.MixupCutmix`; in ``mini-batch`` alone.
         label_smoothing: The same.
         full_images: Images over which the loss of ``full`` is averaged.
         full_sets: So many sets of that many other images each, for an error.
@@ -270,7 +272,7 @@ def run(given: argparse.Namespace) -> dict[str, dict[str, HessianSpectra]]:
     results = {}
     for label, (model, loaders, facts) in prepared.items():
         classes = loaders[0].dataset.num_classes
-        mixing = Mixing(classes, given.mixup, given.cutmix) if given.mixup or given.cutmix else None
+        mixing = MixupCutmix(classes, given.mixup, given.cutmix) if given.mixup or given.cutmix else None
         options = {name: getattr(given, name) for name in (
             "k", "batch_size", "n_batches", "weight_decay", "label_smoothing", "full_images", "full_sets", "chunk",
             "mode", "block", "tolerance", "lanczos_vectors", "trace_probes", "dtype", "seed", "device",

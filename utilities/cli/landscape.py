@@ -23,9 +23,9 @@ from timm.data import Mixup
 from torch import nn
 
 from utilities.analysis.loss.directions import random_directions
+from utilities.analysis.loss.grid_losses import BATCH_NORMS
 from utilities.analysis.loss.landscape import Landscape, loss_landscape
 from utilities.analysis.loss.points import unfinished
-from utilities.analysis.loss.survey import BATCH_NORMS
 from utilities.cli.options import PICTURES, add_figure_options, figure_options
 from utilities.cli.user_errors import reporting
 from utilities.datasets.class_order import HELP, from_options
@@ -34,7 +34,8 @@ from utilities.datasets.loaders import Loader, make_loader
 from utilities.plots.loss.landscape import plot_contours, plot_cuts, plot_surfaces
 from utilities.plots.style import save_figures, split_picture
 from utilities.utils import PROJECT_ROOT, check_writable
-from utilities.zoo.factory import NAMES, create_model, input_options
+from utilities.zoo.factory import NAMES, create_model
+from utilities.zoo.inputs import input_options
 from utilities.zoo.trained_on import refuse_other_classes
 
 

@@ -18,7 +18,8 @@ from utilities.plots.style import inches, save_figures, split_picture
 from utilities.results.result import Result
 from utilities.utils import check_writable, resolve_device, write_whole
 from utilities.zoo.checkpoints import read_checkpoint
-from utilities.zoo.factory import NAMES, create_model, input_options
+from utilities.zoo.factory import NAMES, create_model
+from utilities.zoo.inputs import input_options
 
 PICTURES = "with the ending .pdf, .svg or .eps pictures have it, too"
 

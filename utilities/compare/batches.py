@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from utilities.compare.pairing import Partners, check_pairing
 from utilities.hooks.calls.batch_parts import check_loader, first_images, images_in, split_batch
 from utilities.hooks.calls.nested import map_tensors, tensors_in
+from utilities.hooks.calls.seeding import keeping_generators
 
 Pair = tuple[int, Any, Any]
 READING = (
@@ -166,13 +166,8 @@ def _read_batches(loader: DataLoader, times: int = 1) -> list[list[Any]]:
     Raises:
         ValueError: If the batches never end, or differ between readings when read several ``times``.
     """
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - samplers may draw from it
-    try:
+    with keeping_generators():
         first, *others = [_finite(loader) for _ in range(times)]
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
     if any(other != first for other in others):
         raise ValueError(
             "the loader serves another order each time; use utilities.datasets.make_loader(shuffle='once')"

@@ -15,7 +15,7 @@ from utilities.hooks.calls.copies import copied
 from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.recorder import select_layers
 from utilities.results.similarity import TABLES, Similarity
-from utilities.zoo.factory import comparison_layers
+from utilities.zoo.layers import comparison_layers
 
 
 class SideBySide(nn.ModuleList):

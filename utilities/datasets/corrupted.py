@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utilities.datasets.cifar import CIFAR
 from utilities.datasets.corruptions import SEVERITIES
 from utilities.datasets.corruptions.parameters import FAMILIES, check_sets
-from utilities.datasets.factory import CIFAR, balanced
+from utilities.datasets.factory import balanced
 from utilities.datasets.folders import imagenet_classes, open_file, scan
 from utilities.datasets.images import ImageDataset, Source
 from utilities.datasets.pixels import per_channel

@@ -26,24 +26,20 @@ import difflib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
-from http.client import HTTPException
+from functools import cache
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import torch
-from filelock import FileLock
 from PIL import Image
-from torchvision import datasets as official
-from torchvision.datasets.utils import calculate_md5, check_integrity
 
+from utilities.datasets.bundled import read_digits, read_photos
 from utilities.datasets.canvas import canvas_source
-from utilities.datasets.folders import find_folder, imagenet_classes, read_folders, take_part
+from utilities.datasets.cifar import CIFAR, read_cifar
+from utilities.datasets.folders import find_folder, imagenet_classes, read_folders
 from utilities.datasets.imagenet_s import FOLDERS, read_imagenet_s
 from utilities.datasets.images import Augmentation, ImageDataset, Source
 from utilities.datasets.loaders import Loader, make_loader
-from utilities.results.writing import check_writable
 from utilities.utils import PROJECT_ROOT
 
 __all__ = ["NAMES", "SPLITS", "Augmentation", "ImageDataset", "Loader", "load_dataset", "make_loader"]
@@ -51,14 +47,6 @@ __all__ = ["NAMES", "SPLITS", "Augmentation", "ImageDataset", "Loader", "load_da
 NAMES = ("digits", "canvas", "cifar10", "cifar100", "imagenet", *FOLDERS, "photos", "folder:PATH")
 MASKED = ("canvas", *FOLDERS)  # sets that have masks of their objects
 SPLITS = ("train", "validation", "test", "train+validation")
-# Mean and standard deviation over all pixels of the training set. For CIFAR-10 this is not the .2023 that is often
-# used, which is the mean of each image's own deviation.
-CIFAR = {
-    "cifar10": (official.CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": (official.CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
-PHOTO_CROPS = {"train": 1024, "validation": 128, "test": 256}
-PHOTO_COLUMNS = {"train": (0, 256), "validation": (256, 448), "test": (448, 640)}
 
 
 def load_dataset(
@@ -171,7 +159,7 @@ def load_source(
     root = PROJECT_ROOT / "data" if root is None else Path(root)
     name, source = _read(name, split, root, seed, image_size, download, classes)
     if source.note:
-        _say_once(f"{name}: {source.note}", source.root)
+        _warn_once(f"{name}: {source.note}", source.root)
     if n_images is not None:
         labels = source.labels[source.members]
         if n_images > len(labels):
@@ -195,7 +183,7 @@ def _check(name: str, split: str, image_size: int | None, n_images: int | None, 
 
 
 @cache
-def _say_once(text: str, root: Path) -> None:
+def _warn_once(text: str, root: Path) -> None:
     """Warn once for each folder, not for each split and each model that it is loaded for."""
     warnings.warn(text, stacklevel=3)
 
@@ -211,7 +199,7 @@ def _read(
 ) -> tuple[str, Source]:
     """Return the name for captions and the images of the split."""
     if name in CIFAR:
-        return name, _cifar(name, split, root, download)
+        return name, read_cifar(name, split, root, download)
     if name == "imagenet":
         return name, _imagenet(root.resolve() / "imagenet", split)
     if name in FOLDERS:
@@ -220,8 +208,8 @@ def _read(
         path = find_folder(name.removeprefix("folder:"))
         return f"folder:{path.name}", read_folders(path, split, classes=classes)
     if name == "canvas":
-        return name, canvas_source({part: _digits(part) for part in split.split("+")}, seed, image_size)
-    return name, _digits(split) if name == "digits" else _photos(split, seed)
+        return name, canvas_source({part: read_digits(part) for part in split.split("+")}, seed, image_size)
+    return name, read_digits(split) if name == "digits" else read_photos(split, seed)
 
 
 def balanced(labels: np.ndarray, n_images: int, seed: int) -> np.ndarray:
@@ -233,92 +221,6 @@ def balanced(labels: np.ndarray, n_images: int, seed: int) -> np.ndarray:
         turn[members] = np.arange(len(members))
     priority = rng.permutation(labels.max() + 1)[labels]
     return np.sort(np.lexsort((priority, turn))[:n_images])
-
-
-def _digits(split: str) -> Source:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    pixels, labels = load_digits(return_X_y=True)
-    train, test = train_test_split(np.arange(len(labels)), test_size=0.3, stratify=labels, random_state=0)
-    images = torch.from_numpy(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
-    members = np.sort(test) if split == "test" else take_part(np.sort(train), labels, split)
-    return Source(
-        [str(i) for i in range(10)],
-        labels,
-        members,
-        size=16,
-        images=images.expand(-1, 3, -1, -1).contiguous(),
-        mean=(0.3056,) * 3,  # of the training images at 16x16
-        std=(0.3190,) * 3,
-        flip=False,
-    )
-
-
-def _photos(split: str, seed: int) -> Source:
-    from sklearn.datasets import load_sample_images
-
-    photos = load_sample_images().images
-    crops = []
-    for number, (part, (left, right)) in enumerate(PHOTO_COLUMNS.items()):
-        if part in split.split("+"):
-            rng, count = np.random.default_rng([seed, number]), PHOTO_CROPS[part]
-            side = rng.integers(112, 192, count, endpoint=True)
-            x = left + rng.random(count) * (right - left - side)
-            y = rng.random(count) * (photos[0].shape[0] - side)
-            crops.append(np.stack([np.arange(count) % 2, x.astype(np.int64), y.astype(np.int64), side], axis=1))
-    table = np.concatenate(crops)
-    opener = partial(_crop_photo, photos, table)
-    return Source(["china", "flower"], table[:, 0], np.arange(len(table)), size=224, open=opener)
-
-
-def _crop_photo(photos: list[np.ndarray], table: np.ndarray, index: int) -> Image.Image:
-    which, x, y, side = table[index]
-    return Image.fromarray(photos[which][y : y + side, x : x + side])
-
-
-def _cifar(name: str, split: str, root: Path, download: bool) -> Source:
-    kind, mean, std = CIFAR[name]
-    try:
-        data = kind(root, train=split != "test")
-    except RuntimeError:  # torchvision raises it where files are missing or damaged
-        _fetch_cifar(name, root.resolve(), download)
-        data = kind(root, train=split != "test")
-    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-    members, tenth = np.arange(len(images)), len(images) // 10
-    if split in ("train", "validation"):
-        members = members[:-tenth] if split == "train" else members[-tenth:]
-    return Source(data.classes, np.array(data.targets), members, size=32, images=images, mean=mean, std=std)
-
-
-def _fetch_cifar(name: str, root: Path, download: bool) -> None:
-    """Unpack the official archive, after downloading it unless somebody has put it there by hand."""
-    kind = CIFAR[name][0]
-    archive = root / kind.filename
-    where = "" if root == PROJECT_ROOT / "data" else f" --root {root}"
-    remedy = (
-        f"With a network, `python -m utilities.datasets {name}{where}` fetches {kind.url}; without one, put a copy "
-        f"of {kind.filename} at {archive}. load_dataset('digits') needs neither."
-    )
-    if not download and not archive.exists():
-        raise FileNotFoundError(f"{root / kind.base_folder} is missing or damaged, and so is {archive}. {remedy}")
-    check_writable(archive)
-    with FileLock(root / f".{name}.lock"):
-        if archive.exists() and not check_integrity(archive, kind.tgz_md5):
-            raise ValueError(
-                f"{archive} is not the official {kind.filename}: its md5 is {calculate_md5(archive)}, not "
-                f"{kind.tgz_md5}. It may be cut short, or another version under this name. Remove it. {remedy}"
-            )
-        try:
-            kind(root, download=True)
-        except (URLError, HTTPException, ConnectionError, TimeoutError, RuntimeError) as error:
-            listed = (root / kind.base_folder / file for file, md5 in kind.train_list + kind.test_list)
-            there = ", ".join(str(path) for path in listed if path.exists())
-            state = f"some of {there} is damaged and " if there else ""
-            raise ConnectionError(f"{state}{kind.filename} cannot be downloaded: {error}. {remedy}") from error
-        finally:
-            if archive.exists() and not check_integrity(archive, kind.tgz_md5):
-                archive.unlink()  # left by an interrupted download
 
 
 def _imagenet(path: Path, split: str) -> Source:

@@ -14,7 +14,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from utilities.datasets.class_order import NATURAL, ordered
 from utilities.datasets.images import Source
-from utilities.datasets.picture import EIGHT_BITS, brightest, open_picture, picture_size, say_if_dark
+from utilities.datasets.picture import EIGHT_BITS, brightest, open_picture, picture_size, warn_if_dark
 from utilities.utils import PROJECT_ROOT
 
 LAYOUT = "expected: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg"
@@ -170,7 +170,7 @@ def _refuse_dark(files: list[Path], labels: np.ndarray, looked_at: np.ndarray, p
     largest = max(found.values())
     if largest > TWELVE_BITS:
         for file, value in found.items():
-            say_if_dark(file, value)
+            warn_if_dark(file, value)
         return
     text = f"the pictures of {path} have 16 bits, white being 65535, but the brightest of {len(found)} is {largest}"
     if largest <= EIGHT_BITS:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import functional as TF
 from tqdm.auto import tqdm
 
-from utilities.datasets.masks import refuse_chance, transformed_mask
+from utilities.datasets.masks import refuse_random_transform, transformed_mask
 
 MEMORY = 2**30  # bytes of decoded images to keep
 
@@ -138,7 +138,7 @@ class ImageDataset(Dataset):
             self._masks = self._masks[torch.from_numpy(source.members)]
         self.masks = self._masks is not None or self._open_mask is not None
         if self.masks and transform is not None:
-            refuse_chance(transform, self._pil(0))
+            refuse_random_transform(transform, self._pil(0))
         if transform is not None:
             self.image_size = int(self[0][0].shape[-1])
         elif len(self) * 3 * self.image_size**2 <= MEMORY:

@@ -152,7 +152,7 @@ def transformed_mask(transform: Callable[[Image.Image], torch.Tensor], mask: Ima
     return fraction.mean(0).clamp(0, 1).float()  # see GREYS
 
 
-def refuse_chance(transform: Callable[[Image.Image], torch.Tensor], image: Image.Image) -> None:
+def refuse_random_transform(transform: Callable[[Image.Image], torch.Tensor], image: Image.Image) -> None:
     """Refuse a transform that draws random numbers: it would move the mask differently from the image.
 
     Raises:
@@ -160,7 +160,7 @@ def refuse_chance(transform: Callable[[Image.Image], torch.Tensor], image: Image
 
     Example:
         >>> from torchvision.transforms import RandomCrop
-        >>> refuse_chance(RandomCrop(2), Image.new("RGB", (4, 4)))
+        >>> refuse_random_transform(RandomCrop(2), Image.new("RGB", (4, 4)))
         Traceback (most recent call last):
         ValueError: the transform draws random numbers, so that it would move each mask otherwise than its image...
     """

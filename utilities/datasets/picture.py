@@ -50,12 +50,12 @@ def open_picture(path: Path, upright: bool = True) -> Image.Image:
         image.load()  # turns a TIFF upright and deletes the tag that says it was not
         turn = _turn(image) if upright else None
         if image.mode.startswith("I"):
-            say_if_dark(path, int(np.asarray(image).max()))
+            warn_if_dark(path, int(np.asarray(image).max()))
         image = eight_bits(image) if image.mode.startswith(_DEEP) else image
         wide = wide and image.mode.startswith(("RGB", "LA"))
         image = image.convert("RGB")
         if wide and not any(high for _, high in image.getextrema()):
-            _say_dark(path, "all its numbers are below 256")
+            _warn_once_of_dark(path, "all its numbers are below 256")
         return image if turn is None else image.transpose(turn)
 
 
@@ -87,7 +87,7 @@ def brightest(path: Path) -> int | None:
         return int(np.asarray(image).max())
 
 
-def say_if_dark(path: Path, largest: int) -> None:
+def warn_if_dark(path: Path, largest: int) -> None:
     """Warn of a picture of 16 bits that holds numbers of at most 8, and not just 0; once for each folder.
 
     The picture is read all the same. It may really be that dark, and then no more is lost than in any 8-bit picture.
@@ -96,15 +96,15 @@ def say_if_dark(path: Path, largest: int) -> None:
         >>> with warnings.catch_warnings(record=True) as said:
         ...     warnings.simplefilter("always")
         ...     for largest in (0, 65535, 200, 200):
-        ...         say_if_dark(Path("night/a.png"), largest)
+        ...         warn_if_dark(Path("night/a.png"), largest)
         >>> len(said)
         1
     """
     if 0 < largest <= EIGHT_BITS:
-        _say_dark(path, f"its largest number is {largest}")
+        _warn_once_of_dark(path, f"its largest number is {largest}")
 
 
-def _say_dark(path: Path, why: str) -> None:
+def _warn_once_of_dark(path: Path, why: str) -> None:
     if path.parent not in _told:
         _told.add(path.parent)
         warnings.warn(

@@ -175,7 +175,7 @@ def normalisation(
     Raises:
         ValueError: If they are unknown, are not a valid normalisation, or differ from the data set's own.
     """
-    own = next(_said(loader), (None, None))
+    own = next(_known_normalisation(loader), (None, None))
     mean, std = (theirs if told is None else told for told, theirs in zip((mean, std), own, strict=True))
     if mean is None or std is None:
         raise ValueError(
@@ -189,7 +189,7 @@ def normalisation(
     return mean, std
 
 
-def _said(loader: Any) -> Iterator[tuple[Sequence[float], Sequence[float]]]:
+def _known_normalisation(loader: Any) -> Iterator[tuple[Sequence[float], Sequence[float]]]:
     """Look for a normalisation in a loader's data set, and in the data sets that it is a subset of."""
     data = loader
     while (data := getattr(data, "dataset", None)) is not None:

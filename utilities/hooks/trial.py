@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from utilities.hooks.calls.nested import map_tensors, tensors_in
+from utilities.hooks.calls.seeding import seeded_torch
 from utilities.hooks.placement import Evidence, Placement
 
 ENOUGH = 3  # fewest images that tell an order from its reverse
@@ -116,8 +117,7 @@ class Trial:
                 return _rows(tensor, images) if tensor.ndim and len(tensor) == n else tensor.clone()
 
             self._step, self._calls = step, Counter()
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(0)  # layers that draw at random draw the same each time
+            with seeded_torch(0):  # layers that draw at random draw the same each time
                 call(*map_tensors(cut, args), **map_tensors(cut, dict(kwargs)))
 
         def show_again(chosen: list[int], order: list[int]) -> None:

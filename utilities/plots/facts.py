@@ -10,10 +10,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utilities.claims.claim import family
 from utilities.plots.captions import write_caption
 from utilities.plots.style import SMALLEST, paper_figure
 from utilities.plots.text import wrap
+from utilities.zoo.families import family
 
 OF_A_MODEL = ("model", "weights", "accuracy")
 WIDTH = 6.5  # width of a column of text in inches

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from torch import nn
 
-from utilities.compare.measures import MEASURES
 from utilities.compare.pairs import compare_all, pair_facts
 from utilities.compare.two_models import compare
-from utilities.datasets.factory import load_dataset, make_loader
 from utilities.datasets.loaders import same_input
-from utilities.metrics import MIN_IMAGES
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity, average
 from utilities.study.study import Study
-from utilities.zoo.factory import comparison_layers
+from utilities.zoo.layers import comparison_layers
 
 Results = dict[tuple[str, str], Similarity]
 PERMUTATIONS = 40
-OTHER_DATASET = {"quick": "photos", "paper": "cifar10"}
-MOST_AT_ONCE = 2000  # images in one batch, at most; some measures hold the Gram matrices of all of them
 
 
 @dataclass(frozen=True)
@@ -146,15 +141,15 @@ class Group:
 
     def save(self, results: Mapping[str, Results], figures: Mapping[str, Figure]) -> Path:
         """Write figures and results of several kinds, such as ``trained`` and ``untrained``; see `save_all`."""
-        flat = {(kind, *pair): one for kind, pairs in results.items() for pair, one in once(pairs).items()}
+        flat = {(kind, *pair): one for kind, pairs in results.items() for pair, one in unique_pairs(pairs).items()}
         return save_all(self.studies[0], flat, figures)
 
 
-def once(results: Results) -> Results:
+def unique_pairs(results: Results) -> Results:
     """Keep each pair of models once, including each model with itself, in the order of the models.
 
     Example:
-        >>> list(once({("a", "a"): 1, ("a", "b"): 2, ("b", "a"): 3, ("b", "b"): 4}))
+        >>> list(unique_pairs({("a", "a"): 1, ("a", "b"): 2, ("b", "a"): 3, ("b", "b"): 4}))
         [('a', 'a'), ('a', 'b'), ('b', 'b')]
     """
     order = list(dict.fromkeys(one for one, _ in results))
@@ -162,8 +157,8 @@ def once(results: Results) -> Results:
 
 
 def each_pair(results: Results) -> list[Similarity]:
-    """List the results of `once`."""
-    return list(once(results).values())
+    """List the results of `unique_pairs`."""
+    return list(unique_pairs(results).values())
 
 
 def split_off(results: Mapping[str, Result], count: int) -> tuple[dict[str, Result], dict[str, Result]]:
@@ -197,89 +192,3 @@ def save_all(study: Study, results: Mapping[Any, Result | Mapping[str, Result]],
         result.save(study.path(part if number else ""))
     paths = [study.save_figure(figure, key if number else "") for number, (key, figure) in enumerate(figures.items())]
     return paths[0]
-
-
-def across_datasets(study: Study, other: str | None = None) -> dict[str, Similarity]:
-    """Compare a trained model with itself on its own test images, on those of another set, and across the two.
-
-    Args:
-        study: Study of the model and its data set.
-        other: Name of another data set, by default taken from `OTHER_DATASET`. Its images are resized to those of the
-            first.
-
-    Returns:
-        ``own`` and ``other``: self-similarities, each on the same number of images. ``across``: layers on one set
-        against layers on the other, with images paired arbitrarily, and its null. ``across`` holds nothing to find.
-    """
-    model, facts = study.finished_model()
-    own = study.loader(n_images=study.n_images).dataset
-    like = {"image_size": own.image_size, "mean": own.mean, "std": own.std, "seed": study.seed}
-    other = other or OTHER_DATASET[study.profile]
-    foreign = load_dataset(other, "test", n_images=study.n_images, **like)
-    count = min(len(own), len(foreign))
-    own = load_dataset(study.dataset, "test", n_images=count, **like)
-    foreign = load_dataset(other, "test", n_images=count, **like)
-    size = min(study.batch_size, max(MIN_IMAGES["debiased"], count // 5))  # five batches or more, for the errors
-    loaders = [make_loader(data, size, seed=study.seed) for data in (own, foreign)]
-    results = {}
-    for key, chosen in (("own", loaders[:1]), ("other", loaders[1:]), ("across", loaders)):
-        dataset = " and ".join(f"{loader.dataset.name} (test)" for loader in chosen)
-        provenance = study.shared_facts(chosen[0]) | facts | {"dataset": dataset}
-        permutations = 100 if key == "across" else 0
-        layers = comparison_layers(model)
-        results[key] = compare(model, model, *chosen, layers1=layers, permutations=permutations, provenance=provenance)
-    return results
-
-
-def teach(teacher: Study, student: str, batch_size: int = 20) -> dict[str, Similarity]:
-    """Train a student with and without a teacher, and compare each with the teacher, batch by batch.
-
-    Args:
-        teacher: Study of the teacher, with data set and settings.
-        student: Name of a small model.
-        batch_size: Images in a batch of the comparison.
-
-    Returns:
-        ``taught`` and ``alone``: rows are the teacher's layers, columns the student's, with ``per_batch`` values.
-    """
-    model, facts = teacher.finished_model()
-    study = replace(teacher, model=student, epochs=None)
-    data = teacher.loader(n_images=teacher.n_images).dataset
-    loader = make_loader(data, batch_size, seed=teacher.seed)
-    results = {}
-    for key, path in (("taught", teacher.checkpoint()), ("alone", None)):
-        pupil = study.trained_model(teacher=path)
-        how = f"trained for {study.epochs} epochs, {'taught by ' + teacher.model if path else 'on the labels alone'}"
-        own = {"model": student, "weights": how, "accuracy": study.accuracy(pupil)}
-        provenance = teacher.shared_facts(loader) | pair_facts(facts, own)
-        layers = {"layers1": comparison_layers(model), "layers2": comparison_layers(pupil)}
-        results[key] = compare(model, pupil, loader, **layers, per_batch=True, provenance=provenance)
-    return results
-
-
-def under_every_measure(group: Group, count: int = 12, view: str = "gap") -> dict[str, Similarity]:
-    """Compare a pair of trained models under every measure, on one batch of all images.
-
-    Args:
-        group: Two models.
-        count: Approximate number of layers of each model, evenly spaced. Some measures look at one pair of layers at a
-            time, so many layers take long.
-        view: View of a layer. Widths have to stay below the number of images for CCA and regression.
-
-    Returns:
-        Title of the measure -> similarity, CKA first.
-    """
-    studies = group.studies
-    found = [study.finished_model() for study in studies]
-    (one, facts1), (two, facts2) = found
-    inputs = [study.loader(n_images=study.n_images) for study in studies]
-    if not same_input(*inputs):
-        raise ValueError(f"{studies[0].model} and {studies[1].model} need their images prepared differently")
-    data = inputs[0].dataset
-    loader = make_loader(data, min(len(data), MOST_AT_ONCE), seed=group.seed, drop_last=True)
-    names = [comparison_layers(model) for model, _ in found]
-    layers = [layers[:: max(1, len(layers) // count)] for layers in names]
-    provenance = studies[0].shared_facts(loader) | pair_facts(facts1, facts2)
-    options = {"layers1": layers[0], "layers2": layers[1], "view": view, "provenance": provenance}
-    results = [compare(one, two, loader, measure=name, **options) for name in ("cka", *MEASURES)]
-    return {result.provenance["measure"]: result for result in results}

@@ -1,7 +1,4 @@
-"""Shared parts of the notebooks: settings of a profile, trained and untrained models, comparison, saved files.
-
-``quick`` needs no network and runs in minutes on two cores; ``paper`` uses the study's data sets and training.
-"""
+"""Shared parts of the notebooks on one model: trained and untrained models, comparison, saved files."""
 
 from __future__ import annotations
 
@@ -11,82 +8,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
-from utilities.claims.claim import family
 from utilities.compare.two_models import compare
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.loaders import Loader, make_loader
 from utilities.plots.style import save_figure
 from utilities.results.similarity import Similarity, average
+from utilities.study.profiles import (
+    CANVAS_ACCURACY,
+    CANVAS_TRAINING,
+    LARGE_VIT,
+    LARGE_VIT_DATA,
+    NORM_IMAGES,
+    PROFILES,
+    QUICK_TRAINING,
+)
 from utilities.train import fit
-from utilities.training.augmentation import Mixing, recipe_augmentation
+from utilities.training.augmentation import MixupCutmix, recipe_augmentation
 from utilities.training.recipes import RECIPES
 from utilities.training.trainer import Recipe, estimate_batch_norm
 from utilities.utils import PROJECT_ROOT, evaluate
-from utilities.zoo.factory import comparison_layers, create_model, input_options
+from utilities.zoo.factory import create_model
+from utilities.zoo.families import family
+from utilities.zoo.inputs import input_options
+from utilities.zoo.layers import comparison_layers
 from utilities.zoo.trained_on import refuse_other_classes
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Default settings of one size of the study.
-
-    Attributes:
-        recipe: How models are trained, the data set included.
-        batch_size: Images in a batch of the comparison.
-        n_images: Number of test images to compare on; None uses all.
-        required_accuracy: Accuracy that a CNN or hybrid must reach with these settings, and the one that a ViT or Swin
-            must reach; or None.
-    """
-
-    recipe: Recipe
-    batch_size: int = 256
-    n_images: int | None = None
-    required_accuracy: tuple[float, float] | None = None
-
-
-# Number of images, in one batch, that batch norms are estimated on: for untrained models and after quick training.
-# Averages over small batches do not normalise a Lambda ResNet. Its layers are quadratic, and small errors grow from
-# block to block, up to NaN on a few images.
-NORM_IMAGES = 512
-PROFILES = {
-    "quick": Profile(
-        Recipe("digits", epochs=8, optimizer="adamw", warmup=2, norm_images=NORM_IMAGES),
-        batch_size=180,
-        required_accuracy=(0.95, 0.90),
-    ),
-    "paper": Profile(Recipe("cifar100", epochs=200, batch_size=256)),
-}
-# Epochs, learning rate and batch size on digits, by the beginning of the model's name. The rates were chosen by
-# validation accuracy. Models that missed their required accuracy were trained for more epochs. That accuracy is
-# measured on the test images, so quick accuracies show that a model has learnt but are not unbiased estimates. In so
-# few steps, AdamW brings deep models further than the study's SGD, which suits long training on many images.
-QUICK_TRAINING = {
-    "resnet101": (12, 1e-3, 32),
-    "resnet": (6, 1e-3, 32),
-    "wide_resnet": (6, 1e-3, 32),
-    "lambda": (6, 2e-3, 32),
-    "vit": (20, 2e-3, 64),
-    "plain": (8, 3e-3, 32),
-    "swin": (30, 1e-3, 32),
-    "alternet": (6, 1e-3, 32),
-}
-# Training settings on `canvas`, by model name, where they differ from the profile's. Chosen by validation accuracy.
-CANVAS_TRAINING = {
-    "vit_tiny_patch4_24": {"epochs": 10, "learning_rate": 1e-3, "batch_size": 64},
-    "resnet18": {"epochs": 5, "learning_rate": 1e-3, "batch_size": 32, "n_images": 2000},
-    "lambda_resnet26": {"epochs": 4, "learning_rate": 1.5e-3, "batch_size": 16, "n_images": 1600, "warmup": 1},
-}
-CANVAS_ACCURACY = (0.95, 0.88)  # required accuracies, as in `Profile.required_accuracy`
-# The study's ViT takes images of 224 pixels.
-LARGE_VIT = "vit_large_patch32_224"
-LARGE_VIT_DATA = {
-    "quick": {"dataset": "photos", "n_images": 48, "batch_size": 48},
-    "paper": {"dataset": "imagenet", "n_images": None, "batch_size": 64},
-}
 
 
 @dataclass(frozen=True)
@@ -199,13 +147,13 @@ class Study:
             data.augmentation = recipe_augmentation(self.recipe, data)
         return make_loader(data, batch_size or self.batch_size, seed=self.seed, shuffle="every_epoch")
 
-    def mixing(self) -> Mixing | None:
+    def mixing(self) -> MixupCutmix | None:
         """Return the mixing of images and smoothing of labels used in training, or None if the recipe has neither."""
         recipe = self.recipe
         if not (recipe.mixup or recipe.cutmix or recipe.label_smoothing):
             return None
         classes = load_dataset(self.dataset, "test").num_classes
-        return Mixing(classes, recipe.mixup, recipe.cutmix, recipe.label_smoothing)
+        return MixupCutmix(classes, recipe.mixup, recipe.cutmix, recipe.label_smoothing)
 
     @property
     def _checkpoints(self) -> Path:
@@ -346,27 +294,3 @@ class Study:
     def path(self, part: str = "") -> Path:
         """Return the path of this notebook's files without their ending."""
         return Path(self.output_dir).resolve() / (f"{self.name}_{part}" if part else self.name)
-
-
-def describe(result: Similarity) -> str:
-    """Describe in two sentences what the matrix of a self-comparison shows.
-
-    Args:
-        result: Comparison of a model with itself.
-
-    Example:
-        >>> import numpy as np
-        >>> matrix = np.array([[1, 0.9, 0.2], [0.9, 1, 0.4], [0.2, 0.4, 1]])
-        >>> print(describe(Similarity(matrix, ["a", "b", "c"], ["a", "b", "c"], 10, provenance={"model": "m"})))
-        In m, layers that follow each other have a CKA of 0.65 on average, the first and the last one 0.20.
-        The sharpest break between neighbours is from b to c, 0.40.
-    """
-    names, neighbours = result.layers1, np.diagonal(result.matrix, 1)
-    sharpest = int(np.nanargmin(neighbours))
-    weights = f" ({result.provenance['weights']})" if "weights" in result.provenance else ""
-    return (
-        f"In {result.provenance.get('model', 'the model')}{weights}, layers that follow each other have a CKA of "
-        f"{np.nanmean(neighbours):.2f} on average, the first and the last one {result.matrix[0, -1]:.2f}.\n"
-        f"The sharpest break between neighbours is from {names[sharpest]} to {names[sharpest + 1]}, "
-        f"{neighbours[sharpest]:.2f}."
-    )

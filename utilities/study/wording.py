@@ -1,4 +1,4 @@
-"""Describe what comparisons of models show, in words that the numbers support."""
+"""Describe what comparisons of layers and of models show, in words that the numbers support."""
 
 from __future__ import annotations
 
@@ -12,6 +12,30 @@ from utilities.results.similarity import Similarity
 
 WIDTH = 110
 Results = Mapping[tuple[str, str], Similarity]
+
+
+def describe(result: Similarity) -> str:
+    """Describe in two sentences what the matrix of a self-comparison shows.
+
+    Args:
+        result: Comparison of a model with itself.
+
+    Example:
+        >>> import numpy as np
+        >>> matrix = np.array([[1, 0.9, 0.2], [0.9, 1, 0.4], [0.2, 0.4, 1]])
+        >>> print(describe(Similarity(matrix, ["a", "b", "c"], ["a", "b", "c"], 10, provenance={"model": "m"})))
+        In m, layers that follow each other have a CKA of 0.65 on average, the first and the last one 0.20.
+        The sharpest break between neighbours is from b to c, 0.40.
+    """
+    names, neighbours = result.layers1, np.diagonal(result.matrix, 1)
+    sharpest = int(np.nanargmin(neighbours))
+    weights = f" ({result.provenance['weights']})" if "weights" in result.provenance else ""
+    return (
+        f"In {result.provenance.get('model', 'the model')}{weights}, layers that follow each other have a CKA of "
+        f"{np.nanmean(neighbours):.2f} on average, the first and the last one {result.matrix[0, -1]:.2f}.\n"
+        f"The sharpest break between neighbours is from {names[sharpest]} to {names[sharpest + 1]}, "
+        f"{neighbours[sharpest]:.2f}."
+    )
 
 
 def describe_pair(trained: Similarity, untrained: Similarity | None = None) -> str:
@@ -104,7 +128,7 @@ def describe_datasets(results: Mapping[str, Similarity]) -> str:
     """Describe how a model's self-similarity differs between two data sets, and what is left across them.
 
     Args:
-        results: ``own``, ``other`` and ``across``; see `utilities.study.group.across_datasets`.
+        results: ``own``, ``other`` and ``across``; see `utilities.study.comparisons.across_datasets`.
     """
     own, other, across = (results[key] for key in ("own", "other", "across"))
     upper = np.triu_indices(len(own.layers1), 1)
@@ -128,7 +152,7 @@ def describe_student(results: Mapping[str, Similarity]) -> str:
     """Describe what a teacher changed: the accuracies, and how close the student's layers come to the teacher's.
 
     Args:
-        results: ``taught`` and ``alone``; see `utilities.study.group.teach`.
+        results: ``taught`` and ``alone``; see `utilities.study.comparisons.teach`.
     """
     lines = []
     for key, result in results.items():

@@ -12,10 +12,8 @@ global generator.
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -30,39 +28,11 @@ from torchvision.transforms import functional as TF
 
 from utilities.datasets.images import Augmentation, ImageDataset
 from utilities.hooks.calls.labels import check_labels
+from utilities.hooks.calls.seeding import keeping_generators
 from utilities.training.recipes import Recipe
 
 _RAND_AUGMENT = re.compile(r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?))*")
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # resized crops: share of the area, width to height
-
-
-@contextmanager
-def seeded_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Seed the CPU's global generators, of Python, NumPy and torch, from another one, and restore them on exit.
-
-    This serves the transforms of libraries, which draw from the global generators.
-
-    Args:
-        generator: A CPU generator; None draws the seed from torch's global one.
-
-    Example:
-        >>> before = random.getstate()
-        >>> with seeded_from(torch.Generator().manual_seed(0)):
-        ...     number = random.random()
-        >>> random.getstate() == before
-        True
-    """
-    seed = int(torch.randint(2**31, (), generator=generator))
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - timm draws from the global generator
-    try:
-        with torch.random.fork_rng(devices=[]):
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            torch.default_generator.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 @dataclass(frozen=True)
@@ -84,7 +54,7 @@ class ResizedCrop:
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Augment a batch (images, channels, height, width)."""
         size = list(images.shape[-2:])
-        with seeded_from(generator):
+        with keeping_generators(_drawn_seed(generator)):
             boxes = [RandomResizedCrop.get_params(image, _SCALE, _RATIO) for image in images]
         crops = [TF.resized_crop(image, *box, size) for image, box in zip(images, boxes, strict=True)]
         return Augmentation(0, self.flip)(torch.stack(crops), generator)
@@ -127,7 +97,7 @@ class RandAugment:
         """Augment a batch (images, 3, height, width)."""
         mean, std = (torch.tensor(x).view(1, 3, 1, 1) * 255 for x in (self.mean, self.std))
         pixels = (images * std + mean).round_().clamp_(0, 255).to(torch.uint8)
-        with seeded_from(generator):
+        with keeping_generators(_drawn_seed(generator)):
             changed = [TF.pil_to_tensor(self._transform(TF.to_pil_image(image))) for image in pixels]
         return torch.stack(changed).float().sub_(mean).div_(std)
 
@@ -151,7 +121,7 @@ class Erasing:
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Augment a batch (images, channels, height, width)."""
-        with seeded_from(generator):
+        with keeping_generators(_drawn_seed(generator)):
             return RandomErasing(self.probability, mode="const", device="cpu")(images.clone())
 
 
@@ -192,7 +162,7 @@ def recipe_augmentation(recipe: Recipe, dataset: ImageDataset) -> Callable[..., 
 
 
 @dataclass(frozen=True)
-class Mix:
+class Blend:
     """State how each image of a batch is mixed with its partner, and its label likewise.
 
     Mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412) averages, λ x + (1 - λ) x'. Cutmix (Yun et al. 2019,
@@ -205,9 +175,9 @@ class Mix:
         box: Top, bottom, left and right of the pasted rectangle; None averages.
 
     Example:
-        >>> Mix(0.75).images(torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)).flatten()
+        >>> Blend(0.75).images(torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)).flatten()
         tensor([1., 3.])
-        >>> Mix(0.75).targets(torch.tensor([0, 1]), num_classes=2)
+        >>> Blend(0.75).targets(torch.tensor([0, 1]), num_classes=2)
         tensor([[0.7500, 0.2500],
                 [0.2500, 0.7500]])
     """
@@ -216,7 +186,7 @@ class Mix:
     box: tuple[int, int, int, int] | None = None
 
     @classmethod
-    def draw(cls, mixup: float, cutmix: float, size: Sequence[int], rng: np.random.Generator) -> Mix:
+    def draw(cls, mixup: float, cutmix: float, size: Sequence[int], rng: np.random.Generator) -> Blend:
         """Draw λ from Beta(α, α); the rectangle has √(1 - λ) of the image's sides and its centre anywhere.
 
         Args:
@@ -249,18 +219,18 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Mixing:
-    """Mix whole batches as a recipe does, outside of training.
+class MixupCutmix:
+    """Mix whole batches by mixup or cutmix, and smooth their labels, as a recipe does, outside of training.
 
     Attributes:
         num_classes: Number of classes.
-        mixup: See `Mix.draw`.
-        cutmix: See `Mix.draw`; if both are 0, labels are only smoothed.
+        mixup: See `Blend.draw`.
+        cutmix: See `Blend.draw`; if both are 0, labels are only smoothed.
         label_smoothing: Share of the labels that is spread over all classes.
 
     Example:
         >>> batch = torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
-        >>> images, targets = Mixing(2, label_smoothing=0.1)(*batch, torch.Generator().manual_seed(0))
+        >>> images, targets = MixupCutmix(2, label_smoothing=0.1)(*batch, torch.Generator().manual_seed(0))
         >>> targets
         tensor([[0.9500, 0.0500],
                 [0.0500, 0.9500]])
@@ -280,9 +250,14 @@ class Mixing:
             ValueError: If labels are not among the classes.
         """
         labels = check_labels(labels, self.num_classes, len(images))
-        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-        mix = Mix.draw(self.mixup, self.cutmix, images.shape[-2:], rng) if self.mixup or self.cutmix else Mix()
+        rng = np.random.default_rng(_drawn_seed(generator))
+        mix = Blend.draw(self.mixup, self.cutmix, images.shape[-2:], rng) if self.mixup or self.cutmix else Blend()
         return mix.images(images), mix.targets(labels, self.num_classes, self.label_smoothing)
+
+
+def _drawn_seed(generator: torch.Generator | None) -> int:
+    """Draw a seed from a CPU generator; None draws from torch's global one."""
+    return int(torch.randint(2**31, (), generator=generator))
 
 
 def _stretch(length: int, share: float, rng: np.random.Generator) -> tuple[int, int]:

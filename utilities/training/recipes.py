@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from utilities.zoo.families import usual_optimizer
+
 OPTIMIZERS = ("sgd", "adamw")
-TRANSFORMERS = ("vit", "deit", "swin", "pit", "mixer")  # parts of the names of models that SGD trains badly
 SCHEDULES = ("cosine", "epochwise_cosine", "epochwise_steps")
 CROPS = ("padded", "resized")
 _LEAST = {"epochs": 0, "batch_size": 2, "weight_decay": 0, "warmup": 0, "norm_images": 0}
@@ -33,7 +34,8 @@ class Recipe:
         epochs: Passes over the training images; for some values of ``schedule`` those of the warm-up are extra.
         batch_size: Number of images in a step.
         learning_rate: Learning rate at its peak; None is 0.1 for SGD and 0.001 for AdamW.
-        optimizer: ``"sgd"`` with momentum 0.9, or ``"adamw"``; None is AdamW for transformers and SGD for all else.
+        optimizer: ``"sgd"`` with momentum 0.9, or ``"adamw"``; None is AdamW for transformers and SGD for all
+            else, see `utilities.zoo.families`.
         weight_decay: Weight decay of all parameters; None is 5e-4 for SGD and 0.05 for AdamW.
         warmup: Epochs of linear growth of the learning rate, from step to step.
         image_size: Height and width in pixels; None is the data set's own.
@@ -96,8 +98,7 @@ class Recipe:
         Raises:
             ValueError: If an option makes no sense; the message names it, its value and what it may be.
         """
-        bare = model_name.rpartition(":")[2]  # for a function of your own, its name without the file's
-        optimizer = self.optimizer or ("adamw" if any(kind in bare for kind in TRANSFORMERS) else "sgd")
+        optimizer = self.optimizer or usual_optimizer(model_name)
         choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "crop": CROPS}
         for name, known in choices.items():
             value = optimizer if name == "optimizer" else getattr(self, name)

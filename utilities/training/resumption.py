@@ -167,7 +167,7 @@ def refuse_diverged(trainer: Trainer, test: dict[str, float]) -> None:
         )
 
 
-def take_up(
+def resume_run(
     trainer: Trainer, recipe: Recipe, interrupted: Path, facts: dict[str, Any], report: Callable[[str], None]
 ) -> None:
     """Resume from a file, if it belongs to the same recipe and did not diverge.

@@ -20,7 +20,7 @@ from utilities.hooks.calls.inputs import check_gradients, explaining
 from utilities.hooks.calls.labels import check_labels, check_logits, hits
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.calls.weights import STATISTICS, check_weights
-from utilities.training.augmentation import Mix
+from utilities.training.augmentation import Blend
 from utilities.training.distillation import distillation_loss
 from utilities.training.recipes import OPTIMIZERS, Recipe, schedule
 from utilities.utils import evaluate, evaluating, has_fast_bfloat16, resolve_device, split_batch
@@ -228,14 +228,14 @@ class Trainer:
         single = self.precisions[0][1] if self.precisions else self.precision
         return {"precision": ", then ".join(parts) if len(parts) > 1 else single, "precisions": self.precisions}
 
-    def _mix(self, images: torch.Tensor, epoch: int, step: int) -> Mix | None:
+    def _mix(self, images: torch.Tensor, epoch: int, step: int) -> Blend | None:
         """Draw how to mix the images of a step, from (seed, epoch, step), or None if the recipe does not mix."""
         mixup, cutmix = self.recipe.mixup, self.recipe.cutmix
         if not (mixup or cutmix):
             return None
-        return Mix.draw(mixup, cutmix, images.shape[-2:], np.random.default_rng([self.train.seed, 3, epoch, step]))
+        return Blend.draw(mixup, cutmix, images.shape[-2:], np.random.default_rng([self.train.seed, 3, epoch, step]))
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, mix: Mix | None) -> torch.Tensor:
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, mix: Blend | None) -> torch.Tensor:
         """Take one step; return the summed loss and the numbers of right answers, first and among the first five."""
         if mix:
             images = mix.images(images)
@@ -248,7 +248,7 @@ class Trainer:
         labels = check_labels(labels, logits.shape[1], len(logits)).to(self.device)
         logits, targets = logits.float(), labels
         if mix or self.recipe.label_smoothing:
-            targets = (mix or Mix()).targets(labels, logits.shape[1], self.recipe.label_smoothing)
+            targets = (mix or Blend()).targets(labels, logits.shape[1], self.recipe.label_smoothing)
             labels = targets.argmax(1)
         loss = nn.functional.cross_entropy(logits, targets)
         if taught is not None:

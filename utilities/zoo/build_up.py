@@ -7,13 +7,13 @@ attention blocks raised it to 83.45, 83.66, 83.77 and 84.02 %; with others in th
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from utilities.hooks.calls.seeding import seeded_torch
 from utilities.zoo import alternet, preact_resnet
 from utilities.zoo.alternet import HEADS, AlterNet, check_room, msa_counts, pattern
 from utilities.zoo.preact_resnet import PreActResNet
@@ -70,18 +70,15 @@ def build_up(
     models = [base]
     for stage in _planned(base, order, steps):
         grown = copy.deepcopy(models[-1])
-        with _seeded(seed, stage, msa_counts(grown)[stage - 1]):
+        with seeded_torch(_seed_of(seed, stage, msa_counts(grown)[stage - 1])):
             grown.add_msa(stage)
         models.append(grown)
     return models
 
 
-@contextmanager
-def _seeded(*seed: int) -> Iterator[None]:
-    """Seed the CPU generator inside, and restore it on exit."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        yield
+def _seed_of(*keys: int) -> int:
+    """Make one seed from several integers, so that (seed 0, stage 1) and (seed 1, stage 0) are unrelated."""
+    return int(np.random.SeedSequence(keys).generate_state(1)[0])
 
 
 def _as_alternet(
@@ -97,7 +94,7 @@ def _as_alternet(
         if model not in _BUILDERS:
             raise ValueError(f"unknown model {model!r}; choose from {', '.join(_BUILDERS)}, or pass a model")
         none = {"msa": (0, 0, 0, 0)} if model.startswith("alternet") else {}
-        with _seeded(seed):
+        with seeded_torch(_seed_of(seed)):
             model = _BUILDERS[model](**none, **options)
     elif not isinstance(model, PreActResNet):
         raise TypeError(f"expected a PreActResNet, an AlterNet or a name, got {type(model).__name__}")

@@ -148,6 +148,7 @@ def write_torch(path: str | Path, content: Any) -> Path:
     """Write tensors and plain values by ``torch.save``, whole or not at all.
 
     Example:
+        >>> import tempfile
         >>> import torch
         >>> torch.load(write_torch(Path(tempfile.mkdtemp()) / "a.pth", {"n": 3}), weights_only=True)
         {'n': 3}

@@ -1,4 +1,4 @@
-"""Build models by name, with their weights, their preprocessing, and the list of their layers worth comparing.
+"""Build models by name, with their weights.
 
 Names are those of this package (``resnet18``, ``lambda_resnet26``, ``vit_tiny_patch2_16``, ...), and
 ``timm/NAME`` and ``torchvision/NAME`` for any classifier of those two libraries. Name your own model by the function
@@ -10,28 +10,23 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-import torchvision
-from timm.layers import LayerNorm2d
-from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 from utilities import lambda_resnet, resnet
-from utilities.lambda_layer import LambdaLayer
+from utilities.hooks.calls.seeding import seeded_torch
 from utilities.zoo import alternet, plain_cnn, preact_resnet, swin, vit
 from utilities.zoo import cifar as cifar_models
 from utilities.zoo.build_up import MSA_COUNTS
 from utilities.zoo.checkpoints import load_checkpoint, read_checkpoint
-from utilities.zoo.libraries import build_timm, build_torchvision, torchvision_names, transformer_layers
-from utilities.zoo.local_attention import LocalAttention
+from utilities.zoo.libraries import build_timm, build_torchvision, torchvision_names
 from utilities.zoo.local_vit import local_vit
 from utilities.zoo.old_checkpoints import map_keys, map_names
 from utilities.zoo.own_models import build_own, is_own, own_function
@@ -69,41 +64,6 @@ _OWN |= {
     for size in ("16", "32")
 }
 _UNLIKELY = 7919  # number of classes of a model that is built to see which entries have that size
-_COMPARED = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.GELU,
-    nn.SiLU,
-    nn.Hardswish,
-    nn.Linear,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    LayerNorm2d,
-    LambdaLayer,
-    LocalAttention,
-)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Hold how images have to be prepared for a model that somebody else trained.
-
-    Attributes:
-        input_size: Size of one image, (channels, height, width).
-        mean: Value subtracted from each channel of images in 0 ... 1.
-        std: Value that each channel is divided by afterwards.
-        transform: Function from a PIL image to a tensor of shape input_size.
-    """
-
-    input_size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    transform: Callable[[Any], torch.Tensor]
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -172,7 +132,7 @@ def create_model(
     content = read_checkpoint(Path(weights)) if from_file else {}
     if from_file and num_classes is None:
         num_classes = _classes_in(name, content, kwargs)
-    with _seeded(seed):
+    with nullcontext() if seed is None else seeded_torch(seed):
         model = _build(name, num_classes, str(weights) == "pretrained", kwargs)
     if from_file:
         asked = {"name": name, "num_classes": num_classes}
@@ -182,107 +142,6 @@ def create_model(
         model.trained_on = TrainedOn.of(content, Path(weights), num_classes)
     model.zoo_name = name
     return model.train()
-
-
-def comparison_layers(model: nn.Module) -> list[str]:
-    """Name the layers worth comparing, in the order of registration, which follows that of execution.
-
-    - **timm's VisionTransformer**: the patch embedding, for each block ``norm1, attn.qkv, attn.q_norm,
-      attn.k_norm`` (queries and keys, also where these are identities), ``attn.proj, norm2, mlp.fc1, mlp.act,
-      mlp.fc2``, then ``norm`` and ``head``.
-    - **timm's SwinTransformer**: the patch embedding and its norm, for each stage the norm and the linear layer that
-      merge its tokens (``downsample``, which is no shortcut here) and for each block ``norm1, attn.qkv, attn.proj,
-      norm2, mlp.fc1, mlp.act, mlp.fc2``, then ``norm``, ``head.global_pool`` and ``head.fc``.
-    - **timm's PoolingVisionTransformer**: the patch embedding, for each stage the convolution that merges its tokens
-      and the linear layer that widens its class token (``pool``), blocks as in the VisionTransformer, ``norm, head``.
-    - **Every other model**: norms, activations, linear layers and pooling; lambda layers and local attention as a
-      whole; and the patch embedding of timm's MlpMixer. Shortcuts (``downsample``) are left out, and so is what lies
-      inside a lambda layer, local attention or ``nn.MultiheadAttention``. A ResNet thus has all batch norms after the
-      convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        Names as in ``model.named_modules()``.
-
-    Example:
-        >>> names = comparison_layers(create_model("resnet18"))
-        >>> len(names), names[:4], names[-2:]
-        (36, ['bn1', 'relu', 'layer1.0.bn1', 'layer1.0.relu1'], ['avgpool', 'fc'])
-    """
-    names, closed = transformer_layers(model), ()
-    if names:
-        return names
-    if isinstance(model, MlpMixer):
-        names.append("stem.proj")
-    for name, module in model.named_modules():
-        if name.startswith(closed) or "downsample" in name.split("."):
-            continue
-        if isinstance(module, (LambdaLayer, LocalAttention, nn.MultiheadAttention)):
-            closed += (f"{name}.",)
-        if name and isinstance(module, _COMPARED):
-            names.append(name)
-    return names
-
-
-def preprocessing(model: str | nn.Module) -> Preprocessing:
-    """Return the evaluation transform that a timm or torchvision model was trained for.
-
-    Args:
-        model: A name, or a model made by `create_model` or timm.
-
-    Returns:
-        Transform, input size, mean and standard deviation.
-
-    Raises:
-        ValueError: For models that are trained here: their preprocessing is that of the data set.
-
-    Example:
-        >>> preprocessing("vit_large_patch32_224").input_size
-        (3, 224, 224)
-    """
-    name = model if isinstance(model, str) else getattr(model, "zoo_name", "")
-    if name:
-        check_name(name)
-    library, _, bare = name.rpartition("/")
-    if library == "torchvision":
-        return _torchvision_preprocessing(bare)
-    if library == "timm" or bare == "vit_large_patch32_224":
-        config = timm.get_pretrained_cfg(vit.VIT_LARGE_TAG if not library else bare)
-        config = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
-    elif not name and getattr(model, "pretrained_cfg", None):
-        config = timm.data.resolve_model_data_config(model)
-    else:
-        raise ValueError(
-            f"{name or type(model).__name__} has no preprocessing of its own: it takes what its data set gives "
-            "(utilities.datasets); for a library's model pass the name, 'timm/NAME' or 'torchvision/NAME'"
-        )
-    return Preprocessing(config["input_size"], config["mean"], config["std"], timm.data.create_transform(**config))
-
-
-def input_options(name: str) -> dict[str, Any]:
-    """Return the options of `utilities.datasets.load_dataset` that a model needs for its images.
-
-    Args:
-        name: See `list_models`.
-
-    Returns:
-        Size, mean and standard deviation for the libraries' models and ViT-L/32. For the small transformers, whose
-        names end with their size, the size alone. Nothing for models that take any size, and for your own.
-
-    Example:
-        >>> input_options("vit_tiny_patch2_16"), input_options("resnet18"), input_options("torchvision/resnet18")
-        ({'image_size': 16}, {}, {'image_size': 224, 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})
-    """
-    if is_own(name):
-        return {}
-    if name.startswith(("vit_ti", "swin_ti", "pit_ti", "mixer_ti")):
-        return {"image_size": int(name.rpartition("_")[2])}
-    if name.startswith(("timm/", "torchvision/")) or name == "vit_large_patch32_224":
-        asked = preprocessing(name)
-        return {"image_size": asked.input_size[-1], "mean": asked.mean, "std": asked.std}
-    return {}
 
 
 def check_name(name: str) -> None:
@@ -309,17 +168,6 @@ def check_name(name: str) -> None:
         )
 
 
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Seed the CPU generator inside, and restore it on exit; None does nothing."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
 def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     """Build a model with random or pretrained weights."""
     if is_own(name):
@@ -342,7 +190,7 @@ def _classes_in(name: str, content: dict[str, Any], kwargs: dict[str, Any]) -> i
     """Read a checkpoint's number of classes off its classifier; return None if that cannot be told."""
     for device in ("meta", "cpu"):  # some builders compute with weights, which have no values on meta
         try:
-            with _seeded(0), warnings.catch_warnings(), torch.device(device):
+            with seeded_torch(0), warnings.catch_warnings(), torch.device(device):
                 warnings.simplefilter("ignore")
                 wanted = _build(name, _UNLIKELY, False, kwargs).state_dict()
             break
@@ -359,10 +207,3 @@ def _classes_in(name: str, content: dict[str, Any], kwargs: dict[str, Any]) -> i
     found = (shapes[key][axis] for key, axis in sizes.items() if len(shapes[key]) == wanted[key].ndim)
     headless = 0 if name.startswith("timm/") and not any(key in state for key in sizes) else None
     return next(found, headless)
-
-
-def _torchvision_preprocessing(bare: str) -> Preprocessing:
-    """Read the preset that belongs to the default weights."""
-    preset = torchvision.models.get_model_weights(bare).DEFAULT.transforms()
-    (size,) = preset.crop_size
-    return Preprocessing((3, size, size), tuple(preset.mean), tuple(preset.std), preset)

@@ -95,13 +95,13 @@ def build_own(name: str, num_classes: int | None, pretrained: bool, kwargs: dict
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise TypeError(f"{name} was called with ({given}) and refuses: {error}") from error
     except (Exception, SystemExit) as error:  # the function may raise anything
-        raise ValueError(f"{name} raised {_said(error)}") from error
+        raise ValueError(f"{name} raised {_in_words(error)}") from error
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} gives a {type(model).__name__}, not a torch module")
     return model
 
 
-def _said(error: BaseException) -> str:
+def _in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -125,7 +125,7 @@ def _from_package(where: str) -> ModuleType:
                 raise ValueError(f"{where} cannot be imported: {error}") from error
             raise ValueError(f"there is no module {where!r} to import from {Path.cwd()}; {HOW}") from error
         except (Exception, SystemExit) as error:  # the module may raise anything
-            raise ValueError(f"{where} cannot be imported: {_said(error)}") from error
+            raise ValueError(f"{where} cannot be imported: {_in_words(error)}") from error
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -144,7 +144,7 @@ def _from_file(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the file may raise anything
         del sys.modules[name]
-        raise ValueError(f"{path} cannot be imported: {_said(error)}") from error
+        raise ValueError(f"{path} cannot be imported: {_in_words(error)}") from error
     return module
 
 

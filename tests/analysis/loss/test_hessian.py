@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from utilities.analysis.loss.curvature import Hessian, Objective, mini_batches
+from utilities.analysis.loss.curvature import Hessian, Objective
 from utilities.analysis.loss.eigenvalues import extreme_eigenpairs, hutchinson, shifted
 from utilities.analysis.loss.hessian import (
     HessianSpectra,
@@ -21,6 +21,7 @@ from utilities.analysis.loss.hessian import (
     negative_proportion,
     over_training,
 )
+from utilities.analysis.loss.mini_batches import mini_batches
 from utilities.datasets import load_dataset, make_loader
 from utilities.results.statistics import jackknife
 from utilities.zoo.vit import vit_tiny_patch2_16

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from utilities.analysis.loss import points as module
 from utilities.analysis.loss.directions import random_directions
+from utilities.analysis.loss.grid_losses import duration, image_losses
 from utilities.analysis.loss.landscape import Landscape, join_landscapes, loss_landscape
-from utilities.analysis.loss.survey import duration, image_losses
 from utilities.claims.park_kim_2022.landscape import claims_of_landscape
 from utilities.datasets import load_dataset, make_loader
 from utilities.plots.loss.landscape import plot_contours, plot_cuts, plot_surfaces

@@ -17,7 +17,7 @@ from utilities.analysis.predictions.classification import classify
 from utilities.analysis.predictions.noise_frequency import noise_frequency
 from utilities.analysis.predictions.robustness import robustness
 from utilities.hooks.calls.labels import BatchCheck, as_labels, check_batch, check_labels, classes_of, hits
-from utilities.training.augmentation import Mixing
+from utilities.training.augmentation import MixupCutmix
 from utilities.training.distillation import distillation_loss
 from utilities.training.recipes import Recipe
 from utilities.training.trainer import Trainer
@@ -307,9 +307,9 @@ def test_training_rows_are_means_over_the_images_that_were_trained_on():
 def test_labels_that_cannot_be_mixed_are_named(labels):
     batch = [(IMAGES[:2], torch.tensor(labels))]
     with pytest.raises(ValueError, match=f"label {labels[1]}"):
-        hessian_spectra(linear(), batch, k=1, batch_size=2, n_batches=1, mix=Mixing(CLASSES, mixup=1.0), **QUIET)
+        hessian_spectra(linear(), batch, k=1, batch_size=2, n_batches=1, mix=MixupCutmix(CLASSES, mixup=1.0), **QUIET)
     with pytest.raises(ValueError, match=f"label {labels[1]}"):
-        loss_landscape(linear(), batch, points=3, report=None, mix=Mixing(CLASSES, mixup=1.0), **QUIET)
+        loss_landscape(linear(), batch, points=3, report=None, mix=MixupCutmix(CLASSES, mixup=1.0), **QUIET)
 
 
 def test_teachers_of_other_classes_are_refused():

@@ -23,8 +23,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from utilities.analysis.loss.curvature import Mix, Objective, as_type, check_targets, mini_batches, said_of_images
+from utilities.analysis.loss.curvature import Objective
 from utilities.analysis.loss.eigenvalues import ENDS, check_ends, extreme_eigenpairs, hutchinson, shifted
+from utilities.analysis.loss.mini_batches import SeededMixFunction, as_type, check_targets, image_facts, mini_batches
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
 from utilities.results.statistics import jackknife
@@ -172,7 +173,7 @@ def hessian_spectra(
     lanczos_vectors: int | None = None,
     restarts: int = 30,
     trace_probes: int = 0,
-    mix: Mix | None = None,
+    mix: SeededMixFunction | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -224,11 +225,7 @@ def hessian_spectra(
     """
     goal = Objective(**objective)
     check_ends(k, ends)
-    if chunk is not None and (chunk < 1 or goal.mode == "train"):
-        raise ValueError(f"chunk={chunk} should be 1 or more, and None in mode 'train': chunks differ in statistics")
-    if not tolerance > 0 or restarts < 1 or trace_probes < 0:
-        given = f"{tolerance}, {restarts} and {trace_probes}"
-        raise ValueError(f"tolerance should be above 0, restarts 1 or more, trace_probes 0 or more; got {given}")
+    _check(chunk, goal.mode, tolerance, restarts, trace_probes)
     check_weights(model)
     batches = mini_batches(loader, batch_size, n_batches, mix=mix, seed=seed)
     check_targets(model, batches[0][0], [targets for _, targets in batches], goal, device, loader)
@@ -246,8 +243,17 @@ def hessian_spectra(
     _warn_of_missing(eigenvalues, settings)
     known = {"seed": seed, **(provenance or {}), **goal.facts(), **settings, "k": k, "batch_size": batch_size}
     known |= {"n_batches": len(batches), "n": len(batches) * batch_size, "chunk": chunk, "hessian_seed": seed}
-    known |= {**said_of_images(loader, mix), "versions": versions()}
+    known |= {**image_facts(loader, mix), "versions": versions()}
     return HessianSpectra(eigenvalues, residuals, list(ends), np.array(traces), operator.shape[0], known)
+
+
+def _check(chunk: int | None, mode: str, tolerance: float, restarts: int, trace_probes: int) -> None:
+    """Refuse options out of range."""
+    if chunk is not None and (chunk < 1 or mode == "train"):
+        raise ValueError(f"chunk={chunk} should be 1 or more, and None in mode 'train': chunks differ in statistics")
+    if not tolerance > 0 or restarts < 1 or trace_probes < 0:
+        given = f"{tolerance}, {restarts} and {trace_probes}"
+        raise ValueError(f"tolerance should be above 0, restarts 1 or more, trace_probes 0 or more; got {given}")
 
 
 def _warn_of_missing(eigenvalues: np.ndarray, settings: Mapping[str, Any]) -> None:
@@ -295,13 +301,13 @@ def over_training(
     for model in models.values():
         check_weights(model)
     facts = {epoch: {**(provenance or {}), "weights": f"after {epoch} epochs", "epoch": epoch} for epoch in models}
-    images = _Kept(loader, options.get("batch_size", BATCH_SIZE), options.get("n_batches", N_BATCHES))
+    images = _KeptBatches(loader, options.get("batch_size", BATCH_SIZE), options.get("n_batches", N_BATCHES))
     return {
         epoch: hessian_spectra(model, images, provenance=facts[epoch], **options) for epoch, model in models.items()
     }
 
 
-class _Kept(list):
+class _KeptBatches(list):
     """The mini-batches of a loader, read once, so that a shuffling loader serves the same ones to each snapshot."""
 
     def __init__(self, loader: Iterable[Any], batch_size: int, n_batches: int | None) -> None:

@@ -21,17 +21,17 @@ import torch
 from torch import nn
 
 from utilities.analysis.loss.directions import Directions, inner_products, l2_surface, moving, random_directions
-from utilities.analysis.loss.points import Points
-from utilities.analysis.loss.survey import (
+from utilities.analysis.loss.grid_losses import (
     BATCH_NORMS,
-    Mix,
-    Survey,
+    GridLosses,
+    MixFunction,
     digest_of,
     freeze,
     image_losses,
     normalising,
     same_epoch,
 )
+from utilities.analysis.loss.points import Points
 from utilities.analysis.stream import stream
 from utilities.compare.unfinished_sums import code_of, fingerprint
 from utilities.hooks.calls.labels import BatchCheck
@@ -157,7 +157,7 @@ def loss_landscape(
     orthogonal: bool = False,
     directions: Directions | None = None,
     batch_norm: str = "trained",
-    mix: Mix | None = None,
+    mix: MixFunction | None = None,
     n_images: int | None = None,
     memory: float = 4.0,
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = image_losses,
@@ -223,9 +223,9 @@ def loss_landscape(
     """
     _check(points, extent, weight_decay, batch_norm, n_images, memory, part)
     check_weights(model)
-    x = np.linspace(-extent, extent, points)
-    x[points // 2] = 0.0
-    y = np.zeros(1) if one_dimensional else x.copy()
+    x, y = _axes(points, extent, one_dimensional)
+    grid = [(float(a), float(b)) for b in y for a in x]
+    own = range(len(grid))[part[0] :: part[1]]
     kind = "random" if directions is None else "given"
     directions = directions or random_directions(model, seed, orthogonal=orthogonal)
     directions.check(model)
@@ -235,23 +235,22 @@ def loss_landscape(
     saved = None if resume is None else Points(resume, (provenance or {}).get("model", ""), part[0])
     # The seed identifies random directions. Their norms, and so their last bits, depend on the number of threads.
     own_directions = b"" if kind == "random" else directions.first.tobytes() + directions.second.tobytes()
-    own = fingerprint([model], (settings, hashlib.sha256(own_directions).hexdigest(), code_of(loss)))
+    identity = fingerprint([model], (settings, hashlib.sha256(own_directions).hexdigest(), code_of(loss)))
     with same_epoch(loader), stream(model, loader, device=device, labelled=True, progress=progress) as batches:
         frozen = freeze(batches, n_images, mix, seed, memory)
-        run = hashlib.sha256(f"{own} {digest_of(frozen)}".encode()).hexdigest()
+        run = hashlib.sha256(f"{identity} {digest_of(frozen)}".encode()).hexdigest()
         done = {} if saved is None else saved.load(run)
-        grid = [(float(a), float(b)) for b in y for a in x]
-        todo = [index for index in range(len(grid))[part[0] :: part[1]] if index not in done]
+        todo = [index for index in own if index not in done]
         with moving(model, directions) as moved, normalising(model, batch_norm):
-            survey = Survey(model, moved, frozen, batch_norm == "estimate", loss, BatchCheck(loader))
-            survey.run(grid, todo, done, saved, report, progress)
+            losses = GridLosses(model, moved, frozen, batch_norm == "estimate", loss, BatchCheck(loader))
+            losses.measure(grid, todo, done, saved, report, progress)
     if saved is not None and part[1] == 1:
         saved.remove()
     values = np.full((4, len(grid)), np.nan)
-    for index in range(len(grid))[part[0] :: part[1]]:
+    for index in own:
         values[:, index] = done[index]
     nll, stderr, rise_stderr, accuracy = values.reshape(4, len(y), len(x))
-    _warn_of_overflow(nll, len(range(len(grid))[part[0] :: part[1]]))
+    _warn_of_overflow(nll, len(own))
     n = sum(len(images) for images, _ in frozen)
     known = {"seed": seed, **(provenance or {}), **{k: v for k, v in settings.items() if k != "seed"}}
     known |= {"n": n, "direction_seed": directions.seed, "weight_decay": weight_decay, "decay_vectors": decay_vectors}
@@ -319,6 +318,13 @@ def _check(
         )
     if not 0 <= part[0] < part[1]:
         raise ValueError(f"part={part} should be (index, count) with an index from 0 to count - 1")
+
+
+def _axes(points: int, extent: float, one_dimensional: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a and b; the middle one of each is exactly 0."""
+    x = np.linspace(-extent, extent, points)
+    x[points // 2] = 0.0
+    return x, np.zeros(1) if one_dimensional else x.copy()
 
 
 def _warn_of_overflow(nll: np.ndarray, count: int) -> None:

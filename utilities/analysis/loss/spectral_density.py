@@ -9,18 +9,20 @@ new vector orthogonal to all earlier ones; without this, extreme eigenvalues app
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.linalg import eigh_tridiagonal
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from utilities.analysis.loss.curvature import Mix, Objective, as_type, check_targets, mixed, reading, said_of_images
+from utilities.analysis.loss.curvature import Objective
+from utilities.analysis.loss.lanczos import lanczos, quadrature
+from utilities.analysis.loss.mini_batches import SeededMixFunction, check_targets, image_facts
+from utilities.analysis.loss.repeated_passes import RepeatedPasses
 from utilities.datasets.loaders import seeded_generator
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
@@ -29,91 +31,7 @@ from utilities.utils import versions
 
 POINTS = 1024  # minimum number of points of the density's grid
 PER_WIDTH = 4  # minimum number of points per standard deviation of the Gaussians
-BLOCK = 2**15  # numbers that are summed in their own type
 REACH = 5  # standard deviations by which the grid extends beyond the outermost nodes
-
-
-def lanczos(
-    matvec: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, steps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Make a symmetric matrix tridiagonal by Lanczos's method, with full re-orthogonalisation.
-
-    Args:
-        matvec: Multiplies the matrix by a vector.
-        start: First vector, with any norm above 0, shape (n,). Its dtype and device are used for the computation.
-        steps: Maximum number of steps. There are fewer if the Krylov space is exhausted, and never more than n.
-
-    Returns:
-        The diagonal, shape (steps,), and the off-diagonal, shape (steps - 1,), both float64.
-
-    Example:
-        >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
-        >>> alphas, betas = lanczos(matrix.mv, torch.tensor([1.0, 0.0], dtype=torch.float64), 5)
-        >>> alphas.tolist(), betas.tolist()
-        ([2.0, 3.0], [1.0])
-    """
-    basis = start.new_empty(min(steps, len(start)), len(start))
-    vector, alphas, betas, scale = start / _inner(start[None], start).sqrt().to(start), [], [], 0.0
-    for step in range(len(basis)):
-        basis[step] = vector
-        vector = matvec(vector)
-        shares = _inner(basis[: step + 1], vector)
-        alphas.append(float(shares[-1]))
-        vector = vector - shares.to(vector) @ basis[: step + 1]
-        vector = vector - _inner(basis[: step + 1], vector).to(vector) @ basis[: step + 1]  # what rounding left
-        betas.append(float(_inner(vector[None], vector).sqrt()))
-        scale = max(scale, abs(alphas[-1]), betas[-1])
-        if betas[-1] <= 10 * torch.finfo(start.dtype).eps * scale:
-            break
-        vector = vector / betas[-1]
-    return np.array(alphas), np.array(betas[: len(alphas) - 1])
-
-
-def _inner(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    """Multiply rows by a vector, summing in float64.
-
-    Float32 sums over ten million numbers are off by about 1e-3.
-    """
-    parts = zip(rows.split(BLOCK, dim=1), vector.split(BLOCK), strict=True)
-    return torch.stack([part @ own for part, own in parts]).cpu().double().sum(0)
-
-
-def quadrature(alphas: np.ndarray, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute nodes and weights of Gauss quadrature from a tridiagonal matrix (Golub and Welsch 1969).
-
-    Args:
-        alphas: Diagonal, shape (m,).
-        betas: Off-diagonal, shape (m - 1,).
-
-    Returns:
-        The eigenvalues in ascending order, and the squared first components of the eigenvectors, which sum to 1.
-
-    Example:
-        >>> nodes, weights = quadrature(np.array([0.0, 0.0]), np.array([1.0]))
-        >>> nodes.round(6).tolist(), weights.round(6).tolist()
-        ([-1.0, 1.0], [0.5, 0.5])
-    """
-    nodes, vectors = eigh_tridiagonal(alphas, betas)
-    return nodes, vectors[0] ** 2
-
-
-def smoothed(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
-    """Sum Gaussians centred at the nodes, each with its node's weight as area.
-
-    Args:
-        nodes: Nodes, in any shape.
-        weights: Weights, in the same shape.
-        grid: Points at which the sum is evaluated, shape (points,).
-        width: Standard deviation of the Gaussians.
-
-    Example:
-        >>> grid = np.linspace(-5, 5, 101)
-        >>> density = smoothed(np.array([-1.0, 1.0]), np.array([0.5, 0.5]), grid, 0.5)
-        >>> round(float(density.sum()) * 0.1, 6)
-        1.0
-    """
-    z = (grid[:, None] - nodes.ravel()) / width
-    return np.exp(-(z**2) / 2) @ weights.ravel() / (width * np.sqrt(2 * np.pi))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,107 +89,23 @@ class SpectralDensity(Result):
         return table[table.weight > 0].reset_index(drop=True)
 
 
-class Passes:
-    """The batches of a loader, mixed and converted to one type, checked to be the same in every pass.
-
-    The batches themselves are not kept. Only each image's sum and label are, to recognise the image. Where each image
-    counts by itself, the order may change from pass to pass. Where the images of a batch count together, every batch
-    has to hold the same images each time.
+def smoothed(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
+    """Sum Gaussians centred at the nodes, each with its node's weight as area.
 
     Args:
-        loader: Loader, read in every pass.
-        dtype: Type of the images.
-        mix: Mixes the images of a batch.
-        seed: Seed for ``mix``.
-        together: Whether the images of a batch count together even without ``mix``, because batch norms use the batch's
-            statistics.
-
-    Attributes:
-        n: Number of images.
-        count: Number of batches.
-        first: The first image, (1, ...).
-        targets: Targets of the first pass, batch by batch, before mixing.
-
-    Raises:
-        ValueError: If there is no image, a later pass yields other images, or it yields other batches where these
-            matter.
+        nodes: Nodes, in any shape.
+        weights: Weights, in the same shape.
+        grid: Points at which the sum is evaluated, shape (points,).
+        width: Standard deviation of the Gaussians.
 
     Example:
-        >>> passes = Passes([(torch.ones(2, 1), torch.tensor([0, 1]))], torch.float64)
-        >>> passes.n, [images.dtype for images, _ in passes]
-        (2, [torch.float64])
+        >>> grid = np.linspace(-5, 5, 101)
+        >>> density = smoothed(np.array([-1.0, 1.0]), np.array([0.5, 0.5]), grid, 0.5)
+        >>> round(float(density.sum()) * 0.1, 6)
+        1.0
     """
-
-    def __init__(
-        self,
-        loader: Iterable[Any],
-        dtype: torch.dtype,
-        mix: Mix | None = None,
-        seed: int = 0,
-        together: bool = False,
-    ) -> None:
-        self._loader, self._dtype, self._mix, self._seed = loader, dtype, mix, seed
-        self._together = together or mix is not None
-        self._marks, self.targets = [], []
-        for images, targets in reading(loader):
-            self.first = images[:1] if not self._marks else self.first
-            self._marks.append(_marks(images, targets))
-            self.targets.append(targets)
-        self.n, self.count = sum(map(len, self._marks)), len(self._marks)
-        if self.n == 0:
-            raise ValueError("the loader yields no image")
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        marks = []
-        for number, (images, targets) in enumerate(reading(self._loader)):
-            marks.append(_marks(images, targets))
-            if self._together and self.count > 1 and not self._is_batch(number, marks[-1]):
-                raise ValueError(
-                    f"batch {number + 1} of the loader holds other images than in the first pass, and its images count "
-                    "together (by batch norms in mode 'train', or mixing): take a loader without shuffling, one of "
-                    "utilities.datasets.make_loader, or a list of batches"
-                )
-            yield as_type(*mixed(images, targets, self._mix, self._seed, number), self._dtype)
-        now = np.concatenate(marks) if marks else np.zeros((0, 2))
-        if not _same(_sorted(now), _sorted(np.concatenate(self._marks))):
-            raise ValueError(
-                f"the loader does not bring the same images in every pass ({self._difference(len(now))}): use "
-                "utilities.datasets.make_loader, or a list of batches"
-            )
-
-    def _difference(self, now: int) -> str:
-        """Describe how a later pass differs from the first, and what may cause it."""
-        if now != self.n:
-            return f"{self.n} in the first, {now} now"
-        if getattr(self._loader, "drop_last", False):
-            return f"{now} as in the first, but others: drop_last leaves out other ones whenever the loader shuffles"
-        return f"{now} as in the first, but others, or changed ones, as augmentation or sampling at random gives them"
-
-    def _is_batch(self, number: int, marks: np.ndarray) -> bool:
-        """Tell whether these are the images of this batch in the first pass. Their order matters only with mixing."""
-        if number >= self.count:
-            return False
-        pair = marks, self._marks[number]
-        return _same(*pair) if self._mix is not None else _same(*map(_sorted, pair))
-
-
-def _marks(images: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-    """Return two numbers per image that distinguish the image and its label from others, (batch, 2)."""
-    own = images.detach().flatten(1).double().sum(1)
-    # Weights make one number out of probabilities, which still tells the classes apart.
-    weights = torch.arange(1, targets.shape[1:].numel() + 1, dtype=torch.float64, device=targets.device)
-    label = targets.flatten(1).double() @ weights if targets.ndim > 1 else targets.double()
-    return torch.stack([own.cpu(), label.cpu()], 1).numpy()
-
-
-def _sorted(marks: np.ndarray) -> np.ndarray:
-    """Sort images by label, then by sum, so that rounding of the sums changes no order that matters."""
-    return marks[np.lexsort((marks[:, 0], marks[:, 1]))]
-
-
-def _same(one: np.ndarray, two: np.ndarray) -> bool:
-    """Tell whether marks are equal up to rounding, which differs between batches."""
-    return one.shape == two.shape and np.allclose(one, two, rtol=1e-9, atol=1e-9 * np.abs(two).max(initial=1.0))
+    z = (grid[:, None] - nodes.ravel()) / width
+    return np.exp(-(z**2) / 2) @ weights.ravel() / (width * np.sqrt(2 * np.pi))
 
 
 def spectral_density(
@@ -281,7 +115,7 @@ def spectral_density(
     n_vectors: int = 2,
     steps: int = 40,
     width: float | None = None,
-    mix: Mix | None = None,
+    mix: SeededMixFunction | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -327,7 +161,7 @@ def spectral_density(
     if n_vectors < 1 or steps < 1 or not (width is None or width > 0):
         raise ValueError(f"n_vectors={n_vectors} and steps={steps} should be 1 or more, width={width} above 0 or None")
     check_weights(model)
-    data = Passes(loader, goal.type, mix, seed, together=goal.mode == "train" and _has_batch_norm(model))
+    data = RepeatedPasses(loader, goal.type, mix, seed, together=goal.mode == "train" and _has_batch_norm(model))
     check_targets(model, data.first, data.targets, goal, device, loader)
     found = []
     with goal.of(model, device) as make:
@@ -345,7 +179,7 @@ def spectral_density(
         nodes[row, : len(values)], weights[row, : len(values)] = values + goal.weight_decay, shares
     grid, width = _grid(nodes[weights > 0], width)
     known = {"seed": seed, **(provenance or {}), **goal.facts(), "n": data.n, "n_vectors": n_vectors, "steps": steps}
-    known |= {"hessian_seed": seed, **said_of_images(loader, mix)}
+    known |= {"hessian_seed": seed, **image_facts(loader, mix)}
     density = smoothed(nodes, weights / n_vectors, grid, width)
     return SpectralDensity(nodes, weights, grid, density, width, rows, known | {"versions": versions()})
 

@@ -17,6 +17,7 @@ from torchvision.ops import StochasticDepth
 
 from utilities.datasets.loaders import seeded_generator
 from utilities.hooks.calls.copies import copied, own_inputs
+from utilities.hooks.calls.seeding import seeded_torch
 from utilities.hooks.recorder import select_layers
 from utilities.resnet import BasicBlock, Bottleneck
 from utilities.zoo.preact_resnet import PreActBlock, PreActBottleneck
@@ -245,20 +246,6 @@ def dropout_log_probabilities(
     logits = []
     with own_inputs(model):
         for number in range(passes):
-            with _seeded(images.device, *keys, number):
+            with seeded_torch(seeded_generator(*keys, number).initial_seed(), images.device):
                 logits.append(model(images))
     return log_mean_probability(logits)
-
-
-@contextmanager
-def _seeded(device: torch.device, *keys: int) -> Iterator[None]:
-    """Seed the generators that layers draw from on the CPU and on a device, and restore those of CPU and CUDA."""
-    seed = seeded_generator(*keys).initial_seed()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        elif device.type == "mps":
-            torch.mps.manual_seed(seed)
-        yield

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from utilities.analysis.predictions.classification import Classification
-from utilities.claims.claim import Claim, family
+from utilities.claims.claim import Claim
 from utilities.claims.evidence import weigh
 from utilities.results.statistics import stderr_of_mean
+from utilities.zoo.families import family
 
 ERRORS = 2  # number of standard errors that a difference has to exceed
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from utilities.analysis.loss.landscape import Landscape
 from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import weigh
+from utilities.zoo.families import TITLES
 
 SOURCE = "Park & Kim 2022, Fig. 1a, https://arxiv.org/abs/2202.06709"
 IMPLIED = "implied by Park & Kim 2022, Fig. 1a, which shows no hybrid"
 FRACTIONS = (0.25, 0.5, 1.0)  # shares of the grid's extent
-NAMES = {"cnn": "CNN", "hybrid": "hybrid", "vit": "ViT"}
 
 
 def claims_of_landscape(
@@ -67,10 +67,10 @@ def _flatter(models: Mapping[str, Landscape], text: str, of: str, source: str = 
     else:
         shares = {name: model.rise(_extent(chosen), of="l2")[0] / model.rise(_extent(chosen), of="total")[0]
                   for name, model in chosen.items()}  # fmt: skip
-        share = ", ".join(f"{NAMES[name]} {value:.0%}" for name, value in shares.items())
+        share = ", ".join(f"{TITLES[name]} {value:.0%}" for name, value in shares.items())
         found.append(f"share of the penalty at {_extent(chosen):g}: {share}")
     claim = Claim(text, source, "; ".join(found), _verdict(chosen["cnn"], chosen["vit"], of))
-    return weigh(claim, {NAMES[name]: model for name, model in chosen.items()})
+    return weigh(claim, {TITLES[name]: model for name, model in chosen.items()})
 
 
 def _between(models: Mapping[str, Landscape]) -> Claim:
@@ -78,15 +78,15 @@ def _between(models: Mapping[str, Landscape]) -> Claim:
     missing = _missing(models, ("cnn", "hybrid", "vit"))
     if missing:
         return Claim(text, IMPLIED, missing, None)
-    chosen = {name: models[name] for name in NAMES}
+    chosen = {name: models[name] for name in TITLES}
     steps = [_verdict(chosen[one], chosen[two], "nll") for one, two in (("cnn", "hybrid"), ("hybrid", "vit"))]
     holds = False if False in steps else None if None in steps else True
     claim = Claim(text, IMPLIED, _rises(chosen, "nll"), holds)
-    return weigh(claim, {NAMES[name]: model for name, model in chosen.items()})
+    return weigh(claim, {TITLES[name]: model for name, model in chosen.items()})
 
 
 def _missing(models: Mapping[str, Landscape], wanted: tuple[str, ...]) -> str:
-    missing = [NAMES[name] for name in wanted if name not in models]
+    missing = [TITLES[name] for name in wanted if name not in models]
     return f"no {' and no '.join(missing)} was run" if missing else ""
 
 
@@ -113,4 +113,4 @@ def _rises(models: Mapping[str, Landscape], of: str) -> str:
 
 
 def _listed(values: Mapping[str, tuple[float, float]]) -> str:
-    return ", ".join(f"{NAMES[name]} {value:.3g} ± {error:.2g}" for name, (value, error) in values.items())
+    return ", ".join(f"{TITLES[name]} {value:.3g} ± {error:.2g}" for name, (value, error) in values.items())

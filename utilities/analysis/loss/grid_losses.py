@@ -1,10 +1,9 @@
-"""A walk over the points of a loss landscape, with the same frozen images and batch-norm treatment at each point."""
+"""Losses at the points of a grid, with the same frozen images and batch-norm treatment at each point."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +21,11 @@ from utilities.analysis.stream import Batches
 from utilities.datasets.loaders import Loader
 from utilities.hooks.calls.labels import BatchCheck, check_logits, check_loss_targets, hits, widened
 from utilities.results.statistics import stderr_of_mean
-from utilities.utils import set_seed
+from utilities.utils import keeping_generators, set_seed
 
 BATCH_NORMS = ("trained", "batch", "estimate")
-Mix = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+# Mixes images and labels, drawing from the global generators of NumPy and torch, as timm's Mixup does.
+MixFunction = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 Frozen = list[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -46,7 +46,7 @@ def image_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return -log_p.gather(1, targets[:, None].long()).squeeze(1)
 
 
-def freeze(batches: Batches, n_images: int | None, mix: Mix | None, seed: int, memory: float = 4.0) -> Frozen:
+def freeze(batches: Batches, n_images: int | None, mix: MixFunction | None, seed: int, memory: float = 4.0) -> Frozen:
     """Read batches once, mix them, and keep them.
 
     Args:
@@ -63,7 +63,8 @@ def freeze(batches: Batches, n_images: int | None, mix: Mix | None, seed: int, m
         ValueError: If the images would not fit, or there are fewer than ``n_images``.
     """
     frozen, count, size = [], 0, 0
-    with _seeded(seed):
+    with keeping_generators():
+        set_seed(seed)  # of accelerators too, where images may be mixed
         for images, labels in batches:
             if n_images is not None:
                 images, labels = images[: n_images - count], labels[: n_images - count]
@@ -83,8 +84,8 @@ def freeze(batches: Batches, n_images: int | None, mix: Mix | None, seed: int, m
     return frozen
 
 
-class Survey:
-    """A survey of points, which measures all of them on the same frozen images."""
+class GridLosses:
+    """The losses at points of a loss landscape, all measured on the same frozen images."""
 
     def __init__(
         self, model: nn.Module, moved: Moved, frozen: Frozen, estimate: bool, loss: Callable, check: BatchCheck
@@ -94,7 +95,7 @@ class Survey:
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.estimated = [norm for norm in norms if estimate and norm.track_running_stats]
 
-    def run(
+    def measure(
         self,
         grid: Sequence[tuple[float, float]],
         todo: Sequence[int],
@@ -190,19 +191,6 @@ def same_epoch(loader: Any) -> Iterator[None]:
     finally:
         if isinstance(loader, Loader):
             loader.epoch = epoch
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators, which libraries' augmentations draw from, and restore them on exit."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    set_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
 
 
 @contextmanager

@@ -1,0 +1,69 @@
+"""Settings of the study's two sizes, and of the models whose settings differ from them.
+
+``quick`` needs no network and runs in minutes on two cores; ``paper`` uses the study's data sets and training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from utilities.training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Default settings of one size of the study.
+
+    Attributes:
+        recipe: How models are trained, the data set included.
+        batch_size: Images in a batch of the comparison.
+        n_images: Number of test images to compare on; None uses all.
+        required_accuracy: Accuracy that a CNN or hybrid must reach with these settings, and the one that a ViT or Swin
+            must reach; or None.
+    """
+
+    recipe: Recipe
+    batch_size: int = 256
+    n_images: int | None = None
+    required_accuracy: tuple[float, float] | None = None
+
+
+# Number of images, in one batch, that batch norms are estimated on: for untrained models and after quick training.
+# Averages over small batches do not normalise a Lambda ResNet. Its layers are quadratic, and small errors grow from
+# block to block, up to NaN on a few images.
+NORM_IMAGES = 512
+PROFILES = {
+    "quick": Profile(
+        Recipe("digits", epochs=8, optimizer="adamw", warmup=2, norm_images=NORM_IMAGES),
+        batch_size=180,
+        required_accuracy=(0.95, 0.90),
+    ),
+    "paper": Profile(Recipe("cifar100", epochs=200, batch_size=256)),
+}
+# Epochs, learning rate and batch size on digits, by the beginning of the model's name. The rates were chosen by
+# validation accuracy. Models that missed their required accuracy were trained for more epochs. That accuracy is
+# measured on the test images, so quick accuracies show that a model has learnt but are not unbiased estimates. In so
+# few steps, AdamW brings deep models further than the study's SGD, which suits long training on many images.
+QUICK_TRAINING = {
+    "resnet101": (12, 1e-3, 32),
+    "resnet": (6, 1e-3, 32),
+    "wide_resnet": (6, 1e-3, 32),
+    "lambda": (6, 2e-3, 32),
+    "vit": (20, 2e-3, 64),
+    "plain": (8, 3e-3, 32),
+    "swin": (30, 1e-3, 32),
+    "alternet": (6, 1e-3, 32),
+}
+# Training settings on `canvas`, by model name, where they differ from the profile's. Chosen by validation accuracy.
+CANVAS_TRAINING = {
+    "vit_tiny_patch4_24": {"epochs": 10, "learning_rate": 1e-3, "batch_size": 64},
+    "resnet18": {"epochs": 5, "learning_rate": 1e-3, "batch_size": 32, "n_images": 2000},
+    "lambda_resnet26": {"epochs": 4, "learning_rate": 1.5e-3, "batch_size": 16, "n_images": 1600, "warmup": 1},
+}
+CANVAS_ACCURACY = (0.95, 0.88)  # required accuracies, as in `Profile.required_accuracy`
+# The study's ViT takes images of 224 pixels.
+LARGE_VIT = "vit_large_patch32_224"
+LARGE_VIT_DATA = {
+    "quick": {"dataset": "photos", "n_images": 48, "batch_size": 48},
+    "paper": {"dataset": "imagenet", "n_images": None, "batch_size": 64},
+}

@@ -1,0 +1,99 @@
+"""Say how images have to be prepared for a model: the libraries' transforms, and the sizes of small transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from utilities.zoo import vit
+from utilities.zoo.factory import check_name
+from utilities.zoo.own_models import is_own
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Hold how images have to be prepared for a model that somebody else trained.
+
+    Attributes:
+        input_size: Size of one image, (channels, height, width).
+        mean: Value subtracted from each channel of images in 0 ... 1.
+        std: Value that each channel is divided by afterwards.
+        transform: Function from a PIL image to a tensor of shape input_size.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    transform: Callable[[Any], torch.Tensor]
+
+
+def preprocessing(model: str | nn.Module) -> Preprocessing:
+    """Return the evaluation transform that a timm or torchvision model was trained for.
+
+    Args:
+        model: A name, or a model made by `create_model` or timm.
+
+    Returns:
+        Transform, input size, mean and standard deviation.
+
+    Raises:
+        ValueError: For models that are trained here: their preprocessing is that of the data set.
+
+    Example:
+        >>> preprocessing("vit_large_patch32_224").input_size
+        (3, 224, 224)
+    """
+    name = model if isinstance(model, str) else getattr(model, "zoo_name", "")
+    if name:
+        check_name(name)
+    library, _, bare = name.rpartition("/")
+    if library == "torchvision":
+        return _torchvision_preprocessing(bare)
+    if library == "timm" or bare == "vit_large_patch32_224":
+        config = timm.get_pretrained_cfg(vit.VIT_LARGE_TAG if not library else bare)
+        config = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
+    elif not name and getattr(model, "pretrained_cfg", None):
+        config = timm.data.resolve_model_data_config(model)
+    else:
+        raise ValueError(
+            f"{name or type(model).__name__} has no preprocessing of its own: it takes what its data set gives "
+            "(utilities.datasets); for a library's model pass the name, 'timm/NAME' or 'torchvision/NAME'"
+        )
+    return Preprocessing(config["input_size"], config["mean"], config["std"], timm.data.create_transform(**config))
+
+
+def input_options(name: str) -> dict[str, Any]:
+    """Return the options of `utilities.datasets.load_dataset` that a model needs for its images.
+
+    Args:
+        name: See `list_models`.
+
+    Returns:
+        Size, mean and standard deviation for the libraries' models and ViT-L/32. For the small transformers, whose
+        names end with their size, the size alone. Nothing for models that take any size, and for your own.
+
+    Example:
+        >>> input_options("vit_tiny_patch2_16"), input_options("resnet18"), input_options("torchvision/resnet18")
+        ({'image_size': 16}, {}, {'image_size': 224, 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})
+    """
+    if is_own(name):
+        return {}
+    if name.startswith(("vit_ti", "swin_ti", "pit_ti", "mixer_ti")):
+        return {"image_size": int(name.rpartition("_")[2])}
+    if name.startswith(("timm/", "torchvision/")) or name == "vit_large_patch32_224":
+        asked = preprocessing(name)
+        return {"image_size": asked.input_size[-1], "mean": asked.mean, "std": asked.std}
+    return {}
+
+
+def _torchvision_preprocessing(bare: str) -> Preprocessing:
+    """Read the preset that belongs to the default weights."""
+    preset = torchvision.models.get_model_weights(bare).DEFAULT.transforms()
+    (size,) = preset.crop_size
+    return Preprocessing((3, size, size), tuple(preset.mean), tuple(preset.std), preset)

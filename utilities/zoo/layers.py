@@ -1,0 +1,73 @@
+"""Name the layers of a model that are worth comparing: what its blocks put out, without shortcuts and inner parts."""
+
+from __future__ import annotations
+
+from timm.layers import LayerNorm2d
+from timm.models.mlp_mixer import MlpMixer
+from torch import nn
+
+from utilities.lambda_layer import LambdaLayer
+from utilities.zoo.libraries import transformer_layers
+from utilities.zoo.local_attention import LocalAttention
+
+_COMPARED = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.GELU,
+    nn.SiLU,
+    nn.Hardswish,
+    nn.Linear,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    LayerNorm2d,
+    LambdaLayer,
+    LocalAttention,
+)
+
+
+def comparison_layers(model: nn.Module) -> list[str]:
+    """Name the layers worth comparing, in the order of registration, which follows that of execution.
+
+    - **timm's VisionTransformer**: the patch embedding, for each block ``norm1, attn.qkv, attn.q_norm,
+      attn.k_norm`` (queries and keys, also where these are identities), ``attn.proj, norm2, mlp.fc1, mlp.act,
+      mlp.fc2``, then ``norm`` and ``head``.
+    - **timm's SwinTransformer**: the patch embedding and its norm, for each stage the norm and the linear layer that
+      merge its tokens (``downsample``, which is no shortcut here) and for each block ``norm1, attn.qkv, attn.proj,
+      norm2, mlp.fc1, mlp.act, mlp.fc2``, then ``norm``, ``head.global_pool`` and ``head.fc``.
+    - **timm's PoolingVisionTransformer**: the patch embedding, for each stage the convolution that merges its tokens
+      and the linear layer that widens its class token (``pool``), blocks as in the VisionTransformer, ``norm, head``.
+    - **Every other model**: norms, activations, linear layers and pooling; lambda layers and local attention as a
+      whole; and the patch embedding of timm's MlpMixer. Shortcuts (``downsample``) are left out, and so is what lies
+      inside a lambda layer, local attention or ``nn.MultiheadAttention``. A ResNet thus has all batch norms after the
+      convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Names as in ``model.named_modules()``.
+
+    Example:
+        >>> from utilities.zoo import create_model
+        >>> names = comparison_layers(create_model("resnet18"))
+        >>> len(names), names[:4], names[-2:]
+        (36, ['bn1', 'relu', 'layer1.0.bn1', 'layer1.0.relu1'], ['avgpool', 'fc'])
+    """
+    names, closed = transformer_layers(model), ()
+    if names:
+        return names
+    if isinstance(model, MlpMixer):
+        names.append("stem.proj")
+    for name, module in model.named_modules():
+        if name.startswith(closed) or "downsample" in name.split("."):
+            continue
+        if isinstance(module, (LambdaLayer, LocalAttention, nn.MultiheadAttention)):
+            closed += (f"{name}.",)
+        if name and isinstance(module, _COMPARED):
+            names.append(name)
+    return names
