@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from utilities.cli.compare import main
 from utilities.compare import Similarity, compare
 from utilities.compare import two_models as module
-from utilities.compare.sums import Side, Sums
-from utilities.compare.unfinished_sums import PartialSums, fingerprint
+from utilities.compare.batch_sums import BatchSums, LayerStatistics
+from utilities.compare.unfinished_sums import UnfinishedSums
 from utilities.datasets import load_dataset, make_loader
+from utilities.results.unfinished import fingerprint
 from utilities.zoo import create_model
 
 COMMON = ["--model1", "resnet18", "--model2", "vit_tiny_patch2_16", "--dataset", "digits", "--n-images", "120",
@@ -95,7 +96,7 @@ def test_a_killed_run_goes_on_from_its_last_saved_sums(tmp_path, monkeypatch):
     loader = make_loader(load_dataset("digits", n_images=120), 24)
     options = {"layers1": ["layer1", "fc"], "device": "cpu", "permutations": 5, "per_batch": True, "progress": False}
     whole = compare(model, model, loader, **options)
-    monkeypatch.setattr("utilities.compare.unfinished_sums.SECONDS_BETWEEN", 0)
+    monkeypatch.setattr("utilities.compare.unfinished_sums.UnfinishedSums.seconds_between", 0)
     with monkeypatch.context() as patch:
         killed_after(3, patch)
         with pytest.raises(Killed):
@@ -115,31 +116,31 @@ def test_a_killed_run_goes_on_from_its_last_saved_sums(tmp_path, monkeypatch):
 
 
 def sums_of(*indices):
-    sums = Sums(sides=(side(), side()))
+    sums = BatchSums(sides=(side(), side()))
     for index in indices:
         sums.add(index, 4, [torch.full((1, 1), 1.0 + index), torch.ones(1), torch.ones(1)])
     return sums
 
 
 def side():
-    return Side(["a"], [3], torch.ones(1), torch.ones(1), torch.zeros(1, dtype=torch.long))
+    return LayerStatistics(["a"], [3], torch.ones(1), torch.ones(1), torch.zeros(1, dtype=torch.long))
 
 
 def test_what_several_processes_left_is_merged_once(tmp_path):
     """A run that is killed while it merges leaves the merged sums and the parts."""
     for rank, indices in enumerate([(0, 2), (1, 3)]):
-        PartialSums(tmp_path / "run", "key", rank).save(sums_of(*indices))
-    merged = PartialSums(tmp_path / "run", "key").load()
+        UnfinishedSums(tmp_path / "run", "key", rank).save(sums_of(*indices))
+    merged = UnfinishedSums(tmp_path / "run", "key").load()
     assert merged.done == {0, 1, 2, 3}
     assert merged.totals()[0].item() == 1 + 2 + 3 + 4
-    PartialSums(tmp_path / "run", "key", 0).save(merged)
-    again = PartialSums(tmp_path / "run", "key").load()
+    UnfinishedSums(tmp_path / "run", "key", 0).save(merged)
+    again = UnfinishedSums(tmp_path / "run", "key").load()
     assert again.totals()[0].item() == 10
     with pytest.raises(ValueError, match="batch 2 is in both"):
         merged.merge(sums_of(2, 7))
     (tmp_path / "run.partial1.npz").write_bytes(b"no zip")
     with pytest.raises(ValueError, match=r"run.partial1.npz is damaged; delete it"):
-        PartialSums(tmp_path / "run", "key").load()
+        UnfinishedSums(tmp_path / "run", "key").load()
 
 
 def test_the_fingerprint_sees_weights_and_options():
@@ -178,7 +179,7 @@ class Twice(torch.nn.Module):
 
 
 def test_other_images_functions_and_structures_are_not_gone_on_with(tmp_path, monkeypatch):
-    monkeypatch.setattr("utilities.compare.unfinished_sums.SECONDS_BETWEEN", 0)
+    monkeypatch.setattr("utilities.compare.unfinished_sums.UnfinishedSums.seconds_between", 0)
     x, other = torch.randn(2, 64, 8)
     one, two = Twice(torch.nn.ReLU()), Twice(torch.nn.Tanh())
     two.load_state_dict(one.state_dict())
@@ -195,7 +196,7 @@ def test_other_images_functions_and_structures_are_not_gone_on_with(tmp_path, mo
 
 
 def test_finished_passes_are_not_repeated(tmp_path, monkeypatch):
-    monkeypatch.setattr("utilities.compare.unfinished_sums.SECONDS_BETWEEN", 0)
+    monkeypatch.setattr("utilities.compare.unfinished_sums.UnfinishedSums.seconds_between", 0)
     model, loader = Twice(torch.nn.ReLU()), DataLoader(torch.randn(64, 8), 16)
     options = {"device": "cpu", "progress": False, "repeats": 3}
     whole = compare(model, model, loader, **options)

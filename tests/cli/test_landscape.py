@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from utilities.analysis.loss import points as module
+from utilities.analysis.loss import unfinished_landscape as module
 from utilities.analysis.loss.directions import Directions, random_directions
 from utilities.analysis.loss.landscape import Landscape, loss_landscape
 from utilities.cli.landscape import main
@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_or_starts_again_as_asked(single, tmp_path, monkeyp
     out = ["--no-directions", "--out", str(tmp_path / "run")]
     for switch, left in (("--resume", "5 points"), ("--no-resume", "9 points")):
         with monkeypatch.context() as patch:
-            patch.setattr(module.Points, "save_now_and_then", kill)
+            patch.setattr(module.UnfinishedLandscape, "save_now_and_then", kill)
             with pytest.raises(Killed):
                 main([*COMMON, *out])
         capsys.readouterr()

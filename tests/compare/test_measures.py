@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from utilities.compare import measures
 from utilities.compare.measures import (
-    MEASURES,
+    SIMILARITY_MEASURES,
     cca,
     centered,
     linear_regression,
@@ -24,7 +24,7 @@ from utilities.compare.measures import (
     svcca,
 )
 
-FUNCTIONS = {name: getattr(measures, name) for name in MEASURES}
+FUNCTIONS = {name: getattr(measures, name) for name in SIMILARITY_MEASURES}
 VARIANTS = {
     **FUNCTIONS,
     "cca_mean": lambda x, y: cca(x, y, "mean"),
@@ -102,11 +102,11 @@ def test_invertible_linear_maps(name, of_x, of_y):
         assert difference > 1e-3 if changed else difference < EXACT
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", SIMILARITY_MEASURES)
 def test_symmetry_is_as_declared(name):
     x, y = related()
     difference = abs(FUNCTIONS[name](x, y) - FUNCTIONS[name](y, x))
-    assert difference < EXACT if MEASURES[name].symmetric else difference > 1e-3
+    assert difference < EXACT if SIMILARITY_MEASURES[name].symmetric else difference > 1e-3
 
 
 def test_procrustes_is_one_less_half_the_squared_distance():
@@ -248,10 +248,10 @@ def test_procrustes_of_wide_independent_features_goes_to_one():
     assert procrustes(random(40, 4000), random(40, 4000, seed=1)) > 0.97
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", SIMILARITY_MEASURES)
 def test_all_pairs_equal_each_pair(name):
     """Layers of several widths at once; those of n features and more come as principal-component scores."""
-    n, measure = 40, MEASURES[name]
+    n, measure = 40, SIMILARITY_MEASURES[name]
     latent = random(n, 5, seed=9)
 
     def scores(x):
@@ -285,9 +285,9 @@ def test_no_variance_is_missing_with_a_warning(name):
             assert math.isnan(VARIANTS[name](*pair))
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", SIMILARITY_MEASURES)
 def test_no_variance_is_missing_in_its_row_and_column_only(name):
-    measure = MEASURES[name]
+    measure = SIMILARITY_MEASURES[name]
     layers = [centered(random(60, 5)), torch.zeros(60, 3, dtype=torch.float64), centered(random(60, 9, seed=1))]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -343,7 +343,7 @@ def test_too_wide_to_regress_from_but_not_to_predict():
     with pytest.raises(ValueError, match=r"^y: with 100 features of 40 images .*perfectly.*fewer features"):
         linear_regression(narrow, wide)
     assert 0 < linear_regression(wide, narrow) < 0.3
-    assert MEASURES["linear_regression"].check(40, 100, "row") is None
+    assert SIMILARITY_MEASURES["linear_regression"].check(40, 100, "row") is None
 
 
 def test_too_many_components_for_svcca():
@@ -355,9 +355,9 @@ def test_too_many_components_for_svcca():
     assert 0 < svcca(wide, random(40, 3), keep=0.5) < 1
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", SIMILARITY_MEASURES)
 def test_checks_name_a_reason_or_nothing(name):
-    measure = MEASURES[name]
+    measure = SIMILARITY_MEASURES[name]
     assert measure.check(100, 5, "row") is None
     assert measure.check(100, 5, "column") is None
     assert "images" in measure.check(1, 5, "column")
@@ -365,13 +365,13 @@ def test_checks_name_a_reason_or_nothing(name):
     assert measure.chance
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", SIMILARITY_MEASURES)
 def test_numpy_and_maps_are_taken(name):
     x = np.random.default_rng(0).normal(size=(40, 2, 3, 3)).astype("float32")
     assert FUNCTIONS[name](x, x.reshape(40, -1)) == pytest.approx(1, abs=1e-10)
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", SIMILARITY_MEASURES)
 def test_errors_name_the_offender(name):
     measure = FUNCTIONS[name]
     with pytest.raises(ValueError, match="20 and 19 rows"):

@@ -10,10 +10,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from utilities.compare import CKA, Similarity, compare, join
-from utilities.compare.batches import reshuffled
-from utilities.compare.gram_vectors import first_component
-from utilities.compare.measures import MEASURES, cca, linear_regression, mutual_knn, procrustes, pwcca, rsa, svcca
-from utilities.compare.sums import MAX_BLOCKS, Sums
+from utilities.compare.batch_lists import reshuffled
+from utilities.compare.batch_sums import MAX_BLOCKS, BatchSums
+from utilities.compare.gram_matrices import first_component
+from utilities.compare.measures import (
+    SIMILARITY_MEASURES,
+    cca,
+    linear_regression,
+    mutual_knn,
+    procrustes,
+    pwcca,
+    rsa,
+    svcca,
+)
 from utilities.metrics import center, cka, gram
 from utilities.zoo import comparison_layers, create_model
 
@@ -84,7 +93,7 @@ def test_memory_does_not_grow_with_the_number_of_batches():
     one, parts = Mix(), batches(data(1200), 6)
     result = run(one, one, parts)
     assert result.n == 1200
-    sums = Sums()
+    sums = BatchSums()
     for index in range(1000):
         sums.add(index, 4, [torch.ones(2, 3), torch.ones(2), torch.ones(3)])
     assert len(sums.blocks) <= MAX_BLOCKS
@@ -213,7 +222,7 @@ def test_biased_estimates_of_wide_layers_are_warned_of():
         run(Mix(), Mix(), batches(data(40), 10), estimator="biased")
 
 
-@pytest.mark.parametrize("name", list(MEASURES))
+@pytest.mark.parametrize("name", list(SIMILARITY_MEASURES))
 def test_measures_are_those_of_the_functions(name):
     x, one, two = data(60), Mix(0), Mix(1, width=9)
     result = run(one, two, [x], measure=name)
@@ -224,7 +233,7 @@ def test_measures_are_those_of_the_functions(name):
     halves = [run(one, two, [part], measure=name).matrix for part in batches(x, 30)]
     np.testing.assert_allclose(parts.matrix, np.mean(halves, axis=0), atol=1e-12)
     np.testing.assert_allclose(parts.stderr, np.std(halves, axis=0, ddof=1) / 2**0.5, atol=1e-12)
-    assert parts.provenance["measure"] == MEASURES[name].title
+    assert parts.provenance["measure"] == SIMILARITY_MEASURES[name].title
 
 
 def test_meaningless_measures_are_refused_naming_layer_and_reason():

@@ -9,7 +9,16 @@ from torch import nn
 
 from utilities.analysis.blocks.variance import feature_variance
 from utilities.compare import compare
-from utilities.compare.measures import MEASURES, cca, linear_regression, mutual_knn, procrustes, pwcca, rsa, svcca
+from utilities.compare.measures import (
+    SIMILARITY_MEASURES,
+    cca,
+    linear_regression,
+    mutual_knn,
+    procrustes,
+    pwcca,
+    rsa,
+    svcca,
+)
 from utilities.hooks.features import as_real, exponent, largest, unit_scale
 from utilities.hooks.grams import NARROW, centered_gram, scaled_gram
 from utilities.metrics import cka, gram, hsic
@@ -151,7 +160,7 @@ def test_functions_see_no_scale_in_float64(name):
     for power in (-900, -300, 300, 900):
         assert function(x * 2.0**power, y) == pytest.approx(function(x, y), rel=1e-9)
         assert function(x, y * 2.0**power) == pytest.approx(function(x, y), rel=1e-9)
-    assert set(FUNCTIONS) - {"cka"} == set(MEASURES)
+    assert set(FUNCTIONS) - {"cka"} == set(SIMILARITY_MEASURES)
 
 
 def test_rbf_kernels_see_their_width_at_any_size():

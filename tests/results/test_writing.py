@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.analysis.loss.points import Points
+from utilities.analysis.loss.unfinished_landscape import UnfinishedLandscape
 from utilities.compare import compare
 from utilities.results import writing
 from utilities.results.writing import check_writable, clear_killed, write_json, write_whole
@@ -142,9 +142,9 @@ def test_files_of_other_machines_and_earlier_versions_are_cleared_after_a_day(tm
 
 
 def test_work_goes_on_where_it_cannot_be_saved_in_between(tmp_path, monkeypatch):
-    points = Points(tmp_path / "run", "cnn", 0)
+    points = UnfinishedLandscape(tmp_path / "run", "cnn", 0)
     points.load("key")
-    monkeypatch.setattr("utilities.analysis.loss.points.SECONDS_BETWEEN", -1)
+    monkeypatch.setattr("utilities.analysis.loss.unfinished_landscape.UnfinishedLandscape.seconds_between", -1)
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez", lambda path, **_: full(path))
         with pytest.warns(UserWarning, match=r"not saved for now: there is no room for .*points0\.npz.*trying again"):
@@ -156,7 +156,7 @@ def test_work_goes_on_where_it_cannot_be_saved_in_between(tmp_path, monkeypatch)
 
 
 def test_a_comparison_goes_on_where_its_sums_cannot_be_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr("utilities.compare.unfinished_sums.SECONDS_BETWEEN", -1)
+    monkeypatch.setattr("utilities.compare.unfinished_sums.UnfinishedSums.seconds_between", -1)
     model, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.randn(24, 3, 2, 2)
     batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images), 8)
     expected = compare(model, model, batches, layers1="1", device="cpu").matrix

@@ -21,7 +21,7 @@ from torch import distributed, nn
 
 from utilities.cli.options import PICTURES, add_figure_options, figure_options
 from utilities.cli.user_errors import reporting
-from utilities.compare.measures import MEASURES
+from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.compare.two_models import compare
 from utilities.datasets.class_order import HELP, from_options
 from utilities.datasets.factory import SPLITS, load_dataset
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", choices=SPLITS, default="test", help="which part of it")
     add("--n-images", type=int, help="as many of each class as there are; default: all")
     add("--batch-size", type=int, default=256, help="images in a batch")
-    add("--measure", choices=["cka", *MEASURES], default="cka", help="what is computed")
+    add("--measure", choices=["cka", *SIMILARITY_MEASURES], default="cka", help="what is computed")
     add("--kernel", choices=["linear", "rbf"], default="linear", help="of CKA")
     add("--estimator", choices=["debiased", "biased"], default="debiased", help="of CKA")
     add("--bandwidth", type=float, default=1.0, help="of the RBF kernel: sigma over the median distance")

@@ -25,7 +25,7 @@ from torch import nn
 from utilities.analysis.loss.directions import random_directions
 from utilities.analysis.loss.grid_losses import BATCH_NORMS
 from utilities.analysis.loss.landscape import Landscape, loss_landscape
-from utilities.analysis.loss.points import unfinished
+from utilities.analysis.loss.unfinished_landscape import unfinished_files
 from utilities.cli.options import PICTURES, add_figure_options, figure_options
 from utilities.cli.user_errors import reporting
 from utilities.datasets.class_order import HELP, from_options
@@ -109,7 +109,7 @@ def run(given: argparse.Namespace, arguments: Sequence[str]) -> None:
     model = create_model(given.model, classes, weights=given.weights, seed=given.model_seed)
     refuse_other_classes(model, loader.dataset)
     if not given.resume:
-        for path in unfinished(base, given.model):
+        for path in unfinished_files(base, given.model):
             path.unlink()
     if given.jobs > 1:
         share(given, arguments)

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from utilities.compare.gram_vectors import first_component, half_vectors, permuted_products, without_top_components
-from utilities.compare.measures import MEASURES, centered
-from utilities.compare.options import Options
-from utilities.compare.sums import Side, Sums
+from utilities.compare.batch_sums import BatchSums, LayerStatistics
+from utilities.compare.finite import refuse_non_finite
+from utilities.compare.gram_matrices import first_component, half_vectors, permuted_products, without_top_components
+from utilities.compare.measures.measure import centered
+from utilities.compare.measures.table import SIMILARITY_MEASURES
+from utilities.compare.options import ComparisonOptions
 from utilities.hooks.calls.batch_parts import images_in, split_batch
 from utilities.hooks.calls.copies import copied
 from utilities.hooks.calls.input_type import input_type
 from utilities.hooks.calls.nested import map_tensors, tensors_in
-from utilities.hooks.calls.weights import check_weights
 from utilities.hooks.features import as_real, unit_scale
 from utilities.hooks.precision import Precision, choose_precision, without_autocast
 from utilities.hooks.recorder import Layers, Recorder
@@ -64,13 +64,13 @@ class Comparison:
         layers1: See `utilities.hooks.select_layers`; None takes every layer that runs, has a row for each image,
             changes something and contains no other such layer.
         layers2: The same for ``model2``; None takes ``layers1`` if both models are one object.
-        options: See `Options`.
+        options: See `ComparisonOptions`.
         devices: Device of each model, where it runs from now on.
         paired: Whether each model gets images of its own.
         strict: See `utilities.hooks.Recorder`.
 
     Attributes:
-        whole: Whether each model gets whole batches, as its loader yields them, rather than images.
+        sums: Sums over the batches so far.
         names: The layers of each side that were asked for, or those from which the default is chosen.
     """
 
@@ -80,15 +80,13 @@ class Comparison:
         model2: nn.Module,
         layers1: Layers | None,
         layers2: Layers | None,
-        options: Options,
+        options: ComparisonOptions,
         devices: Sequence[torch.device],
         paired: bool,
         strict: bool | None = None,
     ) -> None:
         self.options, self.devices = options, devices
-        models, forwards = (model1, model2), (options.forward1, options.forward2)
-        self.models = models
-        self.whole = tuple(callable(forward) for forward in forwards)
+        self.models = models = (model1, model2)
         if options.confounder is not None and paired:
             raise ValueError("a confounder needs both models to see the same images: leave loader2 out")
         asked = (layers1, layers1 if layers2 is None and model1 is model2 else layers2)
@@ -101,7 +99,7 @@ class Comparison:
         elif self.one_pass:
             del self.recorders[1]
         self.wanted = [set(names) for names in self.names]
-        self.sums = Sums(confounded=options.confounder is not None, per_batch={} if options.per_batch else None)
+        self.sums = BatchSums(confounded=options.confounder is not None, per_batch={} if options.per_batch else None)
         self._tried, self.finished = False, set()
         self.batch_size = 0  # size of the first batch; the batch's place then tells an image's place
 
@@ -116,7 +114,7 @@ class Comparison:
 
         Args:
             index: Index of the batch.
-            batch1: Images for the first model, or a whole batch, see `whole`.
+            batch1: Images for the first model, or a whole batch, see `ComparisonOptions.whole_batches`.
             batch2: The same for the second.
 
         Raises:
@@ -137,6 +135,14 @@ class Comparison:
         step = self._add_grams if self.options.measure == "cka" else self._add_measures
         with without_autocast():
             step(index, n, recorded)
+
+    def refuse_non_finite(self) -> None:
+        """Refuse features that are not finite, by the sums so far.
+
+        Raises:
+            ValueError: Naming a layer.
+        """
+        refuse_non_finite([side.names for side in self.sums.sides], self.sums.totals()[1:], self.models)
 
     def _run(self, inputs: list[Any]) -> list[dict[str, _Layer]]:
         recorded = []
@@ -178,15 +184,15 @@ class Comparison:
         return _gram_layer(features.to(self.devices[0]).reshape(len(images), -1), self.precisions[0])
 
     def _add_grams(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
-        names, stacks = self._stacks(recorded)
-        powers = [_exponents(layers, stack.device) for layers, stack in zip(recorded, stacks, strict=True)]
-        self._note(index, n, recorded, stacks)
+        names, grams = self._stacked(recorded)
+        powers = [_exponents(layers, side.device) for layers, side in zip(recorded, grams, strict=True)]
+        self._note(index, n, recorded, grams)
         if self.options.remove_top_pc:
-            stacks = _apply(stacks, lambda s: without_top_components(s, self.options.remove_top_pc))
+            grams = _apply(grams, lambda side: without_top_components(side, self.options.remove_top_pc))
         if self.options.kernel == "rbf":
-            stacks = _apply(stacks, self._rbf, powers)
+            grams = _apply(grams, self._rbf, powers)
             powers = [torch.zeros_like(power) for power in powers]  # the kernel has no scale
-        rows, columns = _apply(stacks, lambda s: half_vectors(center(s, self.options.estimator)))
+        rows, columns = _apply(grams, lambda side: half_vectors(center(side, self.options.estimator)))
         cross = (rows @ columns.to(rows.device).T).double()
         if columns is rows:  # makes the diagonal of a self-comparison exactly 1
             own = cross.diagonal(), cross.diagonal()
@@ -203,7 +209,8 @@ class Comparison:
             null = permuted_products(rows, columns.to(rows.device), n, count, generator) * both
         self.sums.add(index, n, terms, null)
 
-    def _stacks(self, recorded: list[dict[str, _Layer]]) -> tuple[list[list[str]], list[torch.Tensor]]:
+    def _stacked(self, recorded: list[dict[str, _Layer]]) -> tuple[list[list[str]], list[torch.Tensor]]:
+        """Return the layers of both sides and their Gram matrices, (layers, n, n)."""
         exact = self.options.kernel == "rbf" or self.options.remove_top_pc > 0
         exact = exact or any(precision.gram == "native" for precision in self.precisions)
         names = [list(layers) for layers in recorded]
@@ -217,17 +224,17 @@ class Comparison:
         first = stack(recorded[0])
         return names, [first, first if self.one_pass and names[0] == names[1] else stack(recorded[1])]
 
-    def _rbf(self, stack: torch.Tensor, powers: torch.Tensor) -> torch.Tensor:
+    def _rbf(self, grams: torch.Tensor, powers: torch.Tensor) -> torch.Tensor:
         sigma = self.options.sigma
         widths = [None if sigma is None else sigma * torch.exp2(-power) for power in powers]
-        pairs = zip(stack, widths, strict=True)
+        pairs = zip(grams, widths, strict=True)
         return torch.stack([rbf_from_gram(g, bandwidth=self.options.bandwidth, sigma=w) for g, w in pairs])
 
     def _add_measures(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
-        measure = MEASURES[self.options.measure]
-        for layers, side in zip(recorded, ("row", "column"), strict=True):
+        measure = SIMILARITY_MEASURES[self.options.measure]
+        for layers, axis in zip(recorded, ("row", "column"), strict=True):
             for name, layer in layers.items():
-                reason = measure.check(n, layer.width, side)
+                reason = measure.check(n, layer.width, axis)
                 if reason:
                     raise ValueError(f"layer {name!r}: {reason}")
         own = [torch.stack([x.value.square().sum() for x in layers.values()]) for layers in recorded]
@@ -239,18 +246,19 @@ class Comparison:
         ones = values.new_ones(1)
         self.sums.add(index, n, [n * values, (n * ones).expand(len(rows)), (n * ones).expand(len(columns))])
 
-    def _note(self, index: int, n: int, recorded: list[dict[str, _Layer]], stacks: list[torch.Tensor]) -> None:
+    def _note(self, index: int, n: int, recorded: list[dict[str, _Layer]], grams: list[torch.Tensor]) -> None:
         """Keep widths, first components and dominant images."""
         sides = []
-        for layers, stack in zip(recorded, stacks, strict=True):
+        for layers, side in zip(recorded, grams, strict=True):
             names = [name for name in layers if name != CONFOUNDER]
-            grams = stack[: len(names)]
-            diagonal = grams.diagonal(dim1=1, dim2=2)
+            own = side[: len(names)]  # without the confounder's
+            diagonal = own.diagonal(dim1=1, dim2=2)
             largest = diagonal.max(1)
             trace = diagonal.sum(1).clamp(min=torch.finfo(diagonal.dtype).tiny)
             places = largest.indices + index * self.batch_size
             widths = [layers[name].width for name in names]
-            sides.append(Side(names, widths, n * first_component(grams).double(), largest.values / trace, places))
+            first = n * first_component(own).double()
+            sides.append(LayerStatistics(names, widths, first, largest.values / trace, places))
         if self.sums.sides is None:
             self.sums.sides = tuple(sides)
         else:
@@ -276,50 +284,9 @@ def _self_products(layers: dict[str, _Layer]) -> torch.Tensor:
 
 
 def _apply(
-    stacks: list[torch.Tensor], function: Callable[..., torch.Tensor], *others: list[torch.Tensor]
+    grams: list[torch.Tensor], function: Callable[..., torch.Tensor], *others: list[torch.Tensor]
 ) -> list[torch.Tensor]:
     """Apply a function to both sides, with each side's arguments; call it once if both sides are one."""
-    first, second = zip(stacks, *others, strict=True)
+    first, second = zip(grams, *others, strict=True)
     result = function(*first)
-    return [result, result if stacks[1] is stacks[0] else function(*second)]
-
-
-def refuse_non_finite(
-    names: Sequence[list[str]], own: Sequence[torch.Tensor | np.ndarray], models: Sequence[nn.Module] = ()
-) -> None:
-    """Refuse features that are not finite, judged by their HSIC.
-
-    Args:
-        names: The layers of both sides.
-        own: HSIC of each layer with itself, perhaps with the confounder's at the end.
-        models: The models of these layers; weights that are not finite are blamed.
-
-    Raises:
-        ValueError: If there are any; the message names a layer, and the parameter to blame if there is one.
-
-    Example:
-        >>> refuse_non_finite([["fc"]], [np.array([1.0])])
-    """
-    for layers, squares in zip(names, own, strict=True):
-        values = torch.as_tensor(squares)[: len(layers)]
-        # Features that are not finite make NaN; an infinite HSIC has been too large to add up.
-        wrong = {"NaN or infinite features": values.isnan(), "features too large to add up": values.isinf()}
-        for what, places in wrong.items():
-            bad = [layer for layer, there in zip(layers, places.tolist(), strict=True) if there]
-            if bad:
-                more = f", as do {len(bad) - 1} more" if len(bad) > 1 else ""
-                raise ValueError(f"layer {bad[0]!r} gives {what}{more}; {_remedy(models)}")
-
-
-def _remedy(models: Sequence[nn.Module]) -> str:
-    for model in models:
-        try:
-            check_weights(model)
-        except ValueError as error:
-            return str(error)
-    if any(isinstance(module, _BatchNorm) for model in models for module in model.modules()):
-        return (
-            "an untrained model with fresh batch-norm statistics overflows: first call "
-            "utilities.training.trainer.estimate_batch_norm"
-        )
-    return "look at the images' scale, and whether the model's type is wide enough for what it computes"
+    return [result, result if grams[1] is grams[0] else function(*second)]

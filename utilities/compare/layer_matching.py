@@ -25,8 +25,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.compare.measures import MEASURES
-from utilities.compare.pairs import SideBySide
+from utilities.compare.all_pairs import SideBySide
+from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.compare.two_models import compare
 from utilities.hooks.recorder import Layers, select_layers
 from utilities.hooks.views import check_view
@@ -37,12 +37,12 @@ from utilities.utils import versions
 INDEXES: dict[str, dict[str, Any]] = {
     "cka": {"measure": "cka"},
     **{f"cka_rbf_{b}": {"measure": "cka", "kernel": "rbf", "bandwidth": b} for b in (0.2, 0.4, 0.8)},
-    **{name: {"measure": name} for name in MEASURES},
+    **{name: {"measure": name} for name in SIMILARITY_MEASURES},
 }
 TITLES = {
     "cka": "linear CKA",
     **{name: f"RBF CKA, σ = {options['bandwidth']} median" for name, options in INDEXES.items() if "kernel" in options},
-    **{name: measure.title for name, measure in MEASURES.items()},
+    **{name: measure.title for name, measure in SIMILARITY_MEASURES.items()},
 }
 VIEWS = ("flatten", "gap")
 
@@ -278,7 +278,7 @@ def layer_matching(
                 report(f"{TITLES[name]}, {view}: not computed")
                 continue
             names = _layers_of_each(result.layers1, len(models))
-            symmetric = options["measure"] == "cka" or MEASURES[name].symmetric
+            symmetric = options["measure"] == "cka" or SIMILARITY_MEASURES[name].symmetric
             matrix = result.matrix if symmetric else (result.matrix + result.matrix.T) / 2
             shape = (len(models), len(names))
             matrices.append(matrix.reshape(*shape, *shape).transpose(0, 2, 1, 3))
@@ -307,7 +307,7 @@ def _refuse(measure: str, layers: Sequence[str], widths: Sequence[int], batch_si
         return
     for name, width in zip(layers, widths, strict=True):
         for side in ("row", "column"):
-            if reason := MEASURES[measure].check(batch_size, width, side):
+            if reason := SIMILARITY_MEASURES[measure].check(batch_size, width, side):
                 raise ValueError(f"layer {name!r}: {reason}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from utilities.compare.measures import MEASURES
+from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.hooks.precision import PRECISIONS
 from utilities.hooks.recorder import BatchAxis, Forward
 from utilities.hooks.views import View, check_view
@@ -16,14 +16,14 @@ from utilities.metrics import MIN_IMAGES, Estimator, Kernel, check_choices
 
 
 @dataclass(frozen=True)
-class Options:
+class ComparisonOptions:
     """Hold the choices of how two models are compared, see `utilities.compare.compare`.
 
     Raises:
         ValueError: For a choice that does not exist, or that does not go with another.
 
     Example:
-        >>> Options(measure="ckas")
+        >>> ComparisonOptions(measure="ckas")
         Traceback (most recent call last):
         ValueError: measure 'ckas' is not known; choose from cka, procrustes, cca, ...
     """
@@ -46,8 +46,10 @@ class Options:
     batch_axis: BatchAxis | None = None
 
     def __post_init__(self) -> None:
-        if self.measure != "cka" and self.measure not in MEASURES:
-            raise ValueError(f"measure {self.measure!r} is not known; choose from cka, {', '.join(MEASURES)}")
+        if self.measure != "cka" and self.measure not in SIMILARITY_MEASURES:
+            raise ValueError(
+                f"measure {self.measure!r} is not known; choose from cka, {', '.join(SIMILARITY_MEASURES)}"
+            )
         check_choices(self.kernel, self.estimator, self.bandwidth, self.sigma)
         for view in (self.view1, self.view2):
             check_view(view)
@@ -71,6 +73,11 @@ class Options:
         """Return how many images a batch needs."""
         return MIN_IMAGES[self.estimator] if self.measure == "cka" else MIN_IMAGES["debiased"]
 
+    @property
+    def whole_batches(self) -> tuple[bool, bool]:
+        """Whether each model gets whole batches, as its loader yields them, rather than images."""
+        return callable(self.forward1), callable(self.forward2)
+
     def facts(self, batch_size: int) -> dict[str, Any]:
         """Return what a result's provenance states about the choices."""
         facts: dict[str, Any] = {"batch_size": batch_size}
@@ -78,7 +85,7 @@ class Options:
             facts |= {"measure": f"{self.kernel} CKA", "estimator": self.estimator}
             facts |= {"bandwidth": self.bandwidth, "sigma": self.sigma} if self.kernel == "rbf" else {}
         else:
-            facts |= {"measure": MEASURES[self.measure].title}
+            facts |= {"measure": SIMILARITY_MEASURES[self.measure].title}
         for name in ("view1", "view2", "confounder", "forward1", "forward2", "batch_axis"):
             value = getattr(self, name)
             if value not in ("flatten", None):

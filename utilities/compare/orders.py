@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -95,6 +95,17 @@ def _listed(places: Iterable[Any]) -> np.ndarray | None:
         return np.array([int(i) for i in places], np.int64)
     except (TypeError, ValueError):
         return None  # keys of another kind
+
+
+def changes(loader: Any) -> bool:
+    """Tell whether a loader yields other batches when it is read a second time.
+
+    Example:
+        >>> changes(DataLoader(range(5))), changes(DataLoader(range(5), shuffle=True))
+        (False, True)
+    """
+    shuffles = isinstance(loader, Loader) and loader.sampler.shuffle == "every_epoch"
+    return isinstance(loader, Iterator) or shuffles or isinstance(order_of(loader), Drawn)
 
 
 def source_of(dataset: Any) -> tuple[Any, np.ndarray | None, bool]:

@@ -8,16 +8,16 @@ they are deterministic; otherwise what comes with the images does: labels, paths
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from utilities.compare.orders import Drawn, alike, order_of, placed, same_images, source_of
+from utilities.compare.orders import Drawn, alike, changes, order_of, placed, same_images, source_of
 from utilities.compare.witnesses import PIXELS, Witnesses, fingerprints
-from utilities.datasets.loaders import Loader
 from utilities.hooks.calls.batch_parts import place_of_images, split_batch
 from utilities.hooks.calls.nested import tensors_in
 
@@ -27,18 +27,30 @@ REMEDY = (
 )
 
 
-def check_pairing(loader: Any, loader2: Any) -> bool:
-    """Refuse two loaders that certainly serve one data set in two orders; warn of two that shuffle.
+@dataclass(frozen=True)
+class Pairing:
+    """What is known of the orders of two loaders before they are read.
 
-    Returns:
-        Whether to look at labels: both serve one data set, and their orders are not known.
+    Attributes:
+        open: Whether both serve one data set, and their orders are not known: what comes with the images will tell.
+        warned: Whether a warning has said that images may not meet their partners.
+        silent: Kinds of facts that tell nothing of the order; None of a single loader, where there is none to tell.
+    """
+
+    open: bool = False
+    warned: bool = False
+    silent: tuple[str, ...] | None = None
+
+
+def check_pairing(loader: Any, loader2: Any) -> Pairing:
+    """Refuse two loaders that certainly serve one data set in two orders; warn of two that shuffle.
 
     Raises:
         ValueError: If the orders certainly differ; the message names the remedy.
 
     Example:
         >>> from torch.utils.data import DataLoader, TensorDataset
-        >>> check_pairing(DataLoader(range(5)), DataLoader(range(5), sampler=[4, 3, 2, 1, 0]))
+        >>> check_pairing(DataLoader(range(5)), DataLoader(range(5), sampler=[4, 3, 2, 1, 0])).open
         False
         >>> data = TensorDataset(torch.arange(5))
         >>> check_pairing(DataLoader(data), DataLoader(data, sampler=[0, 2, 1, 3, 4]))
@@ -46,21 +58,24 @@ def check_pairing(loader: Any, loader2: Any) -> bool:
         ValueError: both loaders serve one data set, but in two orders: image 1 is number 1 of it in one and number 2...
     """
     if loader2 is None:
-        return False
-    if loader is loader2 and _changes(loader):
+        return Pairing()
+    if loader is loader2 and changes(loader):
         raise ValueError(
             f"one {type(loader).__name__} cannot serve both models, since it gives other images each time it is read: "
             "leave loader2 out, and both get the same batches"
         )
     if isinstance(loader, (list, tuple)) and isinstance(loader2, (list, tuple)):
         _check_lists(loader, loader2)
+        return Pairing(silent=(PIXELS,))  # in the user's order
     if not hasattr(loader, "dataset") or not hasattr(loader2, "dataset"):
-        return False
+        return Pairing(silent=())
     (base1, places1, sure1), (base2, places2, sure2) = (source_of(one.dataset) for one in (loader, loader2))
+    both_tensors = isinstance(base1, TensorDataset) and isinstance(base2, TensorDataset)
+    silent = ("label",) if both_tensors else ()  # they differ in their tensors, so labels tell nothing
     orders = placed(order_of(loader), places1), placed(order_of(loader2), places2)
     drawn = [order for order in orders if isinstance(order, Drawn)]
     if len(drawn) == 2 and drawn[0].repeats(drawn[1]):
-        return False
+        return Pairing(silent=silent)
     same = same_images(base1, base2)
     if len(drawn) == 2 and base1 is not base2:
         warnings.warn(
@@ -68,20 +83,21 @@ def check_pairing(loader: Any, loader2: Any) -> bool:
             "utilities.datasets.make_loader, which shuffles once, by a seed",
             stacklevel=4,
         )
-        return same
+        return Pairing(same, warned=True, silent=silent)
     if same:
-        return _compare_orders(*orders, sure1 and sure2)
-    if hasattr(base1, "__dict__") and alike(base1, base2):
-        _warn_of_orders(*orders, type(base1).__name__)
-    return False
+        return Pairing(_compare_orders(*orders, sure1 and sure2), silent=silent)
+    alike_in_two_orders = hasattr(base1, "__dict__") and alike(base1, base2) and _differ(*orders, type(base1).__name__)
+    return Pairing(warned=alike_in_two_orders, silent=silent)
 
 
-def _warn_of_orders(order1: Any, order2: Any, name: str) -> None:
+def _differ(order1: Any, order2: Any, name: str) -> bool:
     """Warn of two orders of what is probably one data set."""
     try:
         _compare_orders(order1, order2, sure=True)
     except ValueError as error:
         warnings.warn(f"two {name} with equal attributes are probably one data set; then {error}", stacklevel=5)
+        return True
+    return False
 
 
 def _compare_orders(order1: Any, order2: Any, sure: bool) -> bool:
@@ -108,12 +124,6 @@ def _compare_orders(order1: Any, order2: Any, sure: bool) -> bool:
     return True
 
 
-def _changes(loader: Any) -> bool:
-    """Tell whether a loader yields other batches when it is read a second time."""
-    shuffles = isinstance(loader, Loader) and loader.sampler.shuffle == "every_epoch"
-    return isinstance(loader, Iterator) or shuffles or isinstance(order_of(loader), Drawn)
-
-
 def _check_lists(batches1: Any, batches2: Any) -> None:
     """Refuse lists of the same batches in two orders."""
     keys1, keys2 = ([_memory(batch) for batch in batches] for batches in (batches1, batches2))
@@ -134,29 +144,18 @@ def _memory(batch: Any) -> tuple[Any, ...] | None:
 class Partners:
     """Watch whether paired batches hold the same images, where the samplers leave it open.
 
-    Args:
-        loader: Loader for model 1.
-        loader2: Loader for model 2, or None.
-
-    Raises:
-        ValueError: If the orders certainly differ.
-
     Example:
-        >>> Partners([torch.zeros(4, 3)], None).open
-        False
+        >>> watch = Partners(Pairing(open=True))
+        >>> watch.see(0, {"images": torch.zeros(1, 3), "id": ["a"]}, {"images": torch.zeros(1, 3), "id": ["b"]})
+        Traceback (most recent call last):
+        ValueError: both loaders serve one data set, but in two orders: image 0 of batch 0 has id a in one and b in...
     """
 
-    def __init__(self, loader: Any, loader2: Any) -> None:
-        with warnings.catch_warnings(record=True) as said:  # `check_loaders` has warned the user before the work
-            warnings.simplefilter("always")
-            self.open = check_pairing(loader, loader2)
-        self.said = bool(said)
-        self.lists = isinstance(loader, (list, tuple)) and isinstance(loader2, (list, tuple))
-        known = [source_of(getattr(one, "dataset", None))[0] for one in (loader, loader2)]
-        differ = all(isinstance(one, TensorDataset) for one in known)  # in their tensors, so labels tell nothing
-        watched = loader2 is not None and not self.open and not self.said
-        self.witnesses = Witnesses(("label",) if differ else ()) if watched else None
-        self.told = 0  # images whose labels or names agreed, in batches where these vary
+    def __init__(self, pairing: Pairing) -> None:
+        self._pairing = pairing
+        watched = pairing.silent is not None and not pairing.open and not pairing.warned
+        self._witnesses = Witnesses(pairing.silent) if watched else None
+        self._told = 0  # images whose labels or names agreed, in batches where these vary
 
     def see(self, index: int, batch1: Any, batch2: Any) -> None:
         """Look at two paired batches.
@@ -164,9 +163,9 @@ class Partners:
         Raises:
             ValueError: If labels or names show that they hold different images.
         """
-        if self.witnesses is not None:
-            self.witnesses.add(*(self._all_facts(batch) for batch in (batch1, batch2)))
-        if not self.open:
+        if self._witnesses is not None:
+            self._witnesses.add(*(self._all_facts(batch) for batch in (batch1, batch2)))
+        if not self._pairing.open:
             return
         facts1, facts2 = _facts(batch1), _facts(batch2)
         for what in facts1.keys() & facts2.keys():
@@ -178,17 +177,15 @@ class Partners:
                     f"both loaders serve one data set, but in two orders: image {wrong} of batch {index} has {what} "
                     f"{one} in one and {two} in the other: {REMEDY}"
                 )
-            self.told += len(values) if len(set(values)) > 1 else 0
+            self._told += len(values) if len(set(values)) > 1 else 0
 
     def _all_facts(self, batch: Any) -> dict[str, list[Any]]:
         facts = _facts(batch)
-        if self.lists:  # in the user's order
-            return facts
-        return facts | {PIXELS: fingerprints(_split(batch)[0])}
+        return facts if PIXELS in self._pairing.silent else facts | {PIXELS: fingerprints(_split(batch)[0])}
 
     def end(self) -> None:
         """Warn if nothing showed whether the images were the same, or if they were, but in another order."""
-        what = None if self.witnesses is None else self.witnesses.telling()
+        what = None if self._witnesses is None else self._witnesses.telling()
         if what is not None:
             said = "images" if what == PIXELS else f"images by their {what}s"
             warnings.warn(
@@ -196,7 +193,7 @@ class Partners:
                 f"similarity means nothing: {REMEDY}",
                 stacklevel=4,
             )
-        if self.open and not self.told and not self.said:
+        if self._pairing.open and not self._told and not self._pairing.warned:
             warnings.warn(
                 "both loaders serve one data set, and neither their samplers nor labels tell whether in the same "
                 f"order; if not, the similarity means nothing: {REMEDY}",

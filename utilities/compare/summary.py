@@ -9,44 +9,43 @@ from typing import Any
 
 import numpy as np
 
-from utilities.compare.engine import Comparison, refuse_non_finite
-from utilities.compare.sums import Sums
+from utilities.compare.engine import Comparison
 from utilities.results.similarity import Similarity, average
 from utilities.utils import versions
 
 
-def to_similarity(sums: Sums, run: Comparison, provenance: Mapping[str, Any] | None) -> Similarity:
-    """Turn the sums of a comparison into its result.
+def to_similarity(comparison: Comparison, provenance: Mapping[str, Any] | None) -> Similarity:
+    """Turn a comparison, whose sums are those over all batches of all processes, into its result.
 
     Args:
-        sums: Sums over all batches, of all processes.
-        run: The comparison, with options, models and precisions.
-        provenance: Facts of the caller.
+        comparison: The comparison.
+        provenance: Facts that the caller supplies.
 
     Raises:
         ValueError: If features were not finite.
     """
+    sums = comparison.sums
     assert sums.sides is not None  # there was a batch, so there are layers
     rows, columns = sums.sides
-    refuse_non_finite([rows.names, columns.names], sums.totals()[1:], run.models)
+    comparison.refuse_non_finite()
     if sums.confounded and not sums.totals()[0][-1, -1] > 0:
         raise ValueError("the confounder has no variance over the images: there is nothing to regress out")
     matrix, null = sums.matrix(), sums.null_values()
     _warn_of_missing(rows.names, columns.names, matrix)
-    facts = run.options.facts(sums.largest)
+    facts = comparison.options.facts(sums.largest)
     if facts.get("estimator") == "biased":
-        _warn_of_width(sums)
+        _warn_of_width([*rows.names, *columns.names], [*rows.widths, *columns.widths], sums.largest)
     tables: dict[str, Any] = {}
     if null is not None:
         reached = (1 + (null >= matrix).sum(0)) / (1 + len(null))
         tables = {"null_mean": null.mean(0), "p_value": np.where(np.isnan(matrix), np.nan, reached)}
         facts["null_max_95"] = float(np.quantile(np.nan_to_num(null, nan=-1.0).max((1, 2)), 0.95))
-    types = [type(recorder.model).__name__ for recorder in run.recorders]
+    types = [type(recorder.model).__name__ for recorder in comparison.recorders]
     names = {"model": types[0]} if len(types) == 1 else {"model1": types[0], "model2": types[1]}
     if {"model", "model1"} & set(provenance or {}):  # the caller's facts take precedence
         names = {}
     facts["error_samples"] = len(sums.blocks)
-    choices = [choice.facts() for choice in run.precisions]
+    choices = [choice.facts() for choice in comparison.precisions]
     facts["precision"] = choices[0] if choices[0] == choices[1] else choices
     return Similarity(
         matrix=matrix,
@@ -62,13 +61,11 @@ def to_similarity(sums: Sums, run: Comparison, provenance: Mapping[str, Any] | N
     )
 
 
-def _warn_of_width(sums: Sums) -> None:
-    wide = [
-        n for side in sums.sides or () for n, width in zip(side.names, side.widths, strict=True) if width > sums.largest
-    ]
+def _warn_of_width(names: list[str], widths: list[int], images: int) -> None:
+    wide = [name for name, width in zip(names, widths, strict=True) if width > images]
     if wide:
         warnings.warn(
-            f"{len(wide)} layers are wider than the {sums.largest} images of a batch, {wide[0]!r} for one: the biased "
+            f"{len(wide)} layers are wider than the {images} images of a batch, {wide[0]!r} for one: the biased "
             "estimate goes to 1 there whatever the features; estimator='debiased' does not",
             stacklevel=4,
         )

@@ -1,22 +1,19 @@
-"""Compare the representations of two models, layer by layer, in one pass of each over the data.
-
-``python -m utilities.compare --help`` shows the same as a command; under torchrun each process takes its share.
-"""
+"""Compare the representations of two models, layer by layer, in one pass of each over the data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from utilities.compare.batch_loop import collect
-from utilities.compare.batches import check_loaders, reshuffled
+from utilities.compare.batch_loop import run_batches
 from utilities.compare.engine import Comparison
-from utilities.compare.options import Options
+from utilities.compare.options import ComparisonOptions
+from utilities.compare.paired_batches import PairedBatches
 from utilities.compare.summary import mean_of, to_similarity
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.recorder import BatchAxis, Forward, Layers, select_layers
@@ -77,7 +74,8 @@ def compare(
             names other layers that are left out; a layer that you name and that cannot be compared is an error.
             Exclusions alone, such as ``"!*.attn.*"``, are applied to the default.
         layers2: Layers of ``model2``; default: ``layers1`` if both models are one object, else as for ``layers1``.
-        measure: ``"cka"`` or a name in `utilities.compare.measures.MEASURES`, computed within each batch and averaged.
+        measure: ``"cka"`` or a name in `utilities.compare.measures.SIMILARITY_MEASURES`, computed within each batch and
+            averaged.
         kernel: ``"linear"`` or ``"rbf"``, see `utilities.metrics.gram`.
         estimator: ``"debiased"``, or ``"biased"``, which depends on the size of the batch. Batches are weighted by
             the divisor of their HSIC, n(n-3) or (n-1)²: each pair of images counts the same.
@@ -131,7 +129,7 @@ def compare(
         >>> result.layers1, result.n, result.matrix.diagonal().round(6)
         (['0', '1', '2'], 256, array([1., 1., 1.]))
     """
-    options = Options(
+    options = ComparisonOptions(
         measure, kernel, estimator, bandwidth, sigma, view, view if view2 is None else view2, precision, confounder,
         remove_top_pc, permutations, per_batch, seed, forward, forward if forward2 is None else forward2, batch_axis,
     )  # fmt: skip
@@ -140,24 +138,22 @@ def compare(
     pairs = _pairs(model1, model2)
     for side, layers in zip(zip(*pairs, strict=True), (layers1, layers2), strict=True):
         _refuse_other_layers(side, layers)
-    check_loaders(loader, loader2, options.min_images)
-    orders = [(loader, loader2)] if repeats == 1 else [_shuffled(loader, loader2, seed + k) for k in range(repeats)]
-    results, files = [], []
-    for one, two in pairs:
-        passes = []
-        for loaders in orders:
-            path = None if resume is None else f"{resume}.{len(files)}" if len(pairs) * repeats > 1 else resume
-            with ExitStack() as stack:
-                stack.enter_context(keeping_freed_memory())
-                devices = [stack.enter_context(evaluating(model, device)) for model in (one, two)]
-                run = Comparison(one, two, layers1, layers2, options, devices, loader2 is not None, strict)
-                sums, saved = collect(run, loaders, sharded, path, progress)
-            files += [saved] if saved is not None else []
-            passes.append(to_similarity(sums, run, provenance))
-        results.append(passes[0] if repeats == 1 else mean_of(passes, "repeats"))
-    for saved in files:
-        if saved.rank == 0:
-            saved.remove()
+    batches = PairedBatches(loader, loader2, min_images=options.min_images, whole=options.whole_batches)
+    orders = [batches] if repeats == 1 else [batches.reshuffled(seed + k) for k in range(repeats)]
+    passes = list(product(pairs, orders))
+    results, unfinished = [], []
+    for number, ((one, two), order) in enumerate(passes):
+        path = f"{resume}.{number}" if resume is not None and len(passes) > 1 else resume
+        with keeping_freed_memory(), evaluating(one, device) as device1, evaluating(two, device) as device2:
+            devices = (device1, device2)
+            comparison = Comparison(one, two, layers1, layers2, options, devices, order.two_loaders, strict)
+            unfinished.append(run_batches(comparison, order, sharded, path, progress))
+        results.append(to_similarity(comparison, provenance))
+    for files in unfinished:
+        if files is not None and files.number == 0:
+            files.remove()
+    if repeats > 1:
+        results = [mean_of(results[k : k + repeats], "repeats") for k in range(0, len(results), repeats)]
     return results[0] if len(pairs) == 1 else mean_of(results, "models")
 
 
@@ -180,13 +176,3 @@ def _refuse_other_layers(models: Sequence[nn.Module], layers: Layers | None) -> 
     for number, other in enumerate(names):
         if other != names[0]:
             raise ValueError(f"models of one side should have the same layers, but number {number} and 0 differ")
-
-
-def _shuffled(loader: Any, loader2: Any, seed: int) -> tuple[Any, Any]:
-    if loader2 is None:
-        return reshuffled(loader, seed), None
-    shuffled = reshuffled(loader, seed), reshuffled(loader2, seed)
-    sizes = [[len(batch) for batch in one.batch_sampler] for one in shuffled]
-    if sizes[0] != sizes[1]:
-        raise ValueError("repeats need two loaders with batches of the same sizes: else pairs of images come apart")
-    return shuffled

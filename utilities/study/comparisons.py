@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from utilities.compare.measures import MEASURES
-from utilities.compare.pairs import pair_facts
+from utilities.compare.all_pairs import pair_facts
+from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.compare.two_models import compare
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.loaders import make_loader, same_input
@@ -101,5 +101,5 @@ def under_every_measure(group: Group, count: int = 12, view: str = "gap") -> dic
     layers = [layers[:: max(1, len(layers) // count)] for layers in names]
     provenance = studies[0].shared_facts(loader) | pair_facts(facts1, facts2)
     options = {"layers1": layers[0], "layers2": layers[1], "view": view, "provenance": provenance}
-    results = [compare(one, two, loader, measure=name, **options) for name in ("cka", *MEASURES)]
+    results = [compare(one, two, loader, measure=name, **options) for name in ("cka", *SIMILARITY_MEASURES)]
     return {result.provenance["measure"]: result for result in results}

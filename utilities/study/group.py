@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
-from utilities.compare.pairs import compare_all, pair_facts
+from utilities.compare.all_pairs import compare_all, pair_facts
 from utilities.compare.two_models import compare
 from utilities.datasets.loaders import same_input
 from utilities.results.result import Result

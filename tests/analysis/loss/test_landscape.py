@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utilities.analysis.loss import points as module
+from utilities.analysis.loss import unfinished_landscape as module
 from utilities.analysis.loss.directions import random_directions
 from utilities.analysis.loss.grid_losses import duration, image_losses
 from utilities.analysis.loss.landscape import Landscape, join_landscapes, loss_landscape
@@ -274,9 +274,10 @@ def test_parts_joined_are_one_go(tmp_path):
 
 def test_points_are_saved_now_and_then(tmp_path, monkeypatch):
     model, seen = network(), []
-    original = module.Points.save
-    monkeypatch.setattr(module.Points, "save", lambda self, done: (seen.append(len(done)), original(self, done)))
-    monkeypatch.setattr(module, "SECONDS_BETWEEN", 0)
+    files = module.UnfinishedLandscape
+    original = files.save
+    monkeypatch.setattr(files, "save", lambda self, done: (seen.append(len(done)), original(self, done)))
+    monkeypatch.setattr(files, "seconds_between", 0)
     loss_landscape(model, batches(), points=3, one_dimensional=True, resume=tmp_path / "run", **QUIET)
     assert seen == [1, 2, 3, 3]
 

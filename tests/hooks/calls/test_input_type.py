@@ -15,7 +15,7 @@ from utilities.analysis.predictions.classification import classify
 from utilities.analysis.predictions.noise_frequency import noise_frequency
 from utilities.analysis.predictions.prediction_time import prediction_time
 from utilities.compare import compare
-from utilities.compare.pairs import compare_all
+from utilities.compare.all_pairs import compare_all
 from utilities.hooks import Recorder
 from utilities.hooks.calls.input_type import as_input, casting_inputs, input_type
 from utilities.metrics import cka

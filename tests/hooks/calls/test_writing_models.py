@@ -40,8 +40,8 @@ from utilities.analysis.predictions.prediction_time import prediction_time
 from utilities.analysis.predictions.robustness import robustness, score_set
 from utilities.analysis.predictions.uncertainty import Ensemble, dropout_log_probabilities, sampling_dropout
 from utilities.compare import compare
+from utilities.compare.all_pairs import SideBySide, compare_all
 from utilities.compare.layer_matching import layer_matching
-from utilities.compare.pairs import SideBySide, compare_all
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader
 from utilities.hooks import blocks

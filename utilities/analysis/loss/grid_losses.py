@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from utilities.analysis.loss.directions import Moved
-from utilities.analysis.loss.points import Points
+from utilities.analysis.loss.unfinished_landscape import UnfinishedLandscape
 from utilities.analysis.stream import Batches
 from utilities.datasets.loaders import Loader
 from utilities.hooks.calls.labels import BatchCheck, check_logits, check_loss_targets, hits, widened
@@ -100,7 +100,7 @@ class GridLosses:
         grid: Sequence[tuple[float, float]],
         todo: Sequence[int],
         done: dict[int, list[float]],
-        saved: Points | None,
+        saved: UnfinishedLandscape | None,
         report: Callable[[str], None] | None,
         progress: bool,
     ) -> None:

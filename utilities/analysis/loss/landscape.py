@@ -31,12 +31,12 @@ from utilities.analysis.loss.grid_losses import (
     normalising,
     same_epoch,
 )
-from utilities.analysis.loss.points import Points
+from utilities.analysis.loss.unfinished_landscape import UnfinishedLandscape
 from utilities.analysis.stream import stream
-from utilities.compare.unfinished_sums import code_of, fingerprint
 from utilities.hooks.calls.labels import BatchCheck
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
+from utilities.results.unfinished import code_of, fingerprint
 from utilities.utils import versions
 
 SURFACES = ("nll", "l2", "total")
@@ -232,7 +232,7 @@ def loss_landscape(
     products = inner_products(model, directions.tensors("first"), directions.tensors("second"), decay_vectors)
     settings = {"points": points, "extent": extent, "one_dimensional": one_dimensional, "seed": seed}
     settings |= {"orthogonal": directions.orthogonal, "directions": kind, "batch_norm": batch_norm}
-    saved = None if resume is None else Points(resume, (provenance or {}).get("model", ""), part[0])
+    saved = None if resume is None else UnfinishedLandscape(resume, (provenance or {}).get("model", ""), part[0])
     # The seed identifies random directions. Their norms, and so their last bits, depend on the number of threads.
     own_directions = b"" if kind == "random" else directions.first.tobytes() + directions.second.tobytes()
     identity = fingerprint([model], (settings, hashlib.sha256(own_directions).hexdigest(), code_of(loss)))

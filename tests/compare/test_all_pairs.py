@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from utilities.compare import compare
-from utilities.compare.pairs import compare_all
+from utilities.compare.all_pairs import compare_all
 from utilities.zoo import comparison_layers, create_model
 
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 
 from utilities.compare import compare
-from utilities.compare.batches import batch_indices, check_loaders, paired_batches, reshuffled
+from utilities.compare.batch_lists import batch_indices, reshuffled
+from utilities.compare.paired_batches import PairedBatches
 
 IMAGES, LABELS = torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
 
@@ -20,19 +21,20 @@ def batches(size=4):
 
 
 def test_a_side_gets_whole_batches_where_it_asks_for_them():
-    for index, whole, images in paired_batches(batches(), None, 4, whole=(True, False)):
+    for index, whole, images in PairedBatches(batches(), min_images=4, whole=(True, False)).read():
         assert isinstance(whole, UserDict)
         assert torch.equal(whole["label"], LABELS[4 * index :][:4])
         assert images is whole["image"]
-    for _, one, two in paired_batches(batches(), None, 4, whole=(True, True)):
+    for _, one, two in PairedBatches(batches(), min_images=4, whole=(True, True)).read():
         assert one is two
-    for _, one, two in paired_batches(batches(), None, 4):
+    for _, one, two in PairedBatches(batches(), min_images=4).read():
         assert one is two
 
 
 def test_whole_batches_are_cut_to_their_partners_size():
+    cut = PairedBatches(batches(), [IMAGES[:4], IMAGES[4:8], IMAGES[8:11]], min_images=2, whole=(True, False))
     with pytest.warns(UserWarning, match="4 and 3 images; 1 at the end have no partner"):
-        pairs = list(paired_batches(batches(), [IMAGES[:4], IMAGES[4:8], IMAGES[8:11]], 2, whole=(True, False)))
+        pairs = list(cut.read())
     assert [len(one["label"]) for _, one, _ in pairs] == [4, 4, 3]
     assert [len(two) for _, _, two in pairs] == [4, 4, 3]
 
@@ -112,7 +114,7 @@ def test_ready_made_batches_are_not_counted_as_images():
     found, expected = (compare(model, model, data, **options) for data in (whole, [IMAGES, IMAGES + 1]))
     assert found.n == 24
     assert (found.matrix == expected.matrix).all()
-    check_loaders(DataLoader(Stream(), 4), None, 4)
+    PairedBatches(DataLoader(Stream(), 4), min_images=4)
 
 
 def test_batches_of_every_kind_give_one_comparison():
@@ -133,3 +135,61 @@ def test_keys_of_another_kind_than_numbers_can_be_shuffled():
     order = [key for batch in reshuffled(loader, 0).batch_sampler for key in batch]
     assert order != list(data)
     assert sorted(order) == list(data)
+
+
+OTHER = list(torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(1)))
+
+
+def rows(size=4):
+    return DataLoader(list(IMAGES), size)
+
+
+def read(batches, indices=None):
+    return [(index, one.tolist(), two.tolist()) for index, one, two in batches.read(indices)]
+
+
+def test_processes_share_the_batches_that_are_not_done():
+    batches = PairedBatches(rows(), min_images=4)
+    assert [batches.share(set(), rank, 2) for rank in (0, 1)] == [[0, 2], [1]]
+    assert batches.share({0}, 0, 1) == [1, 2]
+    assert read(batches, [2, 0]) == [read(batches)[2], read(batches)[0]]
+    assert batches.length == 3
+
+
+def test_of_two_loaders_the_batches_of_the_shorter_are_shared():
+    with pytest.warns(UserWarning, match="3 and 2 batches"):
+        batches = PairedBatches(rows(), DataLoader(OTHER, 4))
+    assert batches.two_loaders
+    assert batches.share(set(), 0, 1) == [0, 1]
+    assert batches.listed == [[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]], [[0, 1, 2, 3], [4, 5, 6, 7]]]
+
+
+def test_the_key_sees_order_and_images():
+    key = PairedBatches(rows()).key()
+    assert key == PairedBatches(rows()).key()
+    assert key[0] == PairedBatches(DataLoader(OTHER + OTHER[:4], 4)).key()[0]
+    assert key[1] != PairedBatches(DataLoader(OTHER + OTHER[:4], 4)).key()[1]
+    assert key != PairedBatches(rows(size=6)).key()
+    with pytest.raises(ValueError, match="no batch of 20 images or more"):
+        PairedBatches(DataLoader(range(30), 40, drop_last=True), min_images=20).key()
+
+
+def test_both_models_images_are_reshuffled_alike():
+    batches = PairedBatches(rows(), DataLoader([2 * image for image in IMAGES], 4))
+    orders = [[(one, two) for _, one, two in batches.reshuffled(seed).read()] for seed in (0, 1)]
+    assert all(torch.equal(2 * one, two) for order in orders for one, two in order)
+    assert not torch.equal(orders[0][0][0], orders[1][0][0])
+    with pytest.raises(ValueError, match="batches of the same sizes"), pytest.warns(UserWarning, match="3 and 2"):
+        PairedBatches(rows(), rows(size=6)).reshuffled(0)
+
+
+def test_loaders_are_checked_when_they_are_paired():
+    with pytest.raises(ValueError, match="batches hold 4 images; 5 or more"):
+        PairedBatches(rows(), min_images=5)
+    with pytest.raises(ValueError, match="the loader has 12 images; 13 or more"):
+        PairedBatches(rows(size=64), min_images=13)
+    with pytest.raises(TypeError, match="a loader should yield batches"):
+        PairedBatches(rows(), IMAGES)
+    data = list(IMAGES)
+    with pytest.raises(ValueError, match="in two orders"):
+        PairedBatches(DataLoader(data, 4), DataLoader(data, 4, sampler=range(11, -1, -1)))

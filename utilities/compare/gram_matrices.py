@@ -10,17 +10,17 @@ POWER_STEPS = 8
 ROUNDING = 1e-5  # share of a float32 Gram matrix's trace that may be rounding
 
 
-def half_vectors(stack: torch.Tensor) -> torch.Tensor:
+def half_vectors(grams: torch.Tensor) -> torch.Tensor:
     """Turn symmetric matrices into half as long vectors with the same inner products: the diagonal, √2 x the rest.
 
     Example:
         >>> half_vectors(torch.tensor([[[1.0, 2.0], [2.0, 3.0]]])).square().sum().round()
         tensor(18.)
     """
-    n = stack.shape[-1]
-    row, column = torch.triu_indices(n, n, device=stack.device)
-    weights = torch.where(row == column, 1.0, 2**0.5).to(stack)
-    return stack.flatten(1)[:, row * n + column] * weights
+    n = grams.shape[-1]
+    row, column = torch.triu_indices(n, n, device=grams.device)
+    weights = torch.where(row == column, 1.0, 2**0.5).to(grams)
+    return grams.flatten(1)[:, row * n + column] * weights
 
 
 def _places(n: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ EXPLAINED = 1e-5
 
 
 @dataclass
-class Side:
+class LayerStatistics:
     """Hold what is known of the layers of one model; tensors stay on the device, so that nothing waits for them.
 
     Attributes:
@@ -38,7 +38,7 @@ class Side:
     share: torch.Tensor
     image: torch.Tensor
 
-    def merge(self, other: Side) -> None:
+    def merge(self, other: LayerStatistics) -> None:
         """Add what other batches show about the same layers.
 
         Raises:
@@ -59,9 +59,9 @@ class Side:
         self.image = torch.where(larger, other.image, self.image)
         self.share = torch.where(larger, other.share, self.share)
 
-    def cpu(self) -> Side:
+    def cpu(self) -> LayerStatistics:
         """Return the same in main memory."""
-        return Side(self.names, self.widths, self.first.cpu(), self.share.cpu(), self.image.cpu())
+        return LayerStatistics(self.names, self.widths, self.first.cpu(), self.share.cpu(), self.image.cpu())
 
     def details(self, n: int) -> dict[str, list[Any]]:
         """Return the table that `Similarity.report` shows."""
@@ -74,7 +74,7 @@ class Side:
 
 
 @dataclass
-class Sums:
+class BatchSums:
     """Hold sums over batches, which can be merged and saved.
 
     Attributes:
@@ -97,7 +97,7 @@ class Sums:
     done: set[int] = field(default_factory=set)
     n: int = 0
     largest: int = 0
-    sides: tuple[Side, Side] | None = None
+    sides: tuple[LayerStatistics, LayerStatistics] | None = None
 
     def add(self, index: int, images: int, terms: list[torch.Tensor], null: torch.Tensor | None = None) -> None:
         """Add one batch.
@@ -118,7 +118,7 @@ class Sums:
         self.done.add(index)
         self.n, self.largest = self.n + images, max(self.largest, images)
 
-    def merge(self, other: Sums) -> None:
+    def merge(self, other: BatchSums) -> None:
         """Add the sums of other batches.
 
         Raises:
@@ -155,7 +155,7 @@ class Sums:
                 mine[:] = [a + b for a, b in zip(mine, block, strict=True)]
             self.blocks = joined
 
-    def cpu(self) -> Sums:
+    def cpu(self) -> BatchSums:
         """Return the same sums in main memory, to be saved or sent to another process."""
         blocks = {key: [torch.as_tensor(x).cpu() for x in block[:3]] + block[3:] for key, block in self.blocks.items()}
         null = None if self.null is None else self.null.cpu()
