@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from utilities.hooks.calls.batch_parts import known_length
+from utilities.hooks.calls.seeding import keeping_generators
 
 READING = (
     "collate_fn", "num_workers", "pin_memory", "pin_memory_device", "timeout", "worker_init_fn", "generator",
@@ -83,13 +82,8 @@ def _read_batches(loader: DataLoader, times: int = 1) -> list[list[Any]]:
     Raises:
         ValueError: If the batches never end, or differ between readings when read several ``times``.
     """
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - samplers may draw from it
-    try:
+    with keeping_generators():  # samplers may draw from any of them
         first, *others = [_finite(loader) for _ in range(times)]
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
     if any(other != first for other in others):
         raise ValueError(
             "the loader serves another order each time; use utilities.datasets.make_loader(shuffle='once')"

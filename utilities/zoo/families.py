@@ -7,8 +7,7 @@ LeViT is a hybrid. Its paper says so (Graham et al. 2021, https://arxiv.org/abs/
 convolutions take the place of the patch embedding, resolution falls from stage to stage as in a CNN, all norms are
 batch norms, and all that mixes places after the stem is attention. AdamW trains it, as it trains transformers.
 
-A name that the table does not know counts as a CNN and is trained by SGD. This includes some transformers of timm,
-such as BEiT, CaiT, EVA, PVT and XCiT, and the hybrid CoAtNet: choose their optimiser explicitly.
+A name that the table does not know counts as a CNN and is trained by SGD.
 """
 
 from __future__ import annotations
@@ -39,6 +38,9 @@ _WORDS = "(vit|deit|pit|swin|mixer)"  # in the names of most transformers, and o
 FAMILIES = (
     Family(f"(alternet|lambda).*{_WORDS}", "hybrid", "adamw"),
     Family("alternet|lambda", "hybrid", "sgd"),
+    Family(".*(coatne|edgenext|efficientformer|visformer|caformer|swiftformer|lowformer)|iformer", "hybrid", "adamw"),
+    Family("(eca_)?(se|lam)?(botne|halone|halobotne|haloregnet)", "hybrid", "sgd"),  # in a ResNet's stages
+    Family("(aimv2|beit|cait|coat_|eva|hiera|nest_|pvt|tnt|twins|volo|xcit)", "vit", "adamw"),
     Family(".*(levit|efficientvit|fastvit|maxx?vit|mobilevit|nextvit|shvit|tiny_vit_)", "hybrid", "adamw"),
     Family("(convit|crossvit|davit|flexivit|gcvit|gmixer|mvit|naflexvit|samvit)", "vit", "adamw"),
     Family(f"(.*_)?{_WORDS}", "vit", "adamw"),
