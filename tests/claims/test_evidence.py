@@ -13,7 +13,7 @@ from utilities.analysis.class_embedding.identifiability import identifiability
 from utilities.analysis.predictions.classification import classify
 from utilities.analysis.predictions.noise_frequency import noise_frequency
 from utilities.claims.claim import Claim, state_claims
-from utilities.claims.evidence import IMAGES, doubt, sound, weigh
+from utilities.claims.evidence import IMAGES, find_doubt, keep_sound, weigh
 from utilities.claims.park_kim_2022.blocks import claims_of_fourier, claims_of_lesions, claims_of_variance
 from utilities.claims.park_kim_2022.classification import claims_of_classification
 from utilities.claims.park_kim_2022.noise_frequency import claims_of_noise_frequency
@@ -59,7 +59,7 @@ class Made:
     ],
 )
 def test_doubts(result, words):
-    found = doubt("vit", result)
+    found = find_doubt("vit", result)
     assert words in found
     assert bool(words) == bool(found)
 
@@ -67,9 +67,9 @@ def test_doubts(result, words):
 def test_the_most_frequent_class_is_chance_where_labels_are_known():
     result = Made(accuracy=0.62, num_classes=3)
     result.labels = torch.tensor([0] * 240 + [1] * 80 + [2] * 80).numpy()
-    assert "not above chance, 60.0%" in doubt("vit", result)
+    assert "not above chance, 60.0%" in find_doubt("vit", result)
     result.accuracy = 0.8
-    assert doubt("vit", result) == ""
+    assert find_doubt("vit", result) == ""
 
 
 def test_claims_on_untrained_models_by_intent_need_images_alone():
@@ -80,8 +80,8 @@ def test_claims_on_untrained_models_by_intent_need_images_alone():
 
 def test_results_that_can_tell_are_kept_from_those_that_cannot():
     results = {"good": Made(weights="trained"), "bad": Made(weights="untrained, seed 3")}
-    assert (list(sound(results)[0]), sound(results)[1]) == (["good"], "bad is untrained")
-    kept, left_out = sound({"bad": results["bad"]})
+    assert (list(keep_sound(results)[0]), keep_sound(results)[1]) == (["good"], "bad is untrained")
+    kept, left_out = keep_sound({"bad": results["bad"]})
     assert (list(kept), left_out) == (["bad"], "")
 
 
@@ -96,7 +96,7 @@ def test_commands_say_the_accuracy_that_the_training_measured(tmp_path):
         torch.save(content | extra, tmp_path / "w.pth")
         found = open_model(given, "plain_cnn8", str(tmp_path / "w.pth"), 10)[1]
         assert found == {"model": "plain_cnn8", "weights": "w.pth"} | facts
-    assert "has not learnt" in doubt("cnn", Made(n=540, num_classes=10, weights="w.pth", accuracy=0.1))
+    assert "has not learnt" in find_doubt("cnn", Made(n=540, num_classes=10, weights="w.pth", accuracy=0.1))
 
 
 def batches(n):
@@ -163,6 +163,6 @@ def test_a_files_name_is_no_sign_of_learning():
     def result(weights):
         return SimpleNamespace(n=200, provenance={"weights": weights})
 
-    assert "nothing says that vit has learnt" in doubt("vit", result("plain.pth"))
+    assert "nothing says that vit has learnt" in find_doubt("vit", result("plain.pth"))
     for weights in ("pretrained", "trained for 9 epochs", "resnet18_seed_0_epochs_6.pth"):
-        assert doubt("vit", result(weights)) == ""
+        assert find_doubt("vit", result(weights)) == ""

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from utilities.plots.resize import resize
+from utilities.plots.resizing import resize_figure
 from utilities.plots.similarity.batches import plot_batches
 from utilities.plots.similarity.comparison import plot_difference, plot_results, plot_significance
 from utilities.plots.similarity.depth import plot_best_match, plot_diagonal
@@ -194,7 +194,7 @@ def test_any_figure_can_be_resized():
     figure = plot_diagonal([result(36, 36), result(36, 36)], ["one", "the other"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        resize(figure, "column")
+        resize_figure(figure, "column")
         figure.canvas.draw()
     assert figure.get_figwidth() == 3.25
     for artist in (figure._supxlabel, *figure.legends, *(ax.xaxis.label for ax in figure.axes)):
@@ -202,5 +202,5 @@ def test_any_figure_can_be_resized():
         assert 0 <= box.x0 <= box.x1 <= figure.bbox.x1
     assert "5,000 images" in figure._supxlabel.get_text().replace("\n", " ")
     heatmap = plot_similarity(result(23, 60))
-    resize(heatmap, "column", caption=False)
+    resize_figure(heatmap, "column", caption=False)
     check(heatmap, 0.15)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from utilities.cli.options import add_figure_options, figure_options
 from utilities.compare import CKA
-from utilities.plots import style
-from utilities.plots.facts import new_figure
+from utilities.plots import paper
+from utilities.plots.labelled_figure import new_figure
 from utilities.plots.similarity.comparison import plot_difference, plot_results
 from utilities.plots.similarity.depth import plot_diagonal
 from utilities.plots.style import DPI, PaperFigure, paper_figure, save_figure, save_figures, split_picture
@@ -143,9 +143,11 @@ def test_cka_saves_for_print(tmp_path):
 
 
 def test_no_figure_asks_for_text_that_is_too_small_to_read():
-    wanted = re.compile(r"(?:fontsize|labelsize|points)=(\d+(?:\.\d+)?)")
-    for path in Path(style.__file__).parent.glob("*.py"):
-        assert all(float(size) >= style.SMALLEST for size in wanted.findall(path.read_text())), path.name
+    sizes = (paper.HEADLINE, paper.SIDE_NAME, paper.LABEL, paper.DENSE, paper.TICK)
+    assert all(size >= paper.SMALLEST for size in sizes)
+    literal = re.compile(r"(?:fontsize|labelsize|points)=(\d+(?:\.\d+)?)|set_size\(\d")
+    for path in Path(paper.__file__).parent.rglob("*.py"):
+        assert not literal.search(path.read_text()), f"{path.name} should take its sizes from paper.py"
 
 
 def test_the_users_theme_leaves_heatmaps_readable():

@@ -14,7 +14,7 @@ from utilities.utils import write_whole
 from utilities.zoo.families import family
 
 WIDTH = 110
-LAYERS = {"attn": "attention", "mlp": "the MLP"}
+BRANCHES = {"attn": "attention", "mlp": "MLP"}  # of a transformer's block
 VERDICTS = {True: "holds on what was run", False: "does NOT hold on what was run", None: "cannot be told from this run"}
 
 
@@ -51,6 +51,16 @@ class Claim:
         texts = [textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=7 * " ") for head, text in lines]
         verdict = f"The claim {VERDICTS[self.holds]}{f': {self.reason}' if self.reason else ''}."
         return "\n".join([*texts, textwrap.fill(verdict, WIDTH, subsequent_indent=7 * " ")])
+
+
+def branch(part: str) -> str:
+    """Name a branch of a transformer's block within a sentence.
+
+    Example:
+        >>> branch("attn"), branch("mlp")
+        ('attention', 'the MLP')
+    """
+    return f"the {BRANCHES[part]}" if part == "mlp" else BRANCHES[part]
 
 
 def percent_points(value: float, error: float) -> str:

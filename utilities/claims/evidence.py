@@ -41,13 +41,13 @@ def weigh(claim: Claim, results: Mapping[str, Any], *, learnt: bool = True, show
         Of:    vit (trained for 9 epochs, accuracy 90.0%, 18 images).
         The claim cannot be told from this run: 18 images of vit are fewer than 50.
     """
-    about = "; ".join(describe(name, result) for name, result in results.items())
-    doubts = [doubt(name, result, learnt=learnt, shown=shown) for name, result in results.items()]
+    about = "; ".join(describe_evidence(name, result) for name, result in results.items())
+    doubts = [find_doubt(name, result, learnt=learnt, shown=shown) for name, result in results.items()]
     reason = "; ".join(dict.fromkeys(one for one in doubts if one))
     return dataclasses.replace(claim, about=about, holds=None if reason else claim.holds, reason=reason)
 
 
-def sound(results: Mapping[str, Any], *, learnt: bool = True) -> tuple[dict[str, Any], str]:
+def keep_sound(results: Mapping[str, Any], *, learnt: bool = True) -> tuple[dict[str, Any], str]:
     """Keep the results that can support a verdict, and explain why the others cannot.
 
     If none can, all are kept, and `weigh` reports it.
@@ -55,16 +55,16 @@ def sound(results: Mapping[str, Any], *, learnt: bool = True) -> tuple[dict[str,
     Example:
         >>> from types import SimpleNamespace
         >>> good, bad = (SimpleNamespace(n=99, provenance={"weights": w}) for w in ("pretrained", "untrained, seed 0"))
-        >>> kept, why = sound({"a": good, "b": bad})
+        >>> kept, why = keep_sound({"a": good, "b": bad})
         >>> list(kept), why
         (['a'], 'b is untrained')
     """
-    doubts = {name: doubt(name, result, learnt=learnt) for name, result in results.items()}
+    doubts = {name: find_doubt(name, result, learnt=learnt) for name, result in results.items()}
     kept = {name: result for name, result in results.items() if not doubts[name]}
     return (kept, "; ".join(filter(None, doubts.values()))) if kept else (dict(results), "")
 
 
-def describe(name: str, result: Any) -> str:
+def describe_evidence(name: str, result: Any) -> str:
     """Describe a result in a few words: the model, its weights, its accuracy and the number of images."""
     facts, accuracy, count = _provenance(result), _accuracy(result), _images(result)
     known = [
@@ -77,7 +77,7 @@ def describe(name: str, result: Any) -> str:
     return f"{label} ({', '.join(part for part in known if part)})"
 
 
-def doubt(name: str, result: Any, *, learnt: bool = True, shown: bool = False) -> str:
+def find_doubt(name: str, result: Any, *, learnt: bool = True, shown: bool = False) -> str:
     """Explain why a result cannot support a verdict; return an empty string if it can.
 
     Args:

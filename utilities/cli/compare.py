@@ -28,8 +28,8 @@ from utilities.datasets.factory import SPLITS, load_dataset
 from utilities.datasets.loaders import Loader, make_loader, same_input
 from utilities.hooks.precision import PRECISIONS
 from utilities.hooks.recorder import select_layers
+from utilities.plots.layer_ticks import chosen
 from utilities.plots.style import save_figures, split_picture
-from utilities.plots.ticks import chosen
 from utilities.utils import check_writable, evaluate, resolve_device
 from utilities.zoo.factory import NAMES, create_model
 from utilities.zoo.inputs import input_options

@@ -1,1 +1,8 @@
-"""Results to figures, in the wings of `utilities.analysis`; `style` decides fonts, widths and how files are saved."""
+"""Result in, figure out: one wing for each room of analyses, and `similarity` for comparisons of layers.
+
+`paper` holds the one style, `captions` says what results were made from, `style` saves figures for print.
+"""
+
+from utilities.plots.style import save_figure, save_figures
+
+__all__ = ["save_figure", "save_figures"]

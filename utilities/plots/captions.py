@@ -1,16 +1,146 @@
-"""Titles and captions of figures of several results."""
+"""Captions and titles: what results were made from, said once for all figures."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from utilities.plots.similarity.heatmap import caption
-from utilities.plots.text import write_wrapped
+from utilities.plots.paper import LABEL
+from utilities.plots.text_fitting import write_wrapped
 from utilities.results.similarity import Similarity
+
+# Options of a comparison that change its values, and their names in captions.
+CHANGES = {
+    "bandwidth": "bandwidth",
+    "sigma": "σ",
+    "view1": "view of rows:",
+    "view2": "view of columns:",
+    "confounder": "regressed out:",
+    "remove_top_pc": "leading components removed:",
+}
+
+
+class HasProvenance(Protocol):
+    """A result that holds what it was made from."""
+
+    provenance: Mapping[str, Any]
+
+
+def describe_model(facts: Mapping[str, Any], which: str = "", *, name: bool = True) -> str:
+    """State a model, its weights and its accuracy, as far as they are known.
+
+    Args:
+        facts: Provenance of a result.
+        which: ``"1"`` for the model of the rows, ``"2"`` for that of the columns, ``""`` for the only one.
+        name: Whether to name the model.
+
+    Example:
+        >>> describe_model({"model": "resnet18", "weights": "untrained, seed 0", "accuracy": 0.1})
+        'resnet18, untrained, seed 0, accuracy 10.0%'
+    """
+    known = [
+        facts.get(f"model{which}") if name else None,
+        facts.get(f"weights{which}"),
+        describe_accuracy(facts, which),
+    ]
+    return ", ".join(part for part in known if part)
+
+
+def describe_accuracy(facts: Mapping[str, Any], which: str = "") -> str:
+    """State the accuracy of a model in percent; empty where it is not known."""
+    accuracy = facts.get(f"accuracy{which}")
+    return "" if accuracy is None else f"accuracy {100 * accuracy:.1f}%"
+
+
+def describe_images(facts: Mapping[str, Any], count: int | None) -> str:
+    """State a data set and a number of images, as far as they are known.
+
+    Example:
+        >>> describe_images({"dataset": "digits (test)"}, 1540)
+        'digits (test), n = 1,540 images'
+    """
+    known = [facts.get("dataset"), None if count is None else f"n = {count:,} images"]
+    return ", ".join(part for part in known if part)
+
+
+def describe_similarity(result: Similarity) -> str:
+    """State what a result was made from: model, weights, accuracy, data, number of images, estimator.
+
+    Args:
+        result: Result to describe. Facts missing from its provenance are left out.
+
+    Example:
+        >>> result = Similarity(np.eye(1), ["a"], ["a"], 540, provenance={"model": "resnet18", "accuracy": 0.974})
+        >>> describe_similarity(result)
+        'resnet18, accuracy 97.4%. n = 540 images.'
+    """
+    facts = result.provenance
+    model, rows, columns = (describe_model(facts, which) for which in ("", "1", "2"))
+    sides = [rows] if rows == columns else [f"rows: {rows}", f"columns: {columns}"]
+    sentences = [model] if model else sides
+    batch = f" in batches of {facts['batch_size']}" if facts.get("batch_size") else ""
+    sentences.append(f"{describe_images(facts, result.n)}{batch}")
+    measure = ", ".join(str(facts[key]) for key in ("measure", "estimator") if facts.get(key))
+    changes = [f"{text} {facts[key]}" for key, text in CHANGES.items() if facts.get(key)]
+    measure = ", ".join(([measure] if measure else []) + changes)
+    sentences.append(f"{measure[:1].upper()}{measure[1:]}{_range(result)}")
+    if result.stderr is not None and np.isfinite(result.stderr).any():
+        sentences.append(
+            f"Standard errors {np.nanmean(result.stderr):.3f} on average, {np.nanmax(result.stderr):.3f} at most"
+        )
+    if facts.get("profile") == "quick":
+        sentences.append("Quick profile: not comparable with published figures")
+    return ". ".join(s for s in sentences if s) + "."
+
+
+def _range(result: Similarity) -> str:
+    """State the least and the largest value between different layers, which a scale from 0 to 1 may not show."""
+    different = np.not_equal.outer(result.layers1, result.layers2)
+    values = result.matrix[different & np.isfinite(result.matrix)]
+    return f", {values.min():.2f} to {values.max():.2f} between different layers" if values.size else ""
+
+
+def made_from(results: Mapping[str, HasProvenance]) -> str:
+    """State what results were made from: each model once, then what all share.
+
+    Args:
+        results: Label -> result. These keys of each provenance are used: ``model, weights, accuracy, dataset, n,
+            profile``.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> facts = {"model": "vit", "weights": "untrained", "dataset": "digits (test)", "n": 540, "profile": "quick"}
+        >>> made_from({"ViT": SimpleNamespace(provenance=facts)})
+        'ViT: vit, untrained. digits (test), n = 540 images, quick profile.'
+    """
+    models, images = {}, {}
+    for label, result in results.items():
+        facts = result.provenance
+        models[label] = describe_model(facts, name=not label.startswith(str(facts.get("model"))))
+        profile = f"{facts['profile']} profile" if facts.get("profile") else ""
+        images[label] = ", ".join(part for part in (describe_images(facts, facts.get("n")), profile) if part)
+    sentences = [f"{label}: {text}." for label, text in models.items() if text]
+    if len(set(images.values())) > 1:
+        sentences += [f"{label}: {text}." for label, text in images.items() if text]
+    else:
+        sentences += [f"{text}." for text in set(images.values()) if text]
+    return " ".join(sentences)
+
+
+def shared_fact(results: Sequence[Any], name: str) -> str:
+    """Return a fact that all results share, or an empty string.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> shared_fact([SimpleNamespace(provenance={"path": "diagonal"})], "path")
+        'diagonal'
+    """
+    values = {str(result.provenance.get(name, "")) for result in results}
+    return values.pop() if len(values) == 1 else ""
 
 
 def basis(results: Sequence[Similarity]) -> str:
@@ -30,7 +160,7 @@ def basis(results: Sequence[Similarity]) -> str:
     for number, result in enumerate(results, 1):
         facts = {k: v for k, v in result.provenance.items() if not k.startswith(left_out)}
         bare = dataclasses.replace(result, matrix=np.full_like(result.matrix, np.nan), stderr=None, provenance=facts)
-        groups.setdefault(caption(bare), []).append(str(number))
+        groups.setdefault(describe_similarity(bare), []).append(str(number))
     text = " ".join(f"Result{'s' * (len(n) > 1)} {', '.join(n)}: {text}" for text, n in groups.items())
     text = next(iter(groups)) if len(groups) == 1 else text
     errors = [result.stderr[np.isfinite(result.stderr)] for result in results if result.stderr is not None]
@@ -53,9 +183,7 @@ def heading(result: Similarity, missing: str = "similarity of layers") -> str:
     facts = result.provenance
     lines = [" x ".join(name for name in model_names(result) if name)] if not facts.get("model") else [facts["model"]]
     for which, side in (("", ""), ("1", "rows: "), ("2", "columns: ")):
-        accuracy = facts.get(f"accuracy{which}")
-        parts = [facts.get(f"weights{which}"), None if accuracy is None else f"accuracy {100 * accuracy:.1f}%"]
-        text = ", ".join(part for part in parts if part)
+        text = describe_model(facts, which, name=False)
         lines.append(side + text if text else "")
     return "\n".join(line for line in lines if line) or missing
 
@@ -86,7 +214,7 @@ def titles_of(results: Sequence[Similarity], titles: Sequence[str] | None) -> tu
 
 def write_caption(figure: Figure, text: str) -> None:
     """Write a caption below a figure, in lines as long as the figure is wide, and enlarge the figure to hold it."""
-    artist = figure.supxlabel(text, fontsize=7, x=0.02, ha="left")
+    artist = figure.supxlabel(text, fontsize=LABEL, x=0.02, ha="left")
     lines = write_wrapped(artist, text, 0.96 * figure.get_figwidth()).splitlines()
     figure.caption = text  # kept for breaking lines at another width
     figure.set_figheight(figure.get_figheight() + caption_height(len(lines)))

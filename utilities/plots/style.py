@@ -1,81 +1,30 @@
-"""Style of all figures: widths in a paper, resolution, embedded fonts, and saving."""
+"""Save figures in the style of `utilities.plots.paper`: format, width, resolution, with or without the caption."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from utilities.plots.paper import DPI, SMALLEST, PaperFigure, inches, paper_figure, saving
+from utilities.plots.resizing import resize_figure
 from utilities.utils import write_whole
 
-DPI = 300
-WIDTHS = {"column": 3.25, "page": 6.75}  # inches, in a paper with two columns
+__all__ = [
+    "DPI",
+    "FORMATS",
+    "SMALLEST",
+    "PaperFigure",
+    "inches",
+    "paper_figure",
+    "save_figure",
+    "save_figures",
+    "saving",
+    "split_picture",
+]
 FORMATS = (".png", ".pdf", ".svg", ".eps")
 OTHER_FORMATS = (".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".webp", ".ps", ".bmp")
-SMALLEST = 6  # points; smaller text cannot be read in print
-# Type 42 embeds fonts as TrueType. Several venues refuse the default, Type 3. Text of an SVG stays text, which can be
-# searched, edited and set in another font.
-STYLE = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
-
-
-@contextmanager
-def saving() -> Iterator[None]:
-    """Save figures in this style inside the context; restore the settings on exit.
-
-    Example:
-        >>> with saving():
-        ...     mpl.rcParams["pdf.fonttype"]
-        42
-        >>> mpl.rcParams["pdf.fonttype"]
-        3
-    """
-    resolution = {"savefig.dpi": DPI} if mpl.rcParams["savefig.dpi"] == "figure" else {}  # keep the user's own choice
-    with mpl.rc_context(STYLE | resolution):
-        yield
-
-
-class PaperFigure(Figure):
-    """A figure whose ``savefig`` embeds TrueType fonts and writes 300 dots per inch, unless told otherwise."""
-
-    caption = ""  # text below the figure, before its lines are broken
-    fits: tuple[Callable[[], None], ...] = ()  # functions to call again when the figure's size changes
-
-    def savefig(self, fname: Any, **options: Any) -> None:
-        """Save the figure as `matplotlib.figure.Figure.savefig` does."""
-        with saving():
-            super().savefig(fname, **options)
-
-
-def paper_figure(width: float, height: float, **options: Any) -> PaperFigure:
-    """Make an empty figure in this style, sized in inches; ``options`` go to `matplotlib.pyplot.figure`."""
-    return plt.figure(figsize=(width, height), FigureClass=PaperFigure, **options)
-
-
-def inches(width: float | str) -> float:
-    """Convert a width to inches.
-
-    Args:
-        width: ``"column"`` or ``"page"`` of a paper with two columns, or inches as a number or a string.
-
-    Raises:
-        ValueError: If the width is none of these, or too small for a figure.
-
-    Example:
-        >>> inches("column"), inches("page"), inches(5), inches("2.5")
-        (3.25, 6.75, 5.0, 2.5)
-    """
-    try:
-        value = WIDTHS[width] if width in WIDTHS else float(width)
-    except ValueError:
-        value = 0.0
-    if not 2 <= value <= 60:
-        raise ValueError(f"a figure's width is {', '.join(map(repr, WIDTHS))} or inches from 2 to 60, not {width!r}")
-    return value
 
 
 def save_figure(
@@ -103,6 +52,7 @@ def save_figure(
 
     Example:
         >>> import tempfile
+        >>> import matplotlib.pyplot as plt
         >>> save_figure(paper_figure(2, 1), Path(tempfile.mkdtemp()) / "empty.pdf").name
         'empty.pdf'
         >>> plt.close()
@@ -110,9 +60,7 @@ def save_figure(
     path = Path(path)
     base, suffix = split_picture(path)
     if width is not None or not caption:
-        from utilities.plots.resize import resize  # the layout of heatmaps imports this module
-
-        resize(figure, width, caption=caption)
+        resize_figure(figure, width, caption=caption)
     path = path if path.suffix.lower() == suffix else base.with_name(f"{base.name}{suffix}")
     options = {} if dpi is None else {"dpi": dpi}
 
@@ -145,6 +93,7 @@ def save_figures(
 
     Example:
         >>> import tempfile
+        >>> import matplotlib.pyplot as plt
         >>> one, two = (paper_figure(2, 1) for _ in range(2))
         >>> [path.name for path in save_figures({"": one, "_cut": two}, Path(tempfile.mkdtemp()) / "r18", ".svg")]
         ['r18.svg', 'r18_cut.svg']

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from utilities.plots.captions import describe_accuracy
 from utilities.results.similarity import Similarity
+from utilities.results.statistics import LEVEL
 
 WIDTH = 110
 Results = Mapping[tuple[str, str], Similarity]
@@ -63,7 +65,7 @@ def describe_pair(trained: Similarity, untrained: Similarity | None = None) -> s
         f"(0 first, 1 last layer of {two})."
     )
     if trained.p_value is not None:
-        text += f" {100 * np.nanmean(trained.p_value <= 0.05):.0f}% of all pairs are above chance (p <= 0.05 each)."
+        text += f" {100 * np.nanmean(trained.p_value <= LEVEL):.0f}% of all pairs are above chance (p <= {LEVEL} each)."
     if untrained is not None:
         before = untrained.best_match()["similarity"].mean()
         change = np.nanmean(trained.matrix - untrained.matrix)
@@ -135,15 +137,15 @@ def describe_datasets(results: Mapping[str, Similarity]) -> str:
     means = [float(np.nanmean(result.matrix[upper])) for result in (own, other)]
     apart = np.abs(own.matrix - other.matrix)
     row, column = np.unravel_index(np.nanargmax(apart), apart.shape)
-    above = float(np.nanmean(across.p_value <= 0.05))
+    above = float(np.nanmean(across.p_value <= LEVEL))
     names = [result.provenance["dataset"] for result in (own, other)]
     model, pair = own.provenance["model"], f"{own.layers1[row]} x {own.layers2[column]}"
     text = (
         f"On {names[0]} two layers of {model} have a similarity of {means[0]:.2f} on average, on {names[1]} "
         f"{means[1]:.2f}; they differ most on {pair}, {own.matrix[row, column]:.2f} and "
         f"{other.matrix[row, column]:.2f}. Across the sets, where image i of one has nothing to do with image i of the "
-        f"other, the mean is {np.nanmean(across.matrix):.3f}, and {100 * above:.0f}% of pairs have p <= 0.05: about 5% "
-        f"are expected, and neighbouring layers err together."
+        f"other, the mean is {np.nanmean(across.matrix):.3f}, and {100 * above:.0f}% of pairs have p <= {LEVEL}: about "
+        f"{100 * LEVEL:g}% are expected, and neighbouring layers err together."
     )
     return textwrap.fill(text, WIDTH)
 
@@ -159,7 +161,7 @@ def describe_student(results: Mapping[str, Similarity]) -> str:
         last = result.per_batch[:, -1, -1]
         best = result.best_match(axis=0)["similarity"].mean()
         lines.append(
-            f"{key}: accuracy {100 * result.provenance['accuracy2']:.1f}%; the best match of a layer of the student in "
+            f"{key}: {describe_accuracy(result.provenance, '2')}; the best match of a layer of the student in "
             f"the teacher {best:.3f} on average; their answers {result.matrix[-1, -1]:.3f} "
             f"(standard error {result.stderr[-1, -1]:.3f}), in single batches {np.nanmin(last):.2f} to "
             f"{np.nanmax(last):.2f}."

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from utilities.compare import Similarity, average
-from utilities.plots.similarity import panels
-from utilities.plots.similarity.heatmap import MAX_LABELS, caption, plot_similarity, stage_boundaries, stage_of
+from utilities.plots.captions import describe_similarity
+from utilities.plots.layer_ticks import MAX_LABELS
+from utilities.plots.similarity.heatmap import plot_similarity, stage_boundaries, stage_of
+from utilities.plots.similarity.panels import PANELS, SCREEN, plot_panels
+from utilities.plots.style import save_figure
 
 mpl.use("Agg")
 FACTS = {
@@ -95,7 +98,7 @@ def test_spread_has_its_own_panel_and_scale():
 
 
 def test_caption_says_what_it_was_made_from():
-    text = caption(result())
+    text = describe_similarity(result())
     for fact in (
         "resnet18",
         "trained for 10 epochs",
@@ -107,7 +110,7 @@ def test_caption_says_what_it_was_made_from():
     ):
         assert fact in text
     pair = Similarity(np.eye(1), ["a"], ["b"], 10, provenance={"model1": "one", "accuracy1": 0.5, "model2": "two"})
-    assert "rows: one, accuracy 50.0%. columns: two" in caption(pair).replace("Rows", "rows").replace(
+    assert "rows: one, accuracy 50.0%. columns: two" in describe_similarity(pair).replace("Rows", "rows").replace(
         "Columns", "columns"
     )
 
@@ -124,14 +127,11 @@ def test_stages():
     ]
 
 
-def test_panels_are_made_from_saved_results(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        panels.main([str(tmp_path), "--out", str(tmp_path / "images")])
-    assert "make figures" in capsys.readouterr().err
-    for columns in panels.PANELS.values():
+def test_panels_are_made_from_saved_results(tmp_path):
+    for name, columns in PANELS.items():
         for notebook in sum(columns, ()):
             result().save(tmp_path / notebook)
-    panels.main([str(tmp_path), "--out", str(tmp_path / "images")])
-    pictures = sorted((tmp_path / "images").iterdir())
-    assert [path.name for path in pictures] == ["lambda.png", "resnet.png", "vit.png"]
-    assert all(path.stat().st_size < 300_000 for path in pictures)
+        loaded = [[Similarity.load(tmp_path / notebook) for notebook in column] for column in columns]
+        picture = save_figure(plot_panels(loaded), tmp_path / f"{name}.png", dpi=SCREEN)
+        assert picture.stat().st_size < 300_000
+    assert sorted(PANELS) == ["lambda", "resnet", "vit"]

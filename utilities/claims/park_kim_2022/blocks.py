@@ -10,7 +10,7 @@ from utilities.analysis.blocks.fourier import Fourier
 from utilities.analysis.blocks.lesion import Lesions
 from utilities.analysis.blocks.variance import Variance
 from utilities.claims.claim import Claim, by_family, judge, percent_points
-from utilities.claims.evidence import sound, weigh
+from utilities.claims.evidence import keep_sound, weigh
 
 PAPER = "Park & Kim 2022"
 MOST, FEW = 0.75, 0.5  # "almost always" holds if three of four blocks agree, and fails if fewer than half do
@@ -143,7 +143,7 @@ def _mostly(
     text: str, where: str, results: Mapping[str, Fourier | Variance], kinds: Sequence[str], sign: int, name: str
 ) -> Claim:
     """Count the blocks of some kinds whose change has a sign by two standard errors; others may have it too."""
-    counts, undecided, (results, left_out) = {}, 0, sound(results)
+    counts, undecided, (results, left_out) = {}, 0, keep_sound(results)
     for model, result in results.items():
         change, error = sign * getattr(result, name), getattr(result, f"{name}_stderr")
         of_kind = [i for i, kind in enumerate(result.kinds) if kind in kinds and np.isfinite(change[i])]

@@ -56,8 +56,8 @@ def _flat_and_convex(models: Mapping[str, HessianSpectra], when: str) -> list[Cl
     ape, nep = _compared(models, "cnn", "vit", _ape), _compared(models, "vit", "cnn", _nep)
     pair = ("cnn", "vit")
     return [
-        _weighed(Claim(flat, SOURCE, _said(models, "APE", _ape, pair), ape), models, pair),
-        _weighed(Claim(convex, SOURCE, _said(models, "NEP", _nep, pair), nep), models, pair),
+        _weighed(Claim(flat, SOURCE, _in_numbers(models, "APE", _ape, pair), ape), models, pair),
+        _weighed(Claim(convex, SOURCE, _in_numbers(models, "NEP", _nep, pair), nep), models, pair),
     ]
 
 
@@ -71,7 +71,7 @@ def _between(models: Mapping[str, HessianSpectra]) -> Claim:
     text = "the more attention, the flatter the loss: the eigenvalues of a hybrid lie between those of CNN and ViT"
     steps = [_compared(models, "cnn", "hybrid", _ape), _compared(models, "hybrid", "vit", _ape)]
     holds = False if False in steps else None if None in steps else True
-    return _weighed(Claim(text, IMPLIED, _said(models, "APE", _ape, tuple(TITLES)), holds), models, tuple(TITLES))
+    return _weighed(Claim(text, IMPLIED, _in_numbers(models, "APE", _ape, tuple(TITLES)), holds), models, tuple(TITLES))
 
 
 def _disappear(models: Mapping[str, Mapping[int, HessianSpectra]]) -> Claim:
@@ -110,8 +110,8 @@ def claims_of_readings(results: Mapping[str, Mapping[str, HessianSpectra]]) -> l
     pair = ("cnn", "vit")
     ape, dominant = _compared(batches, "cnn", "vit", _ape), _compared(full, "vit", "cnn", _dominant)
     return [
-        _weighed(Claim(flat, SOURCE, _said(batches, "APE", _ape, pair), ape), batches, pair),
-        _weighed(Claim(sharp, OTHER, _said(full, "largest eigenvalue", _dominant, pair), dominant), full, pair),
+        _weighed(Claim(flat, SOURCE, _in_numbers(batches, "APE", _ape, pair), ape), batches, pair),
+        _weighed(Claim(sharp, OTHER, _in_numbers(full, "largest eigenvalue", _dominant, pair), dominant), full, pair),
     ]
 
 
@@ -141,7 +141,8 @@ def _widened(result: HessianSpectra, measure: Measure) -> float:
     return measure(result)[1] * float(t.ppf(norm.cdf(2), free)) / 2 if free else math.nan
 
 
-def _said(models: Mapping[str, HessianSpectra], of: str, measure: Measure, wanted: tuple[str, ...]) -> str:
+def _in_numbers(models: Mapping[str, HessianSpectra], of: str, measure: Measure, wanted: tuple[str, ...]) -> str:
+    """State a measure of each wanted model with its error, or which of them was not run."""
     missing = [TITLES[name] for name in wanted if name not in models]
     if missing:
         return f"no {' and no '.join(missing)} was run"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from utilities.analysis.class_embedding.agreement import ClassValueAgreement
-from utilities.claims.claim import LAYERS, Claim, judge
+from utilities.claims.claim import Claim, branch, judge
 from utilities.claims.evidence import weigh
 from utilities.results.statistics import LEVEL, mean_and_stderr
 
@@ -40,7 +40,7 @@ def claims_of_class_value(results: Mapping[str, ClassValueAgreement]) -> list[Cl
             reference = result.random_scores[i] if twin else result.chance[i][:, None]
             excess, where = result.scores[i] - reference, f"{model}, {part}"
             level = "the untrained model's" if twin else "chance (no untrained model was given)"
-            whose = f"{LAYERS[part]}'s class-value agreement"
+            whose = f"{branch(part)}'s class-value agreement"
             judged = [
                 _late(f"in late blocks {whose} is above an untrained model's", where, level, excess, result.p[i]),
                 _early(f"in early blocks {whose} is at the level of an untrained model's", where, level, excess),

@@ -9,7 +9,7 @@ import numpy as np
 
 from utilities.analysis.class_embedding.identifiability import Identifiability
 from utilities.claims.claim import Claim, all_hold, judge
-from utilities.claims.evidence import sound, weigh
+from utilities.claims.evidence import keep_sound, weigh
 from utilities.results.statistics import LEVEL, mean_and_stderr
 
 PAPER = "Vilas et al. 2023, https://arxiv.org/abs/2310.18969"
@@ -62,7 +62,7 @@ def _claim(
 ) -> Claim:
     """Test each model that has learnt; of the others, only claims on untrained models or by definition."""
     learnt = decide not in (_rate_is_accuracy, _at_chance)
-    results, left_out = sound(results, learnt=learnt)
+    results, left_out = keep_sound(results, learnt=learnt)
     found = {model: decide(result, random.get(model)) for model, result in results.items()}
     findings = {model: finding for model, finding in found.items() if finding is not None}
     if not findings:

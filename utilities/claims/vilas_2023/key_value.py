@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from utilities.analysis.class_embedding.key_value import KeyValueAgreement
-from utilities.claims.claim import LAYERS, Claim, all_hold, judge, percent_points
+from utilities.claims.claim import BRANCHES, Claim, all_hold, branch, judge, percent_points
 from utilities.claims.evidence import weigh
 
 AGREEMENT = "Vilas et al. 2023, key-value agreement rate"
@@ -33,17 +33,17 @@ def claims_of_key_value(results: Mapping[str, KeyValueAgreement]) -> list[Claim]
     """
     claims: list[Claim] = []
     for model, result in results.items():
-        own = [_above_chance(model, result, part) for part in LAYERS]
+        own = [_above_chance(model, result, part) for part in BRANCHES]
         own += [_peak(model, result, part, place) for part, place in (("attn", -1), ("mlp", -2))]
         own.append(_less_composed(model, result))
-        own += [_goes_with_accuracy(model, result, part) for part in LAYERS]
+        own += [_goes_with_accuracy(model, result, part) for part in BRANCHES]
         claims += [weigh(claim, {model: result}) for claim in own]
     return claims
 
 
 def _above_chance(model: str, result: KeyValueAgreement, part: str) -> Claim:
     """Compare the late blocks with chance and with the other class; they have to exceed both."""
-    text = f"in late blocks, tokens switch on memories of {LAYERS[part]} for the image's class more often than chance"
+    text = f"in late blocks, tokens switch on memories of {branch(part)} for the image's class more often than chance"
     late = _late(result)
     rate, error, excess, excess_error, chance = (
         float(result.of(value, part)[late].mean())
@@ -59,7 +59,7 @@ def _above_chance(model: str, result: KeyValueAgreement, part: str) -> Claim:
 def _peak(model: str, result: KeyValueAgreement, part: str, place: int) -> Claim:
     """Compare the block where the peak should be with the best other block."""
     which = {-1: "last block", -2: "last block but one"}[place]
-    text = f"the agreement of {LAYERS[part]} peaks in the {which}"
+    text = f"the agreement of {branch(part)} peaks in the {which}"
     rate, error = result.of("rate", part), result.of("rate_stderr", part)
     if len(rate) < FEW:
         return Claim(text, AGREEMENT, f"{model} has {len(rate)} blocks, too few for a peak", None)
@@ -90,7 +90,7 @@ def _less_composed(model: str, result: KeyValueAgreement) -> Claim:
 
 def _goes_with_accuracy(model: str, result: KeyValueAgreement, part: str) -> Claim:
     """Compare correctly classified images with the others in late blocks."""
-    text = f"in late blocks, the agreement of {LAYERS[part]} is higher for correctly classified images"
+    text = f"in late blocks, the agreement of {branch(part)} is higher for correctly classified images"
     late, group = _late(result), result.groups[0]
     gap, error = (float(result.of(value, part, group)[late].mean()) for value in ("gap", "gap_stderr"))
     counts = f"{result.n_correct:,} images right, {result.n_wrong:,} wrong"

@@ -9,9 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from utilities.analysis.blocks.fourier import Fourier
-from utilities.plots.blocks.over_depth import colour_of, depth_colours, facts_of, plot_over_depth
-from utilities.plots.facts import finish, named, new_figure
-from utilities.plots.text import wrap
+from utilities.plots.blocks.values_over_depth import colour_of, depth_colours, plot_over_depth
+from utilities.plots.captions import shared_fact
+from utilities.plots.labelled_figure import finish, named, new_figure
+from utilities.plots.paper import CURVE, GREY, HAIRLINE, LABEL, THICK, THIN
+from utilities.plots.text_fitting import wrap
 
 DEFINITION = "Delta log amplitude: ln|F(f)| less ln|F(0)| of the same block, mean over channels and images."
 AXES = {
@@ -43,15 +45,15 @@ def plot_spectra(results: Mapping[str, Fourier] | Fourier, axis: str = "own") ->
         for x, y, error, depth in zip(
             getattr(result, name), result.delta, result.delta_stderr, result.depth, strict=True
         ):
-            ax.plot(x, y, color=colour_of(depth), linewidth=1, marker="o", markersize=1.5)
+            ax.plot(x, y, color=colour_of(depth), linewidth=CURVE, marker="o", markersize=1.5)
             ax.fill_between(x, y - error, y + error, color=colour_of(depth), alpha=0.25, linewidth=0)
-        ax.axhline(0, color="0.5", linewidth=0.5, zorder=0)
+        ax.axhline(0, color=GREY, linewidth=HAIRLINE, zorder=0)
         ax.set(title=wrap(title, 2), xlabel=label)
     axes[0, 0].set_ylabel("Delta log amplitude")
     scale = plt.cm.ScalarMappable(plt.Normalize(0, 1 / 0.9), depth_colours())
     bar = figure.colorbar(scale, ax=axes, aspect=25, pad=0.02, boundaries=np.linspace(0, 1, 100), ticks=[0, 0.5, 1])
-    bar.set_label("relative depth", fontsize=7)
-    path = facts_of(list(results.values()), "path")
+    bar.set_label("relative depth", fontsize=LABEL)
+    path = shared_fact(list(results.values()), "path")
     way = {"diagonal": "Along both diagonals.", "radial": "Mean over rings.", "paper": "The published axis."}
     return finish(figure, results, f"{DEFINITION} {way.get(path, '')} Bands: one standard error.", legend=False)
 
@@ -85,17 +87,17 @@ def plot_gain(results: Mapping[str, Fourier] | Fourier) -> Figure:
         for kind, colour in KIND_COLOURS.items():
             rows = [i for i in np.flatnonzero(kept) if result.kinds[i] == kind]
             for i in rows:
-                ax.plot(result.pixel_frequency[i], result.gain[i] - result.gain[i, 0], color=colour, lw=0.6, alpha=0.5)
+                ax.plot(result.pixel_frequency[i], result.gain[i] - result.gain[i, 0], color=colour, lw=THIN, alpha=0.5)
             whole = [i for i in rows if np.isfinite(result.pixel_frequency[i]).sum() == _most(result, rows)]
             if whole:
                 mean = np.mean([result.gain[i] - result.gain[i, 0] for i in whole], 0)
-                ax.plot(result.pixel_frequency[whole[0]], mean, color=colour, lw=2)
+                ax.plot(result.pixel_frequency[whole[0]], mean, color=colour, lw=THICK)
                 seen.add(kind)
-        ax.axhline(0, color="0.5", linewidth=0.5, zorder=0)
+        ax.axhline(0, color=GREY, linewidth=HAIRLINE, zorder=0)
         ax.set(title=wrap(title, 2), xlabel="frequency (units of pi,\nin pixels of the image)")
     for kind in KIND_COLOURS:
         if kind in seen:
-            axes[0, 0].plot([], [], color=KIND_COLOURS[kind], lw=2, label=kind)
+            axes[0, 0].plot([], [], color=KIND_COLOURS[kind], lw=THICK, label=kind)
     axes[0, 0].set_ylabel("gain: ln(output / input amplitude),\nless that of frequency 0")
     note = "Thin: single blocks; thick: mean of a kind, over the blocks of its largest grid."
     return finish(figure, results, note)

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from utilities.analysis.blocks.lesion import Lesions
-from utilities.plots.blocks.over_depth import facts_of
-from utilities.plots.facts import finish, named, new_figure
-from utilities.plots.text import wrap
+from utilities.plots.captions import shared_fact
+from utilities.plots.labelled_figure import finish, named, new_figure
+from utilities.plots.paper import INK, LABEL, LIGHT, TEXT_WIDTH, THIN
+from utilities.plots.text_fitting import wrap
 
 FILLS = {"conv": "white", "mlp": "white", "msa": "0.45"}
 WAYS = {"identity": "removed (its input is passed on)", "zero": "replaced by zero", "mean": "replaced by its mean"}
@@ -34,24 +35,24 @@ def plot_lesions(results: Mapping[str, Lesions] | Lesions, value: str = "drop") 
         raise ValueError(f"value {value!r} is not known; choose from drop, loss")
     results = named(results)
     scale = 100 if value == "drop" else 1
-    figure, axes = new_figure(6.5, 0.4 + 1.8 * len(results), len(results), 1, squeeze=False)
+    figure, axes = new_figure(TEXT_WIDTH, 0.4 + 1.8 * len(results), len(results), 1, squeeze=False)
     for ax, (label, result) in zip(axes[:, 0], results.items(), strict=True):
         x = np.arange(len(result.names))
-        bars = ax.bar(x, scale * getattr(result, value), edgecolor="0.2", linewidth=0.6)
+        bars = ax.bar(x, scale * getattr(result, value), edgecolor=INK, linewidth=THIN)
         for bar, kind in zip(bars, result.kinds, strict=True):
             bar.set_facecolor(FILLS[kind])
         errors = scale * getattr(result, f"{value}_stderr")
-        ax.errorbar(x, scale * getattr(result, value), errors, fmt="none", ecolor="0.2", elinewidth=0.7)
+        ax.errorbar(x, scale * getattr(result, value), errors, fmt="none", ecolor=INK, elinewidth=0.7)
         for i in np.flatnonzero(np.diff(result.stages)):
-            ax.axvline(i + 0.5, color="0.6", linestyle="--", linewidth=0.6)
-        ax.axhline(0, color="0.2", linewidth=0.6)
+            ax.axvline(i + 0.5, color=LIGHT, linestyle="--", linewidth=THIN)
+        ax.axhline(0, color=INK, linewidth=THIN)
         ax.set_xticks(x, result.names, rotation=90)
         for text, kind in zip(ax.get_xticklabels(), result.kinds, strict=True):
             text.set_fontweight("bold" if kind == "msa" else "normal")
         ax.set(title=wrap(label, 6), xlim=(-0.7, len(x) - 0.3))
-    figure.supylabel("drop of accuracy (percent points)" if value == "drop" else "rise of loss (nats)", fontsize=7)
-    axes[0, 0].bar([0], [0], color=FILLS["msa"], edgecolor="0.2", label="attention (bold names)")
-    axes[0, 0].bar([0], [0], color="white", edgecolor="0.2", label="convolution or MLP")
-    way = WAYS.get(facts_of(list(results.values()), "ablation"), "removed")
+    figure.supylabel("drop of accuracy (percent points)" if value == "drop" else "rise of loss (nats)", fontsize=LABEL)
+    axes[0, 0].bar([0], [0], color=FILLS["msa"], edgecolor=INK, label="attention (bold names)")
+    axes[0, 0].bar([0], [0], color="white", edgecolor=INK, label="convolution or MLP")
+    way = WAYS.get(shared_fact(list(results.values()), "ablation"), "removed")
     note = f"Each unit by itself {way}. Dashed: stages. Bars: one standard error over images, paired."
     return finish(figure, results, note)

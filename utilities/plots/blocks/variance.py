@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from utilities.analysis.blocks.variance import Variance
-from utilities.plots.blocks.over_depth import facts_of, plot_over_depth
-from utilities.plots.facts import named
+from utilities.plots.blocks.values_over_depth import plot_over_depth
+from utilities.plots.captions import shared_fact
+from utilities.plots.labelled_figure import named
 
 VALUES = {
     "variance": ("stderr", "variance"),
@@ -34,6 +35,6 @@ def plot_variance(results: Mapping[str, Variance] | Variance, value: str = "vari
     if value not in VALUES:
         raise ValueError(f"value {value!r} is not known; choose from {', '.join(VALUES)}")
     error, label = VALUES[value]
-    over = facts_of(list(named(results).values()), "over")
+    over = shared_fact(list(named(results).values()), "over")
     note = f"Variance over {over}, mean over channels and images." if over else ""
     return plot_over_depth(results, value, error, label, shared=value == "relative", note=note)

@@ -9,17 +9,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utilities.analysis.class_embedding.agreement import ClassValueAgreement
-from utilities.plots.facts import LAYERS, colours, finish, named, new_figure
-from utilities.plots.text import wrap
-from utilities.plots.ticks import name_layers
+from utilities.claims.claim import BRANCHES
+from utilities.plots.labelled_figure import colours, finish, named, new_figure
+from utilities.plots.layer_ticks import name_layers
+from utilities.plots.paper import CURVE, DARK, GREY, INK, LABEL, REFERENCE, THIN
+from utilities.plots.text_fitting import wrap
 from utilities.results.statistics import LEVEL
 
-CHANCE = {"color": "0.2", "linestyle": "--", "linewidth": 0.8, "label": "chance"}
+CHANCE = {"color": INK, "linestyle": "--", "linewidth": REFERENCE, "label": "chance"}
 TWIN = {
-    "color": "0.5",
+    "color": GREY,
     "marker": "x",
     "markersize": 3.5,
-    "linewidth": 0.8,
+    "linewidth": REFERENCE,
     "label": "untrained model, mean over classes",
 }
 NOTE = (
@@ -56,8 +58,8 @@ def plot_class_value_agreement(results: Mapping[str, ClassValueAgreement] | Clas
     )
     for row, (label, result) in zip(axes, results.items(), strict=True):
         for i, (ax, part) in enumerate(zip(row, parts, strict=True)):
-            _draw(ax, result, i, colours(list(LAYERS))[part])
-            ax.set_title(wrap(f"{label}: {LAYERS[part]}", 2.8))
+            _draw(ax, result, i, colours(list(BRANCHES))[part])
+            ax.set_title(wrap(f"{label}: {BRANCHES[part]}", 2.8))
         row[0].set_ylabel("largest cosine of a class\nwith a value vector")
     low, high = axes[0, 0].get_ylim()
     axes[0, 0].set_ylim(min(0, low), high + 0.1 * (high - min(0, low)))  # room for stars
@@ -73,15 +75,15 @@ def plot_class_value_agreement(results: Mapping[str, ClassValueAgreement] | Clas
 def _draw(ax: Axes, result: ClassValueAgreement, part: int, colour: tuple[float, ...]) -> None:
     """Draw one part of a model."""
     blocks = np.arange(1, len(result.names) + 1)
-    grey = {"color": "0.3", "linewidth": 0.6}
+    grey = {"color": DARK, "linewidth": THIN}
     scores = [values[~np.isnan(values)] for values in result.scores[part]]
-    looks = {"boxprops": {"facecolor": colour, "edgecolor": "0.3", "linewidth": 0.6}, "whiskerprops": grey}
-    looks |= {"capprops": grey, "medianprops": {"color": "black", "linewidth": 1}}
+    looks = {"boxprops": {"facecolor": colour, "edgecolor": DARK, "linewidth": THIN}, "whiskerprops": grey}
+    looks |= {"capprops": grey, "medianprops": {"color": "black", "linewidth": CURVE}}
     ax.boxplot(scores, positions=blocks, widths=0.6, whis=(0, 100), patch_artist=True, manage_ticks=False, **looks)
     ax.plot(blocks, result.chance[part], **{**CHANCE, "label": None})
     ax.plot(blocks, result.random_mean[part], **{**TWIN, "label": None})
     for block in blocks[result.p[part] < LEVEL]:
-        ax.text(block, 0.99, "*", transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=7)
+        ax.text(block, 0.99, "*", transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=LABEL)
     ax.set_xlim(0.3, len(blocks) + 0.7)
     name_layers(ax.xaxis, [str(block) for block in blocks], 2.6, list(blocks))
 

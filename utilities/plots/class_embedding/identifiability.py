@@ -13,18 +13,10 @@ from matplotlib.ticker import MaxNLocator
 
 from utilities.analysis.class_embedding.composition import SOURCES
 from utilities.analysis.class_embedding.identifiability import Identifiability
-from utilities.plots.facts import (
-    LAYERS,
-    WIDTH,
-    colours,
-    draw_with_band,
-    finish,
-    marker,
-    named,
-    new_figure,
-    twins_of,
-)
-from utilities.plots.text import wrap
+from utilities.claims.claim import BRANCHES
+from utilities.plots.labelled_figure import colours, draw_with_band, finish, marker, named, new_figure, twins_of
+from utilities.plots.paper import DARK, EDGE, GREY, HEADLINE, PALETTE, REFERENCE, TEXT_WIDTH, THIN
+from utilities.plots.text_fitting import wrap
 from utilities.results.statistics import LEVEL
 
 Results = Mapping[str, Identifiability] | Identifiability
@@ -56,7 +48,7 @@ def plot_evolution(
         raise ValueError(f"part {part!r} was read of no model; parts are block, attn and mlp, of CNNs block alone")
     twins = twins_of(results, random or None)
     groups, place = _groups(results), _places(results)
-    figure, axes = new_figure(WIDTH, 2.4, 1, len(groups), squeeze=False, sharey=True)
+    figure, axes = new_figure(TEXT_WIDTH, 2.4, 1, len(groups), squeeze=False, sharey=True)
     for label, colour in colours(list(results)).items():
         look = {"color": colour, "marker": _marker(label, results[label])}
         axes[0, 0].plot([], [], markersize=3, label=label, **look)
@@ -67,13 +59,13 @@ def plot_evolution(
                     score, ends = result.score[p, :, g], result.score_interval[:, p, :, g]
                     draw_with_band(ax, place(result), score, ends, linestyle=style, **look)
     if twins:
-        axes[0, 0].plot([], [], color="0.3", linestyle="--", label="untrained")
+        axes[0, 0].plot([], [], color=DARK, linestyle="--", label="untrained")
     for ax, group in zip(axes[0], groups, strict=True):
         _dotted(ax, sorted({result.chance for result in results.values()}))
         _depth_axis(ax, results)
         ax.set_title(TOKENS[group])
-    axes[0, 0].plot([], [], color="0.5", linestyle=":", label="chance")
-    axes[0, 0].set_ylabel(SCORE if part == "block" else f"{SCORE}\nof {LAYERS[part]} alone")
+    axes[0, 0].plot([], [], color=GREY, linestyle=":", label="chance")
+    axes[0, 0].set_ylabel(SCORE if part == "block" else f"{SCORE}\nof {BRANCHES[part]} alone")
     note = f"Bands: {_interval(results)}. Chance: 0.5 + 1 / (2 classes), the mean over ranks at random."
     return finish(figure, results | {f"{label}, untrained": twin for label, twin in twins.items()}, note)
 
@@ -88,7 +80,7 @@ def plot_distribution(results: Results) -> Figure:
         The figure.
     """
     results, looks = named(results), colours(list(TOKENS))
-    figure, axes = new_figure(WIDTH, 1.8 * len(results), len(results), 1, squeeze=False, sharey=True)
+    figure, axes = new_figure(TEXT_WIDTH, 1.8 * len(results), len(results), 1, squeeze=False, sharey=True)
     for ax, (label, result) in zip(axes[:, 0], results.items(), strict=True):
         width = 0.7 / len(result.groups)
         for g, group in enumerate(result.groups):
@@ -100,7 +92,7 @@ def plot_distribution(results: Results) -> Figure:
         ax.set_ylabel(SCORE)
     for group in _groups(results):
         axes[0, 0].bar([1], [0], color=looks[group], alpha=0.8, label=TOKENS[group])
-    axes[0, 0].plot([], [], color="0.5", linestyle=":", label="chance")
+    axes[0, 0].plot([], [], color=GREY, linestyle=":", label="chance")
     lowest = min(np.percentile(result.image_score, 5, axis=0).min() for result in results.values())
     axes[0, 0].set_ylim(max(0.0, lowest - 0.05), 1.03)
     note = "Mean over the tokens of each image. Boxes: quartiles and median over images; whiskers: 5% to 95%."
@@ -116,12 +108,12 @@ def plot_changes(results: Results) -> Figure:
     Returns:
         The figure.
     """
-    results, looks = named(results), colours(["block", *LAYERS.values()])
+    results, looks = named(results), colours(["block", *BRANCHES.values()])
     figure, axes, panels = _panels(results)
     for ax, result, g in panels:
         rates = {"block": (result.change[:, g], result.change_interval[..., g])}
         for i, layer in enumerate(result.parts[1:]):
-            rates[LAYERS[layer]] = result.layer_change[i, :, g], result.layer_change_interval[:, i, :, g]
+            rates[BRANCHES[layer]] = result.layer_change[i, :, g], result.layer_change_interval[:, i, :, g]
         for name, (values, ends) in rates.items():
             draw_with_band(ax, _blocks(result), 100 * values, 100 * ends, color=looks[name], marker=".")
         _dotted(ax, [50])
@@ -153,8 +145,8 @@ def plot_composition(results: Results) -> Figure:
     results = {label: r for label, r in named(results).items() if len(r.parts) > 1 and len(r.names) > 1}
     if not results:
         raise ValueError("composition needs a transformer of two blocks or more among the results")
-    style = {"edgecolor": "0.4", "linewidth": 0.3}
-    looks = ["0.6", *sns.color_palette("colorblind", 3), "0.93"]
+    style = {"edgecolor": "0.4", "linewidth": EDGE}
+    looks = ["0.6", *sns.color_palette(PALETTE, 3), "0.93"]
     figure, axes, panels = _panels(results)
     for ax, result, g in panels:
         shares = 100 * result.composition[1:, g]
@@ -185,19 +177,19 @@ def plot_context(results: Results) -> Figure:
     everything = named(results)
     results = {label: result for label, result in everything.items() if result.n_masked}
     if not results:
-        figure, ax = new_figure(WIDTH, 0.6)
+        figure, ax = new_figure(TEXT_WIDTH, 0.6)
         ax.set_axis_off()
         ax.set_title("no masks: tokens of object and context cannot be told apart in these images")
         return finish(figure, everything, legend=False)
-    looks = colours(["object", "context", *LAYERS.values()])
-    figure, axes = new_figure(WIDTH, 2.1 * len(results), len(results), 2, squeeze=False)
+    looks = colours(["object", "context", *BRANCHES.values()])
+    figure, axes = new_figure(TEXT_WIDTH, 2.1 * len(results), len(results), 2, squeeze=False)
     for (left, right), (label, result) in zip(axes, results.items(), strict=True):
         for i, name in enumerate(("object", "context")):
             ends = result.place_score_interval[..., i]
             draw_with_band(left, _blocks(result), result.place_score[:, i], ends, color=looks[name], marker=".")
         _dress(left, result, f"{label}: score", result.chance, {"0.2": result.place_p})
         left.set_ylabel(SCORE)
-        layers = [LAYERS[layer] for layer in result.parts[1:]]
+        layers = [BRANCHES[layer] for layer in result.parts[1:]]
         if not layers:
             right.remove()
             continue
@@ -234,7 +226,7 @@ def _dress(ax: Axes, result: Identifiability, title: str, level: float, p_values
 def _panels(results: Mapping[str, Identifiability]) -> tuple[Figure, np.ndarray, list[tuple[Axes, Any, int]]]:
     """Make a row of panels for each model, one per token group: figure, axes, list of (axes, result, group)."""
     columns = max(len(result.groups) for result in results.values())
-    figure, axes = new_figure(WIDTH, 1.9 * len(results), len(results), columns, squeeze=False, sharey=True)
+    figure, axes = new_figure(TEXT_WIDTH, 1.9 * len(results), len(results), columns, squeeze=False, sharey=True)
     panels = []
     for row, (label, result) in zip(axes, results.items(), strict=True):
         for ax in row[len(result.groups) :]:
@@ -279,7 +271,7 @@ def _block_axis(ax: Axes, result: Identifiability, first: int = 1) -> None:
 
 def _dotted(ax: Axes, values: Sequence[float]) -> None:
     for value in values:
-        ax.axhline(value, color="0.5", linewidth=0.8, linestyle=":", zorder=1)
+        ax.axhline(value, color=GREY, linewidth=REFERENCE, linestyle=":", zorder=1)
 
 
 def _stars(ax: Axes, p_values: Mapping[Any, np.ndarray]) -> None:
@@ -288,13 +280,13 @@ def _stars(ax: Axes, p_values: Mapping[Any, np.ndarray]) -> None:
     for row, (colour, p) in enumerate(p_values.items()):
         for block in np.flatnonzero(p < LEVEL) + 1:
             y = high + (0.02 + 0.08 * row) * (high - low)
-            ax.text(block, y, "*", color=colour, ha="center", va="center", fontsize=9)
+            ax.text(block, y, "*", color=colour, ha="center", va="center", fontsize=HEADLINE)
     ax.set_ylim(low, high + 0.09 * len(p_values) * (high - low))
 
 
 def _boxes(ax: Axes, values: np.ndarray, shift: float, width: float, colour: Any) -> None:
     """Draw a box for each block: (images, blocks)."""
-    thin = {"linewidth": 0.6}
+    thin = {"linewidth": THIN}
     ax.boxplot(
         values,
         positions=np.arange(1, values.shape[1] + 1) + shift,

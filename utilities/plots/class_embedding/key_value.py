@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from utilities.analysis.class_embedding.key_value import KeyValueAgreement
-from utilities.plots.facts import LAYERS, WIDTH, colours, draw_with_band, finish, named, new_figure, twins_of
-from utilities.plots.text import wrap
+from utilities.claims.claim import BRANCHES
+from utilities.plots.labelled_figure import colours, draw_with_band, finish, named, new_figure, twins_of
+from utilities.plots.paper import BOLD, CURVE, DARK, GREY, HAIRLINE, REFERENCE, TEXT_WIDTH
+from utilities.plots.text_fitting import wrap
 from utilities.results.statistics import LEVEL
 
 Results = Mapping[str, KeyValueAgreement] | KeyValueAgreement
@@ -40,9 +42,9 @@ def plot_key_value_agreement(results: Results, random: Results | None = None, gr
     """
     results = named(results)
     twins = twins_of(results, random)
-    figure, axes = new_figure(WIDTH, 0.5 + 1.8 * len(results), len(results), 2, sharey=True, squeeze=False)
+    figure, axes = new_figure(TEXT_WIDTH, 0.5 + 1.8 * len(results), len(results), 2, sharey=True, squeeze=False)
     for row, (label, result) in zip(axes, results.items(), strict=True):
-        for ax, (part, name) in zip(row, LAYERS.items(), strict=True):
+        for ax, (part, name) in zip(row, BRANCHES.items(), strict=True):
             _draw_rates(ax, result, twins.get(label), part, group)
             ax.set_title(wrap(f"{label}: {name}", 3))
         row[0].set_ylabel(f"agreement of {_tokens(group)}\n(% of tokens)")
@@ -70,15 +72,22 @@ def _draw_rates(ax: Axes, result: KeyValueAgreement, twin: KeyValueAgreement | N
     aside = np.random.default_rng(0).uniform(-0.25, 0.25, classes.shape)
     look = {"s": 5 if classes.shape[1] <= 100 else 2, "alpha": 0.35, "linewidths": 0, "rasterized": True}
     ax.scatter(x[:, None] + aside, classes, color=palette["mean"], label="one class", zorder=1, **look)
-    look = {"color": palette["mean"], "marker": "o", "linewidth": 1.2, "label": "class of the image"}
+    look = {"color": palette["mean"], "marker": "o", "linewidth": BOLD, "label": "class of the image"}
     draw_with_band(ax, x, get("rate"), [get("rate_low"), get("rate_high")], alpha=0.3, **look)
     ax.errorbar(
-        x, get("control"), get("control_stderr"), color=palette["other"], marker="s", ms=2, lw=0.8, label="other class"
+        x,
+        get("control"),
+        get("control_stderr"),
+        color=palette["other"],
+        marker="s",
+        ms=2,
+        lw=REFERENCE,
+        label="other class",
     )
     if twin is not None:
         rate = 100 * twin.of("rate", part, group)
-        ax.plot(x, rate, color=palette["twin"], marker="v", markersize=2, ls="--", lw=0.8, label=TWIN)
-    ax.plot(x, get("chance"), color="0.3", ls=":", lw=1, label="chance")
+        ax.plot(x, rate, color=palette["twin"], marker="v", markersize=2, ls="--", lw=REFERENCE, label=TWIN)
+    ax.plot(x, get("chance"), color=DARK, ls=":", lw=CURVE, label="chance")
     ax.set_ylim(-3, 103)
 
 
@@ -97,24 +106,24 @@ def plot_compositionality(results: Results, random: Results | None = None, group
         ValueError: If a model has no such tokens, or an untrained model has no trained partner.
     """
     results = named(results)
-    twins, palette = twins_of(results, random), colours(list(LAYERS))
+    twins, palette = twins_of(results, random), colours(list(BRANCHES))
     figure, axes = _grid(len(results))
     for ax, (label, result) in zip(axes, results.items(), strict=True):
         x = _blocks(ax, result)
-        for part, name in LAYERS.items():
+        for part, name in BRANCHES.items():
             share, *ends, chance = (
                 100 * result.of(v, part, group) for v in ("match", "match_low", "match_high", "match_chance")
             )
-            look = {"color": palette[part], "marker": "o", "linewidth": 1.2, "label": name}
+            look = {"color": palette[part], "marker": "o", "linewidth": BOLD, "label": name}
             draw_with_band(ax, x, share, ends, alpha=0.25, **look)
-            ax.plot(x, chance, color=palette[part], ls=":", lw=1)
+            ax.plot(x, chance, color=palette[part], ls=":", lw=CURVE)
             if label in twins:
                 other = 100 * twins[label].of("match", part, group)
-                ax.plot(x, other, color=palette[part], marker="v", markersize=2, ls="--", lw=0.8)
+                ax.plot(x, other, color=palette[part], marker="v", markersize=2, ls="--", lw=REFERENCE)
         ax.set(ylim=(-3, 103), xlabel="block")
         ax.set_title(wrap(label, 2))
     for style, name in ((":", "chance"), ("--", TWIN))[: 1 + bool(twins)]:
-        axes[0].plot([], [], color="0.3", ls=style, lw=1, label=name)
+        axes[0].plot([], [], color=DARK, ls=style, lw=CURVE, label=name)
     _label_rows(axes, f"match of {_tokens(group)}\n(% of tokens)")
     first = next(iter(results.values())).provenance
     note = (
@@ -138,17 +147,19 @@ def plot_agreement_and_accuracy(results: Results, group: str | None = None) -> F
     Raises:
         ValueError: If a model has no such tokens.
     """
-    results, palette = named(results), colours(list(LAYERS))
+    results, palette = named(results), colours(list(BRANCHES))
     figure, axes = _grid(len(results))
     for ax, (label, result) in zip(axes, results.items(), strict=True):
         x, tokens = _blocks(ax, result), group or result.groups[0]
-        for shift, (part, name) in zip((-0.1, 0.1), LAYERS.items(), strict=True):
+        for shift, (part, name) in zip((-0.1, 0.1), BRANCHES.items(), strict=True):
             gap, error = (100 * result.of(value, part, tokens) for value in ("gap", "gap_stderr"))
             starred = result.of("gap_p", part, tokens) < LEVEL
-            ax.errorbar(x + shift, gap, error, color=palette[part], marker="o", ms=3, lw=1, elinewidth=0.8, label=name)
+            ax.errorbar(
+                x + shift, gap, error, color=palette[part], marker="o", ms=3, lw=CURVE, elinewidth=REFERENCE, label=name
+            )
             top = (gap + np.nan_to_num(error))[starred]
             ax.scatter((x + shift)[starred], top + 4, marker="*", s=14, color=palette[part], linewidths=0)
-        ax.axhline(0, color="0.5", linewidth=0.5, zorder=1)
+        ax.axhline(0, color=GREY, linewidth=HAIRLINE, zorder=1)
         ax.set_xlabel("block")
         ax.set_title(wrap(f"{label}\n{tokens}: {result.n_correct:,} right, {result.n_wrong:,} wrong", 1.9))
     _label_rows(axes, "agreement, right less\nwrong images (% points)")

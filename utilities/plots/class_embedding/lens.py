@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from utilities.analysis.class_embedding.lens import NO_LABEL, Lens
 from utilities.analysis.class_embedding.ranks import chance_score
-from utilities.plots.facts import WIDTH, finish, named, new_figure
-from utilities.plots.text import wrap
+from utilities.plots.labelled_figure import finish, named, new_figure
+from utilities.plots.paper import TEXT_WIDTH
+from utilities.plots.text_fitting import wrap
 
 COLUMNS = 5  # number of maps in a row
 PARTS = {"block": "after the block", "attn": "of what attention adds", "mlp": "of what the MLP adds"}
@@ -57,8 +58,8 @@ def plot_lens(
     picture, p = _picture(image), result.parts.index(part)
     columns = min(COLUMNS, len(blocks) + 1)
     rows = -(-(len(blocks) + 1) // columns)
-    side = (WIDTH - 0.7) / columns
-    figure, axes = new_figure(WIDTH, rows * (side + 0.2), rows, columns, squeeze=False)
+    side = (TEXT_WIDTH - 0.7) / columns
+    figure, axes = new_figure(TEXT_WIDTH, rows * (side + 0.2), rows, columns, squeeze=False)
     axes = list(axes.ravel())
     axes[0].imshow(picture, interpolation="nearest")
     axes[0].set_title(_name(classes, result.target[index]))

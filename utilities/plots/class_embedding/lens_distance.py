@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from utilities.analysis.class_embedding.lens_kl import READINGS, LensKL
-from utilities.plots.facts import WIDTH, colours, finish, named, new_figure
-from utilities.plots.text import wrap
+from utilities.plots.labelled_figure import colours, finish, named, new_figure
+from utilities.plots.paper import CURVE, TEXT_WIDTH
+from utilities.plots.text_fitting import wrap
 
 TITLES = {"raw": "raw lens", "tuned": "tuned lens"}
 TOKENS = {"CLS": "[CLS]", "image": "image tokens or positions"}
@@ -25,19 +26,24 @@ def plot_lens_distances(results: Mapping[str, LensKL] | LensKL) -> Figure:
         The figure.
     """
     results = named(results)
-    figure, axes = new_figure(WIDTH, 2.4, 1, len(results), squeeze=False, sharey=True)
+    figure, axes = new_figure(TEXT_WIDTH, 2.4, 1, len(results), squeeze=False, sharey=True)
     palette = colours(READINGS)
     for ax, (label, result) in zip(axes[0], results.items(), strict=True):
         blocks = np.arange(1, len(result.names) + 1)
         for i, reading in enumerate(READINGS):
             for j, group in enumerate(result.groups):
-                style = {"linestyle": "--" if group == "CLS" else "-", "marker": "o", "markersize": 3, "linewidth": 1}
+                style = {
+                    "linestyle": "--" if group == "CLS" else "-",
+                    "marker": "o",
+                    "markersize": 3,
+                    "linewidth": CURVE,
+                }
                 text = f"{TITLES[reading]}, {TOKENS[group]}"
                 ax.errorbar(
                     blocks, result.kl[i, :, j], result.stderr[i, :, j], color=palette[reading], label=text, **style
                 )
         ax.set(xlabel="block", xticks=blocks)
-        ax.set_title(wrap(label, WIDTH / len(results)))
+        ax.set_title(wrap(label, TEXT_WIDTH / len(results)))
     axes[0, 0].set_ylim(bottom=0)  # for all panels, once all are drawn
     axes[0, 0].set_ylabel("KL divergence from\nthe last block's lens (nats)")
     note = (

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from utilities.analysis.class_embedding.perturbation import PERTURBATION_MEASURES, SIDES, Perturbation
 from utilities.analysis.class_embedding.ranks import chance_score
-from utilities.plots.blocks.over_depth import facts_of
-from utilities.plots.facts import WIDTH, colours, finish, named, new_figure
-from utilities.plots.text import wrap
+from utilities.plots.captions import shared_fact
+from utilities.plots.labelled_figure import colours, finish, named, new_figure
+from utilities.plots.paper import CURVE, FAINT, REFERENCE, TEXT_WIDTH, THICK, TICK
+from utilities.plots.text_fitting import wrap
 
 LABELS = {
     "self_only": "image tokens see\nthemselves alone",
@@ -55,7 +56,7 @@ def plot_perturbation(results: Mapping[str, Perturbation] | Perturbation, measur
     rows = [len(result.kinds) for result in results.values()]
     height = 0.5 + sum(0.5 + 0.27 * count for count in rows)
     options = {"squeeze": False, "sharex": "col", "sharey": "row", "height_ratios": [count + 1 for count in rows]}
-    figure, axes = new_figure(WIDTH, height, len(rows), 2, **options)
+    figure, axes = new_figure(TEXT_WIDTH, height, len(rows), 2, **options)
     for row, (label, result) in zip(axes, results.items(), strict=True):
         for ax, shown in zip(row, (measure, "accuracy"), strict=True):
             _draw_pairs(ax, result, shown)
@@ -83,14 +84,14 @@ def _draw_pairs(ax: Axes, result: Perturbation, measure: str) -> None:
     }
     for place in range(len(result.kinds)):
         ends = [scale * result.estimate(place, measure, side).value for side in looks]
-        ax.plot(ends, [place] * 2, color="0.8", linewidth=2, zorder=1, solid_capstyle="butt")
+        ax.plot(ends, [place] * 2, color=FAINT, linewidth=THICK, zorder=1, solid_capstyle="butt")
         change = [scale * value for value in result.estimate(place, measure)]
         text = f"{change[0]:+.{digits}f} ({change[2]:+.{digits}f} to {change[3]:+.{digits}f})"
-        ax.text(1.02, place, text if np.isfinite(change[0]) else "", transform=beside, fontsize=6, va="center")
+        ax.text(1.02, place, text if np.isfinite(change[0]) else "", transform=beside, fontsize=TICK, va="center")
     for offset, (side, (face, edge, label)) in zip((-0.13, 0.13), looks.items(), strict=True):
         values, errors = _values(result, measure, side)
         y = np.arange(len(values)) + offset
-        style = {"fmt": "o", "markersize": 4, "markerfacecolor": face, "color": edge or face, "elinewidth": 0.8}
+        style = {"fmt": "o", "markersize": 4, "markerfacecolor": face, "color": edge or face, "elinewidth": REFERENCE}
         ax.errorbar(scale * values, y, xerr=scale * errors, label=label, zorder=3, **style)
     _draw_chance(ax.axvline, result, measure)
 
@@ -113,15 +114,17 @@ def plot_perturbation_of_blocks(results: Mapping[str, Perturbation] | Perturbati
     kinds = {kind for result in results.values() for kind in result.kinds}
     if len(kinds) > 1 or any(len(blocks) > 1 for result in results.values() for blocks in result.blocks):
         raise ValueError(f"results should perturb one block at a time in one way, not {', '.join(sorted(kinds))}")
-    figure, axes = new_figure(WIDTH, 2.4, 1, 2)
+    figure, axes = new_figure(TEXT_WIDTH, 2.4, 1, 2)
     for ax, shown in zip(axes, (measure, "accuracy"), strict=True):
         scale = _scale(shown)
         for (label, result), colour in zip(results.items(), colours(list(results)).values(), strict=True):
             x = np.array([blocks[0] + 1 for blocks in result.blocks])
             values, errors = _values(result, shown, "perturbed")
-            style = {"marker": "o", "markersize": 3, "linewidth": 1, "elinewidth": 0.7, "color": colour}
+            style = {"marker": "o", "markersize": 3, "linewidth": CURVE, "elinewidth": 0.7, "color": colour}
             ax.errorbar(x, scale * values, scale * errors, label=label, **style)
-            ax.axhline(scale * _values(result, shown, "intact")[0][0], color=colour, linestyle="--", linewidth=0.8)
+            ax.axhline(
+                scale * _values(result, shown, "intact")[0][0], color=colour, linestyle="--", linewidth=REFERENCE
+            )
             _draw_chance(ax.axhline, result, shown)
         ax.set(xlabel="perturbed block", ylabel=wrap(TITLES[shown], 1.6))
         _start_at_zero(ax.set_ylim, ax.get_ylim()[1], shown)
@@ -139,7 +142,7 @@ def _values(result: Perturbation, measure: str, side: str) -> tuple[np.ndarray, 
 
 def _draw_chance(line: Callable[..., Any], result: Perturbation, measure: str) -> None:
     chance = chance_score(result.provenance["num_classes"]) if "score" in measure else result.chance
-    line(_scale(measure) * chance, color="0.4", linestyle=":", linewidth=0.8, zorder=0)
+    line(_scale(measure) * chance, color="0.4", linestyle=":", linewidth=REFERENCE, zorder=0)
 
 
 def _start_at_zero(limit: Callable[..., Any], most: float, measure: str) -> None:
@@ -169,7 +172,7 @@ def _some_blocks(results: Mapping[str, Perturbation]) -> str:
 
 def _note(results: Mapping[str, Perturbation], measure: str) -> str:
     """Explain how to read the figure."""
-    confidence = facts_of(list(results.values()), "confidence")
+    confidence = shared_fact(list(results.values()), "confidence")
     bars = f"{100 * float(confidence):g}% bootstrap intervals over images" if confidence else "bootstrap intervals"
     kind = f"Left: {AVERAGES[measure]}, after the last block, never the class token. " if measure in AVERAGES else ""
     return f"{kind}Bars: {bars}. Dotted: chance."

@@ -10,12 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from utilities.analysis.class_embedding.probes import LinearProbes
-from utilities.plots.facts import LAYERS, WIDTH, colours, finish, named, new_figure
-from utilities.plots.text import wrap
+from utilities.claims.claim import BRANCHES
+from utilities.plots.labelled_figure import colours, finish, named, new_figure
+from utilities.plots.paper import CURVE, TEXT_WIDTH, THIN
+from utilities.plots.text_fitting import wrap
 from utilities.results.statistics import mean_and_stderr
 
 TITLES = {"probe": "linear probe", "lens": "lens", "tuned": "tuned lens"}
-PARTS = {"block": "block output", **LAYERS}
+PARTS = {"block": "block output", **BRANCHES}
 BAND = (10, 90)  # percentiles over token positions
 
 
@@ -31,7 +33,7 @@ def plot_probes(results: Mapping[str, LinearProbes] | LinearProbes) -> Figure:
     results = named(results)
     readings = [reading for reading in TITLES if any(reading in result.readings for result in results.values())]
     figure, axes = new_figure(
-        WIDTH, 0.3 + 2.0 * len(results), len(results), len(readings), sharey="row", sharex="row", squeeze=False
+        TEXT_WIDTH, 0.3 + 2.0 * len(results), len(results), len(readings), sharey="row", sharex="row", squeeze=False
     )
     for row, (label, result) in zip(axes, results.items(), strict=True):
         for ax, reading in zip(row, readings, strict=True):
@@ -56,10 +58,10 @@ def _draw(ax: Axes, result: LinearProbes, reading: str) -> None:
             if np.isnan(mean).all():
                 continue
             look = {"linestyle": "--", "marker": "s"} if group == "CLS" else {"marker": "o"}
-            look |= {"color": palette[part], "linewidth": 1, "markersize": 2.5}
+            look |= {"color": palette[part], "linewidth": CURVE, "markersize": 2.5}
             ax.plot(blocks, mean, label=f"{PARTS[part]}, {group}", **look)
             if group == "CLS":
-                ax.errorbar(blocks, mean, stderr, fmt="none", ecolor=palette[part], elinewidth=0.6)
+                ax.errorbar(blocks, mean, stderr, fmt="none", ecolor=palette[part], elinewidth=THIN)
             else:
                 ax.fill_between(blocks, *_band(result, reading, part), color=palette[part], alpha=0.2, linewidth=0)
     ax.axhline(100 / result.num_classes, color="0.4", linewidth=0.7, linestyle=":", zorder=1, label="chance")

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utilities.analysis.class_embedding.removal import DIRECTIONS, RemovalCurves
-from utilities.plots.facts import WIDTH, colours, draw_with_band, finish, named, new_figure
-from utilities.plots.text import wrap
+from utilities.plots.labelled_figure import colours, draw_with_band, finish, named, new_figure
+from utilities.plots.paper import BOLD, GREY, INK, LIGHT, REFERENCE, TEXT_WIDTH
+from utilities.plots.text_fitting import wrap
 
 HEADINGS = {"negative": "least important first", "positive": "most important first"}
 STYLES = ("-", "--", "-.", ":")  # in addition to colours, for prints in grey
@@ -36,7 +37,7 @@ def plot_removal(results: Mapping[str, RemovalCurves] | RemovalCurves) -> Figure
     results = named(results)
     palette = colours(list(dict.fromkeys(name for result in results.values() for name in result.names)))
     looks = {name: {"color": colour, "ls": STYLES[i % 4]} for i, (name, colour) in enumerate(palette.items())}
-    figure, axes = new_figure(WIDTH, 0.2 + 2.3 * len(results), len(results), 2, sharey="row", squeeze=False)
+    figure, axes = new_figure(TEXT_WIDTH, 0.2 + 2.3 * len(results), len(results), 2, sharey="row", squeeze=False)
     for row, (label, result) in zip(axes, results.items(), strict=True):
         for ax, direction in zip(row, DIRECTIONS, strict=True):
             _draw(ax, result, direction, looks)
@@ -51,16 +52,16 @@ def plot_removal(results: Mapping[str, RemovalCurves] | RemovalCurves) -> Figure
 def _draw(ax: Axes, result: RemovalCurves, direction: str, looks: Mapping[str, Mapping[str, object]]) -> None:
     x = 100 * result.fraction
     intact = 100 * result.intact
-    ax.axhline(intact, color="0.2", linestyle=(0, (4, 3)), linewidth=0.8, label="intact model")
+    ax.axhline(intact, color=INK, linestyle=(0, (4, 3)), linewidth=REFERENCE, label="intact model")
     if len(result.random):
         mean = 100 * result.random.mean(0)
         spread = 100 * result.random.std(0, ddof=1) if len(result.random) > 1 else np.zeros_like(mean)
-        ax.fill_between(x, mean - spread, mean + spread, color="0.6", alpha=0.4, linewidth=0)
-        ax.plot(x, mean, color="0.5", linewidth=1.2, label="random order")
+        ax.fill_between(x, mean - spread, mean + spread, color=LIGHT, alpha=0.4, linewidth=0)
+        ax.plot(x, mean, color=GREY, linewidth=BOLD, label="random order")
     for name, curve, error in zip(
         result.names, 100 * getattr(result, direction), 100 * np.nan_to_num(result.stderr(direction)), strict=True
     ):
-        draw_with_band(ax, x, curve, [curve - error, curve + error], linewidth=1.2, label=name, **looks[name])
+        draw_with_band(ax, x, curve, [curve - error, curve + error], linewidth=BOLD, label=name, **looks[name])
     ax.set(xlim=(0, 100), ylim=(0, None))
 
 

@@ -10,7 +10,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from utilities.analysis.loss.hessian import HessianSpectra
 from utilities.analysis.loss.spectral_density import SpectralDensity, smoothed
-from utilities.plots.facts import colours, finish, marker, named, new_figure
+from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
+from utilities.plots.paper import CURVE, FAINT, LABEL, TEXT_WIDTH, THIN
 
 POINTS = 400  # number of points of a curve
 WIDTH = 0.1  # width in decades of the Gaussian about an eigenvalue
@@ -41,21 +42,21 @@ def plot_spectra(results: Mapping[str, HessianSpectra] | HessianSpectra, end: st
     sizes = np.abs(np.concatenate([values[values != 0] for values in found.values()]))
     low, high = (np.log10([sizes.min(), sizes.max()]) if sizes.size else np.zeros(2)) + [-4 * WIDTH, 4 * WIDTH]
     grid = np.linspace(low, high, POINTS)
-    figure, axes = new_figure(6.5, 2.5, 1, 2)
+    figure, axes = new_figure(TEXT_WIDTH, 2.5, 1, 2)
     for ax, sign, side in ((axes[0], -1, "negative"), (axes[1], 1, "positive")):
         for row, (label, colour) in enumerate(colours(list(results)).items()):
             part = np.abs(found[label][sign * found[label] > 0])
             name = f"{label} ({_summed_up(results[label])})" if end == "magnitude" else label
             curve = smoothed(np.log10(part), np.full(len(part), 1 / max(len(found[label]), 1)), grid, WIDTH)
-            ax.plot(10**grid, curve, color=colour, linewidth=1, label=name)
-            style = {"marker": "|", "linestyle": "none", "markersize": 5, "markeredgewidth": 0.6, "color": colour}
+            ax.plot(10**grid, curve, color=colour, linewidth=CURVE, label=name)
+            style = {"marker": "|", "linestyle": "none", "markersize": 5, "markeredgewidth": THIN, "color": colour}
             height = np.full(len(part), 0.02 + 0.05 * row)
             ax.plot(part, height, transform=ax.get_xaxis_transform(), label="_", **style)
         ax.set_xscale("log")
         ax.set(xlim=(10**low, 10**high), xlabel=f"{side} eigenvalues", ylabel="density per decade")
         ax.set_ylim(bottom=0)
         if not any((sign * values > 0).any() for values in found.values()):
-            ax.text(0.5, 0.5, "there are none", transform=ax.transAxes, ha="center", fontsize=7)
+            ax.text(0.5, 0.5, "there are none", transform=ax.transAxes, ha="center", fontsize=LABEL)
             ax.set(yticks=[], ylim=(0, 1))
     axes[0].invert_xaxis()
     axes[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"$-10^{{{np.log10(value):.0f}}}$"))
@@ -128,12 +129,12 @@ def plot_spectral_density(results: Mapping[str, SpectralDensity] | SpectralDensi
     for label, colour in colours(list(results)).items():
         low, high = results[label].range
         name = f"{label} (from {low:.3g} to {high:.3g})"
-        ax.plot(results[label].grid, results[label].density, color=colour, linewidth=1, label=name)
+        ax.plot(results[label].grid, results[label].density, color=colour, linewidth=CURVE, label=name)
     # Lower end of the axis: a tenth of the height of the Gaussian of a single eigenvalue. Nothing is visible below it.
     single = min(1 / (result.n_parameters * result.width * np.sqrt(2 * np.pi)) for result in results.values())
     ax.set_yscale("log")
     ax.set_ylim(single / 10, 3 * max(float(result.density.max()) for result in results.values()))
-    ax.axvline(0, color="0.8", linewidth=0.6, zorder=0)
+    ax.axvline(0, color=FAINT, linewidth=THIN, zorder=0)
     ax.set(xlabel="eigenvalue", ylabel="density of all eigenvalues")
     widths = ", ".join(f"{label} {result.width:.2g}" for label, result in results.items())
     texts = [_vectors(result) for result in results.values()]
@@ -168,12 +169,12 @@ def plot_over_training(history: Mapping[str, Mapping[int, HessianSpectra]]) -> F
     """
     if not history or not all(history.values()):
         raise ValueError("there are no snapshots to draw")
-    figure, axes = new_figure(6.5, 2.4, 1, 2)
+    figure, axes = new_figure(TEXT_WIDTH, 2.4, 1, 2)
     for label, colour in colours(list(history)).items():
         snapshots = dict(sorted(history[label].items()))
         last = max(snapshots) or 1
         model = next(iter(snapshots.values())).provenance.get("model", label)
-        style = {"color": colour, "marker": marker(model), "markersize": 3.5, "linewidth": 1, "capsize": 2}
+        style = {"color": colour, "marker": marker(model), "markersize": 3.5, "linewidth": CURVE, "capsize": 2}
         for ax, of in zip(axes, ("nep", "ape"), strict=True):
             values = np.array([getattr(result, of) for result in snapshots.values()])
             ax.errorbar([epoch / last for epoch in snapshots], values[:, 0], values[:, 1], label=label, **style)

@@ -12,7 +12,8 @@ from matplotlib.ticker import FuncFormatter
 from scipy.ndimage import binary_dilation
 
 from utilities.analysis.loss.landscape import Landscape
-from utilities.plots.facts import colours, finish, marker, named, new_figure
+from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
+from utilities.plots.paper import CURVE, EDGE, LABEL, TEXT_WIDTH, TICK
 
 WORDS = {"nll": "NLL", "l2": "L2 penalty", "total": "NLL + L2"}
 DECADES = 5  # decades of rises that contours show below the highest one
@@ -58,14 +59,14 @@ def plot_contours(results: Mapping[str, Landscape] | Landscape) -> Figure:
                 _rise(result, of), levels[0] / 10
             )  # a logarithm cannot show a fall: it gets the lowest colour
             image = ax.contourf(result.x, result.y, surface, **style)
-            ax.contour(result.x, result.y, surface, levels=levels, colors="white", linewidths=0.3)
+            ax.contour(result.x, result.y, surface, levels=levels, colors="white", linewidths=EDGE)
             ax.plot(0, 0, marker="+", color="white", markersize=5)
             ax.set_title(_title(label, result, of))
             _name_axes(ax)
     for ax in axes.flat:
         ax.label_outer()
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02)
-    bar.set_label("rise above the centre (nats)", fontsize=7)
+    bar.set_label("rise above the centre (nats)", fontsize=LABEL)
     bar.set_ticks([level for level in levels if f"{level:.0e}".startswith("1")])
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bar.ax.minorticks_off()
@@ -119,11 +120,11 @@ def plot_surfaces(results: Mapping[str, Landscape] | Landscape, of: str = "nll",
         ax.set_title(_title(label, result, of))
         ax.set_xlabel("direction 1", labelpad=-10)
         ax.set_ylabel("direction 2", labelpad=-10)
-        ax.set_zlabel(f"rise of {WORDS[of]} (nats)", labelpad=-6, fontsize=7)
+        ax.set_zlabel(f"rise of {WORDS[of]} (nats)", labelpad=-6, fontsize=LABEL)
         ends = [result.x[0], 0, result.x[-1]]
         ax.set(xticks=ends, yticks=ends)
         for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
-            axis.set_tick_params(labelsize=6, pad=-3)
+            axis.set_tick_params(labelsize=TICK, pad=-3)
     cut = (
         f"Surfaces are cut at {high:g} nats above the centre; the highest rise is {highest:.3g}. "
         if high < highest
@@ -149,10 +150,10 @@ def plot_cuts(results: Mapping[str, Landscape] | Landscape) -> Figure:
         [3.0, 1.0, 2.0]
     """
     results = named(results)
-    figure, (left, right) = new_figure(6.5, 2.4, 1, 2)
+    figure, (left, right) = new_figure(TEXT_WIDTH, 2.4, 1, 2)
     for (label, result), colour in zip(results.items(), colours(list(results)).values(), strict=True):
         row = result.centre[0]
-        look = {"color": colour, "linewidth": 1, "marker": marker(label), "markersize": 2.5, "label": label}
+        look = {"color": colour, "linewidth": CURVE, "marker": marker(label), "markersize": 2.5, "label": label}
         accuracy = result.accuracy[row]
         errors = {left: result.stderr[row], right: np.sqrt(accuracy * (1 - accuracy) / max(result.n - 1, 1))}
         for ax, values in ((left, result.nll[row]), (right, accuracy)):

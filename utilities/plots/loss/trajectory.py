@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from utilities.analysis.loss.trajectory import Trajectory
-from utilities.plots.facts import colours, finish, marker, named, new_figure
+from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
+from utilities.plots.paper import CURVE
 
 CAVEAT = (
     "Distance from the last weights over that of the first, and angle between what is to go and what was to go at the "
@@ -36,7 +37,7 @@ def plot_trajectories(results: Mapping[str, Trajectory] | Trajectory) -> Figure:
     figure, ax = new_figure(4.6, 3.4, subplot_kw={"projection": "polar"})
     widest = np.pi / 2
     for (label, result), colour in zip(results.items(), colours(list(results)).values(), strict=True):
-        look = {"marker": marker(label), "markersize": 3, "color": colour, "linewidth": 1}
+        look = {"marker": marker(label), "markersize": 3, "color": colour, "linewidth": CURVE}
         name = f"{label}, epochs {result.epochs[0]}-{result.epochs[-1]}"
         ax.plot(_to_the_end(result.angle), result.radius, label=name, **look)
         ax.plot(_to_the_end(result.walk_angle), result.walk_radius, **look | {"linestyle": "--", "alpha": 0.6})

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from utilities.analysis.predictions.classification import Classification
-from utilities.plots.facts import colours, finish, new_figure
+from utilities.plots.labelled_figure import colours, finish, new_figure
+from utilities.plots.paper import CURVE
 
 PANELS = (("accuracy", "accuracy (%)", 100), ("nll", "negative log-likelihood (nats)", 1))
 
@@ -35,12 +36,12 @@ def plot_build_up(steps: Mapping[str, Classification], others: Mapping[str, Clas
             color=palette["steps"],
             marker="s",
             markersize=4,
-            lw=1,
+            lw=CURVE,
             label="the steps",
         )
         for name, result in others.items():
             value, error = scale * getattr(result, measure), scale * result.stderr(measure)
-            ax.axhline(value, color=palette[name], lw=1, label=name)
+            ax.axhline(value, color=palette[name], lw=CURVE, label=name)
             ax.axhspan(value - error, value + error, color=palette[name], alpha=0.2, linewidth=0)
         ax.set(xlabel="attention (MSA) blocks", ylabel=label)
         ax.set_xticks(range(len(steps)))

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utilities.analysis.predictions.classification import CLASSIFICATION_MEASURES, Classification
-from utilities.plots.facts import colours, finish, marker, named, new_figure
+from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
+from utilities.plots.paper import CURVE, HAIRLINE, REFERENCE, TEXT_WIDTH
 from utilities.results.statistics import wilson
 
 # Whether more (up) or less (down) is better. A signed error is best at 0, and no share of certain images is best.
@@ -78,21 +79,27 @@ def _bars(result: Classification) -> pd.DataFrame:
 def _draw_bins(ax: Axes, bars: pd.DataFrame, colour: Any) -> None:
     place = {"x": bars["lower"], "width": bars["width"], "align": "edge"}
     ax.bar(
-        height=bars["accuracy"], color=colour, alpha=0.6, edgecolor="white", linewidth=0.5, label="accuracy", **place
+        height=bars["accuracy"],
+        color=colour,
+        alpha=0.6,
+        edgecolor="white",
+        linewidth=HAIRLINE,
+        label="accuracy",
+        **place,
     )
     gap = bars["confidence"] - bars["accuracy"]
     hatched = {"facecolor": "none", "edgecolor": "0.35", "linewidth": 0.4, "hatch": "//////"}
     ax.bar(height=gap, bottom=bars["accuracy"], label="gap to the confidence", **hatched, **place)
     errors = np.abs(bars[["low", "high"]].to_numpy().T - bars["accuracy"].to_numpy())
     middle = bars["lower"] + bars["width"] / 2
-    ax.errorbar(middle, bars["accuracy"], errors, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
-    ax.plot([0, 100], [0, 100], color="black", linewidth=0.8, linestyle=":", label="perfect calibration")
+    ax.errorbar(middle, bars["accuracy"], errors, fmt="none", ecolor="black", elinewidth=REFERENCE, capsize=1.5)
+    ax.plot([0, 100], [0, 100], color="black", linewidth=REFERENCE, linestyle=":", label="perfect calibration")
 
 
 def _draw_histogram(ax: Axes, bars: pd.DataFrame, result: Classification, colour: Any) -> None:
     ax.bar(bars["lower"], bars["share"], bars["width"], align="edge", color=colour, alpha=0.6, linewidth=0)
-    ax.axvline(100 * result.accuracy, color="black", linewidth=0.8)
-    ax.axvline(100 * float(result.confidences.mean()), color="black", linewidth=0.8, linestyle="--")
+    ax.axvline(100 * result.accuracy, color="black", linewidth=REFERENCE)
+    ax.axvline(100 * float(result.confidences.mean()), color="black", linewidth=REFERENCE, linestyle="--")
 
 
 def plot_measures(results: Mapping[str, Classification] | Classification) -> Figure:
@@ -116,7 +123,7 @@ def plot_measures(results: Mapping[str, Classification] | Classification) -> Fig
         >>> plt.close(figure)
     """
     results = named(results)
-    figure, axes = new_figure(6.5, 3.9, 3, 4)
+    figure, axes = new_figure(TEXT_WIDTH, 3.9, 3, 4)
     palette = colours(list(results))
     for ax, measure in zip(axes.flat, CLASSIFICATION_MEASURES, strict=False):
         scale = 1 if measure in UNITS else 100
@@ -128,12 +135,12 @@ def plot_measures(results: Mapping[str, Classification] | Classification) -> Fig
             else:
                 shape = marker(result.provenance.get("model") or label)
                 errors = np.abs(ends - value)[:, None]
-                ax.errorbar(place, value, errors, fmt=shape, capsize=2, elinewidth=1, **style)
+                ax.errorbar(place, value, errors, fmt=shape, capsize=2, elinewidth=CURVE, **style)
         names = list(dict.fromkeys(result.name_of(measure) for result in results.values()))
         ax.set_title(f"{' / '.join(names)} {BETTER.get(measure, '↑')}".strip())
         ax.set(xlim=(-0.7, len(results) - 0.3), xticks=[], ylabel=UNITS.get(measure, "%"))
         if measure == "signed_ece":
-            ax.axhline(0, color="black", linewidth=0.8, linestyle=":")
+            ax.axhline(0, color="black", linewidth=REFERENCE, linestyle=":")
     for ax in axes.flat[len(CLASSIFICATION_MEASURES) :]:
         ax.remove()
     crosses = " A cross: there is no image to measure it on." if _some_empty(results) else ""

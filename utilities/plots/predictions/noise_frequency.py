@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from utilities.analysis.predictions.noise_frequency import NoiseFrequency
-from utilities.plots.facts import colours, finish, marker, named, new_figure
+from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
+from utilities.plots.paper import CURVE, LIGHT, THIN
 
 
 def plot_noise_frequency(results: Mapping[str, NoiseFrequency] | NoiseFrequency) -> Figure:
@@ -28,11 +29,11 @@ def plot_noise_frequency(results: Mapping[str, NoiseFrequency] | NoiseFrequency)
     """
     results = named(results)
     figure, ax = new_figure(4.6, 2.9)
-    ax.axhline(0, color="0.6", linewidth=0.6)
+    ax.axhline(0, color=LIGHT, linewidth=THIN)
     for label, colour in colours(list(results)).items():
         result = results[label]
         x, y, error = result.centres, result.change, result.stderr
-        look = {"marker": marker(result.provenance.get("model", label)), "markersize": 3.5, "linewidth": 1}
+        look = {"marker": marker(result.provenance.get("model", label)), "markersize": 3.5, "linewidth": CURVE}
         ax.plot(x, y, color=colour, label=f"{label} ({100 * result.clean_accuracy:.1f}% without noise)", **look)
         ax.fill_between(x, y - error, y + error, color=colour, alpha=0.25, linewidth=0)
     ax.set(xlim=(0, 1), ylabel="change in accuracy (percentage points)")

@@ -16,10 +16,11 @@ from utilities.datasets.corruptions.parameters import FAMILIES
 from utilities.datasets.loaders import Loader
 from utilities.datasets.pixels import normalisation, to_pixels
 from utilities.plots.captions import write_caption
-from utilities.plots.facts import colours, finish, marker, named, new_figure
-from utilities.plots.text import wrap
+from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
+from utilities.plots.paper import CURVE, DARK, DENSE, HAIRLINE, LABEL, REFERENCE, TEXT_WIDTH, THIN, TICK
+from utilities.plots.text_fitting import wrap
 
-MEASURES = {"accuracy": "accuracy (%)", "nll": "negative log-likelihood (nats)", "ece": "calibration error (%)"}
+AXIS_LABELS = {"accuracy": "accuracy (%)", "nll": "negative log-likelihood (nats)", "ece": "calibration error (%)"}
 
 
 def plot_severity(results: Mapping[str, Robustness] | Robustness) -> Figure:
@@ -38,7 +39,7 @@ def plot_severity(results: Mapping[str, Robustness] | Robustness) -> Figure:
         [80.0, 40.0, 20.0]
     """
     results = named(results)
-    figure, axes = new_figure(6.5, 2.3, 1, len(MEASURES))
+    figure, axes = new_figure(TEXT_WIDTH, 2.3, 1, len(AXIS_LABELS))
     for label, colour in colours(list(results)).items():
         result = results[label]
         tables = {
@@ -46,14 +47,18 @@ def plot_severity(results: Mapping[str, Robustness] | Robustness) -> Figure:
             "nll": result.nll,
             "ece": 100 * result.ece,
         }
-        look = {"marker": marker(result.provenance.get("model", label)), "markersize": 3, "linewidth": 1}
-        for ax, name in zip(axes, MEASURES, strict=True):
+        look = {"marker": marker(result.provenance.get("model", label)), "markersize": 3, "linewidth": CURVE}
+        for ax, name in zip(axes, AXIS_LABELS, strict=True):
             clean, grid = tables[name][0], result.grid(tables[name])
             severities = [0, *result.severities]
             error = 100 * np.append(result.clean_stderr, result.by_severity()[1]) if name == "accuracy" else None
-            ax.errorbar(severities, [clean, *grid.mean(0)], error, color=colour, label=label, elinewidth=0.8, **look)
-            ax.plot(severities, np.vstack([np.full(len(grid), clean), grid.T]), color=colour, linewidth=0.5, alpha=0.3)
-            ax.set(xlabel="severity (0: clean)", ylabel=MEASURES[name], xticks=severities)
+            ax.errorbar(
+                severities, [clean, *grid.mean(0)], error, color=colour, label=label, elinewidth=REFERENCE, **look
+            )
+            ax.plot(
+                severities, np.vstack([np.full(len(grid), clean), grid.T]), color=colour, linewidth=HAIRLINE, alpha=0.3
+            )
+            ax.set(xlabel="severity (0: clean)", ylabel=AXIS_LABELS[name], xticks=severities)
     note = f"Lines: mean over {_types(results)}, accuracy with one standard error over images. Thin: each type."
     return finish(figure, results, note=f"{note} {_errors(results)}")
 
@@ -84,20 +89,20 @@ def plot_kinds(results: Mapping[str, Robustness] | Robustness) -> Figure:
     places = {
         kind: start + i for start, kinds in zip(starts, families.values(), strict=False) for i, kind in enumerate(kinds)
     }
-    figure, ax = new_figure(6.5, 2.7)
+    figure, ax = new_figure(TEXT_WIDTH, 2.7)
     width = 0.8 / len(results)
     for number, (label, colour) in enumerate(colours(list(results)).items()):
         result = results[label]
         value, error = (dict(zip(result.kinds, 100 * x, strict=True)) for x in result.by_kind())
         x = [place + (number - (len(results) - 1) / 2) * width for place in places.values()]
         heights, errors = ([table[kind] for kind in places] for table in (value, error))
-        bars = {"color": colour, "error_kw": {"linewidth": 0.6}}
+        bars = {"color": colour, "error_kw": {"linewidth": THIN}}
         ax.bar(x, heights, width, yerr=errors, label=label, **bars)
-        ax.axhline(100 * result.clean_accuracy, color=colour, linewidth=0.8, linestyle="--", zorder=0)
+        ax.axhline(100 * result.clean_accuracy, color=colour, linewidth=REFERENCE, linestyle="--", zorder=0)
     ax.set_xticks(list(places.values()), [kind.replace("_", " ") for kind in places], rotation=45, ha="right")
     ax.set(ylabel="accuracy (%)", ylim=(0, 104), xlim=(-0.7, max(places.values()) + 0.7))
     for start, (family, kinds) in zip(starts, families.items(), strict=False):
-        ax.text(start + (len(kinds) - 1) / 2, 105, family, fontsize=7, ha="center", va="bottom")
+        ax.text(start + (len(kinds) - 1) / 2, 105, family, fontsize=LABEL, ha="center", va="bottom")
     note = f"Mean over severities {_severities(results)}, with one standard error over images; dashed: clean images."
     return finish(figure, results, note=f"{note} {_errors(results)}")
 
@@ -135,9 +140,9 @@ def plot_mce(results: Mapping[str, Robustness], reference: str | Robustness | Ma
     for place, (label, result) in enumerate(results.items()):
         pairs = zip(*map(np.append, result.corruption_errors(other), result.mce(other)), strict=True)
         cells = ["-" if np.isnan(value) else f"{value:.0f} ± {error:.0f}" for value, error in pairs]
-        _column(ax, [wrap(label, 0.9, points=6), *cells], place + 0.3, "right")
+        _column(ax, [wrap(label, 0.9, points=TICK), *cells], place + 0.3, "right")
     for y in (0.5, len(rows) - 1.5):
-        ax.axhline(y, color="0.3", linewidth=0.6)
+        ax.axhline(y, color=DARK, linewidth=THIN)
     name = "AlexNet" if reference is ALEXNET_ERRORS else reference if isinstance(reference, str) else "the reference"
     note = f"Errors of all severities in percent of those of {name}, with standard errors; lower is more robust."
     return finish(figure, results, note=note)
@@ -146,7 +151,7 @@ def plot_mce(results: Mapping[str, Robustness], reference: str | Robustness | Ma
 def _column(ax: Axes, texts: Sequence[str], x: float, side: str) -> None:
     for y, text in enumerate(texts):
         weight = "bold" if y in (0, len(texts) - 1) else "normal"
-        ax.text(x, y, text, fontsize=6.5, ha=side, va="center", weight=weight)
+        ax.text(x, y, text, fontsize=DENSE, ha=side, va="center", weight=weight)
 
 
 def plot_examples(loader: Loader, index: int = 0, severity: int = 3, seed: int = 0) -> Figure:
@@ -173,12 +178,12 @@ def plot_examples(loader: Loader, index: int = 0, severity: int = 3, seed: int =
     pixels = to_pixels(images, *normalisation(loader))
     kinds = (*CORRUPTIONS, *EXTRA_CORRUPTIONS)
     shown = {"clean": pixels} | {kind: corrupt(pixels, kind, severity, seed=seed) for kind in kinds}
-    figure, axes = new_figure(6.5, 6.5 / 7 * 3 + 0.5, 3, 7)
+    figure, axes = new_figure(TEXT_WIDTH, 6.5 / 7 * 3 + 0.5, 3, 7)
     for ax in axes.flat:
         ax.axis("off")
     for ax, (kind, picture) in zip(axes.flat, shown.items(), strict=False):
         ax.imshow(_upright(picture))
-        ax.set_title(kind.replace("_", " "), fontsize=6.5, pad=2)
+        ax.set_title(kind.replace("_", " "), fontsize=DENSE, pad=2)
     size = " x ".join(map(str, pixels.shape[-2:]))
     write_caption(figure, f"{loader.dataset}, image {index}, {size} pixels, each corruption at severity {severity}.")
     return figure

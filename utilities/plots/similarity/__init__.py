@@ -1,1 +1,19 @@
 """Figures of similarities: heatmaps on one scale, trends over depth, spread over batches."""
+
+from utilities.plots.similarity.batches import plot_batches
+from utilities.plots.similarity.comparison import plot_difference, plot_results, plot_significance
+from utilities.plots.similarity.depth import plot_best_match, plot_diagonal, plot_trend
+from utilities.plots.similarity.heatmap import plot_similarity
+from utilities.plots.similarity.panels import plot_panels
+
+__all__ = [
+    "plot_batches",
+    "plot_best_match",
+    "plot_diagonal",
+    "plot_difference",
+    "plot_panels",
+    "plot_results",
+    "plot_significance",
+    "plot_similarity",
+    "plot_trend",
+]

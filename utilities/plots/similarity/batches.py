@@ -11,9 +11,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from utilities.plots.captions import basis, extremes, measure_of, titles_of, write_caption
-from utilities.plots.similarity.heatmap import MISSING, colour_bar
-from utilities.plots.style import PaperFigure, paper_figure
-from utilities.plots.text import wrap
+from utilities.plots.paper import BOLD, HAIRLINE, LABEL, MISSING, TICK, PaperFigure, paper_figure
+from utilities.plots.similarity.heatmap import colour_bar
+from utilities.plots.text_fitting import wrap
 from utilities.results.similarity import Similarity
 
 SIDE = 2.6  # side of a square in inches
@@ -90,14 +90,14 @@ def plot_batches(
     for ax, title, numbers in zip(axes, titles, values, strict=False):
         ax.imshow(_square(numbers), cmap=colours, vmin=vmin, vmax=vmax, interpolation="nearest")
         for edge in np.arange(0.5, len(_square(numbers)) - 1):
-            ax.axhline(edge, color="white", linewidth=0.5)
-            ax.axvline(edge, color="white", linewidth=0.5)
+            ax.axhline(edge, color="white", linewidth=HAIRLINE)
+            ax.axvline(edge, color="white", linewidth=HAIRLINE)
         ax.set(xticks=[], yticks=[], anchor="N")
-        ax.set_title(title, fontsize=7)
+        ax.set_title(title, fontsize=LABEL)
     place = axes[-2].inset_axes([1.04, 0, 0.05, 1])
     colour_bar(axes[0].images[0], np.concatenate(values), measure_of(results), place)
     _strip(axes[-1], values, medians, names)
-    axes[-1].set_ylabel(f"{measure_of(results)} of each batch", fontsize=7)
+    axes[-1].set_ylabel(f"{measure_of(results)} of each batch", fontsize=LABEL)
     text = f"{layer1} (rows' model) against {layer2} (columns' model). {models}{basis(results)} "
     text += "Each cell is one batch, sorted from the lowest (upper left) to the highest (lower right); "
     text += "batches from {:.2f} to {:.2f}. Line: median.".format(*extremes(values))
@@ -127,7 +127,7 @@ def _strip(ax: Axes, values: Sequence[np.ndarray], medians: Sequence[float], nam
     for place, (numbers, median) in enumerate(zip(values, medians, strict=True), 1):
         x = place + shift.uniform(-0.18, 0.18, len(numbers))
         ax.scatter(x, numbers, s=9, color="0.45", linewidths=0, alpha=0.7)
-        ax.plot([place - 0.3, place + 0.3], [median, median], color="crimson", linewidth=1.2)
+        ax.plot([place - 0.3, place + 0.3], [median, median], color="crimson", linewidth=BOLD)
     ax.set_xlim(0.5, len(values) + 0.5)
-    ax.set_xticks(range(1, len(values) + 1), [wrap(name, 0.6, points=6) for name in names], fontsize=6)
-    ax.tick_params(labelsize=6)
+    ax.set_xticks(range(1, len(values) + 1), [wrap(name, 0.6, points=TICK) for name in names], fontsize=TICK)
+    ax.tick_params(labelsize=TICK)

@@ -10,22 +10,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 
-from utilities.plots.captions import basis, extremes, heading, measure_of, model_names, titles_of
-from utilities.plots.heatmaps import HeatmapLayout, Panel, bar_axes, heatmap_axes
-from utilities.plots.similarity.heatmap import SIDE, colour_bar, describe, draw_heatmap
-from utilities.plots.style import PaperFigure
-from utilities.plots.ticks import chosen
+from utilities.plots.captions import basis, describe_similarity, extremes, heading, measure_of, model_names, titles_of
+from utilities.plots.heatmap_layout import HeatmapLayout, Panel, bar_axes, heatmap_axes
+from utilities.plots.layer_ticks import chosen
+from utilities.plots.paper import LABEL, PaperFigure
+from utilities.plots.similarity.heatmap import SIDE, colour_bar, draw_heatmap
 from utilities.results.similarity import Similarity
+from utilities.results.statistics import LEVEL
 
 SIDES = 2.7  # longer side of one of several heatmaps in inches
-SIGNIFICANT = 0.05
 
 
 def _heatmap(ax: Axes, matrix: np.ndarray, result: Similarity, title: str, **scale: object) -> Panel:
     draw_heatmap(ax, matrix, result, labels=False, **scale)
-    ax.set_title(title, fontsize=7)
-    ax.yaxis.label.set_size(7)
-    ax.xaxis.label.set_size(7)
+    ax.set_title(title, fontsize=LABEL)
+    ax.yaxis.label.set_size(LABEL)
+    ax.xaxis.label.set_size(LABEL)
     return Panel(ax, (result.layers1, result.layers2), title, model_names(result))
 
 
@@ -157,8 +157,10 @@ def plot_significance(result: Similarity, **options: Any) -> PaperFigure:
     """
     if result.p_value is None:
         raise ValueError("this result has no p-values; make it with `compare(..., permutations=100)`")
-    marked = result.p_value > SIGNIFICANT
-    text = describe(result) + _share(marked, result.p_value, f"Dots: p > {SIGNIFICANT}, each pair tested by itself,")
+    marked = result.p_value > LEVEL
+    text = describe_similarity(result) + _share(
+        marked, result.p_value, f"Dots: p > {LEVEL}, each pair tested by itself,"
+    )
     scale = {"vmin": 0.0, "vmax": 1.0, "cmap": "rocket"}
     return _plot_marked(result, result.matrix, marked, heading(result), text, measure_of([result]), scale, **options)
 

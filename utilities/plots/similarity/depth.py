@@ -21,11 +21,23 @@ from utilities.plots.captions import (
     titles_of,
     write_caption,
 )
+from utilities.plots.layer_ticks import fit_layers, name_layers
+from utilities.plots.paper import (
+    CURVE,
+    DARK,
+    EDGE,
+    LABEL,
+    LIGHT,
+    PALETTE,
+    REFERENCE,
+    TEXT_WIDTH,
+    THIN,
+    TICK,
+    paper_figure,
+)
 from utilities.plots.similarity.batches import layer_index
 from utilities.plots.similarity.heatmap import stage_boundaries
-from utilities.plots.style import paper_figure
-from utilities.plots.text import wrap
-from utilities.plots.ticks import fit_layers, name_layers
+from utilities.plots.text_fitting import wrap
 from utilities.results.similarity import Similarity
 from utilities.results.statistics import stderr_of_mean
 
@@ -58,29 +70,29 @@ def plot_diagonal(results: Sequence[Similarity] | Similarity, labels: Sequence[s
     curves = [_diagonal(result) for result in results]
     nulls = [None if result.null_mean is None else _diagonal(result, "null_mean") for result in results]
     named = all(result.layers1 == results[0].layers1 for result in results)
-    figure = paper_figure(6.5, 3.4, layout="constrained")
+    figure = paper_figure(TEXT_WIDTH, 3.4, layout="constrained")
     ax = figure.subplots()
-    colours = sns.color_palette("colorblind", len(results))
+    colours = sns.color_palette(PALETTE, len(results))
     for result, title, curve, null, colour in zip(results, titles, curves, nulls, colours, strict=True):
         x = np.arange(len(curve)) if named else np.linspace(0, 1, len(curve))
-        ax.plot(x, curve, color=colour, linewidth=1, marker="o", markersize=2, label=title)
+        ax.plot(x, curve, color=colour, linewidth=CURVE, marker="o", markersize=2, label=title)
         error = _stderr(result)
         if error is not None:
             ax.fill_between(x, curve - error, curve + error, color=colour, alpha=0.3, linewidth=0)
         if null is not None:
-            ax.plot(x, null, color=colour, linewidth=0.8, linestyle="--", label="_")
+            ax.plot(x, null, color=colour, linewidth=REFERENCE, linestyle="--", label="_")
     if named:
         name_layers(ax.xaxis, results[0].layers1, 5.6)
         ax.tick_params(axis="x", labelrotation=90)
         for boundary in stage_boundaries(results[0].layers1):
-            ax.axvline(boundary - 0.5, color="0.85", linewidth=0.6, zorder=0)
+            ax.axvline(boundary - 0.5, color="0.85", linewidth=THIN, zorder=0)
     else:
-        ax.set_xlabel("relative depth (0: first layer, 1: last)", fontsize=7)
+        ax.set_xlabel("relative depth (0: first layer, 1: last)", fontsize=LABEL)
     chance = [null for null in nulls if null is not None]
     _similarity_axis(ax, f"{measure_of(results)} of corresponding layers", [*curves, *chance])
     handles = ax.get_legend_handles_labels()[0]
     if chance:
-        handles.append(Line2D([], [], color="0.4", linewidth=0.8, linestyle="--", label="by chance"))
+        handles.append(Line2D([], [], color="0.4", linewidth=REFERENCE, linestyle="--", label="by chance"))
     _legend(figure, handles)
     note = " Dashed: mean over permutations of the images." if chance else ""
     write_caption(figure, f"{models}{basis(results)}{_values(curves)}{_band_note(results)}{note}")
@@ -120,23 +132,23 @@ def plot_best_match(
     single = len(results) == 1
     figure = paper_figure(5.4, 5.6 if single else 4.6, layout="constrained")
     axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1]) if single else [figure.subplots()]
-    axes[0].plot([0, 1], [0, 1], color="0.6", linewidth=0.6, zorder=0)
-    colours = sns.color_palette("colorblind", len(results))
+    axes[0].plot([0, 1], [0, 1], color=LIGHT, linewidth=THIN, zorder=0)
+    colours = sns.color_palette(PALETTE, len(results))
     for table, title, marker, colour in zip(tables, titles, MARKERS, colours, strict=False):
         fill = {"c": table["similarity"], "cmap": "rocket", "vmin": 0, "vmax": 1} if single else {"color": colour}
         size = 22 if single else _size(table["similarity"])
-        look = {"marker": marker, "edgecolors": "0.3", "linewidths": 0.3, "alpha": 1 if single else 0.75}
+        look = {"marker": marker, "edgecolors": DARK, "linewidths": EDGE, "alpha": 1 if single else 0.75}
         axes[0].scatter(table["depth"], table["match_depth"], s=size, label=title, **look, **fill)
         if single:
-            axes[1].plot(table["depth"], table["similarity"], color="0.6", linewidth=0.6, zorder=0)
+            axes[1].plot(table["depth"], table["similarity"], color=LIGHT, linewidth=THIN, zorder=0)
             axes[1].scatter(table["depth"], table["similarity"], s=14, **look, **fill)
             _similarity_axis(axes[1], measure_of(results), [table["similarity"].to_numpy()])
     _match_axes(axes, results, axis)
     if single:
-        axes[0].set_title(wrap(titles[0], 4), fontsize=7)
+        axes[0].set_title(wrap(titles[0], 4), fontsize=LABEL)
     else:
         handles = axes[0].get_legend_handles_labels()[0]
-        look = {"marker": "o", "linestyle": "", "color": "0.6"}
+        look = {"marker": "o", "linestyle": "", "color": LIGHT}
         handles += [Line2D([], [], markersize=_size(v) ** 0.5, label=f"similarity {v:g}", **look) for v in (0, 0.5, 1)]
         _legend(figure, handles)
     values = _values([table["similarity"].to_numpy() for table in tables])
@@ -191,13 +203,13 @@ def plot_trend(
     errors = [_stderr(result) for result in results]
     for i in chosen:
         colour = plt.get_cmap("viridis")(0.92 * i / max(1, len(first.layers1) - 1))
-        ax.plot(x, curves[:, i], color=colour, linewidth=1, marker="o", markersize=2.5, label=first.layers1[i])
+        ax.plot(x, curves[:, i], color=colour, linewidth=CURVE, marker="o", markersize=2.5, label=first.layers1[i])
         error = np.array([np.nan if error is None else error[i] for error in errors])
         if np.isfinite(error).any():
             ax.fill_between(x, curves[:, i] - error, curves[:, i] + error, color=colour, alpha=0.25, linewidth=0)
-    ax.set_xlabel(xlabel, fontsize=7)
+    ax.set_xlabel(xlabel, fontsize=LABEL)
     _similarity_axis(ax, f"{measure_of(results)} of corresponding layers", [curves[:, chosen]])
-    figure.legend(loc="outside right upper", fontsize=6, frameon=False, reverse=True)
+    figure.legend(loc="outside right upper", fontsize=TICK, frameon=False, reverse=True)
     models = heading(results[-1], "").replace("\n", ", ")
     models = f"At {xlabel} {x[-1]:g}: {models}. " if models else ""
     write_caption(figure, f"{models}{basis(results)}{_values([curves[:, chosen]])}{_band_note(results)}")
@@ -240,9 +252,9 @@ def _values(curves: Sequence[np.ndarray]) -> str:
 
 def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
     """Write a legend above the axes, in two columns if texts are short, and enlarge the figure to hold it."""
-    texts = [wrap(str(handle.get_label()), 0.85 * figure.get_figwidth(), points=6) for handle in handles]
+    texts = [wrap(str(handle.get_label()), 0.85 * figure.get_figwidth(), points=TICK) for handle in handles]
     columns = 2 if max(map(len, texts)) < 40 else 1
-    style = {"fontsize": 6, "frameon": False, "ncols": columns}
+    style = {"fontsize": TICK, "frameon": False, "ncols": columns}
     figure.legend(handles, texts, loc="outside upper left", **style)
     lines = sum(len(text.splitlines()) for text in texts) / columns
     figure.set_figheight(figure.get_figheight() + 0.12 * lines)
@@ -262,9 +274,9 @@ def _match_axes(axes: Sequence[Axes], results: Sequence[Similarity], axis: int) 
     sides = [model_names(result)[:: 1 if axis == 1 else -1] for result in results]
     one, two = (names.pop() if len(names) == 1 else "" for names in map(set, zip(*sides, strict=True)))
     one, two = one or f"model {2 - axis}", two or "the other model"
-    axes[-1].set_xlabel(f"layer of {one}" if len(results) == 1 else f"relative depth in {one}", fontsize=7)
-    axes[0].set_ylabel(f"best match in {two}" + ("" if len(results) == 1 else " (relative depth)"), fontsize=7)
-    axes[0].tick_params(labelsize=6)
+    axes[-1].set_xlabel(f"layer of {one}" if len(results) == 1 else f"relative depth in {one}", fontsize=LABEL)
+    axes[0].set_ylabel(f"best match in {two}" + ("" if len(results) == 1 else " (relative depth)"), fontsize=LABEL)
+    axes[0].tick_params(labelsize=TICK)
     axes[0].set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     if len(results) == 1:
         along, up = _sides(results[0], axis)
@@ -277,5 +289,5 @@ def _similarity_axis(ax: Axes, label: str, curves: Sequence[np.ndarray]) -> None
     """Let the vertical axis run from 0 to 1, or further if values do."""
     low, high = extremes(curves)
     ax.set_ylim(np.nanmin([0, low - 0.03]), np.nanmax([1.02, high + 0.03]))
-    ax.set_ylabel(label, fontsize=7)
-    ax.tick_params(labelsize=6)
+    ax.set_ylabel(label, fontsize=LABEL)
+    ax.tick_params(labelsize=TICK)

@@ -11,23 +11,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from utilities.plots.heatmaps import HeatmapLayout, Panel, bar_axes, heatmap_axes
-from utilities.plots.style import PaperFigure
-from utilities.plots.ticks import MAX_LABELS, chosen, name_layers
+from utilities.plots.captions import describe_similarity
+from utilities.plots.heatmap_layout import HeatmapLayout, Panel, bar_axes, heatmap_axes
+from utilities.plots.layer_ticks import chosen, name_layers
+from utilities.plots.paper import HEADLINE, LABEL, LIGHT, MISSING, SIDE_NAME, THIN, TICK, PaperFigure
 from utilities.results.similarity import Similarity
 
-__all__ = ["MAX_LABELS", "MISSING", "caption", "draw_heatmap", "plot_similarity", "stage_boundaries", "stage_of"]
-MISSING = "0.75"  # grey, for a layer without variance
 SIDE = 4.0  # longer side of a single heatmap in inches
-# Options of a comparison that change its values, and their names in captions.
-CHANGES = {
-    "bandwidth": "bandwidth",
-    "sigma": "σ",
-    "view1": "view of rows:",
-    "view2": "view of columns:",
-    "confounder": "regressed out:",
-    "remove_top_pc": "leading components removed:",
-}
 # Names of the parts that models are built of, with the number that distinguishes them.
 STAGE = re.compile(r"^((?:[a-z_]+\.)*?(?:layer|layers|stages|blocks|features|encoder_layer_)\.?\d+)(?:\.|$)")
 
@@ -57,53 +47,6 @@ def stage_boundaries(layers: list[str]) -> list[int]:
         [1, 3, 4]
     """
     return [i for i, (one, two) in enumerate(pairwise(map(stage_of, layers)), 1) if one != two]
-
-
-def caption(result: Similarity) -> str:
-    """State what a result was made from: model, weights, accuracy, data, number of images, estimator.
-
-    Args:
-        result: Result to describe. Facts missing from its provenance are left out.
-
-    Example:
-        >>> result = Similarity(np.eye(1), ["a"], ["a"], 540, provenance={"model": "resnet18", "accuracy": 0.974})
-        >>> caption(result)
-        'resnet18, accuracy 97.4%. n = 540 images.'
-    """
-    facts = result.provenance
-    models = [_model(facts, ""), _model(facts, "1"), _model(facts, "2")]
-    if models[0]:
-        sentences = [models[0]]
-    else:
-        sentences = [models[1]] if models[1] == models[2] else [f"rows: {models[1]}", f"columns: {models[2]}"]
-    batch = f" in batches of {facts['batch_size']}" if facts.get("batch_size") else ""
-    data = f"{facts['dataset']}, " if facts.get("dataset") else ""
-    sentences.append(f"{data}n = {result.n:,} images{batch}")
-    measure = ", ".join(str(facts[key]) for key in ("measure", "estimator") if facts.get(key))
-    changes = [f"{text} {facts[key]}" for key, text in CHANGES.items() if facts.get(key)]
-    measure = ", ".join(([measure] if measure else []) + changes)
-    sentences.append(f"{measure[:1].upper()}{measure[1:]}{_range(result)}")
-    if result.stderr is not None and np.isfinite(result.stderr).any():
-        sentences.append(
-            f"Standard errors {np.nanmean(result.stderr):.3f} on average, {np.nanmax(result.stderr):.3f} at most"
-        )
-    if facts.get("profile") == "quick":
-        sentences.append("Quick profile: not comparable with published figures")
-    return ". ".join(s for s in sentences if s) + "."
-
-
-def _range(result: Similarity) -> str:
-    """State the least and the largest value between different layers, which a scale from 0 to 1 may not show."""
-    different = np.not_equal.outer(result.layers1, result.layers2)
-    values = result.matrix[different & np.isfinite(result.matrix)]
-    return f", {values.min():.2f} to {values.max():.2f} between different layers" if values.size else ""
-
-
-def _model(facts: dict, which: str) -> str:
-    accuracy = facts.get(f"accuracy{which}")
-    parts = [facts.get(f"model{which}"), facts.get(f"weights{which}")]
-    parts.append(None if accuracy is None else f"accuracy {100 * accuracy:.1f}%")
-    return ", ".join(part for part in parts if part)
 
 
 def draw_heatmap(
@@ -143,7 +86,7 @@ def draw_heatmap(
         boundaries = stage_boundaries(layers)
         if 2 * len(boundaries) <= len(layers):  # otherwise nearly every layer is a stage, and lines are useless
             for boundary in boundaries:
-                line(boundary - 0.5, color="0.6", linewidth=0.6 if len(boundaries) < 10 else 0.2)
+                line(boundary - 0.5, color=LIGHT, linewidth=THIN if len(boundaries) < 10 else 0.2)
         if labels:
             name_layers(axis, layers, pixels / dpi)
         else:
@@ -170,8 +113,8 @@ def colour_bar(image: AxesImage, values: np.ndarray, label: str, bar: Axes) -> A
     kinds = {(True, True): "both", (True, False): "min", (False, True): "max"}
     extend = kinds.get((bool(below), bool(above)), "neither")
     drawn = bar.figure.colorbar(image, cax=bar, extend=extend)
-    drawn.set_label(label, fontsize=7)
-    bar.tick_params(labelsize=6)
+    drawn.set_label(label, fontsize=LABEL)
+    bar.tick_params(labelsize=TICK)
     return bar
 
 
@@ -230,20 +173,17 @@ def plot_similarity(
     panels = []
     for ax, (label, matrix, low, high, colours, unit) in zip(axes, drawings, strict=True):
         image = draw_heatmap(ax, matrix, result, vmin=low, vmax=high, cmap=colours, labels=False)
-        ax.set_title(label, fontsize=9)
+        ax.set_title(label, fontsize=HEADLINE)
         bar = colour_bar(image, matrix, unit, bar_axes(figure))
         sides = (facts["model1"], facts["model2"]) if two and ax is axes[0] else ("", "")
-        ax.set_ylabel(sides[0], fontsize=8)
-        ax.set_xlabel(sides[1], fontsize=8)
+        ax.set_ylabel(sides[0], fontsize=SIDE_NAME)
+        ax.set_xlabel(sides[1], fontsize=SIDE_NAME)
         panels.append(Panel(ax, (result.layers1, result.layers2), label, sides, indices, bar))
     missing = " Grey: no variance." if np.isnan(result.matrix).any() else ""
-    figure.caption = describe(result) + missing
+    figure.caption = describe_similarity(result) + missing
     HeatmapLayout(panels, len(panels), SIDE if len(panels) == 1 else 0.75 * SIDE).arrange(figure, width, caption)
     return figure
 
 
 def _unit(result: Similarity) -> str:
     return str(result.provenance.get("measure", "similarity"))
-
-
-describe = caption  # an alias for functions in which an option hides the name

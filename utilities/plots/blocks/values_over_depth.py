@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,8 +12,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
-from utilities.plots.facts import HasProvenance, finish, marker, named, new_figure
-from utilities.plots.text import wrap
+from utilities.plots.captions import HasProvenance
+from utilities.plots.labelled_figure import finish, marker, named, new_figure
+from utilities.plots.paper import CURVE, EDGE, GREY, HAIRLINE, INK, THIN
+from utilities.plots.text_fitting import wrap
 
 SHADES = {"msa": ("0.88", "attention (MSA)"), "pool": ("#cfe3f5", "lower resolution")}
 SHADING_NOTE = "Grey: attention; blue: the resolution is lowered."
@@ -64,9 +66,9 @@ def draw_over_depth(ax: Axes, result: OfBlocks, values: np.ndarray, errors: np.n
     points = np.stack([depth, values], 1)
     segments = np.stack([points[:-1], points[1:]], 1)
     colours = [colour_of(x) for x in (depth[:-1] + depth[1:]) / 2]
-    ax.add_collection(LineCollection(segments, colors=colours, linewidths=1))
-    ax.errorbar(depth, values, np.nan_to_num(errors), fmt="none", ecolor="0.4", elinewidth=0.6, zorder=1)
-    look = {"marker": marker(result.provenance.get("model", label)), "s": 14, "linewidths": 0.3, "edgecolors": "0.2"}
+    ax.add_collection(LineCollection(segments, colors=colours, linewidths=CURVE))
+    ax.errorbar(depth, values, np.nan_to_num(errors), fmt="none", ecolor="0.4", elinewidth=THIN, zorder=1)
+    look = {"marker": marker(result.provenance.get("model", label)), "s": 14, "linewidths": EDGE, "edgecolors": INK}
     ax.scatter(depth, values, color=[colour_of(x) for x in depth], zorder=3, **look)
     ax.set(xlim=(-0.03, 1.03), xlabel="relative depth")
     ax.set_title(wrap(label, 2))
@@ -102,18 +104,6 @@ def plot_over_depth(
     for ax, (label, result) in zip(axes[0], results.items(), strict=True):
         draw_over_depth(ax, result, getattr(result, value), getattr(result, error), label)
         if zero:
-            ax.axhline(0, color="0.5", linewidth=0.5, zorder=1)
+            ax.axhline(0, color=GREY, linewidth=HAIRLINE, zorder=1)
     axes[0, 0].set_ylabel(ylabel)
     return finish(figure, results, f"{SHADING_NOTE} Bars: one standard error over images. {note}".strip(), legend=False)
-
-
-def facts_of(results: Sequence[Any], name: str) -> str:
-    """Return a fact that all results share, or an empty string.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> facts_of([SimpleNamespace(provenance={"path": "diagonal"})], "path")
-        'diagonal'
-    """
-    values = {str(result.provenance.get(name, "")) for result in results}
-    return values.pop() if len(values) == 1 else ""

@@ -6,14 +6,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utilities.plots.captions import caption_height, write_caption
-from utilities.plots.heatmaps import HeatmapLayout
-from utilities.plots.style import inches
-from utilities.plots.text import wrap
+from utilities.plots.heatmap_layout import HeatmapLayout
+from utilities.plots.paper import inches
+from utilities.plots.text_fitting import wrap
 
 LOWEST = 0.75  # smallest share of its height that a figure keeps when it is made narrower
 
 
-def resize(figure: Figure, width: float | str | None = None, *, caption: bool = True) -> None:
+def resize_figure(figure: Figure, width: float | str | None = None, *, caption: bool = True) -> None:
     """Bring a figure to a width, break its texts anew, and adapt its height.
 
     Args:
@@ -23,10 +23,10 @@ def resize(figure: Figure, width: float | str | None = None, *, caption: bool = 
 
     Example:
         >>> import matplotlib.pyplot as plt
-        >>> from utilities.plots.style import paper_figure
+        >>> from utilities.plots.paper import paper_figure
         >>> figure = paper_figure(6.75, 3, layout="constrained")
         >>> write_caption(figure, "One sentence that says what was drawn.")
-        >>> resize(figure, "column", caption=False)
+        >>> resize_figure(figure, "column", caption=False)
         >>> figure.get_size_inches().tolist(), figure.get_supxlabel()
         ([3.25, 2.25], '')
         >>> plt.close(figure)

@@ -12,14 +12,14 @@ from matplotlib.axis import Axis
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from utilities.plots.text import shorten
+from utilities.plots.paper import TICK
+from utilities.plots.text_fitting import shorten
 
-POINTS = 6
 LEADING = 1.25  # distance from line to line, in heights of a line
 MAX_LABELS = 40  # nobody reads more labels than this
 
 
-def line_height(points: float = POINTS) -> float:
+def line_height(points: float = TICK) -> float:
     """Return the smallest readable distance in inches from one line of text to the next."""
     _, height, _ = text_to_path.get_text_width_height_descent("lp", FontProperties(size=points), ismath=False)
     return LEADING * height / 72
@@ -88,8 +88,8 @@ def name_layers(
         longest: Greatest length of a name in inches. The middle of a longer one is left out.
     """
     shown = thinned(len(layers), inches) if indices is None else list(indices)
-    names = shorten([layers[i] for i in shown], longest, POINTS)
-    axis.set_ticks([i if places is None else places[i] for i in shown], names, fontsize=POINTS, parse_math=False)
+    names = shorten([layers[i] for i in shown], longest, TICK)
+    axis.set_ticks([i if places is None else places[i] for i in shown], names, fontsize=TICK, parse_math=False)
 
 
 def fit_layers(axis: Axis, layers: Sequence[str], places: Sequence[float] | None = None) -> None:

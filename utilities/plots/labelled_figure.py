@@ -1,72 +1,19 @@
-"""Shared parts of the companion analyses' figures: origin of results in words, colours, markers, labels."""
+"""Begin and finish a figure of results by label: axes, colours, markers, legend, caption."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utilities.plots.captions import write_caption
-from utilities.plots.style import SMALLEST, paper_figure
-from utilities.plots.text import wrap
+from utilities.plots.captions import HasProvenance, made_from, write_caption
+from utilities.plots.paper import CURVE, LABEL, PALETTE, SMALLEST, TICK, paper_figure
+from utilities.plots.text_fitting import wrap
 from utilities.zoo.families import family
-
-OF_A_MODEL = ("model", "weights", "accuracy")
-WIDTH = 6.5  # width of a column of text in inches
-LAYERS = {"attn": "attention", "mlp": "MLP"}
-
-
-class HasProvenance(Protocol):
-    """A result that holds what it was made from."""
-
-    provenance: Mapping[str, Any]
-
-
-def made_from(results: Mapping[str, HasProvenance]) -> str:
-    """State what results were made from: each model once, then what all share.
-
-    Args:
-        results: Label -> result. These keys of each provenance are used: ``model, weights, accuracy, dataset, n,
-            profile``.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> facts = {"model": "vit", "weights": "untrained", "dataset": "digits (test)", "n": 540, "profile": "quick"}
-        >>> made_from({"ViT": SimpleNamespace(provenance=facts)})
-        'ViT: vit, untrained. digits (test), n = 540 images, quick profile.'
-    """
-    parts = [_model(label, result.provenance) for label, result in results.items()]
-    shared = list(dict.fromkeys(_basis(result.provenance) for result in results.values()))
-    if len(shared) > 1:
-        shared = [
-            f"{label}: {_basis(result.provenance)}" for label, result in results.items() if _basis(result.provenance)
-        ]
-    return " ".join(part for part in [*parts, *shared] if part)
-
-
-def _model(label: str, facts: Mapping[str, Any]) -> str:
-    accuracy = facts.get("accuracy")
-    known = [
-        None if label.startswith(str(facts.get("model"))) else facts.get("model"),
-        facts.get("weights"),
-        None if accuracy is None else f"accuracy {100 * accuracy:.1f}%",
-    ]
-    text = ", ".join(part for part in known if part)
-    return f"{label}: {text}." if text else ""
-
-
-def _basis(facts: Mapping[str, Any]) -> str:
-    known = [
-        facts.get("dataset"),
-        f"n = {facts['n']:,} images" if facts.get("n") is not None else None,
-        f"{facts['profile']} profile" if facts.get("profile") else None,
-    ]
-    text = ", ".join(part for part in known if part)
-    return f"{text}." if text else ""
 
 
 def named(results: Mapping[str, Any] | Any) -> dict[str, Any]:
@@ -99,7 +46,7 @@ def twins_of(results: Mapping[str, Any], random: Mapping[str, Any] | Any | None)
 
 def colours(labels: Sequence[str]) -> dict[str, Any]:
     """Choose a colour for each label that colour-blind readers can tell from the others."""
-    return dict(zip(labels, sns.color_palette("colorblind", len(labels)), strict=True))
+    return dict(zip(labels, sns.color_palette(PALETTE, len(labels)), strict=True))
 
 
 def marker(model: str) -> str:
@@ -116,18 +63,18 @@ def draw_with_band(
     ax: Axes, x: np.ndarray, y: np.ndarray, ends: Sequence[np.ndarray], alpha: float = 0.2, **look: Any
 ) -> None:
     """Draw a line and a band of its colour between lower and upper ends, (2, points)."""
-    ax.plot(x, y, **{"linewidth": 1, "markersize": 3, **look})
+    ax.plot(x, y, **{"linewidth": CURVE, "markersize": 3, **look})
     ax.fill_between(x, *ends, color=look["color"], alpha=alpha, linewidth=0)
 
 
 def tidy(axes: Iterable[Axes]) -> None:
     """Set small tick labels on axes and remove the upper and right frame."""
     for ax in axes:
-        ax.tick_params(which="major", labelsize=6)
+        ax.tick_params(which="major", labelsize=TICK)
         ax.tick_params(which="minor", labelsize=SMALLEST)  # shown by logarithmic axes over a decade or less
-        ax.xaxis.label.set_size(7)
-        ax.yaxis.label.set_size(7)
-        ax.title.set_size(7)
+        ax.xaxis.label.set_size(LABEL)
+        ax.yaxis.label.set_size(LABEL)
+        ax.title.set_size(LABEL)
         if not hasattr(ax, "zaxis") and ax.name == "rectilinear":
             sns.despine(ax=ax)
 
@@ -137,9 +84,9 @@ def finish(figure: Figure, results: Mapping[str, HasProvenance], note: str = "",
     tidy(figure.axes)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if legend and labels:
-        texts = [wrap(label, 0.85 * figure.get_figwidth(), points=6) for label in labels]
+        texts = [wrap(label, 0.85 * figure.get_figwidth(), points=TICK) for label in labels]
         columns = 3 if max(map(len, texts)) < 26 else 1
-        style = {"fontsize": 6, "frameon": False, "ncols": columns}
+        style = {"fontsize": TICK, "frameon": False, "ncols": columns}
         figure.legend(handles, texts, loc="outside upper left", **style)
         figure.set_figheight(figure.get_figheight() + 0.12 * -(-len(texts) // columns))
     write_caption(figure, f"{made_from(results)} {note}".strip())

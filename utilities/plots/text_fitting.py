@@ -11,6 +11,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
+from utilities.plots.paper import LABEL, TICK
+
 ELLIPSIS = "…"
 BREAKS = re.compile(r"(?<=[/_.,:;+-])")  # preferred places to break a word that is longer than a line
 SLACK = 1.05  # each renderer rounds glyphs to pixels in its own way
@@ -45,7 +47,7 @@ def _em_width(text: str, *_font: tuple[str, ...]) -> float:
     return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0] / size
 
 
-def wrap(text: str, inches: float, points: float = 7) -> str:
+def wrap(text: str, inches: float, points: float = LABEL) -> str:
     r"""Break lines that are wider than the room for them; break words only where necessary.
 
     Args:
@@ -109,7 +111,7 @@ def write_wrapped(artist: Text, text: str, inches: float, renderer: object = Non
     return artist.get_text()
 
 
-def shorten(names: Sequence[str], inches: float, points: float = 6) -> list[str]:
+def shorten(names: Sequence[str], inches: float, points: float = TICK) -> list[str]:
     """Shorten names that are wider than their room, so that they can still be told apart.
 
     Args:

@@ -13,9 +13,9 @@ from matplotlib.layout_engine import LayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from utilities.plots.style import PaperFigure, inches, paper_figure
-from utilities.plots.text import wrap, write_wrapped
-from utilities.plots.ticks import LEADING, line_height, name_layers, thinned
+from utilities.plots.layer_ticks import LEADING, line_height, name_layers, thinned
+from utilities.plots.paper import LABEL, PaperFigure, inches, paper_figure
+from utilities.plots.text_fitting import wrap, write_wrapped
 
 ELONGATION = 3  # largest aspect ratio of a heatmap; the cells of a longer matrix are not square
 TALLEST = 6.5  # inches: height of a heatmap that is higher than wide
@@ -101,7 +101,7 @@ class HeatmapLayout(LayoutEngine):
         """
         figure.set_layout_engine(self)
         text = getattr(figure, "caption", "") if caption else ""
-        figure.supxlabel(text, fontsize=7, ha="left", va="bottom")
+        figure.supxlabel(text, fontsize=LABEL, ha="left", va="bottom")
         self.across = self.columns
         width = None if width is None else inches(width)
         self._solve(figure, width, None)
@@ -151,7 +151,7 @@ class HeatmapLayout(LayoutEngine):
             _rewrite(panel, "title", ax.title, panel.title, slot, self._renderer)
         for bar, high in self._bars():
             bar._colorbar.locator = MaxNLocator(int(np.clip(high / 0.2, 1, 5)), steps=[1, 2, 2.5, 5, 10])
-            bar.yaxis.label.set_text(wrap(" ".join(bar.yaxis.label.get_text().split()), max(high, 0.8), 7))
+            bar.yaxis.label.set_text(wrap(" ".join(bar.yaxis.label.get_text().split()), max(high, 0.8), LABEL))
         if text := getattr(figure, "caption", "") if figure._supxlabel.get_text() else "":
             write_wrapped(figure._supxlabel, text, width - 2 * PAD, self._renderer)
 

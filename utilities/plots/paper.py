@@ -1,0 +1,95 @@
+"""One style of all figures: widths, sizes of text, lines, colours, embedded fonts, and the empty figure itself.
+
+Every figure of this package takes its sizes from here, so that text can be read in print and figures look alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+DPI = 300
+WIDTHS = {"column": 3.25, "page": 6.75}  # inches, in a paper with two columns
+TEXT_WIDTH = 6.5  # inches: width of a column of text, and of most figures
+# Sizes of text in points.
+HEADLINE = 9  # title of a single heatmap, stars
+SIDE_NAME = 8  # names of the models beside a single heatmap
+LABEL = 7  # titles, labels of axes, captions
+DENSE = 6.5  # titles of many small panels, cells of a table
+TICK = 6  # ticks, legends, names of layers
+SMALLEST = 6  # smaller text cannot be read in print
+# Widths of lines in points.
+THICK = 2
+BOLD = 1.2
+CURVE = 1
+REFERENCE = 0.8  # chance, zero, clean images
+THIN = 0.6  # error bars, boundaries, frames of boxes
+HAIRLINE = 0.5
+EDGE = 0.3  # outlines of markers and bars
+# Colours and greys.
+INK, DARK, GREY, LIGHT, FAINT = "0.2", "0.3", "0.5", "0.6", "0.8"
+PALETTE = "colorblind"  # seaborn's; colour-blind readers can tell its colours apart
+MISSING = "0.75"  # grey, for what has no value
+# Type 42 embeds fonts as TrueType. Several venues refuse the default, Type 3. Text of an SVG stays text, which can be
+# searched, edited and set in another font.
+STYLE = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+
+
+@contextmanager
+def saving() -> Iterator[None]:
+    """Save figures in this style inside the context; restore the settings on exit.
+
+    Example:
+        >>> with saving():
+        ...     mpl.rcParams["pdf.fonttype"]
+        42
+        >>> mpl.rcParams["pdf.fonttype"]
+        3
+    """
+    resolution = {"savefig.dpi": DPI} if mpl.rcParams["savefig.dpi"] == "figure" else {}  # keep the user's own choice
+    with mpl.rc_context(STYLE | resolution):
+        yield
+
+
+class PaperFigure(Figure):
+    """A figure whose ``savefig`` embeds TrueType fonts and writes 300 dots per inch, unless told otherwise."""
+
+    caption = ""  # text below the figure, before its lines are broken
+    fits: tuple[Callable[[], None], ...] = ()  # functions to call again when the figure's size changes
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """Save the figure as `matplotlib.figure.Figure.savefig` does."""
+        with saving():
+            super().savefig(fname, **options)
+
+
+def paper_figure(width: float, height: float, **options: Any) -> PaperFigure:
+    """Make an empty figure in this style, sized in inches; ``options`` go to `matplotlib.pyplot.figure`."""
+    return plt.figure(figsize=(width, height), FigureClass=PaperFigure, **options)
+
+
+def inches(width: float | str) -> float:
+    """Convert a width to inches.
+
+    Args:
+        width: ``"column"`` or ``"page"`` of a paper with two columns, or inches as a number or a string.
+
+    Raises:
+        ValueError: If the width is none of these, or too small for a figure.
+
+    Example:
+        >>> inches("column"), inches("page"), inches(5), inches("2.5")
+        (3.25, 6.75, 5.0, 2.5)
+    """
+    try:
+        value = WIDTHS[width] if width in WIDTHS else float(width)
+    except ValueError:
+        value = 0.0
+    if not 2 <= value <= 60:
+        raise ValueError(f"a figure's width is {', '.join(map(repr, WIDTHS))} or inches from 2 to 60, not {width!r}")
+    return value
