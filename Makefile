@@ -15,10 +15,10 @@ BIN := .venv/bin
 	@touch $@
 
 figures: .venv/installed  ## run all notebooks headless: figures, results and executed notebooks under runs/
-	$(BIN)/python -m utilities.rerun --profile quick --jobs $(JOBS) --resume
+	$(BIN)/python -m utilities rerun --profile quick --jobs $(JOBS) --resume
 
 images: figures  ## redraw the pictures of the README from the results of the notebooks
-	$(BIN)/python -m utilities.plots.panels runs/quick --out images
+	$(BIN)/python -m utilities images runs/quick --out images
 
 lint: .venv/installed
 	$(BIN)/ruff check .

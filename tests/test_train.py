@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from utilities.cli.train import main
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader
 from utilities.hooks import Recorder
-from utilities.train import checkpoint_path, fit, main
+from utilities.train import checkpoint_path, fit
 from utilities.training.distillation import distillation_loss
 from utilities.training.recipes import schedule
 from utilities.training.trainer import Recipe, Trainer, autocast_dtype, estimate_batch_norm
@@ -181,7 +182,10 @@ def test_wrong_options_are_named_before_anything_is_trained(model, recipe, messa
         fit(model, recipe, 0, tmp_path, device="cpu", report=quiet)
 
 
-@pytest.mark.parametrize("program", [["-m", "utilities.train"], [str(PROJECT_ROOT / "utilities" / "train.py")]])
+PROGRAMS = [["-m", "utilities", "train"], ["-m", "utilities.train"], [str(PROJECT_ROOT / "utilities" / "train.py")]]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_command_line(program, tmp_path):
     arguments = ["resnet18", "0", "3", str(tmp_path), "--dataset", "digits", "--image-size", "8", "--device", "cpu"]
     done = subprocess.run([sys.executable, *program, *arguments], capture_output=True, text=True, cwd=tmp_path)

@@ -9,27 +9,31 @@ as those of Park & Kim 2022 (https://arxiv.org/abs/2202.06709); other options th
 
 from __future__ import annotations
 
-import argparse
+if __name__ == "__main__":  # before all that is heavy, so that --help is quick; training imports this file by its name
+    import sys
+
+    from utilities.cli.train import main
+
+    sys.exit(main())
+
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision.ops import StochasticDepth
 
-from utilities.cli.user_errors import reporting
-from utilities.datasets.class_order import HELP, from_options
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.images import ImageDataset
 from utilities.datasets.loaders import Loader, make_loader
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.results.writing import check_writable, clear_killed, warning_of_failure
 from utilities.training.augmentation import recipe_augmentation
-from utilities.training.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe
+from utilities.training.recipes import Recipe
 from utilities.training.resumption import (
     data_facts,
     data_now,
@@ -41,7 +45,7 @@ from utilities.training.resumption import (
     resume_file,
     resume_run,
 )
-from utilities.training.trainer import PRECISIONS, Trainer, autocast_dtype, estimate_batch_norm, evaluate_or_nan
+from utilities.training.trainer import Trainer, autocast_dtype, estimate_batch_norm, evaluate_or_nan
 from utilities.utils import evaluating, resolve_device, set_seed, versions
 from utilities.zoo.checkpoints import read_checkpoint, tensor_bytes, write_torch
 from utilities.zoo.factory import check_name, create_model
@@ -85,6 +89,7 @@ def fit(
     resume: bool = False,
     teacher: str | Path | None = None,
     classes: Sequence[str] | str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
     """Train a model and write its checkpoint, completely or not at all.
@@ -110,6 +115,8 @@ def fit(
             refused. One whose training diverged is trained anew.
         teacher: Checkpoint of a model to learn from as well, trained by this function on the same images.
         classes: Order of a folder's classes; see `utilities.datasets.load_dataset`.
+        options: Further options of `utilities.zoo.create_model`, such as the ``widths`` of a plain CNN. Checkpoints do
+            not hold them, so that they need a folder of their own.
         report: Function that receives the lines of the epoch table.
 
     Returns:
@@ -145,7 +152,7 @@ def fit(
         sets = load_sets(recipe, seed, classes)
         (train, validation, test), num_classes = make_loaders(sets, recipe, seed, workers), sets[0].num_classes
         set_seed(seed)
-        model = _create(model_name, num_classes, seed, recipe.drop_path)
+        model = _create(model_name, num_classes, seed, recipe.drop_path, options or {})
         _check_size(model, train, model_name)
         check_writable(path, tensor_bytes(model.state_dict()))
         trainer = Trainer(
@@ -182,15 +189,17 @@ def _teacher(
     return create_model(facts["name"], facts["num_classes"], weights=path), facts
 
 
-def _create(model_name: str, num_classes: int, seed: int, drop_path: float) -> torch.nn.Module:
+def _create(
+    model_name: str, num_classes: int, seed: int, drop_path: float, options: Mapping[str, Any]
+) -> torch.nn.Module:
     """Make the model to train, passing the stochastic-depth rate under the name that the model has for it."""
     if not drop_path:
-        return create_model(model_name, num_classes, seed=seed)
+        return create_model(model_name, num_classes, seed=seed, **options)
     own, reason = is_own(model_name), "nothing in it is dropped"
     library = "" if own else model_name.rpartition("/")[0]
     for keyword in DROP_PATH[library]:
         try:
-            model = create_model(model_name, num_classes, seed=seed, **{keyword: drop_path})
+            model = create_model(model_name, num_classes, seed=seed, **{keyword: drop_path}, **options)
         except TypeError as error:
             reason = str(error)
             continue
@@ -280,66 +289,3 @@ def _run(
             with warning_of_failure(report):  # if this fails, an interruption costs more
                 write_torch(interrupted, facts | trainer.state())
             saved = time.monotonic()
-
-
-def _parser() -> argparse.ArgumentParser:
-    listed = "\n".join(f"  {name}: {describe_recipe(recipe)}" for name, recipe in RECIPES.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m utilities.train",
-        description="Train a model, with the study's recipe or another one.",
-        epilog=f"recipes:\n{listed}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("model", help="such as resnet18, see utilities.zoo.create_model; your own: package.module:function")
-    add("epochs", type=int, help="epochs of the recipe; a warm-up that it counts separately is added")
-    add("seed", type=int)
-    add("dir", help="folder of the checkpoint MODEL_seed_SEED_epochs_EPOCHS.pth")
-    add("--recipe", choices=RECIPES, default="study", metavar="NAME", help="one of those below (default: study)")
-    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-    add("--precision", choices=PRECISIONS, default="auto", help="default: bfloat16 where it is fast")
-    add("--workers", type=int, default=0, help="processes that load images")
-    add("--classes", nargs="+", metavar="NAME", default=argparse.SUPPRESS, help=HELP)
-    add("--save-every", type=int, metavar="K", help="snapshots every K epochs, at the start and after the warm-up")
-    add("--teacher", metavar="CHECKPOINT", help="learn from this model's answers as well")
-    add("--resume", action="store_true", help="keep finished checkpoints, continue interrupted runs")
-    values = parser.add_argument_group("values of the recipe", argument_default=argparse.SUPPRESS)
-    add = values.add_argument
-    add("--dataset", help="cifar100, cifar10, digits, folder:PATH, ...")
-    add("--image-size", type=int, help="pixels (default: the data set's own)")
-    add("--n-images", type=int, help="train on this many images, equally many per class")
-    add("--batch-size", type=int, help="images per step")
-    add("--optimizer", choices=OPTIMIZERS, help="the study's: adamw for ViT and Swin, sgd for all others")
-    add("--learning-rate", type=float, help="peak learning rate; the study's: 0.1 for sgd, 0.001 for adamw")
-    add("--weight-decay", type=float, help="the study's: 5e-4 for sgd, 0.05 for adamw")
-    add("--warmup", type=float, help="epochs of linear growth of the learning rate")
-    add("--schedule", choices=SCHEDULES, help="learning-rate schedule; epochwise: warm-up in separate epochs")
-    add("--milestones", type=int, nargs="*", metavar="EPOCH", help="epochs with a step of epochwise_steps")
-    add("--step-factor", type=float, help="factor on the learning rate at each milestone")
-    add("--crop", choices=CROPS, help="how training images are cropped")
-    add("--rand-augment", type=lambda text: None if text == "none" else text, help="rand-m9-n2-mstd1.0, ..., none")
-    add("--mixup", type=float, metavar="ALPHA", help="0: none; if cutmix is on too, each has an equal chance")
-    add("--cutmix", type=float, metavar="ALPHA", help="0: none")
-    add("--label-smoothing", type=float, metavar="SHARE", help="share of the label spread over all classes")
-    add("--erasing", type=float, metavar="PROBABILITY", help="probability that a rectangle of an image is erased")
-    add("--clip-grad", type=float, metavar="NORM", help="cut the gradient down to this norm; 0: never")
-    add("--drop-path", type=float, metavar="RATE", help="rate of stochastic depth; 0: the model's own")
-    add("--norm-images", type=int, help="estimate batch norms anew at the end, on this many images")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    parser = _parser()
-    given = vars(parser.parse_args(arguments))
-    values = {field.name: given.pop(field.name) for field in fields(Recipe) if field.name in given}
-    if "classes" in given:
-        given["classes"] = from_options(given["classes"])
-    recipe = replace(RECIPES[given.pop("recipe")], **values)
-    with reporting(parser):
-        path = fit(given.pop("model"), recipe, given.pop("seed"), given.pop("dir"), **given)
-    print(f"wrote {path}")
-
-
-if __name__ == "__main__":
-    main()

@@ -19,7 +19,7 @@ from utilities.claims.park_kim_2022.classification import claims_of_classificati
 from utilities.claims.park_kim_2022.noise_frequency import claims_of_noise_frequency
 from utilities.claims.vilas_2023.identifiability import claims_of_identifiability
 from utilities.cli.claims import main
-from utilities.cli.options import open_model
+from utilities.cli.opening import Named, open_model
 from utilities.zoo import create_model
 from utilities.zoo.vit import vit_tiny_patch2_16
 
@@ -86,7 +86,6 @@ def test_results_that_can_tell_are_kept_from_those_that_cannot():
 
 
 def test_commands_say_the_accuracy_that_the_training_measured(tmp_path):
-    given = SimpleNamespace(dataset="digits", seed=0)
     content = {"model": create_model("plain_cnn8", 10).state_dict(), "num_classes": 10}
     for extra, facts in (
         ({"test": {"top1": 0.1}, "recipe": {"dataset": "digits"}}, {"accuracy": 0.1}),
@@ -94,7 +93,7 @@ def test_commands_say_the_accuracy_that_the_training_measured(tmp_path):
         ({}, {}),
     ):
         torch.save(content | extra, tmp_path / "w.pth")
-        found = open_model(given, "plain_cnn8", str(tmp_path / "w.pth"), 10)[1]
+        found = open_model(Named("plain_cnn8", str(tmp_path / "w.pth")), 10, "digits")[1]
         assert found == {"model": "plain_cnn8", "weights": "w.pth"} | facts
     assert "has not learnt" in find_doubt("cnn", Made(n=540, num_classes=10, weights="w.pth", accuracy=0.1))
 

@@ -4,23 +4,40 @@ import pandas as pd
 import pytest
 
 from utilities.analysis.blocks.fourier import Fourier
-from utilities.cli.analyse import ANALYSES, main
+from utilities.cli.analyse import main
 
 ON = ["--dataset", "digits", "--n-images", "8", "--device", "cpu"]
 MODELS = ["--models", "alternet18", "vit_tiny_patch2_16"]
+ANALYSES = ("fourier", "variance", "lesions", "classify", "identifiability", "key_value", "perturb")
 OF_TRANSFORMERS = ("key_value", "perturb")
 
 
 @pytest.mark.parametrize("analysis", ANALYSES)
 def test_writes_results_figures_and_claims(analysis, tmp_path, capsys):
     models = MODELS[:1] + MODELS[2:] if analysis in OF_TRANSFORMERS else MODELS
-    suffix = ".pdf" if analysis == "variance" else ".png"
-    main([analysis, *models, *ON, "--out", str(tmp_path / ("a.pdf" if suffix == ".pdf" else "a"))])
+    main([analysis, *models, *ON, "--out", str(tmp_path / "a")])
     printed = capsys.readouterr().out
     assert "Paper:" in printed
-    for name in (f"a{suffix}", "a_claims.csv", *(f"a_{model}.npz" for model in models[1:]), "a_vit_tiny_patch2_16.csv"):
+    results = [f"a_{model}.npz" for model in models[1:]] if len(models) > 2 else ["a.npz"]
+    for name in ("a.png", "a.pdf", "a_claims.csv", "a.csv", *results):
         assert (tmp_path / name).stat().st_size > 0
-    assert len(pd.read_csv(tmp_path / "a_vit_tiny_patch2_16.csv")) > 0
+    assert set(pd.read_csv(tmp_path / "a.csv").model) == set(models[1:])
+
+
+@pytest.mark.parametrize(
+    ("ending", "names"),
+    [
+        (".pdf", {"a.pdf"}),
+        (".svg", {"a.svg"}),
+        (".npz", {"a.npz", "a.json"}),
+        (".csv", {"a.csv"}),
+        ("", {"a.npz", "a.json", "a.csv", "a.png", "a.pdf", "a_claims.csv"}),
+    ],
+)
+def test_the_ending_decides_what_is_written(ending, names, tmp_path, capsys):
+    main(["variance", *MODELS[1:2], *ON, "--out", str(tmp_path / f"a{ending}")])
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert all(name in capsys.readouterr().out for name in [f"a{ending}"])
 
 
 def test_each_model_has_its_own_images_and_says_what_it_is(tmp_path):
@@ -32,28 +49,29 @@ def test_each_model_has_its_own_images_and_says_what_it_is(tmp_path):
 
 
 def test_options_of_the_analysis_are_passed_on(tmp_path):
-    layers = ["-o", "layers", '{"features.0": "conv"}', "-o", "path", "radial"]
+    layers = ["--layers", "features.0", "conv", "--path", "radial"]
     main(["fourier", "--models", "vgg11", *layers, *ON, "--out", f"{tmp_path}/a"])
-    result = Fourier.load(tmp_path / "a_vgg11")
+    result = Fourier.load(tmp_path / "a")
     assert (result.names, result.provenance["path"]) == (["features.0"], "radial")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["fourier", "--models", "resnet18", "-o", "over", "samples"], "fourier has no option 'over'; it has path, "),
+        (["fourier", "--models", "resnet18", "--over", "samples"], "fourier has no option --over; "),
         (["fourier", "--models", "resnet81"], "close: resnet18"),
-        (["fourier", "--models", "resnet18", "--weights", "random", "random"], "1 models, but 2 weights"),
+        (["fourier", "--models", "resnet18", "--model-seeds", "0", "1"], "1 models, but 2 model seeds"),
+        (["attention", "--models", "vit_tiny_patch2_16", "--out", "a.pdf"], "has no figure"),
         (["fourier", "--models", "resnet18", "resnet18"], "named twice"),
         (["variance", "--models", "vgg11"], "layers="),
-        (["variance", "--models", "resnet18", "--weights", "absent.pth"], "absent.pth"),
+        (["variance", "--models", "resnet18=absent.pth"], "absent.pth"),
         (["perturb", "--models", "resnet18"], "needs timm's VisionTransformer, not a ResNet"),
         (["identifiability", "--models", "vgg11"], "has no class-embedding space"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([*options, *ON, "--out", str(tmp_path / "a")])
+        main([*options, *ON, *([] if "--out" in options else ["--out", str(tmp_path / "a")])])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error

@@ -18,7 +18,7 @@ from utilities.datasets import load_dataset, make_loader
 from utilities.results.unfinished import fingerprint
 from utilities.zoo import create_model
 
-COMMON = ["--model1", "resnet18", "--model2", "vit_tiny_patch2_16", "--dataset", "digits", "--n-images", "120",
+COMMON = ["resnet18", "vit_tiny_patch2_16", "--dataset", "digits", "--n-images", "120",
           "--batch-size", "24", "--layers1", "layer1", "layer4", "fc", "--layers2", "blocks.0", "norm",
           "--permutations", "10", "--per-batch", "--device", "cpu"]  # fmt: skip
 
@@ -30,8 +30,8 @@ def single(tmp_path_factory):
     return path
 
 
-def test_the_command_writes_result_and_heatmap(single):
-    assert {p.name for p in single.parent.iterdir()} == {"result.npz", "result.json", "result.png"}
+def test_the_command_writes_result(single):
+    assert {p.name for p in single.parent.iterdir()} == {"result.npz", "result.json"}
     result = Similarity.load(single)
     assert result.n == 120
     assert (result.layers1, result.layers2) == (["layer1", "layer4", "fc"], ["blocks.0", "norm"])
@@ -41,10 +41,16 @@ def test_the_command_writes_result_and_heatmap(single):
 
 def test_pictures_are_in_the_format_that_out_ends_in(tmp_path, capsys):
     look = ["--width", "column", "--no-caption", "--ticks", "head"]
-    same = ["--model1", "plain_cnn8", "--dataset", "digits", "--n-images", "40", "--device", "cpu"]
+    same = ["plain_cnn8", "--dataset", "digits", "--n-images", "40", "--device", "cpu"]
     main([*same, *look, "--out", str(tmp_path / "r.pdf")])
-    assert {path.name for path in tmp_path.iterdir()} == {"r.npz", "r.json", "r.pdf"}
-    assert "r.npz, r.json and r.pdf" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"r.pdf"}
+    assert f"wrote {tmp_path / 'r.pdf'}" in capsys.readouterr().out
+    main([*same, "--out", str(tmp_path / "all")])
+    assert {path.name for path in tmp_path.glob("all*")} == {
+        f"all{e}" for e in (".npz", ".json", ".csv", ".png", ".pdf")
+    }
+    main([*same, "--dataset2", "digits", "--image-size2", "32", "--out", str(tmp_path / "b.csv")])
+    assert len((tmp_path / "b.csv").read_text().splitlines()) > 10
     assert b"/Type3" not in (tmp_path / "r.pdf").read_bytes()
     out = ["--out", str(tmp_path / "other")]
     for wrong, message in (
@@ -61,7 +67,7 @@ def test_pictures_are_in_the_format_that_out_ends_in(tmp_path, capsys):
 def test_two_processes_give_the_result_of_one(single, tmp_path):
     """Batches are the same and sums are float64, so that only their order differs: 1e-6 is generous."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29617", "-m"]
-    command += ["utilities.compare", *COMMON, "--out", str(tmp_path / "two.npz")]
+    command += ["utilities", "compare", *COMMON, "--out", str(tmp_path / "two.npz")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -154,11 +160,12 @@ def test_the_fingerprint_sees_weights_and_options():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model1", "resnet81"], "unknown model 'resnet81'"),
-        (["--model1", "resnet18", "--layers1", "layer9"], "'layer9' is not in"),
-        (["--model1", "resnet18", "--weights1", "nowhere.pth"], "nowhere.pth"),
-        (["--model1", "resnet18", "--view", "cls"], "no class token"),
-        (["--model1", "resnet18", "--batch-size", "3"], "4 or more"),
+        (["resnet81"], "unknown model 'resnet81'"),
+        (["resnet18", "--layers1", "layer9"], "'layer9' is not in"),
+        (["resnet18=nowhere.pth"], "nowhere.pth"),
+        (["resnet18", "--view", "cls"], "no class token"),
+        (["resnet18", "--batch-size", "3"], "4 or more"),
+        (["resnet18", "vgg11", "vgg13"], "3 are named"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(arguments, message, tmp_path, capsys):
@@ -218,5 +225,5 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path, capsys):
     with pytest.raises(OSError, match="nothing can be written to"):
         compare(model, model, DataLoader(torch.randn(32, 8), 16), resume=tmp_path / "file" / "run", device="cpu")
     with pytest.raises(SystemExit):
-        main(["--model1", "resnet18", "--dataset", "digits", "--out", str(tmp_path / "file" / "r.npz")])
+        main(["resnet18", "--dataset", "digits", "--out", str(tmp_path / "file" / "r.npz")])
     assert "nothing can be written to" in capsys.readouterr().err

@@ -9,11 +9,12 @@ import pytest
 from utilities.analysis.loss import unfinished_landscape as module
 from utilities.analysis.loss.directions import Directions, random_directions
 from utilities.analysis.loss.landscape import Landscape, loss_landscape
-from utilities.cli.landscape import main
+from utilities.cli.analyse import main
 from utilities.datasets import load_dataset, make_loader
 from utilities.zoo import create_model
 
-COMMON = ["--model", "plain_cnn8", "--dataset", "digits", "--n-images", "20", "--batch-size", "10", "--points", "3",
+COMMON = ["landscape", "plain_cnn8", "--model-seeds", "0", "--data-seed", "0", "--dataset", "digits",
+          "--n-images", "20", "--batch-size", "10", "--points", "3",
           "--weight-decay", "0.05", "--seed", "1", "--device", "cpu"]  # fmt: skip
 VALUES = ("x", "y", "nll", "stderr", "rise_stderr", "accuracy", "l2")
 
@@ -39,7 +40,7 @@ def assert_equal(one, two):
 
 def test_the_command_writes_result_directions_and_pictures(single):
     names = {"run.npz", "run.json", "run_directions.npz", "run_directions.json"}
-    assert {p.name for p in single.parent.iterdir()} == names | {"run.png", "run_surface.png", "run_cut.png"}
+    assert {p.name for p in single.parent.iterdir()} == names
     result = Landscape.load(single)
     model = create_model("plain_cnn8", 10, seed=0)
     loader = make_loader(load_dataset("digits", "train", n_images=20, augment=True), 10)
@@ -93,19 +94,21 @@ def test_a_killed_run_goes_on_or_starts_again_as_asked(single, tmp_path, monkeyp
 
 
 def test_mixing_and_lines(tmp_path):
-    mixed = ["--mixup", "0.8", "--cutmix", "1.0", "--smoothing", "0.1", "--one-dimensional", "--no-augment"]
-    main([*COMMON, *mixed, "--no-directions", "--out", str(tmp_path / "run.pdf")])
+    mixed = ["--mixup", "0.8", "--cutmix", "1.0", "--label-smoothing", "0.1", "--one-dimensional", "--no-augment"]
+    main([*COMMON, *mixed, "--no-directions", "--out", str(tmp_path / "run")])
     result = Landscape.load(tmp_path / "run")
     assert result.nll.shape == (1, 3)
     assert (result.provenance["mix"], result.provenance["dataset"]) == ("Mixup", "digits (train)")
-    assert {p.name for p in tmp_path.iterdir()} == {"run.npz", "run.json", "run.pdf"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        f"run{ending}" for ending in (".npz", ".json", ".csv", ".png", ".pdf", "_claims.csv")
+    }
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "resnet81"], "unknown model 'resnet81'"),
-        (["--weights", "nowhere.pth"], "nowhere.pth"),
+        (["--models", "resnet81"], "unknown model 'resnet81'"),
+        (["--models", "plain_cnn8=nowhere.pth"], "nowhere.pth"),
         (["--points", "4"], "points=4 should be odd"),
         (["--n-images", "21", "--mixup", "0.8"], "mixing takes images in pairs, but there are 21 in batches of 10"),
         (["--jobs", "0"], "--jobs 0 should be 1 or more"),

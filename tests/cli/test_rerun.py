@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from utilities.cli.rerun import _cores, _files, _kept, _make_jobs, main, rerun
+from utilities.cli.notebook_jobs import files_of, kept, make_jobs
+from utilities.cli.rerun import _cores, main, rerun
 
 PARAMETERS = "PROFILE = 'quick'\nOUTPUT_DIR = 'runs'\nX = 1"
 SLOW = "import time\nopen(f'{OUTPUT_DIR}/started', 'w').close()\ntime.sleep(X)"
@@ -43,7 +44,7 @@ def printed(path):
 
 def start(tmp_path, *more):
     """Start the command in a process whose descendants all carry a mark; wait until a notebook runs."""
-    command = [sys.executable, "-m", "utilities.cli.rerun", "--notebooks", tmp_path / "notebooks", "--out", tmp_path]
+    command = [sys.executable, "-m", "utilities", "rerun", "--notebooks", tmp_path / "notebooks", "--out", tmp_path]
     environment = {**os.environ, "RERUN_TEST_MARK": str(tmp_path)}
     process = subprocess.Popen([*command, *more], env=environment, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: (tmp_path / "quick" / "started").exists())
@@ -121,31 +122,31 @@ def test_resume_keeps_what_is_done_and_runs_what_changed(notebooks, tmp_path):
 
 def test_a_stamp_counts_only_with_the_same_facts_and_the_executed_copy(notebooks, tmp_path):
     source = notebooks("a", "print(X)") / "a.ipynb"
-    (job,) = _make_jobs([source], tmp_path, "quick", {"X": 2})
+    (job,) = make_jobs([source], tmp_path, "quick", {"X": 2})
     row = {"notebook": "a", "seconds": 1.0, "model": "vit", "accuracy": 0.5, "verdict": "too little training"}
-    assert _kept(job) is None
+    assert kept(job) is None
 
     def stamp(**changed):
-        content = {**job.facts, "files": _files(job), "outcome": row, **changed}
+        content = {**job.facts, "files": files_of(job), "outcome": row, **changed}
         job.file(".done.json").write_text(json.dumps(content))
 
     job.file(".ipynb").write_text("executed")
     job.file(".png").write_text("picture")
     stamp()
-    assert _kept(job) == {**row, "verdict": "kept: too little training"}
+    assert kept(job) == {**row, "verdict": "kept: too little training"}
     for other in ("package", "notebook", "parameters"):
         stamp(**{other: "another"})
-        assert _kept(job) is None
+        assert kept(job) is None
     for suffix in (".ipynb", ".png"):  # written by somebody else since, or removed
         stamp()
         job.file(suffix).write_text("something else")
-        assert _kept(job) is None
+        assert kept(job) is None
         stamp()
         job.file(suffix).unlink()
-        assert _kept(job) is None
+        assert kept(job) is None
         job.file(suffix).write_text("back")
     notebooks("a", "print(X)  # changed")
-    assert _make_jobs([source], tmp_path, "quick", {"X": 2})[0].facts["notebook"] != job.facts["notebook"]
+    assert make_jobs([source], tmp_path, "quick", {"X": 2})[0].facts["notebook"] != job.facts["notebook"]
 
 
 def test_a_stamp_does_not_count_where_a_folder_of_images_has_changed(notebooks, tmp_path):
@@ -154,10 +155,10 @@ def test_a_stamp_does_not_count_where_a_folder_of_images_has_changed(notebooks, 
         (tmp_path / "set" / "test" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "set" / "test" / name / "x.png")
     parameters = {"X": f"folder:{tmp_path / 'set'}"}
-    before, again = (_make_jobs([source], tmp_path, "quick", parameters)[0].facts for _ in range(2))
+    before, again = (make_jobs([source], tmp_path, "quick", parameters)[0].facts for _ in range(2))
     assert before == again
     (tmp_path / "set" / "test" / "b").rename(tmp_path / "set" / "test" / "c")
-    assert _make_jobs([source], tmp_path, "quick", parameters)[0].facts != before
+    assert make_jobs([source], tmp_path, "quick", parameters)[0].facts != before
 
 
 def test_executed_copies_among_the_notebooks_are_left_out(notebooks, tmp_path, capsys):

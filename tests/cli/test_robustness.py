@@ -4,10 +4,10 @@ import pytest
 
 from utilities.analysis.predictions.noise_frequency import NoiseFrequency
 from utilities.analysis.predictions.robustness import Robustness
-from utilities.cli.robustness import main
+from utilities.cli.analyse import main
 
-COMMON = ["--model", "plain_cnn8", "--dataset", "digits", "--n-images", "30", "--device", "cpu"]
-CORRUPTIONS = ["corruptions", *COMMON, "--kinds", "fog", "pixelate", "--severities", "1", "5"]
+COMMON = ["plain_cnn8", "--dataset", "digits", "--n-images", "30", "--device", "cpu"]
+CORRUPTIONS = ["robustness", *COMMON, "--kinds", "fog", "pixelate", "--severities", "1", "5"]
 NOISE = ["noise-frequency", *COMMON, "--bands", "7", "--eps", "0.5"]
 
 
@@ -16,8 +16,9 @@ def files(folder):
 
 
 def test_corruptions(tmp_path, capsys):
-    main([*CORRUPTIONS, "--out", str(tmp_path / "result.npz")])
-    names = ("result.npz", "result.json", "result.csv", "result.png", "result_types.png")
+    main([*CORRUPTIONS, "--out", str(tmp_path / "result")])
+    pictures = [f"result{part}{suffix}" for part in ("", "_types") for suffix in (".png", ".pdf")]
+    names = ("result.npz", "result.json", "result.csv", "result_claims.csv", *pictures)
     assert files(tmp_path) == set(names)
     assert all(str(tmp_path / name) in capsys.readouterr().out for name in names[:1])
     result = Robustness.load(tmp_path / "result")
@@ -34,12 +35,12 @@ def test_numbers_are_printed_and_mce_against_a_reference(tmp_path, capsys):
     main([*CORRUPTIONS, "--reference", str(tmp_path / "one.npz"), "--out", str(tmp_path / "two")])
     printed = capsys.readouterr().out
     assert f"mean accuracy over 4 sets: {100 * result.mean_accuracy()[0]:.1f} +- " in printed
-    assert "\nmCE: 100.0 +- " in printed
+    assert "mCE: 100.0 +- " in printed
 
 
 def test_noise_frequency(tmp_path):
-    main([*NOISE, "--unequal-energy", "--noise", "gaussian", "--out", str(tmp_path / "deep" / "result.svg")])
-    assert files(tmp_path / "deep") == {"result.npz", "result.json", "result.csv", "result.svg"}
+    main([*NOISE, "--no-equal-energy", "--noise", "gaussian", "--out", str(tmp_path / "deep" / "result")])
+    assert "result.png" in files(tmp_path / "deep")
     result = NoiseFrequency.load(tmp_path / "deep" / "result")
     facts = result.provenance
     assert (facts["eps"], facts["noise"], facts["equal_energy"]) == (0.5, "gaussian", False)
@@ -62,10 +63,10 @@ def test_nine_bands_where_none_are_given(tmp_path):
     [
         ([*CORRUPTIONS, "--kinds", "mist"], "mist"),
         ([*CORRUPTIONS, "--severities", "9"], "severities"),
-        ([*CORRUPTIONS, "--model", "resnet81"], "resnet18"),
+        ([*CORRUPTIONS, "--models", "resnet81"], "resnet18"),
         ([*CORRUPTIONS, "--dataset", "cifar10-c"], "zenodo.org/records/2535967"),
         ([*NOISE, "--bands", "12"], "bands=7"),
-        ([*NOISE, "--weights", "no_such.pth"], "no_such.pth"),
+        ([*NOISE, "--models", "resnet18=no_such.pth"], "no_such.pth"),
         ([*NOISE, "--device", "abacus"], "abacus"),
     ],
 )

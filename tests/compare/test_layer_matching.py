@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.cli.layer_matching import comparison_loader, main, trained_networks
+from utilities.cli.analyse import main
 from utilities.compare.layer_matching import (
     INDEXES,
     LayerMatching,
@@ -21,6 +21,7 @@ from utilities.compare.layer_matching import (
 from utilities.compare.measures import linear_regression
 from utilities.hooks import Recorder
 from utilities.metrics import cka
+from utilities.study.layer_matching import comparison_loader, trained_networks
 from utilities.training.trainer import Recipe, Trainer
 from utilities.zoo.plain_cnn import PlainCNN
 
@@ -157,7 +158,7 @@ def test_trained_networks_are_kept_until_the_recipe_changes(networks, folder, mo
     assert not torch.equal(again[0].head.weight, again[1].head.weight)
     trained_networks(replace(TINY, learning_rate=0.02), [1], folder, **options)
     assert trained == [1]
-    assert not [path for path in folder.iterdir() if path.suffix not in (".pth", ".lock")]
+    assert not [path for path in (folder / "plain_cnn8-4-6-6-8").iterdir() if path.suffix not in (".pth", ".lock")]
 
 
 def test_errors_before_the_work(networks):
@@ -190,11 +191,11 @@ def test_a_result_that_nothing_is_in_is_refused(networks):
 
 
 def test_command(tmp_path, capsys):
-    options = ["--seeds=2", "--epochs=1", "--n-images=40", "--batch-size=20", "--image-size=8", "--test-images=60"]
+    options = ["--n-networks=2", "--epochs=1", "--n-train=40", "--train-batch=20", "--image-size=8", "--n-images=60"]
     options += ["--widths", "4", "4", "--measures", "cka", "cca", "--device=cpu"]
-    main([*options, f"--checkpoints={tmp_path}", f"--out={tmp_path / 'runs' / 'result.json'}"])
+    main(["layer_matching", *options, f"--checkpoints={tmp_path}", f"--out={tmp_path / 'runs' / 'result.json'}"])
     printed = capsys.readouterr().out
-    assert "validation top-1" in printed
+    assert "test: loss" in printed
     assert "60 test images in batches of 60" in printed
     result = LayerMatching.load(tmp_path / "runs" / "result.json")
     assert result.table() in printed
@@ -205,16 +206,16 @@ def test_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seeds", "1"], "two networks or more are needed"),
-        (["--view", "mean"], "view 'mean' is not known"),
+        (["--n-networks", "1"], "two networks or more are needed"),
+        (["--views", "mean"], "view 'mean' is not known"),
         (["--dataset", "digit"], "dataset 'digit' is not known"),
-        (["--test-images", "0"], "4 images or more"),
+        (["--n-images", "0"], "4 images or more"),
         (["--epochs", "-1"], "epochs=-1"),
     ],
 )
 def test_command_refuses(options, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([*options, "--checkpoints", str(tmp_path)])
+        main(["layer_matching", *options, "--checkpoints", str(tmp_path), "--out", str(tmp_path / "a")])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

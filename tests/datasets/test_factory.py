@@ -13,9 +13,10 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import utils as torchvision_utils
 
+from utilities.cli.fetch import main
 from utilities.datasets import factory as datasets
 from utilities.datasets import load_dataset
-from utilities.datasets.factory import SPLITS, Augmentation, main, make_loader
+from utilities.datasets.factory import SPLITS, Augmentation, make_loader
 
 
 class Python2Pickler(pickle._Pickler):
@@ -358,7 +359,7 @@ def test_without_network_the_remedy_is_named(tmp_path, offline):
     with pytest.raises(ConnectionError) as caught:
         load_dataset("cifar100", root=tmp_path)
     for part in (
-        f"python -m utilities.datasets cifar100 --root {tmp_path}",
+        f"python -m utilities fetch cifar100 --root {tmp_path}",
         "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         str(tmp_path / "cifar-100-python.tar.gz"),
         "no route to host",

@@ -1,6 +1,5 @@
 """How figures are saved: fonts that journals take, resolution, width, format, and the user's own settings."""
 
-import argparse
 import re
 from pathlib import Path
 
@@ -10,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utilities.cli.options import add_figure_options, figure_options
+from utilities.cli.arguments import options_of, parse
+from utilities.cli.files import Files
+from utilities.cli.options import Output
+from utilities.cli.user_errors import reporting
 from utilities.compare import CKA
 from utilities.plots import paper
 from utilities.plots.labelled_figure import new_figure
@@ -114,15 +116,18 @@ def test_formats_follow_the_ending_and_others_are_refused(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
-def test_options_of_the_commands(capsys):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path)
-    add_figure_options(parser)
-    given = parser.parse_args(["--out", "a.svg", "--width", "column", "--no-caption"])
-    assert figure_options(given) == {"suffix": ".svg", "width": 3.25, "caption": False}
-    assert figure_options(parser.parse_args(["--out", "a"])) == {"suffix": ".png", "width": None, "caption": True}
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--out", "a", "--width", "wide"])
+def test_options_of_the_commands(capsys, tmp_path):
+    def files(*words):
+        return Files.of(parse(options_of(Output), ["--out", *words], "test", ""))
+
+    look = files(str(tmp_path / "a.svg"), "--width", "column", "--no-caption")
+    assert (look.formats, look.width, look.caption, look.result, look.table) == ((".svg",), 3.25, False, False, False)
+    whole = files(str(tmp_path / "a"))
+    assert (whole.formats, whole.width, whole.caption) == ((".png", ".pdf"), None, True)
+    assert whole.everything
+    assert (files(str(tmp_path / "a.csv")).table, files(str(tmp_path / "a.npz")).result) == (True, True)
+    with pytest.raises(SystemExit), reporting():
+        files(str(tmp_path / "a"), "--width", "wide")
     assert "'column', 'page' or inches from 2 to 60, not 'wide'" in capsys.readouterr().err
 
 

@@ -8,11 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.cli import analyse as analyse_command
-from utilities.cli import compare as compare_command
-from utilities.cli import hessian as hessian_command
-from utilities.cli import landscape as landscape_command
-from utilities.cli import robustness as robustness_command
+from utilities.cli.verbs import main
 from utilities.results.similarity import Similarity
 from utilities.train import checkpoint_path, fit
 from utilities.training.recipes import Recipe
@@ -181,24 +177,18 @@ COMMON = ["--dataset", "digits", "--device", "cpu", "--n-images", "20", "--batch
 
 
 COMMANDS = {
-    "compare": (compare_command.main, ["--model1", "NAME", "--model2", "NAME", "--seed2", "1", *COMMON]),
-    "analyse": (analyse_command.main, ["fourier", "--models", "NAME", "-o", "layers", '{"[01]": "conv"}', *COMMON]),
-    "landscape": (landscape_command.main, ["--model", "NAME", "--points", "3", "--one-dimensional", *COMMON]),
-    "hessian": (
-        hessian_command.main,
-        ["--model1", "NAME", "--k", "1", "--n-batches", "1", "--full-images", "10", *COMMON[:4], *COMMON[6:]],
-    ),
-    "robustness": (
-        robustness_command.main,
-        ["corruptions", "--model", "NAME", "--kinds", "contrast", "--severities", "1", *COMMON],
-    ),
+    "compare": ["compare", "NAME", "NAME", "--model-seeds", "0", "1", *COMMON],
+    "analyse": ["analyse", "fourier", "NAME", "--layers", "[01]", "conv", *COMMON],
+    "landscape": ["analyse", "landscape", "NAME", "--points", "3", "--one-dimensional", *COMMON],
+    "hessian": ["analyse", "hessian", "NAME", "--k", "1", "--n-batches", "1", "--full-images", "10", *COMMON],
+    "robustness": ["analyse", "robustness", "NAME", "--kinds", "contrast", "--severities", "1", *COMMON],
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_take_it(nets: str, tmp_path: Path, command: str) -> None:
-    run, options = COMMANDS[command]
-    run([option.replace("NAME", f"{nets}:make") for option in options] + ["--out", str(tmp_path / "out" / "r")])
+    words = [option.replace("NAME", f"{nets}:make") for option in COMMANDS[command]]
+    main([*words, "--out", str(tmp_path / "out" / "r")])
     assert {".json", ".png"} <= {path.suffix for path in (tmp_path / "out").iterdir()}
     if command == "compare":
         similarity = Similarity.load(tmp_path / "out" / "r.npz")
@@ -208,7 +198,7 @@ def test_commands_take_it(nets: str, tmp_path: Path, command: str) -> None:
 
 def test_a_command_says_in_one_line_what_is_wrong(nets: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        compare_command.main(["--model1", f"{nets}:mke", *COMMON, "--out", str(tmp_path / "a.npz")])
+        main(["compare", f"{nets}:mke", *COMMON, "--out", str(tmp_path / "a.npz")])
     assert "error: there is no 'mke'" in capsys.readouterr().err
 
 
@@ -217,6 +207,6 @@ def test_a_command_names_the_function_that_raises(
     nets: str, tmp_path: Path, capsys: pytest.CaptureFixture, function: str, says: str
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        compare_command.main(["--model1", f"{nets}:{function}", *COMMON, "--out", str(tmp_path / "a.npz")])
+        main(["compare", f"{nets}:{function}", *COMMON, "--out", str(tmp_path / "a.npz")])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.endswith(f"error: {nets}:{function} raised {says}\n")

@@ -7,11 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from utilities.cli import analyse as analyse_command
-from utilities.cli import compare as compare_command
-from utilities.cli import hessian as hessian_command
-from utilities.cli import landscape as landscape_command
-from utilities.cli import robustness as robustness_command
+from utilities.cli.verbs import main
 from utilities.study.study import Study
 from utilities.zoo import create_model
 from utilities.zoo.trained_on import TrainedOn, difference, other_classes
@@ -38,30 +34,30 @@ def saved(tmp_path, count, **facts):
 
 
 def commands(data, weights, out):
-    one = ["--model", NAME, "--weights", weights, "--dataset", data, "--device", "cpu", "--out", str(out)]
+    one = [f"{NAME}={weights}", "--dataset", data, "--device", "cpu", "--out", str(out)]
     small = ["--k", "1", "--n-batches", "1", "--full-images", "4", "--full-sets", "1", "--batch-size", "4"]
-    numbered = ["--model1", NAME, "--weights1", weights, *one[4:]]
     return {
-        "classify": (analyse_command, ["classify", "--models", NAME, *one[2:]]),
-        "lesions": (analyse_command, ["lesions", "--models", NAME, *one[2:]]),
-        "corruptions": (robustness_command, ["corruptions", "--kinds", "fog", "--severities", "1", *one]),
-        "noise": (robustness_command, ["noise-frequency", "--bands", "2", *one]),
-        "landscape": (landscape_command, [*one, "--points", "3", "--one-dimensional"]),
-        "hessian": (hessian_command, [*numbered, *small]),
-        "variance": (analyse_command, ["variance", "--models", NAME, *one[2:], "-o", "layers", '{"block1": "conv"}']),
-        "compare": (compare_command, [*numbered, "--batch-size", "6", "--layers1", "block1", "block1.1"]),
+        "evaluate": ["evaluate", *one[:-2]],
+        "classify": ["analyse", "classify", *one],
+        "lesions": ["analyse", "lesions", *one],
+        "corruptions": ["analyse", "robustness", *one, "--kinds", "fog", "--severities", "1"],
+        "noise": ["analyse", "noise_frequency", *one, "--bands", "2"],
+        "landscape": ["analyse", "landscape", *one, "--points", "3", "--one-dimensional"],
+        "hessian": ["analyse", "hessian", *one, *small],
+        "variance": ["analyse", "variance", *one, "--layers", "block1", "conv"],
+        "compare": ["compare", *one, "--batch-size", "6", "--layers1", "block1", "block1.1"],
     }
 
 
-REFUSED = ["classify", "lesions", "corruptions", "noise", "landscape", "hessian"]
+REFUSED = ["evaluate", "classify", "lesions", "corruptions", "noise", "landscape", "hessian"]
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_commands_that_need_labels_refuse_other_classes(data, tmp_path, capsys, name):
     weights = saved(tmp_path, 3, classes=["x", "y", "z"])
-    command, arguments = commands(data, weights, tmp_path / "out" / "run")[name]
+    arguments = commands(data, weights, tmp_path / "out" / "run")[name]
     with pytest.raises(SystemExit) as stop:
-        command.main(arguments)
+        main(arguments)
     assert stop.value.code == 2
     assert "weights.pth was not trained on the classes of folder:set: its classes are x, y, z, not a, b, c" in (
         capsys.readouterr().err
@@ -70,39 +66,39 @@ def test_commands_that_need_labels_refuse_other_classes(data, tmp_path, capsys, 
 
 
 def test_another_number_of_classes_is_refused_where_they_have_no_names(data, tmp_path, capsys):
-    command, arguments = commands(data, saved(tmp_path, 10), tmp_path / "run")["classify"]
+    arguments = commands(data, saved(tmp_path, 10), tmp_path / "run")["classify"]
     with pytest.raises(SystemExit):
-        command.main(arguments)
+        main(arguments)
     assert "it has 10 classes, not 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("facts", [{}, {"classes": [str(i) for i in range(10)]}])
 def test_a_comparison_runs_without_the_accuracy(data, tmp_path, facts):
-    command, arguments = commands(data, saved(tmp_path, 10, **facts), tmp_path / "run")["compare"]
+    arguments = commands(data, saved(tmp_path, 10, **facts), tmp_path / "run")["compare"]
     with pytest.warns(UserWarning, match=r"not trained on the classes of folder:set: .*; the accuracy is left out"):
-        command.main(arguments)
+        main(arguments)
     provenance = json.loads((tmp_path / "run.json").read_text())["provenance"]
     assert provenance["weights"] == "weights.pth"
     assert not [key for key in provenance if key.startswith("accuracy")]
 
 
 def test_what_needs_no_labels_runs(data, tmp_path):
-    command, arguments = commands(data, saved(tmp_path, 10, classes=list("abcdefghij")), tmp_path / "run")["variance"]
-    command.main(arguments)
+    arguments = commands(data, saved(tmp_path, 10, classes=list("abcdefghij")), tmp_path / "run")["variance"]
+    main(arguments)
     assert (tmp_path / "run.png").exists()
 
 
 def test_the_same_classes_are_taken_and_an_order_of_ones_own_makes_them_so(data, tmp_path, recwarn):
-    command, arguments = commands(data, saved(tmp_path, 3, classes=["c", "a", "b"]), tmp_path / "run")["compare"]
-    command.main([*arguments, "--classes", "c", "a", "b"])
+    arguments = commands(data, saved(tmp_path, 3, classes=["c", "a", "b"]), tmp_path / "run")["compare"]
+    main([*arguments, "--classes", "c", "a", "b"])
     assert not [one for one in recwarn if "classes" in str(one.message)]
     assert "accuracy" in json.loads((tmp_path / "run.json").read_text())["provenance"]
 
 
 def test_an_older_checkpoint_works_with_a_warning(data, tmp_path):
-    command, arguments = commands(data, saved(tmp_path, 3), tmp_path / "run")["classify"]
+    arguments = commands(data, saved(tmp_path, 3), tmp_path / "run")["classify"]
     with pytest.warns(UserWarning, match="does not name its classes; they are taken for those of folder:set"):
-        command.main(arguments)
+        main(arguments)
     assert (tmp_path / "run.png").exists()
 
 

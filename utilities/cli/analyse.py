@@ -1,169 +1,232 @@
-"""The command ``python -m utilities.cli.analyse``: an analysis of blocks for several models, on the same images.
+"""The verb ``analyse``: an analysis by name for one or more models, each on the same images.
 
-    python -m utilities.cli.analyse fourier --models timm/resnet50 timm/vit_tiny_patch16_224 timm/convnext_tiny \
-        --weights pretrained --dataset imagenet --n-images 1000 --out runs/frequencies
+    python -m utilities analyse fourier --models timm/resnet50=pretrained timm/vit_tiny_patch16_224=pretrained \
+        --dataset imagenet --n-images 1000 --out runs/frequencies
 
-``fourier``, ``variance``, ``lesions`` and ``classify`` of any number of models, and of Vision Transformers what is read
-in class-embedding space: ``identifiability`` (of ResNets too), ``key_value`` and ``perturb``. Each model's result is
-written beside the figures that show all of them. ``-o NAME VALUE`` gives any option of the analysis.
+Options of an analysis are those of its signature. Results, figures and a table go where ``--out`` says, and what the
+results say about a paper's claims is printed.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import inspect
-import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-from utilities.analysis.blocks.fourier import fourier
-from utilities.analysis.blocks.lesion import lesions
-from utilities.analysis.blocks.variance import feature_variance
-from utilities.analysis.class_embedding.identifiability import identifiability
-from utilities.analysis.class_embedding.key_value import key_value_agreement
-from utilities.analysis.class_embedding.perturbation import perturb
-from utilities.analysis.predictions.classification import classify
-from utilities.claims.claim import state_claims
-from utilities.claims.park_kim_2022.blocks import claims_of_fourier, claims_of_lesions, claims_of_variance
-from utilities.claims.park_kim_2022.classification import claims_of_classification
-from utilities.claims.vilas_2023.identifiability import claims_of_identifiability
-from utilities.claims.vilas_2023.key_value import claims_of_key_value
-from utilities.claims.vilas_2023.perturbation import claims_of_perturbation
-from utilities.cli.options import (
-    add_options,
-    base_of,
-    data_facts,
-    figure_options,
-    open_loader,
-    open_model,
-    run_command,
-    write_result,
-)
-from utilities.plots.blocks.fourier import plot_gain, plot_high_frequency, plot_spectra
-from utilities.plots.blocks.lesion import plot_lesions
-from utilities.plots.blocks.variance import plot_variance
-from utilities.plots.class_embedding.identifiability import plot_changes, plot_context, plot_evolution
-from utilities.plots.class_embedding.key_value import plot_compositionality, plot_key_value_agreement
-from utilities.plots.class_embedding.perturbation import plot_perturbation
-from utilities.plots.predictions.classification import plot_measures, plot_reliability
-from utilities.plots.style import save_figures
-from utilities.zoo.factory import NAMES, check_name
-from utilities.zoo.trained_on import refuse_other_classes
+from utilities.cli.analyses import ANALYSES, Analysis, find, summary
+from utilities.cli.arguments import Option, options_of, parse
+from utilities.cli.options import Augmented, Training, shared
+from utilities.cli.user_errors import fail, nearest, reporting
 
-# Name -> the analysis, its figures by the endings of their files, and the claims it bears on.
-ANALYSES: dict[str, tuple[Callable[..., Any], dict[str, Callable[..., Any]], Callable[..., Any]]] = {
-    "fourier": (fourier, {"": plot_spectra, "_high": plot_high_frequency, "_gain": plot_gain}, claims_of_fourier),
-    "variance": (feature_variance, {"": plot_variance}, claims_of_variance),
-    "lesions": (lesions, {"": plot_lesions}, claims_of_lesions),
-    "classify": (classify, {"": plot_reliability, "_measures": plot_measures}, claims_of_classification),
-    "identifiability": (
-        identifiability,
-        {"": plot_evolution, "_changes": plot_changes, "_context": plot_context},
-        claims_of_identifiability,
-    ),
-    "key_value": (
-        key_value_agreement,
-        {"": plot_key_value_agreement, "_compositionality": plot_compositionality},
-        claims_of_key_value,
-    ),
-    "perturb": (perturb, {"": plot_perturbation}, claims_of_perturbation),
-}
+if TYPE_CHECKING:
+    from torch import nn
 
-LABELLED = ("lesions", "classify", "identifiability", "key_value", "perturb")  # that ask what class an image is of
+    from utilities.cli.files import Files
+    from utilities.cli.opening import Named
+    from utilities.datasets.loaders import Loader
+
+PROG = "python -m utilities analyse"
+# Parameters that the command fills in by itself, from its shared options or the images.
+FILLED = (
+    "model", "models", "loader", "train_loader", "test_loader", "augmented_loader", "clean_loader", "call", "device",
+    "seed", "provenance", "progress", "mix", "n_images", "workers", "root", "maps", "report", "lens",
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Call:
+    """One model of a command line.
+
+    Attributes:
+        given: The values of all options.
+        words: The command line.
+        model: Name, weights and seed; the first one of those that are analysed together.
+        label: Under which its result is drawn and saved.
+        models: All models of the command line.
+        files: Where results go.
+        labelled: Whether weights for other classes are refused.
+        loaders: Of its images.
+    """
+
+    given: SimpleNamespace
+    words: Sequence[str]
+    model: Named
+    label: str
+    models: Sequence[Named]
+    files: Files
+    labelled: bool
+    loaders: list[Loader]
+
+    def open(self) -> tuple[nn.Module, dict[str, Any]]:
+        """Make the model, and say what is known of it and its images."""
+        from utilities.cli.opening import data_facts, open_model
+        from utilities.zoo.trained_on import refuse_other_classes
+
+        loader = self.loaders[-1]
+        model, facts = open_model(self.model, loader.dataset.num_classes, self.given.dataset)
+        if self.labelled:
+            refuse_other_classes(model, loader.dataset)
+        return model, facts | data_facts(loader)
+
+    @property
+    def own_label(self) -> str:
+        """What names of files say of the model: nothing where it is the only one."""
+        return self.label if len(self.models) > 1 else ""
+
+
+def overview() -> str:
+    """List the analyses with a line each."""
+    lines = [f"  {name:<20}{summary(one.function)}" for name, one in ANALYSES.items()]
+    usage = f"usage: {PROG} ANALYSIS --models MODEL [MODEL ...] --dataset DATA --out FILE [options]"
+    return "\n".join([usage, "", *lines, "", f"{PROG} ANALYSIS --help has the options of one"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command.
 
     Args:
-        arguments: Command line; None takes that of the process.
+        arguments: Command line, less the verb.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m utilities.cli.analyse",
-        description="Analyse the blocks of several models on the same images.",
-        epilog="options (-o): " + "; ".join(f"{name}: {', '.join(_known(one[0]))}" for name, one in ANALYSES.items()),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("analysis", choices=list(ANALYSES))
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        required=True,
-        help=f"each {NAMES}",
-    )
-    parser.add_argument(
-        "--weights", nargs="+", default=["random"], help="random, pretrained or a path: one for all, or one each"
-    )
-    parser.add_argument(
-        "-o",
-        "--option",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help='of the analysis; the value in JSON or as it is: -o path radial, -o layers \'{"features.3": "conv"}\'',
-    )
-    add_options(parser, model=False)
-    given = parser.parse_args(arguments)
-    run_command(parser, lambda: run(given))
+    arguments = list(arguments or [])
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return
+    name, rest = arguments[0].replace("-", "_"), arguments[1:]
+    if name not in ANALYSES:
+        fail(f"there is no analysis {arguments[0]!r}{nearest(name, ANALYSES)}; analyses: {', '.join(ANALYSES)}")
+    entry = ANALYSES[name]
+    options, own = all_options(entry)
+    given = parse(options, rest, f"{PROG} {name}", summary(entry.function), many="models")
+    with reporting():
+        paths = run(entry, given, own, [name, *rest])
+    if paths:
+        from utilities.cli.files import say_written
+
+        say_written(paths)
 
 
-def run(given: argparse.Namespace) -> list[Path]:
+def all_options(entry: Analysis) -> tuple[list[Option], list[str]]:
+    """List the options of an analysis: those shared, and those of its own.
+
+    Returns:
+        All of them, and the names of its own.
+    """
+    common = shared()
+    common += options_of(Augmented) if "augmented" in entry.images else []
+    common += options_of(Training) if "train and" in entry.images else []
+    leave_out = {*FILLED, *entry.without}
+    own = [one for source in (*entry.more, entry.function) for one in options_of(find(source), leave_out)]
+    defaults = {"split": "train"} if "augmented" in entry.images else {}
+    defaults |= entry.defaults
+    together = [
+        dataclasses.replace(one, default=defaults[one.name]) if one.name in defaults else one for one in [*common, *own]
+    ]
+    return together, list(dict.fromkeys(one.name for one in own))
+
+
+def run(entry: Analysis, given: SimpleNamespace, own: Sequence[str], words: Sequence[str]) -> list[Path]:
     """Analyse as the command line says, and write results and figures.
 
     Returns:
         The files.
     """
-    base = base_of(given)
-    weights = given.weights * len(given.models) if len(given.weights) == 1 else given.weights
-    if len(weights) != len(given.models):
-        raise ValueError(f"there are {len(given.models)} models, but {len(weights)} weights; give one, or one each")
-    if len(set(given.models)) < len(given.models):
-        raise ValueError(f"a model is named twice: {' '.join(given.models)}; results go by the models' names")
-    for name in given.models:
-        check_name(name)
-    analysis, figures, claims = ANALYSES[given.analysis]
-    options = _options(analysis, given.option)
-    results, paths = {}, []
-    for name, which in zip(given.models, weights, strict=True):
-        loader = open_loader(given, name)
-        model, facts = open_model(given, name, which, loader.dataset.num_classes)
-        if given.analysis in LABELLED:
-            refuse_other_classes(model, loader.dataset)
-        known = {"device": given.device, "provenance": facts | data_facts(loader)}
-        results[name] = analysis(model, loader, **known, **options)
-        own = base.with_name(f"{base.name}_{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}")
-        paths += write_result(results[name], {}, own)
-    drawn = {ending: plot(results) for ending, plot in figures.items()}
-    paths += save_figures(drawn, base, **figure_options(given))
-    print(state_claims(claims(results), base.with_name(f"{base.name}_claims")))
+    from utilities.cli.files import Files
+    from utilities.utils import resolve_device
+
+    files = Files.of(given)
+    resolve_device(given.device)
+    if files.formats and not files.result and not entry.figures:
+        raise ValueError(f"{given.out}: this analysis has no figure; write its result (.npz) or its table (.csv)")
+    options = {name: getattr(given, name) for name in own}
+    options = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    results, loaders = measure(entry, given, options, words, files)
+    if not results:
+        return []
+    paths = save(results, files)
+    if entry.report:
+        for ending, table in find(entry.report)(results, given).items():
+            paths += files.save_table(table, ending) if files.everything else []
+    if files.formats and entry.figures:
+        paths += files.save_figures(draw(entry, results, loaders))
+    if entry.claims:
+        from utilities.claims.claim import state_claims
+
+        where = files.beside("claims")
+        print(state_claims(find(entry.claims)(results), where if files.everything else None))
+        paths += [where.with_name(f"{where.name}.csv")] if files.everything else []
     return paths
 
 
-def _known(analysis: Callable[..., Any]) -> list[str]:
-    """Name the options of an analysis that a command line can give."""
-    taken = ("model", "loader", "device", "provenance", "progress", "lens")
-    return [name for name in inspect.signature(analysis).parameters if name not in taken]
+def measure(
+    entry: Analysis, given: SimpleNamespace, options: Mapping[str, Any], words: Sequence[str], files: Files
+) -> tuple[dict[str, Any], dict[str, list[Loader]]]:
+    """Run an analysis for each model.
 
-
-def _options(analysis: Callable[..., Any], given: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Read the options of an analysis, and refuse those that it does not have.
-
-    Raises:
-        ValueError: Naming the option, and those there are.
+    Returns:
+        Results by the models' labels, and the loaders.
     """
-    known, options = _known(analysis), {}
-    for name, text in given:
-        if name not in known:
-            raise ValueError(f"{analysis.__name__} has no option {name!r}; it has {', '.join(known)}")
-        try:
-            options[name] = json.loads(text)
-        except json.JSONDecodeError:
-            options[name] = text
-    return options
+    from utilities.cli.loaders import LOADERS
+    from utilities.cli.opening import labels, named_models
+
+    models = named_models(given.models, given.model_seeds, given.seed) if given.models or not entry.together else []
+    function = find(entry.function)
+    if entry.together:
+        call = Call(given, words, models[0] if models else None, "", models, files, entry.labelled, [])
+        return function(call, **options), {}
+    results, loaders = {}, {}
+    for model, label in zip(models, labels(models), strict=True):
+        loaders[label] = LOADERS[entry.images](given, model)
+        call = Call(given, words, model, label, models, files, entry.labelled, loaders[label])
+        found = function(call, **options) if _takes_call(function) else _plain(entry, call, options)
+        if found is not None:
+            results[label] = found
+    return results, loaders
 
 
-if __name__ == "__main__":
-    main()
+def _takes_call(function: Any) -> bool:
+    return next(iter(inspect.signature(function).parameters)) == "call"
+
+
+def _plain(entry: Analysis, call: Call, options: Mapping[str, Any]) -> Any:
+    """Call an analysis with a model, its loaders, and what it takes of what is known."""
+    from utilities.cli.loaders import mixing
+    from utilities.cli.opening import epoch_of
+
+    model, facts = call.open()
+    facts |= {"epoch": epoch_of(call.model), "seed": call.given.seed} if "augmented" in entry.images else {}
+    known = {"device": call.given.device, "seed": call.given.seed, "provenance": facts}
+    if "augmented" in entry.images:
+        known["mix"] = mixing(call.given, facts["num_classes"])
+    sources = [find(source) for source in (entry.function, *entry.more)]
+    takes = {name for source in sources for name in inspect.signature(source).parameters}
+    loaders = [] if entry.images == "none" else call.loaders
+    known = {name: value for name, value in known.items() if name in takes}
+    return sources[0](model, *loaders, **known, **options)
+
+
+def save(results: Mapping[str, Any], files: Files) -> list[Path]:
+    """Write each model's result, and one table of all."""
+    import pandas as pd
+
+    paths, tables = [], []
+    for label, result in results.items():
+        nested = isinstance(result, Mapping)  # several readings of one model
+        for reading, one in result.items() if nested else [("", result)]:
+            paths += files.save(one, label if nested or len(results) > 1 else "", reading)
+            table = one.to_frame()
+            more = {"model": label} if label else {}
+            more |= {"reading": reading} if nested else {}
+            for name in reversed([name for name in more if name not in table.columns]):
+                table.insert(0, name, more[name])
+            tables.append(table)
+    return paths + files.save_table(pd.concat(tables, ignore_index=True))
+
+
+def draw(entry: Analysis, results: Mapping[str, Any], loaders: Mapping[str, list[Loader]]) -> dict[str, Any]:
+    """Draw the figures of an analysis, by the endings of their names."""
+    if isinstance(entry.figures, str):
+        return find(entry.figures)(results, loaders)
+    return {ending: find(plot)(results) for ending, plot in entry.figures.items()}

@@ -1,17 +1,27 @@
-"""Run the command ``python -m utilities.claims``: print the claims that notebooks have tested, as one table."""
+"""The verb ``claims``: print the claims that notebooks have tested, as one table."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import pandas as pd
-
-from utilities.utils import PROJECT_ROOT
+from utilities.cli.arguments import options_of, parse, position
+from utilities.cli.user_errors import reporting
 
 MARKS = {True: "holds", False: "does not hold"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What is read.
+
+    Attributes:
+        runs: A folder of results of notebooks.
+    """
+
+    runs: Annotated[Path, position(metavar="RUNS")] = Path(__file__).resolve().parents[2] / "runs" / "quick"
 
 
 def table(folder: Path) -> str:
@@ -28,6 +38,8 @@ def table(folder: Path) -> str:
         Traceback (most recent call last):
         FileNotFoundError: nowhere holds no *_claims.csv; run the notebooks first, with: make figures
     """
+    import pandas as pd
+
     files = sorted(folder.glob("*_claims.csv"))
     if not files:
         raise FileNotFoundError(f"{folder} holds no *_claims.csv; run the notebooks first, with: make figures")
@@ -48,16 +60,12 @@ def _said(row: Any, name: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m utilities.claims", description=__doc__)
-    parser.add_argument(
-        "results", nargs="?", default=PROJECT_ROOT / "runs" / "quick", type=Path, help="a folder of runs"
-    )
-    try:
-        print(table(parser.parse_args(arguments).results))
-    except FileNotFoundError as error:
-        parser.exit(2, f"error: {error}\n")
+    """Print the table.
 
-
-if __name__ == "__main__":
-    main()
+    Args:
+        arguments: Command line, less the verb.
+    """
+    about = "Print the claims that notebooks have put to the test, as one table."
+    given = parse(options_of(Runs), arguments or [], "python -m utilities claims", about)
+    with reporting():
+        print(table(given.runs))

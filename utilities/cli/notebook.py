@@ -19,6 +19,8 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
+from utilities.cli.notebook_jobs import read_json
+
 
 class _Kernel(AsyncKernelManager):
     """A kernel of the running interpreter, whichever kernelspecs are installed."""
@@ -115,19 +117,6 @@ def run_notebook(folder: Path) -> int:
     shutil.rmtree(sockets, ignore_errors=True)
     (folder / "result.json").write_text(json.dumps({"error": error}))
     return 0
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; return an empty one if the file is missing or incomplete.
-
-    Example:
-        >>> read_json(Path("absent.json"))
-        {}
-    """
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text())
-        return content if isinstance(content, dict) else {}
-    return {}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Test whether a measure finds the same layer in another network.
+"""Test whether a measure finds the same layer in another network: ``python -m utilities analyse layer_matching``.
 
 This is the test of Kornblith et al. 2019, table 2 (https://arxiv.org/abs/1905.00414): networks of one architecture that
 differ only in their seeds are compared pair by pair. For each layer of the first network, the most similar layer of the

@@ -45,7 +45,7 @@ def _fetch(name: str, root: Path, download: bool) -> None:
     archive = root / kind.filename
     where = "" if root == PROJECT_ROOT / "data" else f" --root {root}"
     remedy = (
-        f"With a network, `python -m utilities.datasets {name}{where}` fetches {kind.url}; without one, put a copy "
+        f"With a network, `python -m utilities fetch {name}{where}` fetches {kind.url}; without one, put a copy "
         f"of {kind.filename} at {archive}. load_dataset('digits') needs neither."
     )
     if not download and not archive.exists():

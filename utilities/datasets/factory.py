@@ -16,12 +16,11 @@
 The test set is for reporting only. If a set has no validation part of its own, a tenth of its training images is held
 out, the same for every seed. It is a tenth of each class, drawn once; for CIFAR, it is the last tenth of the training
 files (the last 5,000, as in Raghu et al. 2021). ``split="train"`` excludes those images, ``"train+validation"``
-includes them. ``python -m utilities.datasets cifar100`` fetches a set ahead of time.
+includes them. ``python -m utilities fetch cifar100`` fetches a set ahead of time.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import warnings
 from collections.abc import Callable, Sequence
@@ -227,20 +226,3 @@ def _imagenet(path: Path, split: str) -> Source:
     wnids, names = imagenet_classes()
     source = read_folders(path, split, wnids)
     return replace(source, classes=names, size=224, zoom=256 / 224)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Fetch a set ahead of time: ``python -m utilities.datasets cifar100``."""
-    parser = argparse.ArgumentParser(description="Fetch and check a set of images.")
-    parser.add_argument("name", help=", ".join(NAMES))
-    parser.add_argument("--root", type=Path, help="folder of downloaded sets (default: data in the project)")
-    chosen = parser.parse_args(arguments)
-    try:
-        dataset = load_dataset(chosen.name, root=chosen.root)
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
-    print(f"{dataset}: {dataset.num_classes} classes, {dataset.image_size} px")
-
-
-if __name__ == "__main__":
-    main()

@@ -135,6 +135,34 @@ def whole_space(model: torch.nn.Module, options: LensOptions | None = None) -> C
     return class_space(model, options)
 
 
+def tuned_lens(
+    model: torch.nn.Module,
+    train_loader: Loader,
+    test_loader: Loader,
+    *,
+    epochs: int = 5,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    provenance: Mapping[str, Any] | None = None,
+) -> LensKL:
+    """Fit a tuned lens to training images, and measure how far raw and tuned lens are from the last block's answer.
+
+    Args:
+        model: A Vision Transformer or a ResNet.
+        train_loader: Images that the lens is fitted to.
+        test_loader: Images that it has not seen.
+        epochs: Passes over the training images.
+        learning_rate: Of the first epoch.
+        seed: Of the order of images within batches.
+        device: See `utilities.utils.resolve_device`.
+        provenance: Kept with the result.
+    """
+    space = whole_space(model)
+    tuned = fit_tuned_lens(space, train_loader, epochs=epochs, learning_rate=learning_rate, seed=seed, device=device)
+    return tuned_lens_kl(whole_space(model), tuned, test_loader, device=device, provenance=provenance)
+
+
 def probe_group(
     group: Group, n_train: int | None, epochs: int = 0, *, untrained: bool = False, **options: Any
 ) -> tuple[dict[str, LinearProbes], dict[str, LensKL]]:

@@ -180,7 +180,7 @@ def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[st
         return build_timm(bare if library else vit.VIT_LARGE_TAG, classes, pretrained, kwargs)
     if pretrained:
         raise ValueError(
-            f"{name} has no pretrained weights: train it with `python -m utilities.train --help` and pass the "
+            f"{name} has no pretrained weights: train it with `python -m utilities train --help` and pass the "
             "checkpoint's path as weights, or take weights='random'"
         )
     return _OWN[name](**classes, **kwargs)

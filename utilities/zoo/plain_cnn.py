@@ -42,11 +42,11 @@ class PlainCNN(nn.Sequential):
         self.pool, self.flatten, self.head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, num_classes)
 
 
-def plain_cnn8(num_classes: int = 100) -> PlainCNN:
-    """Build the network of eight blocks and 32 to 128 channels, see `PlainCNN`.
+def plain_cnn8(num_classes: int = 100, widths: Sequence[int] = WIDTHS) -> PlainCNN:
+    """Build the network of eight blocks and 32 to 128 channels, or of other widths, see `PlainCNN`.
 
     Example:
         >>> sum(p.numel() for p in plain_cnn8(10).parameters())
         473450
     """
-    return PlainCNN(num_classes)
+    return PlainCNN(num_classes, widths)

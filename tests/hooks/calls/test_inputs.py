@@ -1,7 +1,5 @@
 """Images that a model cannot take: one sentence with the remedy, wherever the model runs; what works stays."""
 
-import argparse
-
 import pytest
 import timm
 import torch
@@ -188,7 +186,7 @@ def test_other_errors_stay_what_they_are():
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, OSError, FloatingPointError])
 def test_commands_report_in_one_line(error, capsys):
-    with pytest.raises(SystemExit) as ended, reporting(argparse.ArgumentParser()):
+    with pytest.raises(SystemExit) as ended, reporting():
         raise error("two\n  lines")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: two lines\n"

@@ -93,7 +93,7 @@ def claims_of_readings(results: Mapping[str, Mapping[str, HessianSpectra]]) -> l
     eigenvalue of the loss averaged over unaugmented images, and find ViTs sharper.
 
     Args:
-        results: Name of the model -> reading -> spectra; see `utilities.cli.hessian.both_readings`.
+        results: Name of the model -> reading -> spectra; see `utilities.analysis.loss.readings.both_readings`.
 
     Returns:
         Two claims, which can both hold.

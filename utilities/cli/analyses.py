@@ -1,0 +1,216 @@
+"""The analyses that can be named: one line each, read when it is asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is needed to run an analysis by name; functions are named ``module:function`` below ``utilities``.
+
+    Attributes:
+        function: Takes a model, loaders and options, and gives a result; or, where its first parameter is ``call``, a
+            `utilities.cli.analyse.Call`.
+        figures: Ending of the file's name -> what draws it from results by model; or what gives such a dictionary.
+        claims: What puts a paper's claims to results by model.
+        images: Which loaders the function takes: see `utilities.cli.loaders.LOADERS`.
+        labelled: Whether it asks what class an image is of: weights for other classes are then refused.
+        more: Functions and dataclasses that give the options behind ``**options``.
+        without: Names of parameters that are no options.
+        defaults: In place of the signature's.
+        report: Given results by model and the options, prints numbers and returns more tables by the endings of
+            their names.
+        together: Whether the function takes all models at once.
+    """
+
+    function: str
+    figures: str | Mapping[str, str] = field(default_factory=dict)
+    claims: str = ""
+    images: str = "test"
+    labelled: bool = False
+    more: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    report: str = ""
+    together: bool = False
+
+
+_PARK, _VILAS = "claims.park_kim_2022", "claims.vilas_2023"
+
+ANALYSES: dict[str, Analysis] = {
+    "fourier": Analysis(
+        "analysis.blocks.fourier:fourier",
+        {
+            "": "plots.blocks.fourier:plot_spectra",
+            "_high": "plots.blocks.fourier:plot_high_frequency",
+            "_gain": "plots.blocks.fourier:plot_gain",
+        },
+        f"{_PARK}.blocks:claims_of_fourier",
+    ),
+    "variance": Analysis(
+        "analysis.blocks.variance:feature_variance",
+        {"": "plots.blocks.variance:plot_variance"},
+        f"{_PARK}.blocks:claims_of_variance",
+    ),
+    "lesions": Analysis(
+        "analysis.blocks.lesion:lesions",
+        {"": "plots.blocks.lesion:plot_lesions"},
+        f"{_PARK}.blocks:claims_of_lesions",
+        labelled=True,
+    ),
+    "attention": Analysis("analysis.attention.attention_maps:attention_diversity"),
+    "classify": Analysis(
+        "analysis.predictions.classification:classify",
+        {
+            "": "plots.predictions.classification:plot_reliability",
+            "_measures": "plots.predictions.classification:plot_measures",
+        },
+        f"{_PARK}.classification:claims_of_classification",
+        labelled=True,
+    ),
+    "robustness": Analysis(
+        "cli.corruptions:robustness",
+        {"": "plots.predictions.robustness:plot_severity", "_types": "plots.predictions.robustness:plot_kinds"},
+        f"{_PARK}.robustness:claims_of_robustness",
+        images="to corrupt",
+        labelled=True,
+        more=("analysis.predictions.robustness:robustness",),
+        report="cli.corruptions:report",
+    ),
+    "noise_frequency": Analysis(
+        "analysis.predictions.noise_frequency:noise_frequency",
+        {"": "plots.predictions.noise_frequency:plot_noise_frequency"},
+        f"{_PARK}.noise_frequency:claims_of_noise_frequency",
+        labelled=True,
+    ),
+    "landscape": Analysis(
+        "cli.landscape:landscape",
+        "cli.landscape:figures",
+        f"{_PARK}.landscape:claims_of_landscape",
+        images="augmented",
+        labelled=True,
+        more=("analysis.loss.landscape:loss_landscape",),
+    ),
+    "hessian": Analysis(
+        "analysis.loss.readings:both_readings",
+        "cli.hessian:figures",
+        f"{_PARK}.hessian:claims_of_readings",
+        images="augmented and plain",
+        labelled=True,
+        more=("analysis.loss.curvature:Objective", "analysis.loss.hessian:hessian_spectra"),
+        defaults={"trace_probes": 1},
+        report="cli.hessian:report",
+    ),
+    "spectral_density": Analysis(
+        "analysis.loss.spectral_density:spectral_density",
+        {"": "plots.loss.hessian:plot_spectral_density"},
+        images="augmented, anew",
+        labelled=True,
+        more=("analysis.loss.curvature:Objective",),
+    ),
+    "trajectory": Analysis(
+        "cli.several:trajectory",
+        {"": "plots.loss.trajectory:plot_trajectories"},
+        images="none",
+        defaults={"dataset": ""},
+        together=True,
+    ),
+    "layer_matching": Analysis(
+        "cli.several:layer_matching",
+        images="none",
+        defaults={"dataset": "digits", "n_images": 2000, "batch_size": 1000},
+        report="cli.several:report_matching",
+        together=True,
+    ),
+    "identifiability": Analysis(
+        "analysis.class_embedding.identifiability:identifiability",
+        {
+            "": "plots.class_embedding.identifiability:plot_evolution",
+            "_changes": "plots.class_embedding.identifiability:plot_changes",
+            "_context": "plots.class_embedding.identifiability:plot_context",
+        },
+        f"{_VILAS}.identifiability:claims_of_identifiability",
+        labelled=True,
+    ),
+    "key_value": Analysis(
+        "analysis.class_embedding.key_value:key_value_agreement",
+        {
+            "": "plots.class_embedding.key_value:plot_key_value_agreement",
+            "_compositionality": "plots.class_embedding.key_value:plot_compositionality",
+        },
+        f"{_VILAS}.key_value:claims_of_key_value",
+        labelled=True,
+    ),
+    "class_value": Analysis(
+        "analysis.class_embedding.agreement:class_value_agreement",
+        {"": "plots.class_embedding.class_value:plot_class_value_agreement"},
+        f"{_VILAS}.class_value:claims_of_class_value",
+        images="none",
+    ),
+    "importance": Analysis(
+        "analysis.class_embedding.importance:importance",
+        "cli.pictures:importance",
+        f"{_VILAS}.importance:claims_of_importance",
+        labelled=True,
+    ),
+    "removal": Analysis(
+        "cli.pictures:removal",
+        {"": "plots.class_embedding.removal:plot_removal"},
+        f"{_VILAS}.importance:claims_of_removal",
+        labelled=True,
+        more=("analysis.class_embedding.removal:removal_curves",),
+    ),
+    "lens": Analysis("analysis.class_embedding.lens:lens", "cli.pictures:lens", labelled=True),
+    "tuned_lens": Analysis(
+        "study.class_embedding:tuned_lens",
+        {"": "plots.class_embedding.lens_distance:plot_lens_distances"},
+        images="train and test",
+    ),
+    "probes": Analysis(
+        "analysis.class_embedding.probes:linear_probes",
+        {"": "plots.class_embedding.probes:plot_probes"},
+        f"{_VILAS}.probes:claims_of_probes",
+        images="train and test",
+        labelled=True,
+    ),
+    "perturb": Analysis(
+        "analysis.class_embedding.perturbation:perturb",
+        {"": "plots.class_embedding.perturbation:plot_perturbation"},
+        f"{_VILAS}.perturbation:claims_of_perturbation",
+        labelled=True,
+    ),
+    "perturb_each_block": Analysis(
+        "analysis.class_embedding.perturbation:perturb_each_block",
+        {"": "plots.class_embedding.perturbation:plot_perturbation_of_blocks"},
+        labelled=True,
+        more=("analysis.class_embedding.perturbation:perturb",),
+        without=("kinds", "one_at_a_time"),
+    ),
+}
+
+
+def find(name: str) -> Callable[..., Any]:
+    """Import what is named ``module:function`` below ``utilities``."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(f"utilities.{module}"), attribute)
+
+
+def summary(name: str) -> str:
+    """Read the first sentence of an analysis' docstring without importing it.
+
+    Example:
+        >>> summary("analysis.blocks.lesion:lesions").endswith(".")
+        True
+    """
+    module, _, attribute = name.partition(":")
+    text = PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text()
+    found = re.search(rf'^(?:def|class) {attribute}\b.*?r?"""(.*?)(?:\n|""")', text, re.M | re.S)
+    return found[1].partition("`utilities")[0] if found else ""

@@ -1,0 +1,43 @@
+"""The verb ``models``: the models that can be named."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+from utilities.cli.arguments import options_of, parse, position
+from utilities.cli.user_errors import fail, nearest, reporting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Globs:
+    """What is listed.
+
+    Attributes:
+        globs: Such as 'resnet*', 'timm/vit_*' or 'torchvision/*'; default: all of this package.
+    """
+
+    globs: Annotated[tuple[str, ...], position(metavar="GLOB ...")] = ()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        arguments: Command line, less the verb.
+    """
+    about = "List the models that can be named. One of your own is package.module:FUNCTION or FILE.py:FUNCTION."
+    given = parse(options_of(Globs), arguments or [], "python -m utilities models", about)
+    with reporting():
+        from utilities.zoo.factory import list_models
+
+        found: dict[str, None] = {}
+        for glob in given.globs or ["*"]:
+            names = list_models(glob)
+            if not names:
+                library = glob.rpartition("/")[0]
+                known = list_models(f"{library}/*" if library in ("timm", "torchvision") else "*")
+                fail(f"no model matches {glob!r}{nearest(glob, known)}; globs such as 'timm/vit_*' list the libraries'")
+            found |= dict.fromkeys(names)
+        print(*found, sep="\n")

@@ -1,0 +1,171 @@
+"""The reading of what a command names: models with their weights, images prepared for them, what is known of both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from torch import nn
+
+from utilities.datasets.class_order import from_options
+from utilities.datasets.factory import load_dataset
+from utilities.datasets.loaders import Loader, make_loader
+from utilities.training.augmentation import recipe_augmentation
+from utilities.training.recipes import Recipe
+from utilities.zoo.checkpoints import read_checkpoint
+from utilities.zoo.factory import check_name, create_model
+from utilities.zoo.inputs import input_options
+
+KINDS = ("random", "pretrained")  # of weights that are no file
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model as a command names it.
+
+    Attributes:
+        name: See `utilities.zoo.create_model`.
+        weights: ``random``, ``pretrained`` or the path of a checkpoint.
+        seed: Of random weights.
+    """
+
+    name: str
+    weights: str = "random"
+    seed: int = 0
+
+    @property
+    def weights_text(self) -> str:
+        """What captions say of the weights."""
+        return f"untrained, seed {self.seed}" if self.weights == "random" else Path(self.weights).name
+
+    @property
+    def from_file(self) -> bool:
+        """Whether the weights are a checkpoint's."""
+        return self.weights not in KINDS
+
+
+def split_model(word: str) -> tuple[str, str]:
+    """Split NAME=WEIGHTS; without weights they are random.
+
+    Example:
+        >>> split_model("resnet18"), split_model("a/nets.py:make=epoch=3.ckpt")
+        (('resnet18', 'random'), ('a/nets.py:make', 'epoch=3.ckpt'))
+    """
+    name, weights = re.fullmatch(r"(.+?\.py:[^=]*|[^=]*)(?:=(.*))?", word).groups()
+    if not name or weights == "":
+        raise ValueError(f"{word!r} is no model; write NAME, or NAME=WEIGHTS with a checkpoint, pretrained or random")
+    return name, weights or "random"
+
+
+def named_models(words: Sequence[str], seeds: Sequence[int] = (), seed: int = 0) -> list[Named]:
+    """Read the models of a command line, and refuse names that are not known.
+
+    Args:
+        words: As `split_model` reads them.
+        seeds: Of random weights: one for all, or one each; none is ``seed``.
+        seed: See there.
+
+    Raises:
+        ValueError: If there is no model, a name is not known, or there are too few seeds.
+
+    Example:
+        >>> named_models(["resnet18", "resnet18"], [0, 1])[1]
+        Named(name='resnet18', weights='random', seed=1)
+    """
+    if not words:
+        raise ValueError("no model is named; see python -m utilities models")
+    seeds = list(seeds or [seed]) * (len(words) if len(seeds) < 2 else 1)
+    if len(seeds) != len(words):
+        raise ValueError(f"there are {len(words)} models, but {len(seeds)} model seeds; give one, or one each")
+    found = [Named(*split_model(word), own) for word, own in zip(words, seeds, strict=True)]
+    for one in found:
+        check_name(one.name)
+    return found
+
+
+def labels(models: Sequence[Named]) -> list[str]:
+    """Name models by their names, with weights and seed where a name comes more than once.
+
+    Raises:
+        ValueError: If two models are the same.
+
+    Example:
+        >>> labels([Named("vit"), Named("vit", "runs/a.pth")]), labels([Named("vit"), Named("cnn")])
+        (['vit untrained, seed 0', 'vit a.pth'], ['vit', 'cnn'])
+    """
+    names = [one.name for one in models]
+    found = [one.name if names.count(one.name) == 1 else f"{one.name} {one.weights_text}" for one in models]
+    if len(set(found)) < len(found):
+        whole = [f"{one.name} {one.weights}" for one in models]
+        found = whole if len(set(whole)) == len(whole) else found
+    if len(set(found)) < len(found):
+        raise ValueError(f"a model is named twice: {', '.join(found)}; models should differ in name, weights or seed")
+    return found
+
+
+def open_loader(given: SimpleNamespace, model: Named, **choice: Any) -> Loader:
+    """Load images for a model.
+
+    Args:
+        given: The options of `utilities.cli.options.Images`.
+        model: Decides on size and normalisation.
+        **choice: Of `utilities.datasets.load_dataset` in place of these options; ``name``, ``split``, ``batch_size``,
+            ``shuffle`` and ``recipe``, whose augmentation is taken, are among them.
+    """
+    recipe: Recipe | None = choice.pop("recipe", None)
+    name, split = choice.pop("name", given.dataset), choice.pop("split", given.split)
+    size = choice.pop("batch_size", given.batch_size)
+    shuffle = {"shuffle": choice.pop("shuffle")} if "shuffle" in choice else {}
+    options = data_options(given, model) | choice
+    data = load_dataset(name, split, augment=recipe is not None, **options)
+    if recipe is not None:
+        data.augmentation = recipe_augmentation(recipe, data)
+    return make_loader(data, size, seed=options["seed"], workers=given.workers, **shuffle)
+
+
+def data_options(given: SimpleNamespace, model: Named) -> dict[str, Any]:
+    """Return the options of `utilities.datasets.load_dataset` for a model's images."""
+    size = {} if given.image_size is None else {"image_size": given.image_size}
+    size |= {} if given.classes is None else {"classes": from_options(given.classes)}
+    return {"n_images": given.n_images, "seed": given.seed, "root": given.root, **input_options(model.name), **size}
+
+
+def open_model(model: Named, classes: int, dataset: str = "") -> tuple[nn.Module, dict[str, Any]]:
+    """Make a model, with its own classifier where it brings one, and say what it is.
+
+    Args:
+        model: Name, weights and seed.
+        classes: Outputs of one with random weights.
+        dataset: Where the training of a checkpoint has measured the accuracy on this one, that is said too.
+    """
+    found = create_model(model.name, classes if model.weights == "random" else None, model.weights, model.seed)
+    return found, {"model": model.name, "weights": model.weights_text} | _tested(model, dataset)
+
+
+def _tested(model: Named, dataset: str) -> dict[str, float]:
+    """Return the accuracy that a checkpoint's training measured at its end, on the data set that is asked for."""
+    if not model.from_file or not dataset:
+        return {}
+    content = read_checkpoint(Path(model.weights))
+    test, recipe = content.get("test"), content.get("recipe")
+    same = isinstance(recipe, dict) and recipe.get("dataset") == dataset
+    return {"accuracy": float(test["top1"])} if same and isinstance(test, dict) and "top1" in test else {}
+
+
+def epoch_of(model: Named) -> int | None:
+    """Return after how many epochs the weights are, or None where that is not known."""
+    if not model.from_file:
+        return 0 if model.weights == "random" else None
+    found = re.search(r"_at_(\d+)$", Path(model.weights).stem)
+    return int(found[1]) if found else len(read_checkpoint(Path(model.weights)).get("history") or []) or None
+
+
+def data_facts(loader: Loader) -> dict[str, Any]:
+    """Say what the images are, for captions."""
+    augmented = ", augmented" if loader.augment else ""
+    name = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
+    return {"dataset": name, "num_classes": loader.dataset.num_classes}

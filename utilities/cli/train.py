@@ -1,0 +1,100 @@
+"""The verb ``train``: train a model with the study's recipe or another one; see `utilities.train`.
+
+``python -m utilities.train MODEL EPOCHS SEED DIR`` and ``python utilities/train.py ...`` are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from utilities.cli.arguments import Option, options_of, parse, position
+from utilities.cli.user_errors import fail, nearest, reporting
+from utilities.training.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe
+
+PROG = "python -m utilities train"
+CHOICES = {"crop": CROPS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A training.
+
+    Attributes:
+        model: NAME, package.module:FUNCTION or FILE.py:FUNCTION; see python -m utilities models.
+        epochs: Of the recipe; a warm-up that the recipe counts apart comes on top.
+        seed: Of the initial weights, the order of the images and their augmentation.
+        dir: Folder of the checkpoint MODEL_seed_SEED_epochs_EPOCHS.pth.
+        recipe: One of those below.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: auto: bfloat16 where it is fast.
+        workers: Processes that load images.
+        classes: Order of a folder's classes: natural (2 before 10, as timm), a text file with one a line, or names.
+        save_every: Snapshots every so many epochs, at the start and after the warm-up.
+        teacher: Checkpoint of a model whose answers to learn from as well.
+        resume: Keep what is finished, go on with what was interrupted.
+    """
+
+    model: Annotated[str, position(metavar="MODEL")]
+    epochs: Annotated[int, position(metavar="EPOCHS")]
+    seed: Annotated[int, position(metavar="SEED")]
+    dir: Annotated[str, position(metavar="DIR")]
+    recipe: str = "study"
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    workers: int = 0
+    classes: tuple[str, ...] | None = None
+    save_every: int | None = None
+    teacher: str | None = None
+    resume: bool = False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        arguments: Command line, less the verb; None takes that of the process.
+    """
+    if arguments is None:
+        import sys
+
+        arguments = sys.argv[1:]
+    named = [after for before, after in pairwise(arguments) if before == "--recipe"]
+    named += [word.removeprefix("--recipe=") for word in arguments if word.startswith("--recipe=")]
+    recipe = (named or ["study"])[-1]
+    if recipe not in RECIPES:
+        fail(f"there is no recipe {recipe!r}{nearest(recipe, RECIPES)}; recipes: {', '.join(RECIPES)}")
+    listed = "\n\n".join(f"{name}: {describe_recipe(one)}." for name, one in RECIPES.items())
+    about = f"Train a model, with the study's recipe or another one.\n\nRecipes:\n\n{listed}"
+    given = vars(parse([*options_of(Run), *recipe_options(RECIPES[recipe])], arguments, PROG, about))
+    values = {field.name: given.pop(field.name) for field in dataclasses.fields(Recipe) if field.name != "epochs"}
+    if (values["rand_augment"] or "").lower() == "none":
+        values["rand_augment"] = None
+    own = dataclasses.replace(RECIPES[recipe], epochs=given.pop("epochs"), **values)
+    given.pop("recipe")
+    with reporting():
+        from utilities.datasets.class_order import from_options
+        from utilities.train import fit
+
+        given["classes"] = from_options(given["classes"])
+        path = fit(given.pop("model"), own, given.pop("seed"), given.pop("dir"), **given)
+    print(f"wrote {path}")
+
+
+def recipe_options(recipe: Recipe) -> list[Option]:
+    """List the options that change single values of a recipe, which are their defaults.
+
+    Example:
+        >>> next(one.default for one in recipe_options(RECIPES["study"]) if one.name == "batch_size")
+        256
+    """
+    found = []
+    for one in options_of(Recipe, ["epochs"]):
+        own = one.type if one.name not in CHOICES else Literal[CHOICES[one.name]]
+        own = own | None if one.name == "optimizer" else own
+        words = " or none" if one.name == "rand_augment" else ""
+        default = getattr(recipe, one.name)
+        found.append(dataclasses.replace(one, type=own, default=default, metavar="WORDS|none" if words else ""))
+    return found

@@ -1,0 +1,57 @@
+"""The verbs of ``python -m utilities``, a line each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from utilities.cli.user_errors import fail, nearest
+
+# Each verb is a module of this folder under its own name.
+VERBS = {
+    "compare": "compare the layers of two models, or of one with itself",
+    "analyse": "run an analysis by name for one or more models",
+    "train": "train a model with the study's recipe or another one",
+    "evaluate": "measure loss and accuracy of models",
+    "rerun": "run the notebooks, and gather their figures and results",
+    "claims": "print the claims that notebooks have tested, as one table",
+    "layers": "list the layers of a model: names, types, shapes",
+    "models": "list the models that can be named",
+    "datasets": "list the data sets that can be named",
+    "fetch": "download data sets ahead of time",
+    "images": "redraw the pictures of the README",
+}
+
+
+def overview() -> str:
+    """List the verbs with a line each."""
+    lines = [f"  {name:<10}{line}" for name, line in VERBS.items()]
+    return "\n".join(
+        ["usage: python -m utilities VERB ...", "", *lines, "", "python -m utilities VERB --help has the rest"]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb.
+
+    Args:
+        arguments: Command line; None takes that of the process.
+
+    Returns:
+        The exit code.
+
+    Example:
+        >>> main(["models", "resnet1*"])
+        resnet101
+        resnet18
+        0
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        fail(f"there is no verb {verb!r}{nearest(verb, VERBS)}; verbs: {', '.join(VERBS)}")
+    return import_module(f"utilities.cli.{verb}").main(rest) or 0
