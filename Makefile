@@ -20,9 +20,10 @@ figures: .venv/installed  ## run all notebooks headless: figures, results and ex
 images: figures  ## redraw the pictures of the README from the results of the notebooks
 	$(BIN)/python -m utilities images runs/quick --out images
 
-lint: .venv/installed
+lint: .venv/installed  ## style, and that imports run downwards
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 
 test: lint  ## lint, format, unit tests and doctests
 	$(BIN)/python -m pytest
