@@ -1,9 +1,13 @@
 # Two commands on a fresh machine: `make figures` and `make test`. Both need Python 3.10+ and make, nothing else.
 PYTHON ?= python3
 JOBS ?= 2
+WITHIN ?= 35
 BIN := .venv/bin
+# A process for each core; the tests of a file stay together, so that what its fixtures train is trained once. What the
+# caller puts into PYTEST_ADDOPTS comes last and wins: PYTEST_ADDOPTS="-n 0" takes one process.
+PYTEST = PYTEST_ADDOPTS="-n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ADDOPTS)" $(BIN)/python -m pytest
 
-.PHONY: figures test lint images docs clean
+.PHONY: figures test test-fast lint images docs clean
 .DEFAULT_GOAL := figures
 
 # The stamp is written last, so that an interrupted installation starts again.
@@ -26,7 +30,10 @@ lint: .venv/installed  ## style, and that imports run downwards
 	$(BIN)/lint-imports --no-logo --no-cache
 
 test: lint  ## lint, format, unit tests and doctests
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: .venv/installed  ## while working: new tests, and those that were quickest when `make test` last ran
+	$(PYTEST) -m "not slow" --within $(WITHIN)
 
 docs: .venv/docs  ## build the documentation in build/docs; a broken link or anchor is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -18,13 +18,13 @@ from utilities.metrics import cka
 
 
 def rows(output, n):
-    """Give an output a row for each of n images, which vary slowest in its first dimension."""
+    """Make an output with a row for each of n images, which vary slowest in its first dimension."""
     tensor = first_tensor(output)
     return Placement(0, inner=len(tensor) // n).arrange(tensor, n)
 
 
 def outputs(model, x):
-    """Give (name, module, output) of every layer, as a recorder folds them."""
+    """Yield (name, module, output) of every layer, as a recorder folds them."""
     found, handles = [], []
     for name, module in model.named_modules():
         if name:

@@ -34,7 +34,7 @@ class Applied(nn.Module):
 
 
 def recorded(function, images, **options):
-    """Give what the recorder makes of the layer, and the linear map's output."""
+    """Return what the recorder makes of the layer, and the linear map's output."""
     torch.manual_seed(0)
     model = Returns(function)
     with Recorder(model, "layer", **options) as recorder:

@@ -46,7 +46,7 @@ def result(rows, columns, names=SHORT):
 
 
 def texts_of(figure):
-    """Give all that is written: tick labels, labels of axes, titles, the caption."""
+    """Collect all that is written: tick labels, labels of axes, titles, the caption."""
     artists = [figure._supxlabel] if figure._supxlabel else []
     for ax in figure.axes:
         artists += [ax.title, ax.xaxis.label, ax.yaxis.label]
@@ -57,7 +57,7 @@ def texts_of(figure):
 
 
 def overlap(one, two):
-    """Give the pixels that two boxes share along the axis on which they share fewer; at most 0 if they are apart."""
+    """Count the pixels that two boxes share along the axis on which they share fewer; at most 0 if they are apart."""
     return min(min(one.x1, two.x1) - max(one.x0, two.x0), min(one.y1, two.y1) - max(one.y0, two.y0))
 
 

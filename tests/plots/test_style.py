@@ -37,7 +37,7 @@ def _close():
 
 
 def fonts_of(path):
-    """Give the kinds of the fonts of a PDF; font dictionaries are written as they are, only streams are packed."""
+    """List the kinds of the fonts of a PDF; font dictionaries are written as they are, only streams are packed."""
     return set(re.findall(rb"/Subtype */(Type0|Type1|Type3|TrueType|CIDFontType[02])\b", path.read_bytes()))
 
 

@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from utilities import train
+from utilities.cli.train import main
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader
-from utilities.train import fit, load_sets, main, make_loaders
+from utilities.train import fit, load_sets, make_loaders
 from utilities.training.augmentation import Blend, Erasing, RandAugment, ResizedCrop, recipe_augmentation
 from utilities.training.distillation import distillation_loss
 from utilities.training.recipes import RECIPES, Recipe, same_recipe, schedule
@@ -413,7 +414,8 @@ def test_the_command_line_takes_a_recipe_and_changes_single_values(asked, capsys
     bare = replace(RECIPES["cifar_vit"], rand_augment=None, drop_path=0.0)
     assert [call[1] for call in asked] == [RECIPES["cifar_vit"], changed, Recipe(), bare]
     assert asked[2][3] == {
-        "device": "auto", "precision": "auto", "workers": 0, "save_every": 5, "teacher": None, "resume": False
+        "device": "auto", "precision": "auto", "workers": 0, "classes": None, "save_every": 5, "teacher": None,
+        "resume": False
     }  # fmt: skip
 
 
@@ -421,6 +423,6 @@ def test_every_recipe_and_option_is_in_the_help(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
-    assert all(f"  {name}: {recipe.dataset}, " in text for name, recipe in RECIPES.items())
+    assert all(f"{name}: {recipe.dataset}, " in text for name, recipe in RECIPES.items())
     named = [field.name for field in fields(Recipe) if field.name != "epochs"]
     assert all(f"--{name.replace('_', '-')}" in text for name in named)

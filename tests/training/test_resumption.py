@@ -12,11 +12,12 @@ from PIL import Image
 from torch import nn
 
 from utilities import train
+from utilities.cli.train import main
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader
 from utilities.datasets.fingerprint import fingerprint
 from utilities.results import writing
-from utilities.train import fit, main
+from utilities.train import fit
 from utilities.training import resumption
 from utilities.training.trainer import Recipe, Trainer
 

@@ -48,7 +48,7 @@ class Call:
         models: All models of the command line.
         files: Where results go.
         labelled: Whether weights for other classes are refused.
-        loaders: Of its images.
+        loaders: Loaders of its images.
     """
 
     given: SimpleNamespace

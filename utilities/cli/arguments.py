@@ -31,7 +31,7 @@ class Option:
     """One option.
 
     Attributes:
-        name: Of the parameter.
+        name: Name of the parameter.
         type: What a command line can give of it.
         help: From the docstring.
         default: `REQUIRED` where it has to be given.
@@ -170,7 +170,7 @@ def parse(
     """Parse a command line; what is wrong with it is said in a sentence, with exit status 2.
 
     Args:
-        options: Of `options_of`, later ones of a name in the place of earlier ones.
+        options: What `options_of` lists; a later option replaces an earlier one of the same name.
         arguments: The words.
         prog: How the command is called.
         description: For ``--help``.

@@ -42,16 +42,16 @@ class How:
         layers1: Names, globs, or !GLOB to leave out, of the first model; default: the main ones.
         layers2: The same of the second model.
         measure: cka, procrustes, cca, svcca, pwcca, rsa, ...
-        kernel: Of CKA.
-        estimator: Of CKA.
-        bandwidth: Of the RBF kernel: sigma over the median distance.
-        sigma: Of the RBF kernel, in place of the bandwidth.
+        kernel: Kernel of CKA.
+        estimator: Estimator of CKA.
+        bandwidth: Bandwidth of the RBF kernel: sigma over the median distance.
+        sigma: Width of the RBF kernel itself, in place of the bandwidth.
         view: What stands for an image: flatten, gap, cls, spatial or token:i; gap:NCL names the axes.
-        view2: Of the second model; default: as --view.
+        view2: View of the second model; default: as --view.
         forward: How the models are run: forward_features, encode_image, ...
         forward2: How the second model is run; default: as --forward.
         batch_axis: Dimension of outputs that counts images, or LAYER DIMENSION pairs; default: found out.
-        precision: Of both models and of the sums.
+        precision: Precision of both models and of the sums.
         repeats: Passes, each shuffled anew.
         permutations: For a null distribution; 100 is usual.
         confounder: input: regress the input images' own similarity out.

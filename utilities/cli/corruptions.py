@@ -26,7 +26,7 @@ def robustness(call: Call, *, reference: Path | None = None, **options: Any) -> 
     Args:
         call: The command; the data sets cifar10-c, cifar100-c and imagenet-c are read from disk.
         reference: Result (.npz) of another model, AlexNet's, say, on the same sets: mCE is printed.
-        **options: Of `utilities.analysis.predictions.robustness.robustness`.
+        **options: Options of `utilities.analysis.predictions.robustness.robustness`.
     """
     check_sets(options["kinds"], options["severities"])
     given = call.given

@@ -30,8 +30,8 @@ class Files:
         base: Path of all files, less their endings.
         result: Whether results are wanted.
         table: Whether tables are.
-        formats: Of figures, none if there is none.
-        width: Of figures, in inches, or None.
+        formats: Formats of figures, none if there is none.
+        width: Width of figures in inches, or None.
         caption: Whether something is written below them.
     """
 

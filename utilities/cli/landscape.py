@@ -41,12 +41,12 @@ def landscape(
 
     Args:
         call: The command.
-        label_smoothing: Of the labels that images are mixed with.
+        label_smoothing: Smoothing of the labels where images are mixed.
         jobs: Processes that share the points; each holds model and images.
         part: I COUNT: measure the points I, I + COUNT, ... alone.
         resume: Whether to go on with the points that a killed run left.
         directions: Whether to save both directions, 8 bytes for each parameter.
-        **options: Of `utilities.analysis.loss.landscape.loss_landscape`.
+        **options: Options of `utilities.analysis.loss.landscape.loss_landscape`.
 
     Returns:
         The landscape, or None of a part.

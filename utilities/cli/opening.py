@@ -30,7 +30,7 @@ class Named:
     Attributes:
         name: See `utilities.zoo.create_model`.
         weights: ``random``, ``pretrained`` or the path of a checkpoint.
-        seed: Of random weights.
+        seed: Seed of random weights.
     """
 
     name: str
@@ -66,7 +66,7 @@ def named_models(words: Sequence[str], seeds: Sequence[int] = (), seed: int = 0)
 
     Args:
         words: As `split_model` reads them.
-        seeds: Of random weights: one for all, or one each; none is ``seed``.
+        seeds: Seeds of random weights: one for all, or one each; none is ``seed``.
         seed: See there.
 
     Raises:
@@ -113,8 +113,8 @@ def open_loader(given: SimpleNamespace, model: Named, **choice: Any) -> Loader:
     Args:
         given: The options of `utilities.cli.options.Images`.
         model: Decides on size and normalisation.
-        **choice: Of `utilities.datasets.load_dataset` in place of these options; ``name``, ``split``, ``batch_size``,
-            ``shuffle`` and ``recipe``, whose augmentation is taken, are among them.
+        **choice: Options of `utilities.datasets.load_dataset` in place of these options; ``name``, ``split``,
+            ``batch_size``, ``shuffle`` and ``recipe``, whose augmentation is taken, are among them.
     """
     recipe: Recipe | None = choice.pop("recipe", None)
     name, split = choice.pop("name", given.dataset), choice.pop("split", given.split)

@@ -27,7 +27,7 @@ class Images:
         n_images: As many of each class as there are; default: all.
         batch_size: Images in a batch.
         workers: Processes that load images.
-        seed: Of random weights, of the choice and order of images, and of what is drawn.
+        seed: Seed of random weights, of the choice and order of images, and of what is drawn.
         device: auto, cpu, cuda, cuda:1, mps.
     """
 
@@ -50,7 +50,7 @@ class Models:
     Attributes:
         models: One or more, each NAME, NAME=WEIGHTS, package.module:FUNCTION[=WEIGHTS] or FILE.py:FUNCTION[=WEIGHTS];
             WEIGHTS: a checkpoint's path, pretrained or random. Also after --models.
-        model_seeds: Of random weights: one for all, or one each; default: --seed.
+        model_seeds: Seeds of random weights: one for all, or one each; default: --seed.
     """
 
     models: Annotated[tuple[str, ...], position(metavar="MODEL ...")] = ()
@@ -68,7 +68,7 @@ class Augmented:
         erasing: Probability that a rectangle of an image is erased.
         mixup: Alpha of mixup; 0 is none.
         cutmix: Alpha of cutmix; 0 is none.
-        data_seed: Of the order of images and of augmentation; default: --seed.
+        data_seed: Seed of the order of images and of augmentation; default: --seed.
     """
 
     augment: bool = True
@@ -98,7 +98,7 @@ class Output:
     Attributes:
         out: Its ending decides: .pdf, .png, .svg or .eps a figure, .npz the result, .csv the table; without an ending
             all of these beside each other, figures as .png and .pdf.
-        width: Of figures: column, page or inches; default: what they need.
+        width: Width of figures: column, page or inches; default: what they need.
         caption: Whether something is written below figures.
     """
 

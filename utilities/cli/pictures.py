@@ -52,8 +52,8 @@ def removal(call: Call, *, methods: Sequence[str] = ("gradient", "relevance"), *
 
     Args:
         call: The command.
-        methods: Of maps of importance: gradient, double softmax, relevance.
-        **options: Of `utilities.analysis.class_embedding.removal.removal_curves`.
+        methods: Which maps of importance: gradient, double softmax, relevance.
+        **options: Options of `utilities.analysis.class_embedding.removal.removal_curves`.
     """
     model, facts = call.open()
     (loader,), given = call.loaders, call.given

@@ -69,14 +69,14 @@ def layer_matching(
         call: The command; without models, one CNN is trained from several seeds, or loaded where it has been.
         n_networks: How many to train, of the seeds 0, 1, ...
         widths: Channels of each of their blocks.
-        epochs: Of training.
+        epochs: Number of training epochs.
         train_batch: Images in a step of training.
-        optimizer: Of training: adamw or sgd.
+        optimizer: Optimiser of the training: adamw or sgd.
         learning_rate: At its peak.
         weight_decay: Default: 5e-4 for sgd, 0.05 for adamw.
         warmup: Epochs of linear growth of the learning rate.
         n_train: Train on this many images, of all classes alike; default: all.
-        precision: Of training: auto, float32, bfloat16 or float16.
+        precision: Precision of the training: auto, float32, bfloat16 or float16.
         checkpoints: Folder of the trained networks.
         measures: Some of the measures.
         views: What stands for an image: flatten, gap, ...; one column each.

@@ -24,10 +24,10 @@ class Run:
 
     Attributes:
         model: NAME, package.module:FUNCTION or FILE.py:FUNCTION; see python -m utilities models.
-        epochs: Of the recipe; a warm-up that the recipe counts apart comes on top.
-        seed: Of the initial weights, the order of the images and their augmentation.
+        epochs: Epochs of the recipe. A warm-up that the recipe counts apart comes on top.
+        seed: Seed of the initial weights, the order of the images and their augmentation.
         dir: Folder of the checkpoint MODEL_seed_SEED_epochs_EPOCHS.pth.
-        recipe: One of those below.
+        recipe: One of those above.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto: bfloat16 where it is fast.
         workers: Processes that load images.

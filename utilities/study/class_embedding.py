@@ -153,8 +153,8 @@ def tuned_lens(
         train_loader: Images that the lens is fitted to.
         test_loader: Images that it has not seen.
         epochs: Passes over the training images.
-        learning_rate: Of the first epoch.
-        seed: Of the order of images within batches.
+        learning_rate: Learning rate of the first epoch.
+        seed: Seed of the order of images within batches.
         device: See `utilities.utils.resolve_device`.
         provenance: Kept with the result.
     """

@@ -34,7 +34,7 @@ def along_training(
         train: Options of `utilities.study.study.Study.training_loader`.
         mixing: Whether images are mixed as in training, see `utilities.study.study.Study.mixing`.
         start: Whether the initial weights are among the snapshots.
-        **options: Of `utilities.analysis.loss.hessian.hessian_spectra`.
+        **options: Options of `utilities.analysis.loss.hessian.hessian_spectra`.
 
     Returns:
         Name of the model -> epoch -> spectra.

@@ -94,7 +94,7 @@ def comparison_loader(
         n_images: At most so many, of all classes alike.
         batch_size: At most so many in a batch.
         image_size: Pixels; None is the set's own.
-        seed: Of the choice and the order of images.
+        seed: Seed of the choice and the order of images.
         root: Folder of downloaded sets; None is ``data`` in the project.
 
     Raises:

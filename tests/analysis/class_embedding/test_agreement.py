@@ -30,7 +30,7 @@ def toy(seed=0, **options):
 
 
 def best_cosines(model, index, part):
-    """Give the largest cosine of each class, by plain loops in float64."""
+    """Find the largest cosine of each class, by plain loops in float64."""
     block = model.blocks[index]
     layer = block.attn.proj if part == "attn" else block.mlp.fc2
     rows, columns = (x.detach().double().numpy() for x in (model.head.weight, layer.weight.T))

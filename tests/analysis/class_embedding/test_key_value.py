@@ -86,7 +86,7 @@ def unrolled(model, images):
 
 
 def looped(model, images, targets, definition, keys, k, classes):
-    """Give each image's share of agreeing and matching tokens by loops: (parts, groups, blocks, images) each."""
+    """Count each image's share of agreeing and matching tokens by loops: (parts, groups, blocks, images) each."""
     first = model.num_prefix_tokens
     groups = {"image": range(first, first + 4)}
     groups = {"CLS": range(1)} | groups if model.cls_token is not None else groups

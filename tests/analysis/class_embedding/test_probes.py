@@ -47,7 +47,7 @@ def halves(x, y, size):
 
 
 def layers(model, x):
-    """Give the tokens of every block and part, float64: (block, part) -> (n, tokens, width)."""
+    """Collect the tokens of every block and part, float64: (block, part) -> (n, tokens, width)."""
     found = {}
 
     def visit(tokens):

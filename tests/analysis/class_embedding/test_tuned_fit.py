@@ -37,7 +37,7 @@ def images(n, seed=1):
 
 
 def all_tokens(space, x):
-    """Give the outputs of all blocks."""
+    """Return the outputs of all blocks."""
     after = []
     with torch.no_grad():
         read_blocks(space, x, lambda tokens: after.append(tokens.after))

@@ -37,7 +37,7 @@ def batches(n=24, size=8, seed=0):
 
 
 def trained(model):
-    """Give the batch norm statistics that are not those of a fresh layer."""
+    """List the batch norm statistics that are not those of a fresh layer."""
     with torch.no_grad():
         for images, _ in batches(seed=9):
             model.train()(images * 2 + 1)

@@ -161,7 +161,11 @@ def test_whole_batches_are_counted_and_cut_image_by_image():
         images_in({"name": "x"})
 
 
-@pytest.mark.parametrize("wrong", [Pictures(), IMAGES, (IMAGES, LABELS), {"image": IMAGES, "label": LABELS}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [Pictures(), IMAGES, (IMAGES, LABELS), {"image": IMAGES, "label": LABELS}],
+    ids=["data set", "tensor", "pair", "mapping"],
+)
 @pytest.mark.parametrize(
     "analysis",
     [

@@ -1,7 +1,7 @@
 """Models that write into what they are given give what a twin that does not gives, and nobody's tensor changes.
 
-Of each model there are two, with the same weights: one computes ``x -= 0.5`` and ``x += branch(x)`` in place, the other
-on new tensors. The arithmetic is the same, so that results are too.
+Each model comes in two versions, with the same weights: one computes ``x -= 0.5`` and ``x += branch(x)`` in place, the
+other on new tensors. The arithmetic is the same, so that results are too.
 """
 
 import dataclasses
@@ -156,7 +156,7 @@ def batches(seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def numbers(result: object) -> list[np.ndarray]:
-    """Give all numbers of a result."""
+    """Collect all numbers of a result."""
     if isinstance(result, torch.Tensor):
         return [result.detach().numpy()]
     if isinstance(result, nn.Module):

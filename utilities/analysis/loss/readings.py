@@ -48,15 +48,15 @@ def both_readings(
         k: Eigenvalues of each mini-batch and end.
         batch_size: Images in a mini-batch.
         n_batches: How many mini-batches.
-        ends: Of the mini-batches' eigenvalues, with ``"magnitude"``.
+        ends: Which ends of the mini-batches' spectra, with ``"magnitude"``.
         weight_decay: lambda of the L2 penalty, in ``mini-batch`` alone.
         mix: Mixes the mini-batches, see `utilities.training.augmentation.MixupCutmix`; in ``mini-batch`` alone.
         label_smoothing: The same.
         full_images: Images over which the loss of ``full`` is averaged.
         full_sets: So many sets of that many other images each, for an error.
-        chunk: Of these, images at once.
+        chunk: Images of a mini-batch that are computed at once.
         provenance: What is known of model and images.
-        **options: Of `utilities.analysis.loss.hessian.hessian_spectra`, for both.
+        **options: Options of `utilities.analysis.loss.hessian.hessian_spectra`, for both readings.
 
     Returns:
         ``mini-batch``: the k eigenvalues largest in magnitude of each mini-batch, with NEP and APE. ``full``: the
