@@ -193,6 +193,29 @@ def test_wrong_use_is_told_before_anything_runs(notebooks, tmp_path, capsys):
     assert not (tmp_path / "quick").exists()
 
 
+def test_a_notebook_that_waits_for_another_one_lends_its_turn(notebooks, tmp_path):
+    """Here both would wait for ever: one for what the other makes, and that one for a turn."""
+    wait = "import os, pathlib, time\npathlib.Path(os.environ['STUDY_WAITING']).touch()\n"
+    wait += "while not os.path.exists(f'{OUTPUT_DIR}/made'):\n    time.sleep(0.1)"
+    notebooks("a_waits", wait)
+    folder = notebooks("b_makes", "open(f'{OUTPUT_DIR}/made', 'w').close()")
+    table = rerun(jobs=1, timeout=120, out=tmp_path, notebooks=folder)
+    assert table.verdict.tolist() == ["ok", "ok"]
+
+
+def test_the_longest_of_the_last_run_starts_first(notebooks, tmp_path, monkeypatch):
+    for name in "abc":
+        folder = notebooks(name)
+    (tmp_path / "quick").mkdir()
+    for name, seconds in {"a": 3.0, "c": 40.0}.items():
+        (tmp_path / "quick" / f"{name}.done.json").write_text(json.dumps({"outcome": {"seconds": seconds}}))
+    started = []
+    monkeypatch.setattr("utilities.cli.rerun._run_all", lambda jobs, *_: started.extend(job.name for job in jobs))
+    with pytest.raises(KeyError):  # nothing ran, so there is nothing to summarise
+        rerun(out=tmp_path, notebooks=folder)
+    assert started == ["b", "c", "a"]
+
+
 def test_a_notebook_that_takes_too_long_or_loses_its_kernel_fails(notebooks, tmp_path):
     notebooks("slow", "import time; time.sleep(600)")
     folder = notebooks("died", "import os; os._exit(3)")

@@ -43,7 +43,7 @@ def test_a_digit_replaces_a_square_of_noise(size, side):
     dataset = load_dataset("canvas", "validation", image_size=size)
     values, masks = pixels(dataset)
     assert masks.dtype == torch.float32
-    assert masks.shape == (1000, size, size)
+    assert masks.shape == (COUNTS["validation"], size, size)
     assert set(masks.unique().tolist()) == {0.0, 1.0}
     rows, columns = masks.amax(2), masks.amax(1)
     assert (rows.sum(1) == side).all()

@@ -170,3 +170,18 @@ def test_snapshots_hold_the_beginning_the_end_of_the_warm_up_and_the_last_epoch(
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}
     study.snapshots(every=2)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}
+
+
+def test_a_followed_model_is_trained_once(folder, monkeypatch):
+    monkeypatch.setattr("utilities.study.study.FOLLOWED", ("plain_cnn8",))
+    study = Study("S", "plain_cnn8", epochs=3, seed=5)
+    last = study.checkpoint()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}
+    assert list(study.snapshots()) == [0, 2, 3]
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}
+    for path in last.parent.glob(f"{last.stem}_at_*.pth"):  # as a version that kept none left them
+        path.unlink()
+    assert list(study.snapshots()) == [0, 2, 3]
+    assert before.keys() - set(folder.rglob("*.pth")) == {
+        last.with_name(f"{last.stem}_at_{epoch}.pth") for epoch in (0, 2)
+    }

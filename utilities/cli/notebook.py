@@ -12,9 +12,9 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
-import papermill
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
@@ -64,6 +64,18 @@ def _watch(order: dict[str, Any], sockets: Path) -> None:
     threading.Thread(target=poll, daemon=True).start()
 
 
+def _papermill() -> ModuleType:
+    """Import papermill without a grammar of addresses, which takes most of its time.
+
+    jsonschema, by which papermill's libraries check notebooks, imports that grammar where it is installed, and uses it
+    for formats that notebooks do not have.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)
+    import papermill
+
+    return papermill
+
+
 def _execute(order: dict[str, Any], executed: Path, sockets: Path) -> None:
     """Run the notebook with papermill, using files as sockets where possible: no port, no network."""
     connection = {"connection_file": str(sockets / "kernel.json"), "ip": "127.0.0.1"}
@@ -74,7 +86,7 @@ def _execute(order: dict[str, Any], executed: Path, sockets: Path) -> None:
         order["cell"] = cell_index
         executed.with_name("cell.json").write_text(json.dumps({"cell": cell_index + 1}))
 
-    papermill.execute_notebook(
+    _papermill().execute_notebook(
         order["source"],
         executed,
         parameters=order["parameters"],
@@ -104,7 +116,7 @@ def run_notebook(folder: Path) -> int:
     error = None
     try:
         _execute(order, executed, sockets)
-    except papermill.PapermillExecutionError as failure:
+    except _papermill().PapermillExecutionError as failure:
         error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}".splitlines()[0]
     except Exception as failure:  # the kernel died or never started, so it could not show the error itself
         late = f"timed out after {order['timeout']:g} s" if order.get("late") else ""

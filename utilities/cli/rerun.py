@@ -36,6 +36,8 @@ from utilities.cli.notebook_jobs import (
     parse_value,
     read_json,
 )
+from utilities.cli.turns import count_turns, longest_first
+from utilities.results.waiting import WAITING
 from utilities.results.writing import check_writable
 
 if TYPE_CHECKING:
@@ -128,7 +130,7 @@ def _start(job: Job, timeout: float | None, threads: int) -> subprocess.Popen:
     (job.folder / "order.json").write_text(json.dumps(order))
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     limits = dict.fromkeys(THREADS, str(threads))  # jobs share the cores and do not compete for them
-    quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", WAITING: str(job.folder / "waiting")}
     with (job.folder / "log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "utilities.cli.notebook", str(job.folder)],
@@ -189,7 +191,7 @@ def _run_all(waiting: list[Job], workers: int, timeout: float | None, rows: dict
     with tqdm(total=len(waiting), unit="notebook") as bar:
         try:
             while waiting or running:
-                while waiting and len(running) < workers:
+                while waiting and len(running) < count_turns(workers, (job.folder / "waiting" for job in running)):
                     running[waiting[0]] = (_start(waiting[0], timeout, threads), time.time())
                     del waiting[0]
                 for job, (process, started) in list(running.items()):
@@ -262,10 +264,13 @@ def rerun(
     sources, rows = find_notebooks(patterns, notebooks), {}
     planned = make_jobs(sources, folder, profile, parameters or {}, rows)
     rows |= {job.name: row for job in planned if resume and (row := kept(job))}
-    waiting = [job for job in planned if job.name not in rows]
+    waiting = {job.name: job for job in planned if job.name not in rows}
     if waiting:
-        with _claimed({job.name for job in waiting}, folder):
-            _run_all(waiting, min(jobs or min(2, _cores()), len(waiting)), timeout, rows)
+        last = {name: read_json(job.file(".done.json")).get("outcome", {}) for name, job in waiting.items()}
+        seconds = {name: outcome.get("seconds") for name, outcome in last.items()}
+        with _claimed(set(waiting), folder):
+            ordered = [waiting[name] for name in longest_first(waiting, seconds)]
+            _run_all(ordered, min(jobs or min(2, _cores()), len(waiting)), timeout, rows)
     return _summarise([rows[source.stem] for source in sources], folder, round(time.monotonic() - begun, 1))
 
 

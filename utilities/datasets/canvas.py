@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from utilities.datasets.images import Source
 
-COUNTS = {"train": 8000, "validation": 1000, "test": 1080}
+COUNTS = {"train": 8000, "validation": 500, "test": 1080}
 SIZE = 24  # pixels, by default
 LEAST_SIZE = 4
 NOISE = 0.6  # the brightest noise, where the brightest digit is 1

@@ -14,7 +14,7 @@ from utilities.training.trainer import estimate_batch_norm
 
 def along_training(
     studies: Sequence[Study],
-    every: int,
+    every: int | None,
     finals: Mapping[str, HessianSpectra],
     *,
     train: Mapping[str, Any] | None = None,

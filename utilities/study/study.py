@@ -19,6 +19,7 @@ from utilities.results.similarity import Similarity, average
 from utilities.study.profiles import (
     CANVAS_ACCURACY,
     CANVAS_TRAINING,
+    FOLLOWED,
     LARGE_VIT,
     LARGE_VIT_DATA,
     NORM_IMAGES,
@@ -27,9 +28,10 @@ from utilities.study.profiles import (
 )
 from utilities.train import fit
 from utilities.training.augmentation import MixupCutmix, recipe_augmentation
-from utilities.training.recipes import RECIPES
+from utilities.training.recipes import RECIPES, same_recipe
 from utilities.training.trainer import Recipe, estimate_batch_norm
 from utilities.utils import PROJECT_ROOT, evaluate
+from utilities.zoo.checkpoints import read_checkpoint
 from utilities.zoo.factory import create_model
 from utilities.zoo.families import family
 from utilities.zoo.inputs import input_options
@@ -115,8 +117,7 @@ class Study:
         recipe = replace(recipe, image_size=input_options(self.model).get("image_size"))
         kind = next((name for name in QUICK_TRAINING if self.model.startswith(name)), None)
         if self.profile == "quick" and kind:
-            epochs, rate, batch = QUICK_TRAINING[kind]
-            recipe = replace(recipe, epochs=epochs, learning_rate=rate, batch_size=batch)
+            recipe = replace(recipe, **QUICK_TRAINING[kind])
         if self._on_canvas:
             recipe = replace(recipe, dataset="canvas", **CANVAS_TRAINING[self.model])
         return recipe
@@ -163,23 +164,44 @@ class Study:
 
     def checkpoint(self, teacher: Path | None = None) -> Path:
         """Train the model unless a checkpoint of the same recipe exists, and return the checkpoint's path."""
-        return fit(self.model, self.recipe, self.seed, self._checkpoints, resume=True, teacher=teacher)
+        followed = self.profile == "quick" and self.model in FOLLOWED and teacher is None
+        every = self._never if followed else None
+        return fit(
+            self.model, self.recipe, self.seed, self._checkpoints, resume=True, teacher=teacher, save_every=every
+        )
 
-    def snapshots(self, every: int) -> dict[int, nn.Module]:
-        """Train the model once more, save it every ``every`` epochs, and return these models by epoch.
+    def snapshots(self, every: int | None = None) -> dict[int, nn.Module]:
+        """Return the model at the start of training (epoch 0), at the end of the warm-up and at the end, by epoch.
 
-        The initial weights (epoch 0), those at the end of the warm-up and the last ones are always included.
+        Ordinary training keeps these of a model of `FOLLOWED`; others are trained once more.
+
+        Args:
+            every: Interval in epochs of further snapshots, for which the model is trained once more; None is none.
         """
-        folder = self._checkpoints / f"every_{every}"
-        last = fit(self.model, self.recipe, self.seed, folder, resume=True, save_every=every)
-        paths = {int(path.stem.rpartition("_at_")[2]): path for path in folder.glob(f"{last.stem}_at_*.pth")}
-        paths[self.recipe.total_epochs] = last
-        classes = load_dataset(self.dataset, "test").num_classes
-        return {epoch: create_model(self.model, classes, weights=str(paths[epoch])) for epoch in sorted(paths)}
+        folder = self._checkpoints
+        paths = self._snapshot_paths(self.checkpoint()) if every is None else {}
+        if not paths:
+            folder = folder / ("followed" if every is None else f"every_{every}")
+            last = fit(self.model, self.recipe, self.seed, folder, resume=True, save_every=every or self._never)
+            paths = self._snapshot_paths(last)
+        return {epoch: self._load(paths[epoch]) for epoch in sorted(paths)}
+
+    @property
+    def _never(self) -> int:
+        """Return an interval of snapshots that is longer than the training."""
+        return self.recipe.total_epochs + 1
+
+    def _snapshot_paths(self, last: Path) -> dict[int, Path]:
+        """Find a checkpoint and the snapshots of its training, by epoch; without snapshots of this recipe, nothing."""
+        found = {int(path.stem.rpartition("_at_")[2]): path for path in last.parent.glob(f"{last.stem}_at_*.pth")}
+        own = {e: path for e, path in found.items() if same_recipe(read_checkpoint(path).get("recipe"), self.recipe)}
+        return own | {self.recipe.total_epochs: last} if 0 in own else {}
 
     def trained_model(self, teacher: Path | None = None) -> nn.Module:
         """Train the model, or load it if that has been done; use a teacher if its checkpoint is given."""
-        path = self.checkpoint(teacher)
+        return self._load(self.checkpoint(teacher))
+
+    def _load(self, path: Path) -> nn.Module:
         return create_model(self.model, load_dataset(self.dataset, "test").num_classes, weights=str(path))
 
     def random_model(self, seed: int) -> nn.Module:
@@ -202,7 +224,9 @@ class Study:
         """
         loader = self.loader(n_images=n_images)
         refuse_other_classes(model, loader.dataset)
-        result = evaluate(model, loader)
+        return self._print_accuracy(evaluate(model, loader))
+
+    def _print_accuracy(self, result: Mapping[str, float]) -> float:
         print(f"{self.model}: {result['top1']:.2%} of {result['n']} test images right")
         return result["top1"]
 
@@ -218,7 +242,7 @@ class Study:
             assert accuracy >= needed, f"{self.model} reached {accuracy:.1%} on {self.dataset}, not {needed:.0%}"
 
     def finished_model(self) -> tuple[nn.Module, dict[str, Any]]:
-        """Train or load the model, measure its accuracy, and return it with its facts.
+        """Train or load the model, and return it with its facts, the accuracy on all test images among them.
 
         A library's model comes with the library's weights. ViT-L/32 has the hub's weights from ImageNet-21k, which
         include no classifier, so there is no accuracy.
@@ -236,10 +260,12 @@ class Study:
         data = self.dataset.rpartition("/")[2]  # a folder is named without its parents
         if self.model.startswith(("timm/", "torchvision/")):
             model, weights = create_model(self.model, None, weights="pretrained"), "the library's pretrained weights"
+            accuracy = self.accuracy(model)
         else:
-            model = self.trained_model()
+            path = self.checkpoint()
+            model, test = self._load(path), read_checkpoint(path).get("test")  # of all test images, when training ended
+            accuracy = self._print_accuracy(test) if test else self.accuracy(model)
             weights = f"trained for {self.epochs} epochs on {data}, seed {self.seed}"
-        accuracy = self.accuracy(model)
         self.require(accuracy)
         return model, {"model": self.model, "weights": weights, "accuracy": accuracy}
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from utilities.datasets.factory import load_source
 from utilities.datasets.fingerprint import fingerprint
 from utilities.datasets.images import ImageDataset
+from utilities.results.waiting import waiting
 from utilities.results.writing import check_writable
 from utilities.training.recipes import Recipe, same_recipe
 from utilities.training.trainer import DIVERGENCE_REMEDY, Trainer
@@ -226,10 +227,17 @@ def locked(path: Path) -> Iterator[None]:
     check_writable(path)
     file = path.with_suffix(".lock")
     fresh = not file.exists()
-    with FileLock(file):
-        try:
-            yield
-        except Exception:
-            if fresh:
-                file.unlink(missing_ok=True)
-            raise
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with waiting():
+            lock.acquire()
+    try:
+        yield
+    except Exception:
+        if fresh:
+            file.unlink(missing_ok=True)
+        raise
+    finally:
+        lock.release()
