@@ -380,17 +380,17 @@ def test_what_cannot_be_meant_is_refused_before_training(options, message, tmp_p
     ],
 )
 def test_stochastic_depth_reaches_the_model(name, rates):
-    model = train._create(name, 10, seed=0, drop_path=0.2)
+    model = train._create(name, 10, seed=0, drop_path=0.2, options={})
     found = sorted({module.drop_prob for module in model.modules() if getattr(module, "drop_prob", 0)})
     assert found == pytest.approx(rates)
-    plain = train._create(name, 10, seed=0, drop_path=0.0)
+    plain = train._create(name, 10, seed=0, drop_path=0.0, options={})
     assert same(plain.state_dict(), model.state_dict())  # the same weights at the start
 
 
 def test_stochastic_depth_that_a_builder_forgets_is_refused(monkeypatch):
     monkeypatch.setattr(train, "create_model", lambda *names, seed, **forgotten: nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"timm/hrnet cannot be given drop_path=0.1 .nothing in it is dropped"):
-        train._create("timm/hrnet", 10, 0, 0.1)
+        train._create("timm/hrnet", 10, 0, 0.1, {})
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def folder(tmp_path):
 @pytest.fixture
 def small(monkeypatch):
     """A linear model in the place of ResNet-18, which learns the same files in no time."""
-    monkeypatch.setattr(train, "_create", lambda name, classes, seed, drop_path: nn.Sequential(
+    monkeypatch.setattr(train, "_create", lambda name, classes, *rest: nn.Sequential(
         nn.Flatten(), nn.BatchNorm1d(192), nn.Linear(192, classes)
     ))  # fmt: skip
 

@@ -141,7 +141,7 @@ def test_truncated_pickled_missing_and_other_files(tmp_path):
 
 
 def test_pretrained_weights_that_do_not_exist():
-    with pytest.raises(ValueError, match=r"resnet18 has no pretrained weights: .*utilities\.train"):
+    with pytest.raises(ValueError, match=r"resnet18 has no pretrained weights: .*utilities train"):
         create_model("resnet18", weights="pretrained")
     with pytest.raises(ValueError, match=r"timm/vit_large_patch14_224 has no pretrained weights"):
         create_model("timm/vit_large_patch14_224", weights="pretrained")

@@ -22,6 +22,7 @@ def is_listed(loader: DataLoader) -> bool:
     """Tell whether a loader's batches are lists of places in its data set, not a stream or ready-made batches.
 
     Example:
+        >>> import torch
         >>> is_listed(DataLoader(range(5))), is_listed(DataLoader([torch.zeros(4, 3)], batch_size=None))
         (True, False)
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
@@ -59,8 +61,9 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.device = "auto") -> nn.Module:
     """Estimate the statistics of all batch norms of a model in one pass, without training anything.
 
-    With the statistics of a fresh layer, mean 0 and variance 1, an untrained deep network is not normalised at all
-    in eval mode: some Lambda ResNets overflow.
+    Only batch norms are in training mode, so nothing is dropped, and chance plays no part. With the statistics of a
+    fresh layer, mean 0 and variance 1, an untrained deep network is not normalised at all in eval mode: some Lambda
+    ResNets overflow.
 
     Args:
         model: Model to change in place: running means and variances become averages over the batches.
@@ -78,9 +81,16 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
         tensor([2.])
     """
     target = resolve_device(device)
+
+    def batches() -> Iterator[torch.Tensor]:
+        for module in model.modules():  # update_bn has just put all of them in training mode
+            module.training = isinstance(module, _BatchNorm)
+        for batch in loader:
+            yield as_input(split_batch(batch)[0], model, target)
+
     with keeping_freed_memory(), own_inputs(model):
         model.to(target)
-        update_bn((as_input(split_batch(batch)[0], model, target) for batch in loader), model)
+        update_bn(batches(), model)
     return model
 
 
