@@ -144,15 +144,24 @@ class WideBottleneck(Bottleneck):
 
 
 @torch.fx.wrap
-def _check_images(images: torch.Tensor, in_channels: int) -> None:
-    """Raise ValueError unless images are (batch, in_channels, >= 8, >= 8)."""
+def check_images(
+    images: torch.Tensor, in_channels: int, least: int, why: str, remedy: str = "enlarge them first"
+) -> None:
+    """Raise ValueError unless images are (batch, in_channels, >= least, >= least).
+
+    A module whose ``forward`` calls it has to wrap its name for torch.fx, as this one does.
+
+    Example:
+        >>> check_images(torch.zeros(2, 3, 4, 4), 3, 8, "the network halves them three times")
+        Traceback (most recent call last):
+        ValueError: images of 4x4 pixels are too small: the network halves them three times and needs at least 8x8; ...
+    """
     shape = tuple(images.shape)
     if len(shape) != 4 or shape[1] != in_channels:
         raise ValueError(f"expected images of shape (batch, {in_channels}, height, width), got {shape}")
-    if min(shape[2:]) < MIN_SIZE:
+    if min(shape[2:]) < least:
         raise ValueError(
-            f"images of {shape[2]}x{shape[3]} pixels are too small: the network halves them three times and "
-            f"needs at least {MIN_SIZE}x{MIN_SIZE}; enlarge them first"
+            f"images of {shape[2]}x{shape[3]} pixels are too small: {why} and needs at least {least}x{least}; {remedy}"
         )
 
 
@@ -206,7 +215,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map images (batch, in_channels, H >= 8, W >= 8) to logits (batch, num_classes)."""
-        _check_images(x, self.in_channels)
+        check_images(x, self.in_channels, MIN_SIZE, "the network halves them three times")
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.avgpool(x).flatten(1))

@@ -17,7 +17,7 @@ from utilities.hooks.calls.batch_parts import split_batch as split_batch
 from utilities.hooks.calls.evaluating import evaluating as evaluating
 from utilities.hooks.calls.evaluating import has_fast_bfloat16 as has_fast_bfloat16
 from utilities.hooks.calls.evaluating import resolve_device as resolve_device
-from utilities.hooks.calls.labels import BatchCheck, hits
+from utilities.hooks.calls.labels import BatchCheck, hits, need_labels
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.calls.seeding import keeping_generators as keeping_generators
 from utilities.hooks.calls.seeding import seeded_torch as seeded_torch
@@ -80,8 +80,7 @@ def evaluate(
     with keeping_freed_memory(), evaluating(model, device) as target:
         for batch in loader:
             images, labels = split_batch(batch)
-            if labels is None:
-                raise ValueError("evaluate needs labels: the loader should yield (images, labels)")
+            need_labels(labels, "evaluate needs labels:")
             logits = model(images.to(target))
             labels = check(logits, labels).to(target)
             loss += nn.functional.cross_entropy(logits.float(), labels, reduction="sum").item()

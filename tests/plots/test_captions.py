@@ -54,8 +54,6 @@ def test_a_label_that_begins_with_the_model_does_not_name_it_twice():
     ("module", "name"),
     [
         ("similarity", "plot_similarity"),
-        ("fourier", "plot_spectra"),
-        ("identifiability", "plot_evolution"),
         ("style", "save_figure"),
     ],
 )

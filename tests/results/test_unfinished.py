@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from utilities.results.unfinished import UnfinishedWork, code_of, fingerprint, list_unfinished
+from utilities.zoo import create_model
 
 
 class Counts(UnfinishedWork[np.ndarray]):
@@ -84,3 +85,11 @@ def test_a_key_sees_models_facts_and_the_code_of_functions():
     assert key != fingerprint([nn.Linear(2, 2)], code_of(len))
     assert key != fingerprint([model], code_of(sorted))
     assert key != fingerprint([model, model], code_of(len))
+
+
+def test_the_fingerprint_sees_weights_and_options():
+    one, two = create_model("resnet18", 10, seed=0), create_model("resnet18", 10, seed=0)
+    assert fingerprint([one], 1) == fingerprint([two], 1)
+    two.fc.bias.data[3] += 1e-3
+    assert fingerprint([one], 1) != fingerprint([two], 1)
+    assert fingerprint([one], 1) != fingerprint([one], 2)

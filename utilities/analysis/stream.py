@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from utilities.datasets.masks import split_masks
 from utilities.hooks.calls.batch_parts import check_loader
 from utilities.hooks.calls.inputs import FROM_BYTES, SINGLE, channels_last, check_gradients, has_channels_last
-from utilities.hooks.calls.labels import as_labels
+from utilities.hooks.calls.labels import as_labels, need_labels
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.calls.weights import check_weights
 from utilities.utils import evaluating, split_batch
@@ -80,8 +80,8 @@ def _batches(
     for batch in tqdm(loader, desc=description, delay=2, leave=False, disable=not progress):
         images, labels = split_batch(batch)
         labels = _labels(labels, labelled)
-        if labels is None and labelled:
-            raise ValueError(f"{description}: labels are needed; the loader should yield (images, labels)")
+        if labelled:
+            need_labels(labels, f"{description}: labels are needed;")
         masks = None if masked is None else split_masks(batch)
         if masks is None and masked:
             raise ValueError(

@@ -63,16 +63,6 @@ def branch(part: str) -> str:
     return f"the {BRANCHES[part]}" if part == "mlp" else BRANCHES[part]
 
 
-def percent_points(value: float, error: float) -> str:
-    """Format a difference of two shares and its standard error in percent points.
-
-    Example:
-        >>> percent_points(0.123, 0.01)
-        '12.3 +- 1.0 percent points'
-    """
-    return f"{100 * value:.1f} +- {100 * error:.1f} percent points"
-
-
 def judge(difference: float, error: float) -> bool | None:
     """Tell whether a difference is two standard errors above 0 (True), two below 0 (False), or neither (None).
 

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import torch
 
         from utilities.cli.opening import named_models, open_model
-        from utilities.hooks.recorder import describe, select_layers
+        from utilities.hooks.description import describe
+        from utilities.hooks.selection import select_layers
         from utilities.zoo.inputs import input_options
         from utilities.zoo.layers import comparison_layers
 

@@ -31,6 +31,7 @@ from utilities.compare.two_models import compare
 from utilities.hooks.recorder import Layers, select_layers
 from utilities.hooks.views import check_view
 from utilities.results.result import Result
+from utilities.results.statistics import jackknife
 from utilities.utils import versions
 
 # Options for `utilities.compare.compare`; the bandwidths are those of the paper's table.
@@ -116,12 +117,9 @@ def mean_accuracy(matrices: np.ndarray) -> tuple[float, float]:
     count = len(matrices)
     shares = matched(matrices).mean(-1)
     different = ~np.eye(count, dtype=bool)
-    whole = float(shares[different].mean())
     if count < 3:
-        return whole, float("nan")
-    keep = [np.delete(np.arange(count), i) for i in range(count)]
-    without = np.array([shares[np.ix_(k, k)][different[np.ix_(k, k)]].mean() for k in keep])
-    return whole, float(np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))
+        return float(shares[different].mean()), float("nan")
+    return jackknife(np.arange(count), lambda kept: shares[np.ix_(kept, kept)][different[np.ix_(kept, kept)]].mean())
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from utilities import hand_on
 
 if TYPE_CHECKING:
     from utilities.datasets.factory import load_dataset
     from utilities.datasets.loaders import make_loader
 
 __all__ = ["load_dataset", "make_loader"]
-_HOMES = {"load_dataset": "factory", "make_loader": "loaders"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for, because torchvision takes seconds."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = hand_on(__name__, {"factory": ["load_dataset"], "loaders": ["make_loader"]})

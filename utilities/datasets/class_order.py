@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 NATURAL = "natural"
-HELP = "order of a folder's classes: natural (2 before 10, as timm), a text file with one a line, or names"
 
 
 def ordered(found: Sequence[str], order: Sequence[str] | str | Path | None, path: Path) -> list[str]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from math import prod
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -17,6 +15,7 @@ from utilities.hooks.calls.batch_parts import images_in
 from utilities.hooks.calls.copies import copied
 from utilities.hooks.calls.evaluating import evaluating
 from utilities.hooks.calls.nested import tensors_in
+from utilities.hooks.left_out import refuse_left_out, refuse_silent, warn_of_left_out
 from utilities.hooks.placement import Placement
 from utilities.hooks.selection import (
     BatchAxis,
@@ -29,7 +28,7 @@ from utilities.hooks.selection import (
 )
 from utilities.hooks.trial import ENOUGH, Trial, first_tensor, numbered
 
-__all__ = ["BatchAxis", "Forward", "Layers", "Recorder", "check_forward", "describe", "select_layers"]
+__all__ = ["BatchAxis", "Forward", "Layers", "Recorder", "check_forward", "select_layers"]
 
 Forward = str | Callable[[nn.Module, Any], Any]
 
@@ -247,8 +246,8 @@ class Recorder:
             self._looking = None
         self._placements, self.left_out = look.placements, look.left_out
         if self.strict:
-            _refuse(self.left_out)
-            _refuse_silent(self.model, [name for name in self.layers if name not in look.ran])
+            refuse_left_out(self.left_out)
+            refuse_silent(self.model, [name for name in self.layers if name not in look.ran])
         else:
             self._keep_what_can_be_compared(look)
         astray = [name for name in self.layers if (place := self._placements.get(name)) and not place.follows]
@@ -265,12 +264,12 @@ class Recorder:
         gone = {key: why for key, why in look.missing(keep).items() if key.partition("#")[0] in self._wanted}
         keep = [name for name in keep if name in self._wanted]
         if look.ran and not keep and not self._quiet:
-            _refuse(gone)
+            refuse_left_out(gone)
         for name in set(self.layers) - set(keep):
             self._handles.pop(name).remove()
         self.layers = keep
         if not self._quiet:
-            _warn_of_left_out(self.model, gone)
+            warn_of_left_out(self.model, gone)
 
     def _end(self, *_: Any) -> None:
         if self._looking is not None:
@@ -278,10 +277,10 @@ class Recorder:
         self._batch, self._passes = None, self._passes + 1
         self.left_out |= self._late
         if self._late and not self._quiet:
-            _warn_of_left_out(self.model, self._late)
+            warn_of_left_out(self.model, self._late)
         if self.strict:
             recorded = {key.partition("#")[0] for key in self._activations}
-            _refuse_silent(self.model, [name for name in self.layers if name not in recorded])
+            refuse_silent(self.model, [name for name in self.layers if name not in recorded])
 
 
 @contextmanager
@@ -315,78 +314,3 @@ def check_forward(model: nn.Module, forward: Forward | None) -> None:
             raise ValueError(f"{kind_of(model)} has no method {forward!r}; close: {close_names(forward, methods)}")
     elif forward is not None and not callable(forward):
         raise TypeError(f"forward should be a method's name or a function of model and batch, not {forward!r}")
-
-
-def _refuse(left_out: Mapping[str, str]) -> None:
-    for name, reason in left_out.items():
-        more = f" (and {len(left_out) - 1} more such layers)" if len(left_out) > 1 else ""
-        raise ValueError(f"layer {name!r}{reason}{more}")
-
-
-def _refuse_silent(model: nn.Module, silent: Sequence[str]) -> None:
-    if silent:
-        more = f" and {len(silent) - 5} more" if len(silent) > 5 else ""
-        raise ValueError(
-            f"layers that did not run in the forward pass of {kind_of(model)}: {', '.join(silent[:5])}{more}; "
-            "leave them out"
-        )
-
-
-def _warn_of_left_out(model: nn.Module, left_out: Mapping[str, str]) -> None:
-    if left_out:
-        reasons: dict[str, list[str]] = {}
-        for name, reason in left_out.items():
-            reasons.setdefault(reason.lstrip(": ").partition(". Leave")[0].partition("; leave")[0], []).append(name)
-        text = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-        warnings.warn(f"layers of {kind_of(model)} that cannot be compared are left out: {text}", stacklevel=2)
-
-
-class _Shapes(Recorder):
-    """Record shapes, for a table of all layers."""
-
-    _quiet = True
-
-    def keep(self, value: torch.Tensor, module: nn.Module) -> tuple[int, ...]:
-        return tuple(value.shape[1:])
-
-
-def describe(
-    model: nn.Module, images: Any = None, layers: Layers = "*", *, forward: Forward | None = None
-) -> pd.DataFrame:
-    """Tabulate a model's layers, to choose from.
-
-    Args:
-        model: Any module.
-        images: A batch to run the model on, (batch, ...), of two or more images; None does not run the model.
-        layers: See `select_layers`.
-        forward: How to run the model on the batch, see `Recorder`.
-
-    Returns:
-        A row for each layer, by name: ``type``, ``shape`` (of the output for one image), ``width`` (number of
-        values in it) and ``parameters`` (including those of its submodules). Rows are in the order of execution, and
-        a repeated call has a row of its own, ``name#2``. Without images, rows are in the order of registration. Shape
-        and width are None for a layer that has no row for each image, and for one that did not run, which comes last.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
-        >>> describe(model, torch.zeros(4, 2))
-             type  shape  width  parameters
-        name
-        0  Linear   (3,)      3           9
-        1    ReLU   (3,)      3           0
-    """
-    shapes: dict[str, tuple[int, ...] | None] = {}
-    if images is not None:
-        with _Shapes(model, layers, strict=False, forward=forward) as recorder:
-            recorder.run(images)
-        shapes = recorder.activations
-    shapes = shapes | {name: None for name in select_layers(model, layers) if name not in shapes}
-    modules = [model.get_submodule(name.partition("#")[0]) for name in shapes]
-    return pd.DataFrame(
-        {
-            "type": [kind_of(module) for module in modules],
-            "shape": pd.Series(list(shapes.values()), dtype=object),
-            "width": pd.Series([None if shape is None else prod(shape) for shape in shapes.values()], dtype="Int64"),
-            "parameters": [sum(parameter.numel() for parameter in module.parameters()) for module in modules],
-        }
-    ).set_axis(pd.Index(shapes, name="name"))

@@ -20,7 +20,7 @@ from utilities.datasets.loaders import Loader
 from utilities.hooks.calls.copies import own_inputs
 from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.calls.inputs import check_gradients, explaining
-from utilities.hooks.calls.labels import check_labels, check_logits, hits
+from utilities.hooks.calls.labels import check_labels, check_logits, hits, need_labels
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.calls.weights import STATISTICS, check_weights
 from utilities.training.augmentation import Blend
@@ -204,8 +204,7 @@ class Trainer:
         with tqdm(total=len(self.train), **options) as bar:
             for step, batch in enumerate(self.train):
                 images, labels = split_batch(batch)
-                if labels is None:
-                    raise ValueError("training needs labels: the loader should yield (images, labels)")
+                need_labels(labels, "training needs labels:")
                 total += self._step(images.to(self.device), labels, self._mix(images, epoch, step))
                 count += len(images)  # not the data set's length: a loader may leave out a last batch
                 if step % CHECK_EVERY == 0 or step + 1 == len(self.train):

@@ -6,8 +6,9 @@ it is.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from utilities import hand_on
 
 if TYPE_CHECKING:
     from utilities.zoo.factory import create_model, list_models
@@ -16,18 +17,12 @@ if TYPE_CHECKING:
     from utilities.zoo.layers import comparison_layers
 
 __all__ = ["comparison_layers", "create_model", "family", "input_options", "list_models", "preprocessing"]
-_HOMES = {
-    "comparison_layers": "layers",
-    "create_model": "factory",
-    "family": "families",
-    "input_options": "inputs",
-    "list_models": "factory",
-    "preprocessing": "inputs",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for, because timm and torchvision take seconds."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = hand_on(
+    __name__,
+    {
+        "factory": ["create_model", "list_models"],
+        "families": ["family"],
+        "inputs": ["input_options", "preprocessing"],
+        "layers": ["comparison_layers"],
+    },
+)

@@ -17,7 +17,9 @@ from timm.models.pit import PoolingVisionTransformer
 from torch import nn
 from torchvision.models import vgg
 
-from utilities.resnet import ResNet, WideBottleneck
+from utilities.resnet import ResNet, WideBottleneck, check_images
+
+torch.fx.wrap("check_images")
 
 GROUPS = 32  # groups of ResNeXt's 3x3 convolutions
 
@@ -40,19 +42,6 @@ def resnext50(num_classes: int = 100, in_channels: int = 3, zero_init_residual: 
         torch.Size([128, 4, 3, 3])
     """
     return ResNet(WideBottleneck, (3, 4, 6, 3), num_classes, in_channels, zero_init_residual, _grouped_conv3x3)
-
-
-@torch.fx.wrap
-def _check_images(images: torch.Tensor, in_channels: int, least: int) -> None:
-    """Raise ValueError unless images are (batch, in_channels, >= least, >= least)."""
-    shape = tuple(images.shape)
-    if len(shape) != 4 or shape[1] != in_channels:
-        raise ValueError(f"expected images of shape (batch, {in_channels}, height, width), got {shape}")
-    if min(shape[2:]) < least:
-        raise ValueError(
-            f"images of {shape[2]}x{shape[3]} pixels are too small: the network pools them away and needs at least "
-            f"{least}x{least}; enlarge them first"
-        )
 
 
 class PlainNetwork(nn.Module):
@@ -84,7 +73,7 @@ class PlainNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map images (batch, in_channels, H, W) to logits (batch, num_classes)."""
-        _check_images(x, self.in_channels, self.least)
+        check_images(x, self.in_channels, self.least, "the network pools them away")
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
 

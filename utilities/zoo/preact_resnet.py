@@ -15,7 +15,9 @@ import torch.fx
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from utilities.resnet import conv
+from utilities.resnet import check_images, conv
+
+torch.fx.wrap("check_images")
 
 HALVINGS = {"cifar": 3, "imagenet": 5}  # number of halvings of the image's sides, by stem
 
@@ -113,18 +115,11 @@ class PreActBottleneck(nn.Module):
         return self.drop_path(y) + shortcut
 
 
-@torch.fx.wrap
-def _check_images(images: torch.Tensor, in_channels: int, stem: str) -> None:
-    """Raise ValueError unless images are (batch, in_channels, H, W) and survive the network's halvings."""
-    shape, least = tuple(images.shape), 2 ** HALVINGS[stem]
-    if len(shape) != 4 or shape[1] != in_channels:
-        raise ValueError(f"expected images of shape (batch, {in_channels}, height, width), got {shape}")
-    if min(shape[2:]) < least:
-        remedy = "enlarge them first" if stem == "cifar" else "enlarge them first, or take stem='cifar'"
-        raise ValueError(
-            f"images of {shape[2]}x{shape[3]} pixels are too small: the network with the {stem} stem halves them "
-            f"{HALVINGS[stem]} times and needs at least {least}x{least}; {remedy}"
-        )
+def _size_needed(stem: str) -> tuple[int, str, str]:
+    """Return the fewest pixels along a side that survive the network's halvings, why, and what to do about fewer."""
+    halvings = HALVINGS[stem]
+    remedy = "enlarge them first" if stem == "cifar" else "enlarge them first, or take stem='cifar'"
+    return 2**halvings, f"the network with the {stem} stem halves them {halvings} times", remedy
 
 
 def _check_options(depths: Sequence[int], num_classes: int, in_channels: int, stem: str, drop_path: float) -> None:
@@ -195,7 +190,7 @@ class PreActResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map images (batch, in_channels, H, W), H and W >= 8 (large stem: 32), to logits (batch, num_classes)."""
-        _check_images(x, self.in_channels, self.stem)
+        check_images(x, self.in_channels, *_size_needed(self.stem))
         x = self.conv1(x)
         if self.maxpool is not None:
             x = self.maxpool(x)

@@ -28,7 +28,7 @@ from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
 
-READINGS = ("raw", "tuned")
+LENSES = ("raw", "tuned")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class LensKL(Result):
     def to_frame(self) -> pd.DataFrame:
         """Tabulate: a row for each lens, group and block, with columns lens, group, block, name, kl, stderr."""
         tables = []
-        for (i, lens), (j, group) in product(enumerate(READINGS), enumerate(self.groups)):
+        for (i, lens), (j, group) in product(enumerate(LENSES), enumerate(self.groups)):
             columns = {"kl": self.kl[i, :, j], "stderr": self.stderr[i, :, j]}
             blocks = {"block": range(1, len(self.names) + 1), "name": self.names}
             tables.append(pd.DataFrame({"lens": lens, "group": group, **blocks, **columns}))

@@ -20,7 +20,7 @@ from utilities.analysis.class_embedding.space import ClassSpace
 from utilities.analysis.stream import stream
 from utilities.hooks.calls.labels import hits
 
-READINGS = ("probe", "lens", "tuned")
+READOUTS = ("probe", "lens", "tuned")
 Key = tuple[int, str, str]  # block, part, group of tokens
 
 
@@ -113,7 +113,7 @@ class ProbeTest:
     def __init__(self, layers: ProbedLayers, probes: dict[Key, tuple[torch.Tensor, torch.Tensor]]) -> None:
         self.layers, self.probes, self.values = layers, probes, PerImage()
         space = layers.space
-        self.readings = list(READINGS if space.options.tuned is not None else READINGS[:2])
+        self.readings = list(READOUTS if space.options.tuned is not None else READOUTS[:2])
         self.groups = [slice(0, 1), slice(1, None)] if space.class_token else [slice(None)]  # CLS first, no registers
         self.hits: dict[tuple[int, str], torch.Tensor] = {}
         self.ranks: list[torch.Tensor] = []

@@ -1,1 +1,42 @@
-"""Around trained weights: the loss landscape, the path of training, and the spectrum of the Hessian."""
+"""Around trained weights: the loss landscape, the path of training, and the spectrum of the Hessian.
+
+The functions `spectral_density` and `trajectory` are in the modules of those names; `directions` in weight space,
+`eigenvalues` and `lanczos` hold the mathematics.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from utilities import hand_on
+
+if TYPE_CHECKING:
+    from utilities.analysis.loss.hessian import HessianSpectra, after_start, hessian_spectra, over_training
+    from utilities.analysis.loss.landscape import Landscape, join_landscapes, loss_landscape
+    from utilities.analysis.loss.readings import both_readings, readings_table
+    from utilities.analysis.loss.spectral_density import SpectralDensity
+    from utilities.analysis.loss.trajectory import Trajectory
+
+__all__ = [
+    "HessianSpectra",
+    "Landscape",
+    "SpectralDensity",
+    "Trajectory",
+    "after_start",
+    "both_readings",
+    "hessian_spectra",
+    "join_landscapes",
+    "loss_landscape",
+    "over_training",
+    "readings_table",
+]
+__getattr__ = hand_on(
+    __name__,
+    {
+        "hessian": ["HessianSpectra", "after_start", "hessian_spectra", "over_training"],
+        "landscape": ["Landscape", "join_landscapes", "loss_landscape"],
+        "readings": ["both_readings", "readings_table"],
+        "spectral_density": ["SpectralDensity"],
+        "trajectory": ["Trajectory"],
+    },
+)

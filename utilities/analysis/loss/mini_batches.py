@@ -11,7 +11,7 @@ from torch import nn
 from utilities.analysis.loss.curvature import Objective
 from utilities.datasets.loaders import seeded_generator
 from utilities.hooks.calls.batch_parts import check_loader
-from utilities.hooks.calls.labels import BatchCheck, as_labels, check_logits, check_loss_targets, widened
+from utilities.hooks.calls.labels import BatchCheck, as_labels, check_logits, check_loss_targets, need_labels, widened
 from utilities.utils import evaluating, split_batch
 
 # Mixes images and labels, drawing from the generator that it is given alone.
@@ -119,8 +119,7 @@ def labelled_batches(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torc
     try:
         for batch in loader:
             images, labels = split_batch(batch)
-            if labels is None:
-                raise ValueError("a Hessian needs a loss: the loader should yield (images, labels)")
+            need_labels(labels, "a Hessian needs a loss:")
             yield images, widened(as_labels(labels))
     finally:
         if epoch is not None:

@@ -17,7 +17,6 @@ from torch import nn
 from utilities.analysis.loss.hessian import HessianSpectra, hessian_spectra
 from utilities.analysis.loss.mini_batches import SeededMixFunction
 
-READINGS = ("mini-batch", "full")
 STATED = ("weights", "epoch", "reading", "mode", "augmentation", "mix", "weight_decay", "batch_size", "n_batches")
 
 

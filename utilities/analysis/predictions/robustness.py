@@ -26,7 +26,6 @@ from utilities.datasets.corruptions import CORRUPTIONS, SEVERITIES, choose_table
 from utilities.datasets.corruptions.parameters import check_sets
 from utilities.datasets.pixels import normalisation, to_images, to_pixels
 from utilities.hooks.calls.batch_parts import check_loader
-from utilities.hooks.calls.copies import own_inputs
 from utilities.hooks.calls.labels import BatchCheck
 from utilities.results.moments import Moments
 from utilities.results.result import Result
@@ -293,11 +292,3 @@ def score_logits(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray
     scores = score(logits, labels)
     bins = bin_index(scores["confidences"], BINS)
     return scores["hits"], scores["losses"], np.bincount(bins, scores["hits"] - scores["confidences"], BINS)
-
-
-def score_set(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Classify a batch and score the answers, see `score_logits`."""
-    with own_inputs(model):
-        return score_logits(model(images), labels)

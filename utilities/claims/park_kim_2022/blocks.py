@@ -9,8 +9,9 @@ import numpy as np
 from utilities.analysis.blocks.fourier import Fourier
 from utilities.analysis.blocks.lesion import Lesions
 from utilities.analysis.blocks.variance import Variance
-from utilities.claims.claim import Claim, by_family, judge, percent_points
+from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import keep_sound, weigh
+from utilities.claims.formatting import percent_points, with_error
 
 PAPER = "Park & Kim 2022"
 MOST, FEW = 0.75, 0.5  # "almost always" holds if three of four blocks agree, and fails if fewer than half do
@@ -41,8 +42,8 @@ def _fewer_high_frequencies(cnn: Fourier, vit: Fourier) -> Claim:
     """Compare the last blocks at the highest image frequency that both grids hold."""
     text, where = "the features of a ViT end with less high frequency than those of a CNN", f"{PAPER}, Fig. 2a"
     own = (
-        f"at the highest frequency of each one's own grid, which are not the same one: {_pm(vit.high[-1])} in the ViT "
-        f"({_grid(vit)}), {_pm(cnn.high[-1])} in the CNN ({_grid(cnn)})"
+        f"at the highest frequency of each one's own grid, which are not the same one: {vit.high[-1]:.2f} in the ViT "
+        f"({_grid(vit)}), {cnn.high[-1]:.2f} in the CNN ({_grid(cnn)})"
     )
     rows = [np.nan_to_num(result.pixel_frequency[-1], nan=-1).round(9) for result in (cnn, vit)]
     shared, *places = np.intersect1d(*rows, return_indices=True)
@@ -53,8 +54,9 @@ def _fewer_high_frequencies(cnn: Fourier, vit: Fourier) -> Claim:
     values = [(r.delta[-1, i], r.delta_stderr[-1, i]) for r, i in zip((cnn, vit), at, strict=True)]
     (high, error), (low, other) = values
     found = (
-        f"Delta log amplitude of the last block at {shared.max():.3g} pi per pixel of the image: {_pm(low, other)} in "
-        f"the ViT, {_pm(high, error)} in the CNN; {own}"
+        f"Delta log amplitude of the last block at {shared.max():.3g} pi per pixel of the image: "
+        f"{with_error(low, other, '.2f', pm='+-')} in the ViT, {with_error(high, error, '.2f', pm='+-')} in the CNN; "
+        f"{own}"
     )
     return weigh(Claim(text, where, found, judge(high - low, np.hypot(error, other))), results)
 
@@ -178,10 +180,6 @@ def _mean(result: Lesions, places: np.ndarray) -> tuple[float, float]:
     if not len(places):
         return float("nan"), float("nan")
     return float(result.drop[places].mean()), float(result.drop_stderr[places].mean())
-
-
-def _pm(value: float, error: float | None = None) -> str:
-    return f"{value:.2f}" if error is None else f"{value:.2f} +- {error:.2f}"
 
 
 def _grid(result: Fourier) -> str:

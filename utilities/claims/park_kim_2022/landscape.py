@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from utilities.analysis.loss.landscape import Landscape
 from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import weigh
+from utilities.claims.formatting import with_error
 from utilities.zoo.families import TITLES
 
 SOURCE = "Park & Kim 2022, Fig. 1a, https://arxiv.org/abs/2202.06709"
@@ -113,4 +114,6 @@ def _rises(models: Mapping[str, Landscape], of: str) -> str:
 
 
 def _listed(values: Mapping[str, tuple[float, float]]) -> str:
-    return ", ".join(f"{TITLES[name]} {value:.3g} ± {error:.2g}" for name, (value, error) in values.items())
+    return ", ".join(
+        f"{TITLES[name]} {with_error(value, error, '.3g', '.2g')}" for name, (value, error) in values.items()
+    )

@@ -10,6 +10,7 @@ import numpy as np
 from utilities.analysis.predictions.noise_frequency import NoiseFrequency
 from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import weigh
+from utilities.claims.formatting import with_error
 
 SOURCE = "Park & Kim 2022, Fig. 2b, https://arxiv.org/abs/2202.06709"
 # Frequencies at which the curves of ResNet and ViT have crossed in the paper's figure, and at which they have not yet
@@ -74,7 +75,8 @@ def _between(
         return Claim(claim, SOURCE, f"{missing} compared", None)
     (a, a_error), (b, b_error) = (_mean(result, (1, choose)) for result in (cnn, vit))
     where = f"{HIGH:g} pi and above" if choose is _high else f"{LOW:g} pi and below"
-    found = f"mean change in accuracy at {where}, in points: CNN {a:+.1f} ± {a_error:.1f}, ViT {b:+.1f} ± {b_error:.1f}"
+    changes = f"CNN {with_error(a, a_error, '+.1f')}, ViT {with_error(b, b_error, '+.1f')}"
+    found = f"mean change in accuracy at {where}, in points: {changes}"
     judged = Claim(claim, SOURCE, found, judge(sign * (b - a), math.hypot(a_error, b_error)))
     return weigh(judged, {"CNN": cnn, "ViT": vit})
 
@@ -85,5 +87,5 @@ def _within(result: NoiseFrequency | None, claim: str, name: str, sign: int) -> 
     high, low = (_mean(result, (1, choose))[0] for choose in (_high, _low))
     difference, error = _mean(result, (1, _high), (-1, _low))
     found = f"{name}, in points: {high:+.1f} at {HIGH:g} pi and above, {low:+.1f} at {LOW:g} pi and below, difference "
-    judged = Claim(claim, SOURCE, f"{found}{difference:+.1f} ± {error:.1f}", judge(sign * difference, error))
+    judged = Claim(claim, SOURCE, f"{found}{with_error(difference, error, '+.1f')}", judge(sign * difference, error))
     return weigh(judged, {name: result})

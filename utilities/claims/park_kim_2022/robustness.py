@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from utilities.analysis.predictions.robustness import Robustness
 from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import weigh
+from utilities.claims.formatting import percent
 
 SOURCE = "Park & Kim 2022, https://arxiv.org/abs/2202.06709"
 
@@ -45,7 +46,7 @@ def claims_of_robustness(results: Mapping[str, Robustness]) -> list[Claim]:
         Claim(
             accuracy,
             SOURCE,
-            f"mean over {sets}: CNN {_points(a, a_error)}%, ViT {_points(b, b_error)}%",
+            f"mean over {sets}: CNN {percent(a, a_error)}, ViT {percent(b, b_error)}",
             judge(b - a, math.hypot(a_error, b_error)),
         )
     ]
@@ -54,13 +55,9 @@ def claims_of_robustness(results: Mapping[str, Robustness]) -> list[Claim]:
         Claim(
             drop,
             SOURCE,
-            f"clean accuracy less that mean, in points: CNN {_points(a, a_error)}, ViT "
-            f"{_points(b, b_error)}; clean, CNN {cnn.clean_accuracy:.1%} and ViT {vit.clean_accuracy:.1%}",
+            f"clean accuracy less that mean, in points: CNN {percent(a, a_error, unit='')}, ViT "
+            f"{percent(b, b_error, unit='')}; clean, CNN {cnn.clean_accuracy:.1%} and ViT {vit.clean_accuracy:.1%}",
             judge(a - b, math.hypot(a_error, b_error)),
         )
     )
     return [weigh(claim, {"CNN": cnn, "ViT": vit}) for claim in claims]
-
-
-def _points(value: float, error: float) -> str:
-    return f"{100 * value:.1f} ± {100 * error:.1f}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
 from utilities.analysis.class_embedding.agreement import ClassValueAgreement
 from utilities.claims.claim import Claim, branch, judge
 from utilities.claims.evidence import weigh
+from utilities.claims.formatting import with_error
 from utilities.results.statistics import LEVEL, mean_and_stderr
+
+_number = partial(with_error, form=".3g", error_form=".2g", pm="+-")
 
 SOURCE = "Vilas et al. 2023, class-value agreement, https://arxiv.org/abs/2310.18969"
 NEGLIGIBLE = 0.1  # share of the largest excess over the untrained model that counts as being at its level
@@ -54,7 +58,7 @@ def _late(text: str, where: str, level: str, excess: np.ndarray, p: np.ndarray) 
     """Average the last third of the blocks, class by class."""
     late = _thirds(len(excess))[1]
     mean, error = mean_and_stderr(excess[late].mean(0))
-    found = f"{where}: {_blocks(late)} score {_pm(mean, error)} above {level}"
+    found = f"{where}: {_blocks(late)} score {_number(mean, error)} above {level}"
     if np.isfinite(p[late]).all():
         found += f"; p < {LEVEL} in {int((p[late] < LEVEL).sum())} of {len(late)}"
     return Claim(text, SOURCE, found, judge(float(mean), float(error)))
@@ -66,8 +70,8 @@ def _early(text: str, where: str, level: str, excess: np.ndarray) -> Claim:
     mean, error = (float(value) for value in mean_and_stderr(excess[early].mean(0)))
     by_block, errors = mean_and_stderr(excess.T)
     best = int(np.nanargmax(by_block)) if np.isfinite(by_block).any() else 0
-    found = f"{where}: {_blocks(early)} score {_pm(mean, error)} above {level}, the best block, {best + 1}, "
-    found += _pm(by_block[best], errors[best])
+    found = f"{where}: {_blocks(early)} score {_number(mean, error)} above {level}, the best block, {best + 1}, "
+    found += _number(by_block[best], errors[best])
     if len(excess) == 1 or judge(float(by_block[best]), float(errors[best])) is not True:
         return Claim(text, SOURCE, f"{found}: no block stands out against which that is little", None)
     # There is no excess if it lies within the margin on either side by two standard errors.
@@ -86,7 +90,7 @@ def _peak(text: str, where: str, scores: np.ndarray) -> Claim:
     mean, error = mean_and_stderr(scores[best] - scores[other])
     found = (
         f"{where}: the best late block, {best + 1}, scores {means[best]:.3f}, the best before, {other + 1}, "
-        f"{means[other]:.3f}, a difference of {_pm(mean, error)}"
+        f"{means[other]:.3f}, a difference of {_number(mean, error)}"
     )
     return Claim(text, SOURCE, found, judge(float(mean), float(error)))
 
@@ -100,7 +104,3 @@ def _thirds(blocks: int) -> tuple[np.ndarray, np.ndarray]:
 def _blocks(indices: np.ndarray) -> str:
     first, last = indices[0] + 1, indices[-1] + 1
     return f"block {first}" if first == last else f"blocks {first} to {last}"
-
-
-def _pm(value: float, error: float) -> str:
-    return f"{value:.3g} +- {error:.2g}"

@@ -10,6 +10,7 @@ import numpy as np
 from utilities.analysis.class_embedding.identifiability import Identifiability
 from utilities.claims.claim import Claim, all_hold, judge
 from utilities.claims.evidence import keep_sound, weigh
+from utilities.claims.formatting import percent, with_error
 from utilities.results.statistics import LEVEL, mean_and_stderr
 
 PAPER = "Vilas et al. 2023, https://arxiv.org/abs/2310.18969"
@@ -100,7 +101,7 @@ def _class_token_leads(result: Identifiability, twin: Identifiability | None) ->
     lead = result.image_score[..., 0] - result.image_score[..., 1]
     mean, error = mean_and_stderr(lead.mean(1))
     ahead = sum(judge(*pair) is True for pair in zip(*mean_and_stderr(lead), strict=True))
-    found = f"{_pm(mean, error)} ahead in score on average over blocks, ahead in {ahead} of {len(result.names)}"
+    found = f"{with_error(mean, error)} ahead in score on average over blocks, ahead in {ahead} of {len(result.names)}"
     return found, judge(mean, error)
 
 
@@ -111,7 +112,7 @@ def _at_chance(result: Identifiability, twin: Identifiability | None) -> Finding
     gaps, errors = np.abs(twin.score[0] - twin.chance).ravel(), twin.score_stderr[0].ravel()
     verdicts = [judge(NEAR_CHANCE - gap, error) for gap, error in zip(gaps, errors, strict=True)]
     worst = int(np.argmax(gaps))
-    found = f"at most {_pm(gaps[worst], errors[worst])} away from chance, {twin.chance:.3f}"
+    found = f"at most {with_error(gaps[worst], errors[worst])} away from chance, {twin.chance:.3f}"
     return found, all_hold(verdicts)
 
 
@@ -127,10 +128,10 @@ def _above_untrained(result: Identifiability, twin: Identifiability | None) -> F
 
 def _identifiable(result: Identifiability, twin: Identifiability | None) -> Finding | None:
     rate, error, chance = result.rate[0, -1, -1], result.rate_stderr[0, -1, -1], 1 / result.num_classes
-    found, verdicts = f"{_percent(rate, error)} of them, chance {100 * chance:.2g}%", [judge(rate - chance, error)]
+    found, verdicts = f"{percent(rate, error)} of them, chance {100 * chance:.2g}%", [judge(rate - chance, error)]
     if twin is not None:
         base, base_error = twin.rate[0, -1, -1], twin.rate_stderr[0, -1, -1]
-        found += f", untrained {_percent(base, base_error)}"
+        found += f", untrained {percent(base, base_error)}"
         verdicts.append(judge(rate - base, math.hypot(error, base_error)))
     return found, all_hold(verdicts)
 
@@ -147,7 +148,7 @@ def _any_token(result: Identifiability, twin: Identifiability | None) -> Finding
     else:
         base, base_error = 1 - (1 - 1 / result.num_classes) ** result.image_tokens, 0.0
         kind = "with independent ranks at random"
-    found = f"{_percent(share, error)} of the images, {100 * base:.1f}% {kind}"
+    found = f"{percent(share, error)} of the images, {100 * base:.1f}% {kind}"
     above = judge(share - base, math.hypot(error, base_error))
     verdict = judge(share - NEARLY_ALL, error)
     return found, None if verdict and above is not True else verdict
@@ -171,8 +172,8 @@ def _on_object(result: Identifiability, blocks: range) -> Finding | None:
     ahead = sum(verdict is True for verdict in verdicts)
     found = (
         f"ahead by two standard errors in {ahead} of blocks {blocks[0] + 1} to {blocks[-1] + 1}, least in block "
-        f"{blocks[worst] + 1} by {_pm(differences[worst], errors[worst])} in score ({result.n_masked:,} images with "
-        f"tokens of both kinds)"
+        f"{blocks[worst] + 1} by {with_error(differences[worst], errors[worst])} in score "
+        f"({result.n_masked:,} images with tokens of both kinds)"
     )
     return found, all_hold(verdicts)
 
@@ -197,12 +198,4 @@ def _tokens(result: Identifiability) -> list[str]:
 
 
 def _change(scores: np.ndarray, gain: float, error: float) -> str:
-    return f"{scores[0]:.3f} to {scores[-1]:.3f} ({_pm(gain, error, '+')})"
-
-
-def _pm(value: float, error: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f} ± {error:.3f}"
-
-
-def _percent(value: float, error: float) -> str:
-    return f"{100 * value:.1f} ± {100 * error:.1f}%"
+    return f"{scores[0]:.3f} to {scores[-1]:.3f} ({with_error(gain, error, '+.3f')})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -10,7 +11,10 @@ from utilities.analysis.class_embedding.importance import Importance
 from utilities.analysis.class_embedding.removal import RemovalCurves
 from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import weigh
+from utilities.claims.formatting import percent, with_error
 from utilities.results.statistics import count, mean_and_stderr
+
+_signed = partial(with_error, form="+.3f", pm="+-")
 
 SOURCE = "Vilas et al. 2023, perturbation test, https://arxiv.org/abs/2310.18969"
 MARGIN = 0.05  # areas that differ by less count as equal; the paper finds 0.01 (negative) and 0.02 (positive)
@@ -70,8 +74,8 @@ def claims_of_importance(results: Mapping[str, Importance]) -> list[Claim]:
         known = int(count(share))
         found = (
             f"{name}: {100 * mean:.1f} +- {100 * error:.1f} % of the positive values are on the object, which fills "
-            f"{100 * np.nanmean(area):.1f} % of the image; difference {_pm(100 * excess, 100 * paired, 1)} points, "
-            f"{known} of {result.n} images"
+            f"{100 * np.nanmean(area):.1f} % of the image; difference "
+            f"{percent(excess, paired, ' points', '+.1f', pm='+-')}, {known} of {result.n} images"
         )
         claims.append(weigh(Claim(text, where, found, judge(float(excess), float(paired))), {name: result}))
     return claims
@@ -92,7 +96,7 @@ def _against_random(model: str, result: RemovalCurves, name: str) -> list[Claim]
         mean, error = _paired(own, random, direction)
         found = (
             f"{model}: area under the {direction} curve {own.mean():.3f}, at random {random.mean():.3f}; difference in "
-            f"the direction of the claim {_pm(mean, error)}, paired over {result.n} images"
+            f"the direction of the claim {_signed(mean, error)}, paired over {result.n} images"
         )
         claims.append(Claim(text, SOURCE, found, judge(mean, error)))
     return claims
@@ -107,7 +111,7 @@ def _about_equal(model: str, result: RemovalCurves, name: str, other: str, direc
         f"({direction} area within {MARGIN})"
     )
     found = (
-        f"{model}: {one.mean():.3f} and {two.mean():.3f}; the gradient map is better by {_pm(mean, error)}, paired "
+        f"{model}: {one.mean():.3f} and {two.mean():.3f}; the gradient map is better by {_signed(mean, error)}, paired "
         f"over {result.n} images"
     )
     return Claim(text, SOURCE, found, judge(MARGIN - abs(mean), error))
@@ -119,7 +123,7 @@ def _better(model: str, result: RemovalCurves, name: str, other: str, direction:
     mean, error = _paired(one, two, direction)
     text = f"the gradient map orders tokens better than linear probes do ({direction} curve)"
     found = (
-        f"{model}: areas {one.mean():.3f} and {two.mean():.3f}; the gradient map is better by {_pm(mean, error)}, "
+        f"{model}: areas {one.mean():.3f} and {two.mean():.3f}; the gradient map is better by {_signed(mean, error)}, "
         f"paired over {result.n} images"
     )
     return Claim(text, SOURCE, found, judge(mean, error))
@@ -133,7 +137,3 @@ def _paired(one: np.ndarray, two: np.ndarray, direction: str) -> tuple[float, fl
     """Return how much better the first is (high negative or low positive area), with its error over images."""
     mean, error = mean_and_stderr(one - two if direction == "negative" else two - one)
     return float(mean), float(error)
-
-
-def _pm(value: float, error: float, digits: int = 3) -> str:
-    return f"{value:+.{digits}f} +- {error:.{digits}f}"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
 from utilities.analysis.class_embedding.key_value import KeyValueAgreement
-from utilities.claims.claim import BRANCHES, Claim, all_hold, branch, judge, percent_points
+from utilities.claims.claim import BRANCHES, Claim, all_hold, branch, judge
 from utilities.claims.evidence import weigh
+from utilities.claims.formatting import percent, percent_points
+
+_percent = partial(percent, unit=" %", pm="+-")
 
 AGREEMENT = "Vilas et al. 2023, key-value agreement rate"
 COMPOSITION = "Vilas et al. 2023, compositionality of memories"
@@ -112,7 +116,3 @@ def _blocks(result: KeyValueAgreement, places: np.ndarray) -> str:
     """Name blocks by their numbers from 1, as figures do."""
     first, last = places[0] + 1, places[-1] + 1
     return f"block {first}" if first == last else f"blocks {first} to {last}"
-
-
-def _percent(value: float, error: float) -> str:
-    return f"{100 * value:.1f} +- {100 * error:.1f} %"

@@ -53,12 +53,13 @@ def _found(result: Perturbation, row: int, intact: Estimate, perturbed: Estimate
     confidence = f"{100 * result.provenance['confidence']:g}% interval"
     change = f"{100 * difference.value:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
     return (
-        f"{result.kinds[row]}: {_percent(intact, confidence)} of the same tokens intact, {_percent(perturbed)} "
-        f"perturbed, a change of {change} points; chance is {100 * result.chance:.1f}%; {result.images[row]} images"
+        f"{result.kinds[row]}: {_with_interval(intact, confidence)} of the same tokens intact, "
+        f"{_with_interval(perturbed)} perturbed, a change of {change} points; chance is {100 * result.chance:.1f}%; "
+        f"{result.images[row]} images"
     )
 
 
-def _percent(estimate: Estimate, confidence: str = "") -> str:
+def _with_interval(estimate: Estimate, confidence: str = "") -> str:
     ends = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
     return f"{100 * estimate.value:.1f}% ({f'{confidence} ' if confidence else ''}{ends})"
 

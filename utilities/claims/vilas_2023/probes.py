@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
 from utilities.analysis.class_embedding.probes import LinearProbes
 from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import weigh
+from utilities.claims.formatting import percent
 from utilities.results.statistics import mean_and_stderr
+
+_points = partial(percent, unit=" points", form="+.1f")
+_share = partial(percent, unit=" %")
 
 SOURCE = "Vilas et al. 2023, linear-probe comparison, https://arxiv.org/abs/2310.18969"
 UNREAD = "the outputs of all blocks, of two or more, were not read by both"
@@ -99,11 +104,3 @@ def _gaps(result: LinearProbes) -> np.ndarray | None:
 def _mean(values: np.ndarray) -> tuple[float, float]:
     mean, error = mean_and_stderr(values)
     return float(mean), float(error)
-
-
-def _points(value: float, error: float) -> str:
-    return f"{100 * value:+.1f} ± {100 * error:.1f} points"
-
-
-def _share(value: float, error: float) -> str:
-    return f"{100 * value:.1f} ± {100 * error:.1f} %"

@@ -41,6 +41,25 @@ def as_labels(labels: Any) -> torch.Tensor:
     )
 
 
+def need_labels(labels: Any, why: str) -> None:
+    """Refuse a batch without labels.
+
+    Args:
+        labels: Labels of the batch; None where it has none.
+        why: Beginning of the message: who needs them.
+
+    Raises:
+        ValueError: If there are none.
+
+    Example:
+        >>> need_labels(None, "evaluate needs labels:")
+        Traceback (most recent call last):
+        ValueError: evaluate needs labels: the loader should yield (images, labels)
+    """
+    if labels is None:
+        raise ValueError(f"{why} the loader should yield (images, labels)")
+
+
 def widened(labels: torch.Tensor) -> torch.Tensor:
     """Convert whole numbers of any width to int64, which torch's losses take; leave all else as it is.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from utilities.analysis.class_embedding.lens_kl import READINGS, LensKL
+from utilities.analysis.class_embedding.lens_kl import LENSES, LensKL
 from utilities.plots.labelled_figure import colours, finish, named, new_figure
 from utilities.plots.paper import CURVE, TEXT_WIDTH
 from utilities.plots.text_fitting import wrap
@@ -27,10 +27,10 @@ def plot_lens_distances(results: Mapping[str, LensKL] | LensKL) -> Figure:
     """
     results = named(results)
     figure, axes = new_figure(TEXT_WIDTH, 2.4, 1, len(results), squeeze=False, sharey=True)
-    palette = colours(READINGS)
+    palette = colours(LENSES)
     for ax, (label, result) in zip(axes[0], results.items(), strict=True):
         blocks = np.arange(1, len(result.names) + 1)
-        for i, reading in enumerate(READINGS):
+        for i, reading in enumerate(LENSES):
             for j, group in enumerate(result.groups):
                 style = {
                     "linestyle": "--" if group == "CLS" else "-",

@@ -14,6 +14,7 @@ from scipy.ndimage import binary_dilation
 from utilities.analysis.loss.landscape import Landscape
 from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
 from utilities.plots.paper import CURVE, EDGE, LABEL, TEXT_WIDTH, TICK
+from utilities.results.statistics import stderr_of_share
 
 WORDS = {"nll": "NLL", "l2": "L2 penalty", "total": "NLL + L2"}
 DECADES = 5  # decades of rises that contours show below the highest one
@@ -155,7 +156,7 @@ def plot_cuts(results: Mapping[str, Landscape] | Landscape) -> Figure:
         row = result.centre[0]
         look = {"color": colour, "linewidth": CURVE, "marker": marker(label), "markersize": 2.5, "label": label}
         accuracy = result.accuracy[row]
-        errors = {left: result.stderr[row], right: np.sqrt(accuracy * (1 - accuracy) / max(result.n - 1, 1))}
+        errors = {left: result.stderr[row], right: stderr_of_share(accuracy, result.n)}
         for ax, values in ((left, result.nll[row]), (right, accuracy)):
             ax.plot(result.x, values, **look)
             ax.fill_between(result.x, values - errors[ax], values + errors[ax], color=colour, alpha=0.3, linewidth=0)

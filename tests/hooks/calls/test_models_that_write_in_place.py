@@ -37,7 +37,7 @@ from utilities.analysis.loss.spectral_density import spectral_density
 from utilities.analysis.predictions.classification import classify
 from utilities.analysis.predictions.noise_frequency import noise_frequency
 from utilities.analysis.predictions.prediction_time import prediction_time
-from utilities.analysis.predictions.robustness import robustness, score_set
+from utilities.analysis.predictions.robustness import robustness, score_logits
 from utilities.analysis.predictions.uncertainty import Ensemble, dropout_log_probabilities, sampling_dropout
 from utilities.compare import compare
 from utilities.compare.all_pairs import SideBySide, compare_all
@@ -45,6 +45,7 @@ from utilities.compare.layer_matching import layer_matching
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader
 from utilities.hooks import blocks
+from utilities.hooks.calls.copies import own_inputs
 from utilities.training.recipes import Recipe
 from utilities.training.trainer import Trainer, estimate_batch_norm
 from utilities.utils import evaluate, evaluating
@@ -325,7 +326,8 @@ def test_what_is_called_by_itself_leaves_the_images_alone() -> None:
         list(blocks(model, {"layer?": "conv"}).features(images))
         find_units(blocks(model), images)
         read_blocks(class_space(transformer), images, lambda tokens: None)
-        score_set(model, images, labels)
+        with own_inputs(model):
+            score_logits(model(images), labels)
         Ensemble([model, model])(images)
         SideBySide([model, model])(images)
     assert torch.equal(images, batches()[0][0])
