@@ -27,8 +27,33 @@ TEXTS = {
 }
 # ``<!-- needs: network -->`` before a block excepts it from being run; its commands are parsed all the same.
 FENCE = re.compile(r"(?:^ *<!-- needs: ([\w, ]+) -->\n)?^( *)```(\w*)\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
-QUICK = ("layers", "models", "datasets")  # verbs that are run as they are, since they are over at once
-SMALL = ("README.md", "docs/first-five-minutes.md", "docs/figures.md")  # pages whose comparisons are run, on few images
+# Commands are run, with these words behind them that make them short.
+SMALLER = {
+    "compare": "--n-images 20",
+    "evaluate": "--n-images 20",
+    "train": "--n-images 20 --norm-images 10 --batch-size 10",
+    "claims": "",
+    "layers": "",
+    "models": "",
+    "datasets": "",
+    "analyse fourier": "--n-images 20",
+    "analyse identifiability": "--n-images 20",
+    "analyse landscape": "--n-images 20 --points 3",
+    "analyse robustness": "--n-images 20 --kinds brightness --severities 1",
+    "analyse layer_matching": "--n-networks 2 --epochs 1 --n-train 40 --n-images 40 --image-size 8 --measures cka "
+    "--views gap --checkpoints trained",
+}
+# These are parsed alone: a word of the command, and why.
+PARSED = {
+    "rerun": "runs notebooks for minutes, see tests/cli/test_rerun.py",
+    "fetch": "needs the network",
+    "images": "needs the results of all notebooks",
+    "torchrun": "several processes, see tests/cli/test_compare.py",
+    "hessian": "takes a minute, see tests/cli/test_hessian.py",
+    "imagenet": "needs data that are placed by hand",
+    "checkpoints/cifar100": "needs the network, and trains for hours",
+    "checkpoints/cifar100_vit": "needs the network, and trains for hours",
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +97,7 @@ class Page:
     folder: Path
     names: dict = field(default_factory=lambda: {"__name__": "page"})
     made: dict = field(default_factory=dict)  # place of a block -> the pictures it made
+    called: set = field(default_factory=set)  # the commands that have been run
 
     def run(self, block):
         """Run the page's Python up to this block, without what has been run before."""
@@ -164,21 +190,47 @@ def exit_code(main, arguments):
         return end.code or 0
 
 
-def check_verb(block, arguments, parse_alone, run):
-    """Run what is over at once, and of the rest see whether its options are taken."""
+def smaller(arguments):
+    """Return the words that make a command short; None if it is parsed alone."""
+    if not arguments or "--help" in arguments:
+        return []
+    if set(arguments) & set(PARSED):
+        return None
+    return SMALLER[" ".join(arguments[: 2 if arguments[0] == "analyse" else 1])].split()
+
+
+def call(main, page, arguments):
+    """Run a command in its page's folder, and those before it that make its checkpoints; see what it has written."""
+    if tuple(arguments) in page.called:
+        return
+    for words in COMMANDS if any(word.endswith(".pth") for word in arguments) else []:
+        if words[3:4] == ["train"] and any(f"{words[6]}/{words[3 + 1]}_" in word for word in arguments):
+            call(main, page, words[3:])
+    if arguments[:1] == ["claims"]:
+        Path(arguments[1]).mkdir(parents=True)
+        Path(arguments[1], "a_claims.csv").write_text("claim,source,found,holds\nit works,me,it does,True\n")
+    trained = arguments[:1] == ["train"]
+    words = [*arguments[:2], "1", *arguments[3:]] if trained else arguments  # one epoch, under the name of all
+    assert exit_code(main, [*words, *smaller(arguments)]) == 0
+    for path in Path(words[4]).glob("*_epochs_1.pth") if trained else []:
+        path.rename(path.with_name(path.name.replace("_epochs_1", f"_epochs_{arguments[2]}")))
+    plt.close("all")
+    if "--out" in arguments:
+        out = Path(arguments[arguments.index("--out") + 1])
+        assert list(out.parent.glob(f"{out.name}*")), "nothing was written"
+    page.called.add(tuple(arguments))
+
+
+def check_verb(block, arguments, parse_alone, run, words=()):
+    """Run a command as short as can be; or see whether its options are taken."""
     main = find_command_line()
     if main is None:
         pytest.skip("there is no command line yet")
-    verb = arguments[0] if arguments else "--help"
-    small = verb == "compare" and block.page in SMALL
-    if verb in QUICK or "--help" in arguments or not arguments or small:
-        run(block)
-        assert exit_code(main, [*arguments, "--n-images", "20"] if small else arguments) == 0
-        assert not small or Path(arguments[arguments.index("--out") + 1]).is_file()
+    if smaller([*words, *arguments]) is None:
+        importlib.import_module(f"utilities.cli.{arguments[0]}")
+        parse_alone(main, arguments)
         return
-    if importlib.util.find_spec(f"utilities.cli.{verb}"):
-        importlib.import_module(f"utilities.cli.{verb}")
-    parse_alone(main, arguments)
+    call(main, run(block), arguments)
 
 
 def makefile_targets():
@@ -194,7 +246,7 @@ def test_commands_are_taken_as_printed(block, line, parse_alone, run):
         case ["python", "-m", "utilities", *arguments]:
             check_verb(block, arguments, parse_alone, run)
         case ["torchrun", *_] if "utilities" in words:
-            check_verb(block, words[words.index("utilities") + 1 :], parse_alone, run)
+            check_verb(block, words[words.index("utilities") + 1 :], parse_alone, run, words[:1])
         case ["python", "-m", "pytest", *paths]:
             assert all((PROJECT_ROOT / path).exists() for path in paths)
         case ["python", "-c", code]:
@@ -221,8 +273,17 @@ def test_checkpoints_that_commands_name_are_made_by_commands_printed_before_them
 
 
 @pytest.mark.skipif(find_command_line() is None, reason="there is no command line yet")
-def test_all_verbs_and_analyses_are_documented():
-    verbs = importlib.import_module("utilities.cli.verbs").VERBS
-    analyses = importlib.import_module("utilities.cli.analyses").ANALYSES
-    text = TEXTS["docs/commands.md"]
-    assert not [word for word in (*verbs, *analyses) if f"`{word}`" not in text]
+def test_all_verbs_are_documented_and_all_analyses_listed(capsys):
+    verbs = importlib.import_module("utilities.cli.verbs")
+    assert not [word for word in verbs.VERBS if f"`{word}`" not in TEXTS["docs/commands.md"]]
+    verbs.main(["analyse"])
+    listed = capsys.readouterr().out
+    assert not [
+        name for name in importlib.import_module("utilities.cli.analyses").ANALYSES if f"  {name} " not in listed
+    ]
+
+
+def test_most_commands_are_run():
+    ours = [words for words in COMMANDS if "utilities" in words]
+    assert len([words for words in ours if set(words) & set(PARSED)]) <= 0.4 * len(ours)
+    assert not [word for word in PARSED if not any(word in words for words in COMMANDS)]

@@ -12,9 +12,9 @@ from __future__ import annotations
 if __name__ == "__main__":  # before all that is heavy, so that --help is quick; training imports this file by its name
     import sys
 
-    from utilities.cli.train import main
+    from utilities.cli.verbs import main
 
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]]))
 
 import math
 import re

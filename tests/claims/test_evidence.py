@@ -148,7 +148,7 @@ def test_the_reason_is_in_the_text_and_in_the_table(tmp_path, capsys):
         weigh(Claim("d", "e", "f", True), {"vit": Made(weights="trained", accuracy=0.9)}),
     ]
     text = state_claims(claims, tmp_path / "One_claims")
-    assert "Of:    vit vit_tiny (untrained, seed 0, 400 images)." in text
+    assert "About: vit vit_tiny (untrained, seed 0, 400 images)." in text
     assert "The claim cannot be told from this run: vit is untrained." in text
     main([str(tmp_path)])
     rows = capsys.readouterr().out.splitlines()[2:]

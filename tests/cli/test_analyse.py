@@ -55,6 +55,19 @@ def test_options_of_the_analysis_are_passed_on(tmp_path):
     assert (result.names, result.provenance["path"]) == (["features.0"], "radial")
 
 
+def test_layers_are_those_of_the_model_whose_blocks_are_not_known(tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\ndef make(num_classes=2):\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), "
+        "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))\n"
+    )
+    own = f"{tmp_path}/nets.py:make"
+    main(["variance", "--models", "resnet18", own, *ON, "--layers", "0", "conv", "--out", f"{tmp_path}/a.csv"])
+    table = pd.read_csv(tmp_path / "a.csv")
+    counts = table.groupby("model", sort=False).size()
+    assert list(counts.index) == ["resnet18", own]
+    assert (counts["resnet18"], counts[own]) == (9, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -63,7 +76,7 @@ def test_options_of_the_analysis_are_passed_on(tmp_path):
         (["fourier", "--models", "resnet18", "--model-seeds", "0", "1"], "1 models, but 2 model seeds"),
         (["attention", "--models", "vit_tiny_patch2_16", "--out", "a.pdf"], "has no figure"),
         (["fourier", "--models", "resnet18", "resnet18"], "named twice"),
-        (["variance", "--models", "vgg11"], "layers="),
+        (["variance", "--models", "vgg11"], "layers={'NAME': 'conv'}, as options --layers NAME conv"),
         (["variance", "--models", "resnet18=absent.pth"], "absent.pth"),
         (["perturb", "--models", "resnet18"], "needs timm's VisionTransformer, not a ResNet"),
         (["identifiability", "--models", "vgg11"], "has no class-embedding space"),

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from utilities.cli.compare import main
-from utilities.compare import Similarity
+from utilities.compare import Similarity, compare
+from utilities.datasets import load_dataset, make_loader
+from utilities.zoo import create_model
 
 COMMON = ["resnet18", "vit_tiny_patch2_16", "--dataset", "digits", "--n-images", "120",
           "--batch-size", "24", "--layers1", "layer1", "layer4", "fc", "--layers2", "blocks.0", "norm",
@@ -29,6 +31,16 @@ def test_the_command_writes_result(single):
     assert (result.layers1, result.layers2) == (["layer1", "layer4", "fc"], ["blocks.0", "norm"])
     facts = result.provenance
     assert (facts["model1"], facts["weights1"], facts["dataset"]) == ("resnet18", "untrained, seed 0", "digits (test)")
+
+
+def test_a_star_takes_the_layers_that_the_function_takes(tmp_path):
+    words = ["plain_cnn8", "--dataset", "digits", "--n-images", "40", "--device", "cpu", "--layers1", "*"]
+    main([*words, "--precision", "float32", "--out", str(tmp_path / "r.npz")])
+    result, model = Similarity.load(tmp_path / "r"), create_model("plain_cnn8", 10, seed=0)
+    loader = make_loader(load_dataset("digits", "test", n_images=40), 256)
+    expected = compare(model, model, loader, device="cpu", precision="exact")
+    assert result.layers1 == expected.layers1
+    np.testing.assert_array_equal(result.matrix, expected.matrix)
 
 
 def test_pictures_are_in_the_format_that_out_ends_in(tmp_path, capsys):

@@ -175,7 +175,7 @@ def test_wrong_use_is_told_before_anything_runs(notebooks, tmp_path, capsys):
     notebooks("untagged", parameters="")
     folder = notebooks("R18_digits", "open(f'{OUTPUT_DIR}/ran', 'w')")
     options = {"out": tmp_path, "notebooks": folder}
-    with pytest.raises(FileNotFoundError, match=r"'R18_digit' in .*close: R18_digits; there are: R18_digits, untagged"):
+    with pytest.raises(FileNotFoundError, match=r"'R18_digit' in .*close: R18_digits; .*--list lists all"):
         rerun(["R18*", "R18_digit"], **options)
     with pytest.raises(ValueError, match=r"R18_digits has no parameter EPOCHS; it knows PROFILE, OUTPUT_DIR, X"):
         rerun("R18*", parameters={"EPOCHS": 1}, **options)

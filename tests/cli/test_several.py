@@ -45,6 +45,26 @@ def test_named_networks_are_matched(trained, tmp_path, capsys):
     assert result.table() in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("model", "layers"), [("plain_cnn8", []), ("resnet18", ["--layers", "layer?"])])
+def test_one_name_is_trained_from_several_seeds(model, layers, tmp_path):
+    small = ["--image-size", "8", "--n-images", "40", "--n-train", "40", "--epochs", "1", "--n-networks", "2"]
+    on = ["--measures", "cka", "--views", "gap", "--device", "cpu", "--checkpoints", str(tmp_path / "trained")]
+    main(
+        ["analyse", "layer_matching", model, "--dataset", "digits", *layers, *small, *on, "--out", f"{tmp_path}/a.npz"]
+    )
+    result = LayerMatching.load(tmp_path / "a")
+    assert [one["seed"] for one in result.provenance["trained"]] == [0, 1]
+    names = {path.name for path in (tmp_path / "trained").rglob("*.pth")}
+    assert names == {f"{model}_seed_{seed}_epochs_1.pth" for seed in (0, 1)}
+
+
+def test_one_checkpoint_is_not_several_networks(trained, tmp_path, capsys):
+    words = ["--dataset", "digits", "--out", str(tmp_path / "a")]
+    with pytest.raises(SystemExit):
+        main(["analyse", "layer_matching", f"plain_cnn8={trained[0]}", *words])
+    assert "two or more are needed" in capsys.readouterr().err
+
+
 def test_epochs_of_weights(trained):
     models = ["random", "pretrained", *map(str, (trained[0], snapshot(trained[0], 1)))]
     assert [epoch_of(Named("plain_cnn8", weights)) for weights in models] == [0, None, 2, 1]
@@ -63,7 +83,11 @@ def test_names_and_weights_are_split(word, parts):
     assert split_model(word) == parts
 
 
-def test_models_of_one_name_are_told_apart():
+def test_models_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.pth").touch()
     models = named_models(["resnet18", "resnet18", "resnet18=a/x.pth", "resnet18=b/x.pth"], [0, 1, 0, 0])
     assert labels(models[:3]) == ["resnet18 untrained, seed 0", "resnet18 untrained, seed 1", "resnet18 x.pth"]
     assert labels(models[2:]) == ["resnet18 a/x.pth", "resnet18 b/x.pth"]
@@ -71,3 +95,5 @@ def test_models_of_one_name_are_told_apart():
         labels(models[2:3] * 2)
     with pytest.raises(ValueError, match="write NAME, or NAME=WEIGHTS"):
         split_model("resnet18=")
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        named_models(["resnet18=c/x.pth"])

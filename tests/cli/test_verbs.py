@@ -75,7 +75,16 @@ def test_alone_it_lists_the_verbs(capsys):
         (["compare", "resnet18", "--dataset", "digits", "--n-images", "x", "--out", "a"], "--n-images"),
         (["compare", "--dataset", "digits", "--out", "a"], "no model is named"),
         (["train", "resnet18", "1", "0", "runs", "--recipe", "cifar-vit"], "close: cifar_vit"),
-        (["train", "resnet18", "1", "0"], "DIR"),
+        (["train", "resnet18", "1", "0"], "missing: DIR\n"),
+        (["train", "resnet18", "1"], "missing: SEED, DIR\n"),
+        (["train", "resnet18=random", "1", "0", "runs"], "training starts from random weights"),
+        (["compare", "resnet18=pretraind", "--dataset", "digits", "--out", "a"], "close: pretrained"),
+        (["compare", "resnet18", "--dataset", "digits", "--measure", "ckb", "--out", "a"], "close: cka"),
+        (["analyse", "fourier", "resnet18", "--dataset", "digits", "--path", "radail", "--out", "a"], "close: radial"),
+        (["compare", "resnet18", "--dataset", "digits", "--out", "a.txt"], "choose .png, .pdf, .svg, .eps, .npz, .csv"),
+        (["compare", "resnet18", "--dataset", "digits", "--out", "."], "is a folder; name the files in it"),
+        (["layers", "plain_cnn"], "python -m utilities models lists all"),
+        (["analyse", "layer_matching", "resnet18", "--dataset", "digits", "--out", "a"], "--layers is missing"),
         (["models", "resnt18"], "close: resnet18"),
         (["datasets", "cifar"], "close: cifar10"),
         (["fetch", "cifar11"], "close: cifar10"),
@@ -133,3 +142,20 @@ def test_options_of_train_change_single_values_of_a_recipe(monkeypatch):
     changed = {"epochs": 7, "rand_augment": None, "milestones": (3, 5), "mixup": 0, "dataset": "digits"}
     assert recipe == dataclasses.replace(RECIPES["cifar_vit"], **changed)
     assert (given["resume"], given["classes"], given["teacher"]) == (True, "natural", None)
+
+
+@pytest.mark.parametrize(
+    ("word", "precision"),
+    [("half", "bfloat16"), ("exact", "float32"), ("float16", "float16"), ("bfloat16", "bfloat16")],
+)
+def test_train_knows_the_words_of_compare_for_a_precision(word, precision, monkeypatch):
+    seen = []
+    monkeypatch.setattr("utilities.train.fit", lambda *args, **given: seen.append(given))
+    main(["train", "vgg11", "7", "1", "runs", "--precision", word])
+    assert seen[0]["precision"] == precision
+
+
+def test_training_for_no_epochs_is_warned_of(monkeypatch):
+    monkeypatch.setattr("utilities.train.fit", lambda *args, **given: None)
+    with pytest.warns(UserWarning, match="0 epochs: the weights of vgg11 stay random"):
+        main(["train", "vgg11", "0", "1", "runs"])

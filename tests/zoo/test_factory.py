@@ -136,7 +136,7 @@ def test_truncated_pickled_missing_and_other_files(tmp_path):
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="holds a list, not a state dictionary"):
         create_model("vit_tiny_patch2_16", weights=path)
-    with pytest.raises(FileNotFoundError, match=r"'pretraind'; weights is 'random', 'pretrained'"):
+    with pytest.raises(FileNotFoundError, match=r"'pretraind'; weights are 'random', 'pretrained'"):
         create_model("resnet18", weights="pretraind")
 
 

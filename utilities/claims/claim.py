@@ -47,7 +47,7 @@ class Claim:
 
     def __str__(self) -> str:
         lines = [("Paper: ", f"{self.claim} ({self.source})."), ("Here:  ", f"{self.found}.")]
-        lines += [("Of:    ", f"{self.about}.")] if self.about else []
+        lines += [("About: ", f"{self.about}.")] if self.about else []
         texts = [textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=7 * " ") for head, text in lines]
         verdict = f"The claim {VERDICTS[self.holds]}{f': {self.reason}' if self.reason else ''}."
         return "\n".join([*texts, textwrap.fill(verdict, WIDTH, subsequent_indent=7 * " ")])

@@ -38,7 +38,7 @@ def weigh(claim: Claim, results: Mapping[str, Any], *, learnt: bool = True, show
         >>> print(weigh(Claim("a", "b", "c", False), {"vit": result}))
         Paper: a (b).
         Here:  c.
-        Of:    vit (trained for 9 epochs, accuracy 90.0%, 18 images).
+        About: vit (trained for 9 epochs, accuracy 90.0%, 18 images).
         The claim cannot be told from this run: 18 images of vit are fewer than 50.
     """
     about = "; ".join(describe_evidence(name, result) for name, result in results.items())

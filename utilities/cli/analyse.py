@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from utilities.datasets.loaders import Loader
 
 PROG = "python -m utilities analyse"
+OF_SEVERAL = "With several models, it is for those whose blocks are not known; the others keep their own."
 # Parameters that the command fills in by itself, from its shared options or the images.
 FILLED = (
     "model", "models", "loader", "train_loader", "test_loader", "augmented_loader", "clean_loader", "call", "device",
@@ -49,6 +50,7 @@ class Call:
         files: Where results go.
         labelled: Whether weights for other classes are refused.
         loaders: Loaders of its images.
+        layers_named: Whether ``--layers`` names the blocks of this model.
     """
 
     given: SimpleNamespace
@@ -59,6 +61,7 @@ class Call:
     files: Files
     labelled: bool
     loaders: list[Loader]
+    layers_named: bool = True
 
     def open(self) -> tuple[nn.Module, dict[str, Any]]:
         """Make the model, and say what is known of it and its images."""
@@ -96,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     name, rest = arguments[0].replace("-", "_"), arguments[1:]
     if name not in ANALYSES:
-        fail(f"there is no analysis {arguments[0]!r}{nearest(name, ANALYSES)}; analyses: {', '.join(ANALYSES)}")
+        fail(f"there is no analysis {arguments[0]!r}{nearest(name, ANALYSES)}; {PROG} lists all analyses")
     entry = ANALYSES[name]
     options, own = all_options(entry)
     given = parse(options, rest, f"{PROG} {name}", summary(entry.function), many="models")
@@ -124,7 +127,17 @@ def all_options(entry: Analysis) -> tuple[list[Option], list[str]]:
     together = [
         dataclasses.replace(one, default=defaults[one.name]) if one.name in defaults else one for one in [*common, *own]
     ]
+    together = [_in_words_of_commands(one, defaults) for one in together]
     return together, list(dict.fromkeys(one.name for one in own))
+
+
+def _in_words_of_commands(one: Option, defaults: Mapping[str, Any]) -> Option:
+    """Say in an option's help what holds of the command line alone."""
+    if one.name == "dataset" and defaults.get("dataset") == "":
+        return dataclasses.replace(one, help="Not needed by this analysis.")
+    if one.name == "layers" and not one.help.startswith("Globs"):
+        return dataclasses.replace(one, help=f"{one.help} {OF_SEVERAL}")
+    return one
 
 
 def run(entry: Analysis, given: SimpleNamespace, own: Sequence[str], words: Sequence[str]) -> list[Path]:
@@ -176,14 +189,23 @@ def measure(
     if entry.together:
         call = Call(given, words, models[0] if models else None, "", models, files, entry.labelled, [])
         return function(call, **options), {}
+    named = _with_named_layers(models, options)
     results, loaders = {}, {}
     for model, label in zip(models, labels(models), strict=True):
         loaders[label] = LOADERS[entry.images](given, model)
-        call = Call(given, words, model, label, models, files, entry.labelled, loaders[label])
+        call = Call(given, words, model, label, models, files, entry.labelled, loaders[label], model in named)
         found = function(call, **options) if _takes_call(function) else _plain(entry, call, options)
         if found is not None:
             results[label] = found
     return results, loaders
+
+
+def _with_named_layers(models: Sequence[Named], options: Mapping[str, Any]) -> set[Named]:
+    if not isinstance(options.get("layers"), Mapping):
+        return set(models)
+    from utilities.cli.named_layers import with_named_layers
+
+    return with_named_layers(models)
 
 
 def _takes_call(function: Any) -> bool:
@@ -204,6 +226,7 @@ def _plain(entry: Analysis, call: Call, options: Mapping[str, Any]) -> Any:
     takes = {name for source in sources for name in inspect.signature(source).parameters}
     loaders = [] if entry.images == "none" else call.loaders
     known = {name: value for name, value in known.items() if name in takes}
+    options = {name: value for name, value in options.items() if name != "layers" or call.layers_named}
     return sources[0](model, *loaders, **known, **options)
 
 

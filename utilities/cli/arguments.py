@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from utilities.cli.user_errors import fail, nearest
+from utilities.cli.words import in_front, is_flag
 
 Source = Callable[..., Any] | type
 REQUIRED = "(required)"  # in the place of a default
@@ -186,7 +187,7 @@ def parse(
     import tyro
 
     options = list({one.name: one for one in options}.values())
-    arguments = _in_front(list(arguments), many, options)
+    arguments = in_front(arguments, many, dict(_types_by_name(options)))
     _refuse_unknown(arguments, options, prog)
     made = dataclasses.make_dataclass("Given", [_field(one) for one in options], kw_only=True)
     shown = io.StringIO()
@@ -196,7 +197,7 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        fail(_sentence(shown.getvalue(), options))
+        fail(_sentence(shown.getvalue(), options, arguments))
     values = {one.name: getattr(given, one.name) for one in options}
     for one in options:
         if one.json and isinstance(values[one.name], str):
@@ -204,10 +205,19 @@ def parse(
     return types.SimpleNamespace(**values)
 
 
+def _types_by_name(options: Iterable[Option]) -> Iterable[tuple[str, Any]]:
+    """Yield each name of an option, as it is written, with the type of what follows it once."""
+    for one in options:
+        if one.short:
+            yield one.short, typing.get_args(one.type)[0]
+        if not one.position:
+            yield one.flag, typing.get_args(one.type)[0] if one.short else one.type
+
+
 def _field(one: Option) -> tuple[Any, ...]:
     import tyro
 
-    clear = one.position or one.short or one.default in (None, ()) or "efault:" in one.help
+    clear = one.position or one.short or one.default in (None, (), "") or "efault:" in one.help
     how = {"help": one.help or " ", "metavar": one.metavar or _metavar(one)} | (
         {"help_behavior_hint": ""} if clear else {}
     )
@@ -245,20 +255,6 @@ def _word(part: Any, words: Mapping[Any, str]) -> str:
     return words.get(part, getattr(part, "__name__", "TEXT").upper())
 
 
-def _in_front(arguments: list[str], many: str, options: Sequence[Option]) -> list[str]:
-    """Take the words after ``--NAME`` to the other words without a name."""
-    flag = f"--{many}"
-    while many and flag in arguments:
-        start = arguments.index(flag)
-        end = next((i for i in range(start + 1, len(arguments)) if _is_flag(arguments[i])), len(arguments))
-        arguments = [*arguments[start + 1 : end], *arguments[:start], *arguments[end:]]
-    return arguments
-
-
-def _is_flag(word: str) -> bool:
-    return bool(re.match(r"--?[A-Za-z]", word))
-
-
 def _refuse_unknown(arguments: Sequence[str], options: Sequence[Option], prog: str) -> None:
     known = {"--help", "-h"} | {one.flag for one in options if not one.position}
     known |= {f"--no-{one.flag[2:]}" for one in options if one.type is bool}
@@ -267,22 +263,24 @@ def _refuse_unknown(arguments: Sequence[str], options: Sequence[Option], prog: s
         return
     for word in arguments:
         name = word.partition("=")[0].replace("_", "-")
-        if _is_flag(word) and name not in known:
-            close = nearest(name, known) or f"; options: {', '.join(sorted(known))}"
-            fail(f"{prog} has no option {name}{close}")
+        if is_flag(word) and name not in known:
+            fail(f"{prog} has no option {name}{nearest(name, known)}; {prog} --help lists them")
     for one in options:
         given = any(word.partition("=")[0].replace("_", "-") == one.flag for word in arguments)
         if one.default is REQUIRED and not one.position and not given:
             fail(f"{one.flag} is missing: {one.help}")
 
 
-def _sentence(text: str, options: Sequence[Option]) -> str:
+def _sentence(text: str, options: Sequence[Option], arguments: Sequence[str]) -> str:
     """Make one line of what tyro says in a box, whether that is drawn with lines or with dashes."""
     text = " ".join(re.sub(r"[╭╮╰╯│─]+|\+?-{3,}\+?|(?<!\S)\|(?!\S)", " ", text).split())
     text = re.split(r"For full helptext|Got errors:|Argument helptext", text)[0].strip()
     text = re.sub(r"^((Value|Parsing) error|Invalid choice|(Required|Unrecognized) options) (?=\S)", "", text)
     if "Missing from" in text:
-        return f"missing: {', '.join(one.metavar or one.flag for one in options if one.default is REQUIRED)}"
+        given = next((i for i, word in enumerate(arguments) if is_flag(word)), len(arguments))
+        wanted = [one.metavar for one in options if one.position and one.default is REQUIRED][given:]
+        wanted += [one.flag for one in options if not one.position and one.default is REQUIRED]
+        return f"missing: {', '.join(wanted)}"
     ends = r"(?:instantiated from|base 10:|to float:)"
     for one in options:
         name = one.metavar if one.position else one.flag

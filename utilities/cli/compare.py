@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-from utilities.cli.arguments import options_of, parse
+from utilities.cli.arguments import Option, options_of, parse
 from utilities.cli.options import shared
 from utilities.cli.user_errors import reporting
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from utilities.cli.opening import Named
     from utilities.datasets.loaders import Loader
 
+EVERY = ("*",)  # as compare() in Python by default
+EXACT_NAMES = {"float32": "exact", "bfloat16": "half"}  # train's words for the same
 ABOUT = "Compare the layers of two models, or of one with itself, over the images of a data set. A run that was killed "
 ABOUT += "goes on where it stopped when called again. Under torchrun the batches are shared among processes."
 
@@ -39,7 +41,8 @@ class How:
     Attributes:
         dataset2: Another data set for the second model, image by image beside the first.
         image_size2: Pixels, of the second model; default: as --image-size.
-        layers1: Names, globs, or !GLOB to leave out, of the first model; default: the main ones.
+        layers1: Names, globs, or !GLOB to leave out, of the first model; default: the main ones, which layers --main
+            lists; '*' takes all that change something, as compare() in Python does.
         layers2: The same of the second model.
         measure: cka, procrustes, cca, svcca, pwcca, rsa, ...
         kernel: Kernel of CKA.
@@ -51,7 +54,8 @@ class How:
         forward: How the models are run: forward_features, encode_image, ...
         forward2: How the second model is run; default: as --forward.
         batch_axis: Dimension of outputs that counts images, or LAYER DIMENSION pairs; default: found out.
-        precision: Precision of both models and of the sums.
+        precision: exact or float32: float32 throughout; fast: sums in bfloat16 where hardware has it; half or bfloat16:
+            the models too; auto: fast where it is safe, else exact.
         repeats: Passes, each shuffled anew.
         permutations: For a null distribution; 100 is usual.
         confounder: input: regress the input images' own similarity out.
@@ -74,7 +78,7 @@ class How:
     forward: str | None = None
     forward2: str | None = None
     batch_axis: int | dict[str, int] | None = None
-    precision: Literal["auto", "exact", "fast", "half"] = "auto"
+    precision: Literal["auto", "exact", "float32", "fast", "half", "bfloat16"] = "auto"
     repeats: int = 1
     permutations: int = 0
     confounder: Literal["input"] | None = None
@@ -85,7 +89,7 @@ class How:
 
 PASSED = (
     "measure", "kernel", "estimator", "bandwidth", "sigma", "view", "view2", "forward", "forward2", "batch_axis",
-    "precision", "repeats", "permutations", "confounder", "remove_top_pc", "per_batch", "seed",
+    "repeats", "permutations", "confounder", "remove_top_pc", "per_batch", "seed",
 )  # fmt: skip
 
 
@@ -95,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line, less the verb.
     """
-    options = [*shared(), *options_of(How)]
+    options = [_one_or_two(one) for one in shared()] + options_of(How)
     given = parse(options, arguments or [], "python -m utilities compare", ABOUT, many="models")
     with reporting(), process_group(given.device) as (rank, device):
         paths = run(given, rank, device)
@@ -103,6 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from utilities.cli.files import say_written
 
             say_written(paths)
+
+
+def _one_or_two(option: Option) -> Option:
+    return dataclasses.replace(option, help=option.help.replace("One or more", "One or two"))
 
 
 @contextmanager
@@ -166,9 +174,14 @@ def run(given: SimpleNamespace, rank: int, device: torch.device) -> list[Path]:
     models = [open_model(named[0], loaders[0].dataset.num_classes)[0]]
     models.append(models[0] if same else open_model(named[1], loaders[1].dataset.num_classes)[0])
     wanted = [given.layers1, given.layers1 if same and not given.layers2 else given.layers2]
-    layers = [list(own or comparison_layers(model)) for own, model in zip(wanted, models, strict=True)]
+    named_layers = any(own and tuple(own) != EVERY for own in wanted)
+    layers = [
+        None if own and tuple(own) == EVERY else list(own or comparison_layers(model))
+        for own, model in zip(wanted, models, strict=True)
+    ]
     # A repeated call's name, such as relu#2, is known only once the model has run.
-    chosen(given.ticks and [tick.partition("#")[0] for tick in given.ticks], *map(select_layers, models, layers))
+    recorded = [select_layers(model, own or "*") for model, own in zip(models, layers, strict=True)]
+    chosen(given.ticks and [tick.partition("#")[0] for tick in given.ticks], *recorded)
     alike = same_input(*loaders) and given.dataset2 is None
     result = compare(
         *models,
@@ -176,11 +189,12 @@ def run(given: SimpleNamespace, rank: int, device: torch.device) -> list[Path]:
         None if alike else loaders[1],
         layers1=layers[0],
         layers2=layers[1],
-        strict=None if given.layers1 or given.layers2 else False,
+        strict=None if named_layers else False,
         device=device,
         sharded=distributed.is_initialized(),
         resume=files.base,
         provenance=_facts(given, named, models, loaders, device if rank == 0 else None),
+        precision=EXACT_NAMES.get(given.precision, given.precision),
         **{name: getattr(given, name) for name in PASSED},
     )
     if rank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Sequence
 
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         digits          scikit-learn's 1,797 digits, 16x16; needs no network
     """
     about = "List the data sets that can be named; python -m utilities fetch downloads them ahead of time."
-    given = parse(options_of(Globs), arguments or [], "python -m utilities datasets", about)
+    options = [dataclasses.replace(one, help="Such as 'cifar*'; default: all.") for one in options_of(Globs)]
+    given = parse(options, arguments or [], "python -m utilities datasets", about)
     for glob in given.globs:
         if not fnmatch.filter(DATASETS, glob):
             fail(f"no data set matches {glob!r}{nearest(glob, DATASETS)}; data sets: {', '.join(DATASETS)}")

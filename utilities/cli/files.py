@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from utilities.results.result import Result
 
 RESULTS = (".npz", ".json")
+UNKNOWN = re.compile(r"\.[a-z]{2,5}")  # what looks like a format; names may hold dots, such as seed0.5 or a.b2
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Files:
 
         Raises:
             OSError: If nothing can be written there.
-            ValueError: If pictures are not written in the format, or the width is no width.
+            ValueError: If nothing is written in the format, or the width is no width.
         """
         width = None if given.width is None else inches(given.width)
         base, _ = split_picture(given.out)
@@ -56,6 +57,11 @@ class Files:
         kind = suffix if suffix in (*FORMATS, *RESULTS, ".csv") else ""
         if kind in (".json", ".csv"):
             base = given.out.with_suffix("")
+        if not kind and UNKNOWN.fullmatch(suffix):
+            known = ", ".join((*FORMATS, ".npz", ".csv"))
+            raise ValueError(f"{given.out}: nothing is written as {suffix}; choose {known}, or no ending for all")
+        if not kind and given.out.is_dir():
+            raise IsADirectoryError(f"{given.out} is a folder; name the files in it, such as {given.out / 'result'}")
         check_writable(base)
         formats = (kind,) if kind in FORMATS else () if kind else (".png", ".pdf")
         return cls(base, kind in ("", *RESULTS), kind in ("", ".csv"), formats, width, given.caption)

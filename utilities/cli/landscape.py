@@ -114,11 +114,12 @@ def share(words: Sequence[str], jobs: int, device: str) -> None:
     paths = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": paths}
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    how = {"env": environment, "start_new_session": True}  # a terminal's Ctrl-C reaches this process alone
     started: list[subprocess.Popen] = []
     try:
         for part in range(jobs):
             own = ["--device", f"cuda:{part % gpus}"] if gpus else []
-            started.append(subprocess.Popen([*command, *own, "--part", str(part), str(jobs)], env=environment))
+            started.append(subprocess.Popen([*command, *own, "--part", str(part), str(jobs)], **how))
         while any(process.poll() is None for process in started):
             _refuse_failure(started)
             time.sleep(0.1)

@@ -18,15 +18,15 @@ class Layers:
         model: NAME, NAME=WEIGHTS, package.module:FUNCTION or FILE.py:FUNCTION; see python -m utilities models.
         layers: Names, globs, or !GLOB to leave out; default: all.
         main: Only those that compare takes by default.
-        num_classes: Outputs of a model without weights of its own.
-        image_size: Pixels of the images that the model is run on for the shapes; default: what it asks for, else 32.
+        num_classes: Outputs of a model without weights of its own; default: as many as its function makes by itself.
+        image_size: Pixels of the images; default: what the model asks for, else 32.
         forward: How the model is run: forward_features, encode_image, ...
     """
 
     model: Annotated[str, position(metavar="MODEL")]
     layers: Annotated[tuple[str, ...], position(metavar="GLOB ...")] = ()
     main: bool = False
-    num_classes: int = 100
+    num_classes: int | None = None
     image_size: int | None = None
     forward: str | None = None
 

@@ -67,9 +67,8 @@ def find_notebooks(patterns: str | Iterable[str], notebooks: str | Path | None) 
         if pattern.endswith(".ipynb") and Path(pattern).is_file():
             hits = {Path(pattern).stem: Path(pattern)}
         if not hits:
-            names = ", ".join(there) or "none"
-            close = nearest(stem, there)
-            raise FileNotFoundError(f"no notebook matches {pattern!r} in {folder}{close}; there are: {names}")
+            how = "python -m utilities rerun --list lists all" if there else "there are: none"
+            raise FileNotFoundError(f"no notebook matches {pattern!r} in {folder}{nearest(stem, there)}; {how}")
         for name, path in hits.items():
             if found.setdefault(name, path).resolve() != path.resolve():
                 raise ValueError(f"two notebooks are named {name}: {found[name]} and {path}; run them apart")

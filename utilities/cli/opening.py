@@ -1,4 +1,4 @@
-"""The reading of what a command names: models with their weights, images prepared for them, what is known of both."""
+"""Read what a command names: models with their weights, images prepared for them, what is known of both."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from utilities.cli.user_errors import nearest
 from utilities.datasets.class_order import from_options
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.loaders import Loader, make_loader
@@ -84,6 +85,11 @@ def named_models(words: Sequence[str], seeds: Sequence[int] = (), seed: int = 0)
     found = [Named(*split_model(word), own) for word, own in zip(words, seeds, strict=True)]
     for one in found:
         check_name(one.name)
+        if one.from_file and not Path(one.weights).exists():
+            how = "weights are a checkpoint's path, pretrained or random"
+            raise FileNotFoundError(
+                f"{one.name}={one.weights}: there is no such file{nearest(one.weights, KINDS)}; {how}"
+            )
     return found
 
 

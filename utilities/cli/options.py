@@ -10,8 +10,6 @@ from utilities.cli.arguments import Option, options_of, position
 
 # As `utilities.datasets.factory.SPLITS`, which would bring torch.
 Split = Literal["train", "validation", "test", "train+validation"]
-MODEL = "NAME, NAME=WEIGHTS, package.module:FUNCTION[=WEIGHTS] or FILE.py:FUNCTION[=WEIGHTS]; WEIGHTS: a checkpoint's "
-MODEL += "path, pretrained or random; NAME: see python -m utilities models"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +21,8 @@ class Images:
         split: Which part of it.
         root: Folder of downloaded sets; default: data in the project.
         classes: Order of a folder's classes: natural (2 before 10, as timm), a text file with one a line, or names.
-        image_size: Pixels; default: what a model asks for, else the data set's own.
-        n_images: As many of each class as there are; default: all.
+        image_size: Pixels of the images; default: what a model asks for, else the data set's own.
+        n_images: Number of images, as many of each class as there are; default: all.
         batch_size: Images in a batch.
         workers: Processes that load images.
         seed: Seed of random weights, of the choice and order of images, and of what is drawn.
@@ -85,7 +83,7 @@ class Training:
     """How many images something is fitted to.
 
     Attributes:
-        n_train: Images of the training set, as many of each class as there are; default: all.
+        n_train: Number of training images, as many of each class as there are; default: all.
     """
 
     n_train: int | None = None

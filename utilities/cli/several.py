@@ -57,7 +57,7 @@ def layer_matching(
     weight_decay: float | None = None,
     warmup: float = RECIPE.warmup,
     n_train: int | None = None,
-    precision: str = "auto",
+    train_precision: str = "auto",
     checkpoints: Path = PROJECT_ROOT / "checkpoints",
     measures: Sequence[str] = tuple(matching.INDEXES),
     views: Sequence[str] = matching.VIEWS,
@@ -66,9 +66,10 @@ def layer_matching(
     """Tell which measures of similarity find the layer at the same place in a network of another seed.
 
     Args:
-        call: The command; without models, one CNN is trained from several seeds, or loaded where it has been.
-        n_networks: How many to train, of the seeds 0, 1, ...
-        widths: Channels of each of their blocks.
+        call: The command. Several models are compared as they are. One model by its name, plain_cnn8 where none is
+            named, is trained from several seeds, or loaded where it has been.
+        n_networks: Number of networks to train where one is named, of the seeds 0, 1, ...
+        widths: Channels of each block of plain_cnn8.
         epochs: Number of training epochs.
         train_batch: Images in a step of training.
         optimizer: Optimiser of the training: adamw or sgd.
@@ -76,22 +77,32 @@ def layer_matching(
         weight_decay: Default: 5e-4 for sgd, 0.05 for adamw.
         warmup: Epochs of linear growth of the learning rate.
         n_train: Train on this many images, of all classes alike; default: all.
-        precision: Precision of the training: auto, float32, bfloat16 or float16.
+        train_precision: Precision of the training: auto, float32, bfloat16 or float16.
         checkpoints: Folder of the trained networks.
         measures: Some of the measures.
         views: What stands for an image: flatten, gap, ...; one column each.
-        layers: Globs over the layers of one network; default: the blocks of the CNN.
+        layers: Globs over the layers of one network; default: the blocks of plain_cnn8; needed for other models.
     """
     given = call.given
     for view in views:
         check_view(view)
     loader = comparison_loader(given.dataset, given.n_images, given.batch_size, given.image_size, root=given.root)
     facts: dict[str, Any] = {"dataset": loader.dataset.name}
-    if call.models:
+    (one,) = call.models if len(call.models) == 1 else (Named(NAME),)
+    if len(call.models) > 1:
         networks, trained = _named(call.models, loader)
         if layers:
             select_layers(networks[0], list(layers))
     else:
+        if one.weights != "random":
+            raise ValueError(
+                f"{one.name}={one.weights} is one network, and two or more are needed: name several, or {one.name} "
+                "alone, of which --n-networks are trained"
+            )
+        if one.name != NAME and not layers:
+            raise ValueError(f"--layers is missing: which layers of {one.name} are matched, such as 'layer*.relu2'")
+        if one.name != NAME and tuple(widths) != WIDTHS:
+            raise ValueError(f"--widths are those of {NAME}, not of {one.name}")
         if n_networks < 2:
             raise ValueError(f"--n-networks {n_networks}: two networks or more are needed")
         recipe = replace(
@@ -105,11 +116,11 @@ def layer_matching(
             warmup=warmup,
             image_size=given.image_size,
             n_images=n_train,
-        ).resolved(NAME)
+        ).resolved(one.name)
         folder = checkpoints / re.sub(r"\W+", "-", given.dataset)
-        run = {"device": given.device, "precision": precision, "workers": given.workers}
-        networks, trained = trained_networks(recipe, range(n_networks), folder, widths=widths, **run)
-        facts |= {"channels": list(widths), "recipe": asdict(recipe)}
+        run = {"device": given.device, "precision": train_precision, "workers": given.workers}
+        networks, trained = trained_networks(recipe, range(n_networks), folder, name=one.name, widths=widths, **run)
+        facts |= ({"channels": list(widths)} if one.name == NAME else {}) | {"recipe": asdict(recipe)}
     chosen = {"layers": list(layers)} if layers else {}
     options = {"views": views, "device": given.device, "provenance": facts | {"trained": trained}, "report": print}
     return {"": matching.layer_matching(networks, loader, measures, **chosen, **options)}

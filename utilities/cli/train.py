@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -15,6 +16,7 @@ from utilities.cli.user_errors import fail, nearest, reporting
 from utilities.training.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe
 
 PROG = "python -m utilities train"
+PRECISIONS = {"exact": "float32", "half": "bfloat16"}  # compare's words for the same
 CHOICES = {"crop": CROPS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 
 
@@ -23,13 +25,15 @@ class Run:
     """A training.
 
     Attributes:
-        model: NAME, package.module:FUNCTION or FILE.py:FUNCTION; see python -m utilities models.
+        model: NAME, package.module:FUNCTION or FILE.py:FUNCTION; see python -m utilities models. Its weights are
+            random at first.
         epochs: Epochs of the recipe. A warm-up that the recipe counts apart comes on top.
         seed: Seed of the initial weights, the order of the images and their augmentation.
         dir: Folder of the checkpoint MODEL_seed_SEED_epochs_EPOCHS.pth.
         recipe: One of those above.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: auto: bfloat16 where it is fast.
+        precision: exact or float32: float32 throughout; half or bfloat16: the model in bfloat16; float16: on GPUs
+            alone; auto: bfloat16 where it is fast, else float32.
         workers: Processes that load images.
         classes: Order of a folder's classes: natural (2 before 10, as timm), a text file with one a line, or names.
         save_every: Snapshots every so many epochs, at the start and after the warm-up.
@@ -43,7 +47,7 @@ class Run:
     dir: Annotated[str, position(metavar="DIR")]
     recipe: str = "study"
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Literal["auto", "exact", "float32", "half", "bfloat16", "float16"] = "auto"
     workers: int = 0
     classes: tuple[str, ...] | None = None
     save_every: int | None = None
@@ -74,13 +78,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         values["rand_augment"] = None
     own = dataclasses.replace(RECIPES[recipe], epochs=given.pop("epochs"), **values)
     given.pop("recipe")
+    given["precision"] = PRECISIONS.get(given["precision"], given["precision"])
+    if not own.epochs:
+        warnings.warn(f"0 epochs: the weights of {given['model']} stay random", stacklevel=1)
     with reporting():
+        _refuse_weights(given["model"])
         from utilities.datasets.class_order import from_options
         from utilities.train import fit
 
         given["classes"] = from_options(given["classes"])
         path = fit(given.pop("model"), own, given.pop("seed"), given.pop("dir"), **given)
     print(f"wrote {path}")
+
+
+def _refuse_weights(word: str) -> None:
+    """Refuse NAME=WEIGHTS, which other verbs take."""
+    from utilities.cli.opening import split_model
+
+    name, _ = split_model(word)
+    if name != word:
+        raise ValueError(
+            f"training starts from random weights: write {name} instead of {word}; --resume goes on with an "
+            "interrupted training, and --teacher CHECKPOINT learns from another model"
+        )
 
 
 def recipe_options(recipe: Recipe) -> list[Option]:

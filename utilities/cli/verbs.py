@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from utilities.cli.user_errors import fail, nearest
+from utilities.cli.user_errors import fail, nearest, plainly
 
 # Each verb is a module of this folder under its own name.
 VERBS = {
@@ -21,6 +21,18 @@ VERBS = {
     "datasets": "list the data sets that can be named",
     "fetch": "download data sets ahead of time",
     "images": "redraw the pictures of the README",
+}
+ANEW = "nothing is kept; the same call begins anew"
+# What Ctrl-C leaves of a verb, and how to go on.
+KEPT = {
+    "compare": "the sums up to the last minute are kept beside --out; the same call goes on from there",
+    "analyse": "points of a landscape and epochs of a training are kept, and the same call goes on with them; all else "
+    "begins anew",
+    "train": "the epochs up to the last minute are kept; the same call with --resume goes on from there",
+    "evaluate": ANEW,
+    "rerun": "finished notebooks are kept; the same call with --resume goes on",
+    "fetch": "complete data sets are kept; the same call goes on",
+    "images": "complete pictures are kept; the same call draws all of them",
 }
 
 
@@ -53,5 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     verb, *rest = arguments
     if verb not in VERBS:
-        fail(f"there is no verb {verb!r}{nearest(verb, VERBS)}; verbs: {', '.join(VERBS)}")
-    return import_module(f"utilities.cli.{verb}").main(rest) or 0
+        fail(f"there is no verb {verb!r}{nearest(verb, VERBS)}; python -m utilities lists all verbs")
+    with plainly(KEPT.get(verb, ANEW)):
+        return import_module(f"utilities.cli.{verb}").main(rest) or 0

@@ -255,7 +255,7 @@ def layer_matching(
     for view in views:
         check_view(view)
     if len({id(model) for model in models}) < max(2, len(models)):
-        raise ValueError(f"two or more networks are needed, each another object, not {len(models)}")
+        raise ValueError(f"two or more networks are needed, each an object of its own; there are {len(models)}")
     together = SideBySide(models)
     wanted = [f"{i}.{name}" for i, model in enumerate(models) for name in select_layers(model, layers)]
     matrices, done, widths, facts = [], [], {}, {}

@@ -27,13 +27,14 @@ def trained_networks(
     seeds: Iterable[int],
     folder: str | Path,
     *,
+    name: str = NAME,
     widths: Sequence[int] = WIDTHS,
     device: str | torch.device = "auto",
     precision: str = "auto",
     workers: int = 0,
     report: Callable[[str], None] = print,
 ) -> tuple[list[nn.Module], list[dict[str, Any]]]:
-    """Train a `PlainCNN` from each seed by `utilities.train.fit`, or load those that have been trained so before.
+    """Train a model from each seed by `utilities.train.fit`, or load those that have been trained so before.
 
     The seed decides on initial weights, order and augmentation, and, where the recipe takes a part of the images, on
     which part.
@@ -42,7 +43,8 @@ def trained_networks(
         recipe: How to train; ``norm_images`` has to be 0.
         seeds: One for each network.
         folder: Where the checkpoints go; those of other widths than the usual ones into a folder of their own.
-        widths: Channels of each block.
+        name: Which model, see `utilities.zoo.create_model`.
+        widths: Channels of each block of `PlainCNN`.
         device: See `utilities.utils.resolve_device`.
         precision: See `utilities.training.trainer.autocast_dtype`.
         workers: Processes that load images.
@@ -71,9 +73,9 @@ def trained_networks(
     networks, facts = [], []
     for seed in seeds:
         run = {"device": device, "precision": precision, "workers": workers, "report": report}
-        path = fit(NAME, recipe, seed, folder, resume=True, options=options, **run)
+        path = fit(name, recipe, seed, folder, resume=True, options=options, **run)
         content = read_checkpoint(path)
-        networks.append(create_model(NAME, content["num_classes"], path, **options))
+        networks.append(create_model(name, content["num_classes"], path, **options))
         validation = content["history"][-1]["top1"] if content["history"] else None
         facts.append({"seed": seed, "validation": validation, "test": content["test"]["top1"]})
     return networks, facts

@@ -150,7 +150,7 @@ def check_name(name: str) -> None:
     Example:
         >>> check_name("resnet81")
         Traceback (most recent call last):
-        ValueError: unknown model 'resnet81'; close: resnet18...; known: resnet18, resnet34, ...
+        ValueError: unknown model 'resnet81'; close: resnet18...; python -m utilities models...
     """
     if is_own(name):
         own_function(name)
@@ -162,9 +162,9 @@ def check_name(name: str) -> None:
         close = difflib.get_close_matches(name, candidates, cutoff=0.5)
         close += [f"{prefix}/{name}" for prefix in ("timm", "torchvision") if list_models(f"{prefix}/{name}")]
         raise ValueError(
-            f"unknown model {name!r}; close: {', '.join(close) or 'none'}; known: {', '.join(_OWN)}, and all that "
-            "list_models('timm/*') and list_models('torchvision/*') of utilities.zoo give; a model of your own: "
-            "package.module:function or path/to/file.py:function"
+            f"unknown model {name!r}; close: {', '.join(close) or 'none'}; python -m utilities models lists all, "
+            "as does list_models() of utilities.zoo, with 'timm/*' or 'torchvision/*' the libraries'; a model of "
+            "your own: package.module:function or path/to/file.py:function"
         )
 
 

@@ -56,7 +56,7 @@ def own_function(name: str) -> Callable[..., Any]:
             raise ValueError(f"there is no {attribute!r} in {where}; close: {', '.join(close) or 'none'}; {HOW}")
         found = getattr(found, part)
     if not callable(found):
-        raise TypeError(f"{name} is a {type(found).__name__}, not a function; {HOW}")
+        raise TypeError(f"{name} is {_with_article(type(found).__name__)}, not a function; {HOW}")
     return found
 
 
@@ -97,8 +97,12 @@ def build_own(name: str, num_classes: int | None, pretrained: bool, kwargs: dict
     except (Exception, SystemExit) as error:  # the function may raise anything
         raise ValueError(f"{name} raised {_in_words(error)}") from error
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{name} gives a {type(model).__name__}, not a torch module")
+        raise TypeError(f"{name} should return a torch module, not {_with_article(type(model).__name__)}")
     return model
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def _in_words(error: BaseException) -> str:

@@ -109,5 +109,5 @@ def refuse_other_classes(model: nn.Module, data: ImageDataset) -> None:
     fault = other_classes(model, data)
     if fault:
         raise ValueError(
-            f"{fault}; give the data it was trained on, of a folder with their order as classes, or another checkpoint"
+            f"{fault}; name the data it was trained on (a folder: with the order of its classes) or another checkpoint"
         )
