@@ -59,7 +59,7 @@ QUICK_TRAINING = {
 CANVAS_TRAINING = {
     "vit_tiny_patch4_24": {"epochs": 10, "learning_rate": 1e-3, "batch_size": 64},
     "resnet18": {"epochs": 5, "learning_rate": 1e-3, "batch_size": 32, "n_images": 2000, "warmup": 2},
-    "lambda_resnet26": {"epochs": 3, "learning_rate": 1.5e-3, "batch_size": 16, "n_images": 1600, "warmup": 1},
+    "lambda_resnet26": {"epochs": 4, "learning_rate": 1.5e-3, "batch_size": 16, "n_images": 1600, "warmup": 1},
 }
 # Models that notebooks follow through their training: it keeps them as they are at its start and after the warm-up.
 FOLLOWED = ("resnet18", "alternet18", "vit_tiny_patch2_16")
