@@ -112,7 +112,7 @@ def test_the_command_writes_tables_figure_and_results(tmp_path, capsys):
     [
         (["resnet19"], "resnet19"),
         (["plain_cnn8", "plain_cnn8"], "models should differ"),
-        (["plain_cnn8=absent.pth"], "no checkpoint 'absent.pth'"),
+        (["plain_cnn8=absent.pth"], "absent.pth: there is no such file"),
         (["plain_cnn8", "--n-batches", "9000"], "9000 mini-batches of 16 images"),
         (["plain_cnn8", "--block", "nothing*"], "names no trained parameter"),
     ],
