@@ -49,7 +49,7 @@ QUICK_TRAINING = {
     "resnet18": {"epochs": 4, "learning_rate": 1e-3, "batch_size": 32, "warmup": 1},
     "resnet": {"epochs": 5, "learning_rate": 1e-3, "batch_size": 32, "warmup": 1},
     "wide_resnet": {"epochs": 4, "learning_rate": 1e-3, "batch_size": 32, "warmup": 1},
-    "lambda_resnet50": {"epochs": 6, "learning_rate": 2e-3, "batch_size": 32},  # after 4, one image rules many layers
+    "lambda_resnet50": {"epochs": 6, "learning_rate": 2e-3, "batch_size": 32},  # after 4, one image rules half of it
     "lambda": {"epochs": 4, "learning_rate": 2e-3, "batch_size": 32, "warmup": 1},
     "vit": {"epochs": 20, "learning_rate": 2e-3, "batch_size": 64},
     "plain": {"epochs": 8, "learning_rate": 3e-3, "batch_size": 32},
