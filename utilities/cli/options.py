@@ -47,7 +47,7 @@ class Models:
 
     Attributes:
         models: One or more, each NAME, NAME=WEIGHTS, package.module:FUNCTION[=WEIGHTS] or FILE.py:FUNCTION[=WEIGHTS];
-            WEIGHTS: a checkpoint's path, pretrained or random. Also after --models.
+            WEIGHTS: a checkpoint's path, pretrained, wheel or random. Also after --models.
         model_seeds: Seeds of random weights: one for all, or one each; default: --seed.
     """
 

