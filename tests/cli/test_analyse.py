@@ -68,6 +68,16 @@ def test_layers_are_those_of_the_model_whose_blocks_are_not_known(tmp_path):
     assert (counts["resnet18"], counts[own]) == (9, 1)
 
 
+def test_models_before_one_that_fails_are_not_lost(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["variance", "--models", "resnet18", "vgg11", *ON, "--out", f"{tmp_path}/a"])
+    printed = capsys.readouterr()
+    assert "layers={'NAME': 'conv'}" in printed.err
+    names = {"a_resnet18.npz", "a_resnet18.json", "a.csv", "a.png", "a.pdf", "a_claims.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert "a_resnet18.npz" in printed.out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

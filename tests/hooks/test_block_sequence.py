@@ -11,7 +11,7 @@ from torch import nn
 from utilities.analysis.blocks.fourier import fourier
 from utilities.analysis.blocks.variance import feature_variance
 from utilities.hooks import BlockSequence, blocks, describe
-from utilities.hooks.block import KINDS, Block
+from utilities.hooks.block import BLOCK_KINDS, Block
 from utilities.zoo import create_model
 
 SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 7}
@@ -62,7 +62,7 @@ def test_composition_is_the_model_and_features_are_maps(name):
     found.check(x)  # raises if logits differ
     assert found[0].kind == "stem"
     assert found[-1].kind == "classifier"
-    assert {block.kind for block in found} <= set(KINDS)
+    assert {block.kind for block in found} <= set(BLOCK_KINDS)
     assert [block.stage for block in found] == sorted(block.stage for block in found)
     with torch.no_grad():
         shapes = [maps.shape for _, maps in found.maps(x)]

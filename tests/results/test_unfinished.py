@@ -87,6 +87,15 @@ def test_a_key_sees_models_facts_and_the_code_of_functions():
     assert key != fingerprint([model, model], code_of(len))
 
 
+def test_the_code_of_a_function_is_not_its_docstring():
+    def made(body):
+        exec(f"def loss(x):\n    {body}", names := {})
+        return code_of(names["loss"])
+
+    assert made("'Return x.'; return x + 1") == made("'Return it.'; return x + 1")
+    assert made("'Return x.'; return x + 1") != made("'Return x.'; return x + 2")
+
+
 def test_the_fingerprint_sees_weights_and_options():
     one, two = create_model("resnet18", 10, seed=0), create_model("resnet18", 10, seed=0)
     assert fingerprint([one], 1) == fingerprint([two], 1)

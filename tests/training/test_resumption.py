@@ -85,7 +85,7 @@ def load(path):
 def test_a_checkpoint_keeps_classes_data_and_precision(folder, tmp_path, small):
     content = load(run(folder, tmp_path / "out"))
     assert content["classes"] == ["a", "b", "c"]
-    parts = [load_dataset(f"folder:{folder}", part) for part in resumption.PARTS]
+    parts = [load_dataset(f"folder:{folder}", part) for part in resumption.SPLITS]
     assert list(content["data"].values()) == [fingerprint(part) for part in parts]
     assert (content["precision"], content["precisions"]) == ("float32", [[2, "float32"]])
 

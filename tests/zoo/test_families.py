@@ -10,7 +10,7 @@ import utilities.datasets
 import utilities.zoo
 from utilities.training.recipes import Recipe
 from utilities.zoo import family, list_models
-from utilities.zoo.families import FAMILIES, TITLES, usual_optimizer
+from utilities.zoo.families import FAMILIES, FAMILY_TITLES, usual_optimizer
 
 # Every name of this package, by the beginning of it.
 OWN = {
@@ -93,7 +93,7 @@ def test_functions_of_your_own(name, expected):
 
 
 def test_each_row_is_of_a_known_family():
-    assert {row.family for row in FAMILIES} == set(TITLES)
+    assert {row.family for row in FAMILIES} == set(FAMILY_TITLES)
     assert {row.optimizer for row in FAMILIES} == {"sgd", "adamw"}
 
 

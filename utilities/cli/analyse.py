@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -104,11 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, own = all_options(entry)
     given = parse(options, rest, f"{PROG} {name}", summary(entry.function), many="models")
     with reporting():
-        paths = run(entry, given, own, [name, *rest])
-    if paths:
-        from utilities.cli.files import say_written
-
-        say_written(paths)
+        run(entry, given, own, [name, *rest])
 
 
 def all_options(entry: Analysis) -> tuple[list[Option], list[str]]:
@@ -140,13 +136,9 @@ def _in_words_of_commands(one: Option, defaults: Mapping[str, Any]) -> Option:
     return one
 
 
-def run(entry: Analysis, given: SimpleNamespace, own: Sequence[str], words: Sequence[str]) -> list[Path]:
-    """Analyse as the command line says, and write results and figures.
-
-    Returns:
-        The files.
-    """
-    from utilities.cli.files import Files
+def run(entry: Analysis, given: SimpleNamespace, own: Sequence[str], words: Sequence[str]) -> None:
+    """Analyse as the command line says, write results and figures, and say where they are."""
+    from utilities.cli.files import Files, say_written
     from utilities.utils import resolve_device
 
     files = Files.of(given)
@@ -155,10 +147,29 @@ def run(entry: Analysis, given: SimpleNamespace, own: Sequence[str], words: Sequ
         raise ValueError(f"{given.out}: this analysis has no figure; write its result (.npz) or its table (.csv)")
     options = {name: getattr(given, name) for name in own}
     options = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
-    results, loaders = measure(entry, given, options, words, files)
-    if not results:
-        return []
-    paths = save(results, files)
+    results: dict[str, Any] = {}
+    loaders: dict[str, list[Loader]] = {}
+    try:
+        for label, result, own_loaders in measure(entry, given, options, words, files):
+            results[label], loaders[label] = result, own_loaders
+    finally:  # what was measured before a model failed is not lost
+        if results:
+            say_written(write(entry, given, files, results, loaders))
+
+
+def write(
+    entry: Analysis,
+    given: SimpleNamespace,
+    files: Files,
+    results: Mapping[str, Any],
+    loaders: Mapping[str, list[Loader]],
+) -> list[Path]:
+    """Write results, figures, table and claims, and print reports.
+
+    Returns:
+        The files.
+    """
+    paths = save(results, files, several=len(results) > 1 or (len(given.models) > 1 and not entry.together))
     if entry.report:
         for ending, table in find(entry.report)(results, given).items():
             paths += files.save_table(table, ending) if files.everything else []
@@ -175,11 +186,11 @@ def run(entry: Analysis, given: SimpleNamespace, own: Sequence[str], words: Sequ
 
 def measure(
     entry: Analysis, given: SimpleNamespace, options: Mapping[str, Any], words: Sequence[str], files: Files
-) -> tuple[dict[str, Any], dict[str, list[Loader]]]:
+) -> Iterator[tuple[str, Any, list[Loader]]]:
     """Run an analysis for each model.
 
-    Returns:
-        Results by the models' labels, and the loaders.
+    Yields:
+        The model's label, its result, and the loaders of its images.
     """
     from utilities.cli.loaders import LOADERS
     from utilities.cli.opening import labels, named_models
@@ -188,16 +199,15 @@ def measure(
     function = find(entry.function)
     if entry.together:
         call = Call(given, words, models[0] if models else None, "", models, files, entry.labelled, [])
-        return function(call, **options), {}
+        yield from ((label, result, []) for label, result in function(call, **options).items())
+        return
     named = _with_named_layers(models, options)
-    results, loaders = {}, {}
     for model, label in zip(models, labels(models), strict=True):
-        loaders[label] = LOADERS[entry.images](given, model)
-        call = Call(given, words, model, label, models, files, entry.labelled, loaders[label], model in named)
+        loaders = LOADERS[entry.images](given, model)
+        call = Call(given, words, model, label, models, files, entry.labelled, loaders, model in named)
         found = function(call, **options) if _takes_call(function) else _plain(entry, call, options)
         if found is not None:
-            results[label] = found
-    return results, loaders
+            yield label, found, loaders
 
 
 def _with_named_layers(models: Sequence[Named], options: Mapping[str, Any]) -> set[Named]:
@@ -230,15 +240,15 @@ def _plain(entry: Analysis, call: Call, options: Mapping[str, Any]) -> Any:
     return sources[0](model, *loaders, **known, **options)
 
 
-def save(results: Mapping[str, Any], files: Files) -> list[Path]:
-    """Write each model's result, and one table of all."""
+def save(results: Mapping[str, Any], files: Files, several: bool) -> list[Path]:
+    """Write each model's result, under its label where there are several, and one table of all."""
     import pandas as pd
 
     paths, tables = [], []
     for label, result in results.items():
         nested = isinstance(result, Mapping)  # several readings of one model
         for reading, one in result.items() if nested else [("", result)]:
-            paths += files.save(one, label if nested or len(results) > 1 else "", reading)
+            paths += files.save(one, label if nested or several else "", reading)
             table = one.to_frame()
             more = {"model": label} if label else {}
             more |= {"reading": reading} if nested else {}

@@ -43,15 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if given.out.suffix.lower() != ".csv":
                 raise ValueError(f"{given.out}: the table is written as .csv alone; choose that ending")
             check_writable(given.out)
-        rows = []
-        for named in named_models(given.models, given.model_seeds, given.seed):
-            loader = open_loader(given, named)
-            model, facts = open_model(named, loader.dataset.num_classes)
-            refuse_other_classes(model, loader.dataset)
-            about = {"dataset": f"{loader.dataset.name} ({loader.dataset.part})"}
-            rows.append(facts | about | evaluate(model, loader, device=given.device))
-        table = pd.DataFrame(rows)
-        print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-        if given.out is not None:
-            write_whole(given.out, lambda path: table.to_csv(path, index=False))
-            print(f"wrote {given.out}")
+        rows: list[dict] = []
+        try:
+            for named in named_models(given.models, given.model_seeds, given.seed):
+                loader = open_loader(given, named)
+                model, facts = open_model(named, loader.dataset.num_classes)
+                refuse_other_classes(model, loader.dataset)
+                about = {"dataset": f"{loader.dataset.name} ({loader.dataset.part})"}
+                rows.append(facts | about | evaluate(model, loader, device=given.device))
+        finally:  # what was measured before a model failed is not lost
+            if rows:
+                table = pd.DataFrame(rows)
+                print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+                if given.out is not None:
+                    write_whole(given.out, lambda path: table.to_csv(path, index=False))
+                    print(f"wrote {given.out}")

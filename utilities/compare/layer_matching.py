@@ -40,7 +40,7 @@ INDEXES: dict[str, dict[str, Any]] = {
     **{f"cka_rbf_{b}": {"measure": "cka", "kernel": "rbf", "bandwidth": b} for b in (0.2, 0.4, 0.8)},
     **{name: {"measure": name} for name in SIMILARITY_MEASURES},
 }
-TITLES = {
+MEASURE_TITLES = {
     "cka": "linear CKA",
     **{name: f"RBF CKA, σ = {options['bandwidth']} median" for name, options in INDEXES.items() if "kernel" in options},
     **{name: measure.title for name, measure in SIMILARITY_MEASURES.items()},
@@ -174,7 +174,7 @@ class LayerMatching(Result):
         numbers = 100 * np.array([mean_accuracy(matrices) for matrices in self.matrices]).reshape(-1, 2)
         return pd.DataFrame(
             {
-                "measure": [TITLES[name] for name in self.measures],
+                "measure": [MEASURE_TITLES[name] for name in self.measures],
                 "view": self.views,
                 "percent": numbers[:, 0],
                 "stderr": numbers[:, 1],
@@ -185,7 +185,7 @@ class LayerMatching(Result):
         """Tabulate the percentage of ordered pairs in which each layer is matched; rows as in `to_frame`."""
         different = ~np.eye(self.matrices.shape[1], dtype=bool)
         shares = matched(self.matrices)[:, different].mean(1)
-        index = pd.MultiIndex.from_arrays([[TITLES[name] for name in self.measures], self.views])
+        index = pd.MultiIndex.from_arrays([[MEASURE_TITLES[name] for name in self.measures], self.views])
         return pd.DataFrame(100 * shares, index=index.set_names(["measure", "view"]), columns=self.layers)
 
     def table(self) -> str:
@@ -195,14 +195,14 @@ class LayerMatching(Result):
             (row.measure, row.view): f"{row.percent:.1f}" + ("" if np.isnan(row.stderr) else f" ± {row.stderr:.1f}")
             for row in frame.itertuples()
         }
-        names = list(dict.fromkeys([*frame["measure"], *(TITLES[name] for name in self.skipped)]))
+        names = list(dict.fromkeys([*frame["measure"], *(MEASURE_TITLES[name] for name in self.skipped)]))
         views = list(self.widths)
         head = [f"{'percent of layers matched':<32}" + "".join(f"{view:>16}" for view in views)]
         lines = [f"{name:<32}" + "".join(f"{cells.get((name, view), '-'):>16}" for view in views) for name in names]
         chance = [f"{'chance':<32}" + "".join(f"{100 * self.chance:>16.1f}" for _ in views)]
         notes = [f"features, {view}: {', '.join(map(str, widths))}" for view, widths in self.widths.items()]
         notes += [
-            f"not computed: {TITLES[name]}, {view}: {reason}"
+            f"not computed: {MEASURE_TITLES[name]}, {view}: {reason}"
             for name, reasons in self.skipped.items()
             for view, reason in reasons.items()
         ]
@@ -273,7 +273,7 @@ def layer_matching(
                 if options["measure"] == "cka":  # CKA takes any features, so something else is wrong
                     raise
                 skipped.setdefault(name, {})[view] = str(reason)
-                report(f"{TITLES[name]}, {view}: not computed")
+                report(f"{MEASURE_TITLES[name]}, {view}: not computed")
                 continue
             names = _layers_of_each(result.layers1, len(models))
             symmetric = options["measure"] == "cka" or SIMILARITY_MEASURES[name].symmetric
@@ -283,7 +283,7 @@ def layer_matching(
             done.append((name, view))
             widths[view] = result.details1["width"][: len(names)]
             facts = {"n": result.n, "batch_size": result.provenance["batch_size"], "layers": names}
-            report(f"{TITLES[name]}, {view}: {mean_accuracy(matrices[-1])[0]:.1%}")
+            report(f"{MEASURE_TITLES[name]}, {view}: {mean_accuracy(matrices[-1])[0]:.1%}")
     if not done:
         raise ValueError("no measure could be computed: " + next(iter(next(iter(skipped.values())).values())))
     own = {"networks": len(models), "model": type(models[0]).__name__, "batch_size": facts["batch_size"]}

@@ -20,7 +20,7 @@ from utilities.utils import PROJECT_ROOT
 LAYOUT = "expected: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg"
 TWELVE_BITS = 4095  # white in pictures of twelve bits
 CLASSES_SEEN = 64  # most classes of which one picture is checked for its depth
-PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
@@ -194,7 +194,7 @@ def split_folders(path: Path) -> dict[str, Path]:
     """
     places: dict[str, Path] = {}
     for name in subfolders(path):
-        part = PARTS.get(name.lower())
+        part = SPLIT_OF_FOLDER.get(name.lower())
         if part in places:
             raise ValueError(f"{path} has {places[part].name} and {name}, two folders for one part; move one away")
         if part:
@@ -235,7 +235,7 @@ def class_images(folder: Path) -> list[Path]:
     """
     found = images_in(folder)
     inner = {name: images for name in subfolders(folder) if (images := class_images(folder / name))}
-    if inner and ((not found and len(inner) > 1) or any(name.lower() in PARTS for name in inner)):
+    if inner and ((not found and len(inner) > 1) or any(name.lower() in SPLIT_OF_FOLDER for name in inner)):
         raise ValueError(
             f"class folder {folder} holds folders with images ({', '.join(list(inner)[:4])}), which may be classes: "
             f"is it a set itself (folder:{folder})? If not, move the images up"

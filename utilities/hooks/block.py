@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-KINDS = ("stem", "conv", "msa", "mlp", "pool", "classifier")
+BLOCK_KINDS = ("stem", "conv", "msa", "mlp", "pool", "classifier")
 
 
 @dataclass(frozen=True)

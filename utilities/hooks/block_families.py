@@ -16,7 +16,7 @@ from timm.models.vision_transformer import Block as PreNormBlock
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import nn
 
-from utilities.hooks.block import KINDS, Block, Residual, Step
+from utilities.hooks.block import BLOCK_KINDS, Block, Residual, Step
 from utilities.hooks.selection import select_layers
 
 _ATTENTION = re.compile("Attention|Attn|LambdaLayer")
@@ -198,6 +198,6 @@ def family_blocks(model: nn.Module) -> list[Block]:
         names = ", ".join(select_layers(model, depth=1)[:6])
         raise ValueError(
             f"the blocks of a {type(model).__name__} are not known; name them with their kinds, such as "
-            f"layers={{'NAME': 'conv'}}; kinds: {', '.join(KINDS)}; some of its layers: {names}"
+            f"layers={{'NAME': 'conv'}}; kinds: {', '.join(BLOCK_KINDS)}; some of its layers: {names}"
         )
     return builder(model)

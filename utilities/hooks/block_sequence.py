@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from utilities.hooks.block import KINDS, Block
+from utilities.hooks.block import BLOCK_KINDS, Block
 from utilities.hooks.block_families import family_blocks
 from utilities.hooks.calls.copies import own_inputs
 from utilities.hooks.calls.input_type import as_input
@@ -233,8 +233,8 @@ def _kinds_by_name(model: nn.Module, layers: Mapping[str, str]) -> dict[str, str
     kinds, chosen_by = {}, {}
     for pattern, kind in layers.items():
         base, _, layout = str(kind).partition(":")
-        if base not in KINDS or layout not in ("", "NCHW", "NHWC"):
-            raise ValueError(f"kind {kind!r} is not known; kinds: {', '.join(KINDS)}, with :NHWC or :NCHW")
+        if base not in BLOCK_KINDS or layout not in ("", "NCHW", "NHWC"):
+            raise ValueError(f"kind {kind!r} is not known; kinds: {', '.join(BLOCK_KINDS)}, with :NHWC or :NCHW")
         for name in select_layers(model, [pattern]):
             if name in layers and name != pattern:
                 continue

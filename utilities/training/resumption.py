@@ -23,7 +23,7 @@ from utilities.zoo.checkpoints import read_checkpoint, write_torch
 from utilities.zoo.state_dicts import state_of
 from utilities.zoo.trained_on import difference
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 REMEDY = "train into another folder, or anew without resuming, which replaces it"
 
 
@@ -35,11 +35,11 @@ def data_facts(sets: Sequence[ImageDataset]) -> dict[str, Any]:
 
     Example:
         >>> from utilities.datasets import load_dataset
-        >>> facts = data_facts([load_dataset("digits", part) for part in PARTS])
+        >>> facts = data_facts([load_dataset("digits", part) for part in SPLITS])
         >>> facts["classes"][:2], list(facts["data"])
         (['0', '1'], ['train', 'validation', 'test'])
     """
-    return {"classes": list(sets[0].classes), "data": dict(zip(PARTS, map(fingerprint, sets), strict=True))}
+    return {"classes": list(sets[0].classes), "data": dict(zip(SPLITS, map(fingerprint, sets), strict=True))}
 
 
 def data_now(recipe: Recipe, seed: int, classes: Sequence[str] | str | Path | None = None) -> dict[str, Any] | None:
@@ -54,10 +54,10 @@ def data_now(recipe: Recipe, seed: int, classes: Sequence[str] | str | Path | No
             seed=seed if part == "train" else 0,
             classes=classes,
         )
-        for part in PARTS
+        for part in SPLITS
     ]
     prints = (fingerprint(source, name) for name, source in found)
-    return {"classes": list(found[0][1].classes), "data": dict(zip(PARTS, prints, strict=True))}
+    return {"classes": list(found[0][1].classes), "data": dict(zip(SPLITS, prints, strict=True))}
 
 
 def parts_now(name: str) -> dict[str, str]:
@@ -71,7 +71,7 @@ def parts_now(name: str) -> dict[str, str]:
         {}
     """
     found = {}
-    for part in PARTS:
+    for part in SPLITS:
         with suppress(FileNotFoundError):
             found[part] = fingerprint(load_source(name, part)[1])
     return found
@@ -99,7 +99,7 @@ def refuse_other_data(content: Mapping[str, Any], now: Mapping[str, Any] | None,
             )
         return
     fault = difference(now["classes"], content["classes"])
-    changed = [part for part in PARTS if content["data"].get(part) != now["data"][part]]
+    changed = [part for part in SPLITS if content["data"].get(part) != now["data"][part]]
     if not fault and changed:
         fault = f"its {' and '.join(changed)} images were others"
     if fault:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-TITLES = {"cnn": "CNN", "hybrid": "hybrid", "vit": "ViT"}  # each family, from no attention to nothing else, in words
+# Each family in words, from no attention to nothing else.
+FAMILY_TITLES = {"cnn": "CNN", "hybrid": "hybrid", "vit": "ViT"}
 
 
 @dataclass(frozen=True)

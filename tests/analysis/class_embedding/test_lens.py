@@ -10,7 +10,7 @@ from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from utilities.analysis.class_embedding.lens import Lens, lens
 from utilities.analysis.class_embedding.ranks import chance_score, score
 from utilities.analysis.class_embedding.readers import run_readers
-from utilities.analysis.class_embedding.space import PARTS, LensOptions
+from utilities.analysis.class_embedding.space import BLOCK_PARTS, LensOptions
 from utilities.analysis.class_embedding.spaces import class_space
 from utilities.plots.class_embedding.lens import plot_lens
 from utilities.resnet import BasicBlock, ResNet
@@ -258,7 +258,7 @@ def test_files_table_and_bad_input(tmp_path):
     row = table[(table.part == "mlp") & (table.block == "blocks.1") & (table.group == "image")].iloc[0]
     assert row.score == pytest.approx(result.score[:, 2, 1, 1:].mean(), rel=1e-6)
     assert row.logit == pytest.approx(result.logit[:, 2, 1, 1:].mean(), rel=1e-5)
-    assert (loaded.provenance["n"], loaded.provenance["model"], tuple(loaded.parts)) == (6, "toy", PARTS)
+    assert (loaded.provenance["n"], loaded.provenance["model"], tuple(loaded.parts)) == (6, "toy", BLOCK_PARTS)
     for top in (0, 6, True, 1.5):
         with pytest.raises(ValueError, match="from 1 to the model's 5 classes"):
             lens(model, [batch], top=top, device="cpu")

@@ -11,8 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from utilities.analysis.class_embedding.eager_attention import eager_attention
 from utilities.analysis.class_embedding.masking import deleting, drop_cls, no_cls_mask, self_only_mask, with_prefix
 from utilities.analysis.class_embedding.perturbation import (
-    KINDS,
     PERTURBATION_MEASURES,
+    PERTURBATIONS,
     SIDES,
     Perturbation,
     perturb,
@@ -90,7 +90,7 @@ def twin(model, kind, batch):
     return np.array([count for count, _ in rows]), np.array([sides for _, sides in rows], dtype=float)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PERTURBATIONS)
 @pytest.mark.parametrize("options", [{}, {"reg_tokens": 2}, AVERAGE], ids=["token", "registers", "average"])
 def test_values_are_those_of_images_one_at_a_time(kind, options):
     model = build(**options)
@@ -110,7 +110,7 @@ def test_values_are_those_of_images_one_at_a_time(kind, options):
 
 def test_perturbations_change_what_they_should_in_these_tests():
     result = perturb(build(), [data()], **RUN)
-    assert result.kinds == list(KINDS)
+    assert result.kinds == list(PERTURBATIONS)
     assert (np.abs(result.values[:, 2, PERTURBATION_MEASURES.index("score")]) > 1e-3).all()
     both = result.values[1:3, 1, PERTURBATION_MEASURES.index("score")]
     assert both[0] != both[1]  # with weights that add up to 1 again, and without
@@ -157,10 +157,10 @@ def test_threshold_decides_which_tokens_are_on_the_object():
 def test_kinds_are_those_that_the_first_batch_allows_and_it_is_not_lost():
     with_masks, without = data(), data(masks=False)
     result = perturb(build(), iter(split(with_masks, 5)), **RUN)
-    assert (result.kinds, result.images[0]) == (list(KINDS), 12)
+    assert (result.kinds, result.images[0]) == (list(PERTURBATIONS), 12)
     result = perturb(build(), iter(split(without, 5)), **RUN)
-    assert (result.kinds, result.images.tolist()) == (list(KINDS[:3]), [12] * 3)
-    assert result.provenance["left_out"] == dict.fromkeys(KINDS[3:], "the images have no masks")
+    assert (result.kinds, result.images.tolist()) == (list(PERTURBATIONS[:3]), [12] * 3)
+    assert result.provenance["left_out"] == dict.fromkeys(PERTURBATIONS[3:], "the images have no masks")
     result = perturb(build(**AVERAGE), [without], **RUN)
     assert result.kinds == ["self_only"]
     assert result.provenance["left_out"]["no_cls"] == "VisionTransformer has no class token"
@@ -297,7 +297,7 @@ def test_results_are_saved_loaded_and_tabulated(tmp_path):
     assert {"model", "n", "seed", "threshold", "versions", "weights_of_attention"} <= loaded.provenance.keys()
     json.dumps(result.provenance)
     table = result.to_frame().set_index(["kind", "measure"])
-    assert len(table) == len(KINDS) * len(PERTURBATION_MEASURES)
+    assert len(table) == len(PERTURBATIONS) * len(PERTURBATION_MEASURES)
     row = table.loc[("no_class", "pooled_rate")]
     assert row["difference"] == result.estimate("no_class", "pooled_rate").value
     assert row["low"] <= row["difference"] <= row["high"]

@@ -38,7 +38,7 @@ class Fourier(Result):
 
     Attributes:
         names: Names of the blocks, without the classifier.
-        kinds: Kinds of the blocks, see `utilities.hooks.block.KINDS`.
+        kinds: Kinds of the blocks, see `utilities.hooks.block.BLOCK_KINDS`.
         stages: Stage of each block: 0 for the stem, then from 1.
         size: Rows and columns of the maps, (blocks, 2).
         frequency: Frequency in units of pi per position of the block's own grid, (blocks, frequencies).

@@ -21,7 +21,7 @@ from utilities.hooks.recorder import first_tensor
 from utilities.lambda_layer import LambdaLayer
 from utilities.results.moments import Moments
 
-KINDS = ("conv", "msa", "mlp")
+UNIT_KINDS = ("conv", "msa", "mlp")
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ def named_units(named: BlockSequence, images: torch.Tensor) -> list[Unit]:
         >>> [unit.name for unit in named_units(blocks(model, {"[01]": "conv"}), torch.zeros(1, 3, 4, 4))]
         ['0', '1']
     """
-    wrong = next((block for block in named if block.kind not in KINDS), None)
+    wrong = next((block for block in named if block.kind not in UNIT_KINDS), None)
     if wrong is not None:
-        raise ValueError(f"layer {wrong.name!r} of kind {wrong.kind!r} is no unit; units are {', '.join(KINDS)}")
+        raise ValueError(f"layer {wrong.name!r} of kind {wrong.kind!r} is no unit; units are {', '.join(UNIT_KINDS)}")
     ran: dict[str, bool] = {}
     with ExitStack() as stack:
         for block in named:

@@ -33,7 +33,7 @@ class Variance(Result):
 
     Attributes:
         names: Names of the blocks, without the classifier.
-        kinds: Kinds of the blocks, see `utilities.hooks.block.KINDS`.
+        kinds: Kinds of the blocks, see `utilities.hooks.block.BLOCK_KINDS`.
         stages: Stage of each block: 0 for the stem, then from 1.
         variance: Variance, mean over channels and images.
         stderr: Standard error of ``variance`` over images.

@@ -58,7 +58,7 @@ class Identifiability(Result):
     Attributes:
         names: Names of the blocks.
         depth: Share of the model's blocks that have run after each of them; a CNN's first stages are not read.
-        parts: Parts read of each block, see `utilities.analysis.class_embedding.space.PARTS`.
+        parts: Parts read of each block, see `utilities.analysis.class_embedding.space.BLOCK_PARTS`.
         groups: Groups of tokens: ``CLS``, if there is a class token, and ``image``; registers are in neither.
         score: 1 - rank / classes, mean over tokens, (parts, blocks, groups). Tied classes take their mean rank.
         rate: Share of tokens where the class comes first, (parts, blocks, groups). Tied classes count with the

@@ -38,7 +38,7 @@ class Lens(Result):
 
     Attributes:
         names: Names of the blocks.
-        parts: Parts read of each block, see `utilities.analysis.class_embedding.space.PARTS`; for CNNs, only the
+        parts: Parts read of each block, see `utilities.analysis.class_embedding.space.BLOCK_PARTS`; for CNNs, only the
             block.
         rank: Number of classes with a larger logit than the target, int16, (images, parts, blocks, tokens).
         logit: Logit of the target, float32, (images, parts, blocks, tokens).

@@ -37,7 +37,7 @@ from utilities.results.statistics import bootstrap_interval
 from utilities.utils import versions
 
 OF_CLS = ("no_cls", "no_cls_unnormalised")
-KINDS = ("self_only", *OF_CLS, *OF_TOKENS)
+PERTURBATIONS = ("self_only", *OF_CLS, *OF_TOKENS)
 
 SIDES = ("intact", "perturbed", "difference")
 PERTURBATION_MEASURES = ("rate", "pooled_rate", "score", "pooled_score", "cls_rate", "accuracy")
@@ -75,7 +75,7 @@ class Perturbation(Result):
     All values of a row are over the same images and, for image tokens, the same tokens.
 
     Attributes:
-        kinds: Kind of each row, from `utilities.analysis.class_embedding.perturbation.KINDS`.
+        kinds: Kind of each row, from `utilities.analysis.class_embedding.perturbation.PERTURBATIONS`.
         blocks: Indices of the blocks that each row perturbs.
         names: Names of the model's blocks.
         values: Mean values, as fractions, (rows, sides, measures); NaN where there is none.
@@ -161,7 +161,7 @@ def perturb(
     Args:
         model: timm's VisionTransformer.
         loader: Yields (images, labels), or (images, labels, masks) for ``no_context`` and ``no_class``; read once.
-        kinds: Perturbations to run, some of `KINDS`; None runs all that the model and the first batch allow.
+        kinds: Perturbations to run, some of `PERTURBATIONS`; None runs all that the model and the first batch allow.
         blocks: Indices of the blocks to perturb; None is all. Removed tokens are hidden from the attention of these
             blocks. If hidden in all blocks, they are also left out of the model's average of tokens.
         one_at_a_time: Whether to perturb each block by itself, with a row for each, instead of all at once.
@@ -210,7 +210,7 @@ def perturb_each_block(model: nn.Module, loader: Iterable[Any], kind: str, **opt
     Args:
         model: timm's VisionTransformer.
         loader: Images, as for `perturb`.
-        kind: Perturbation to run, one of `KINDS`.
+        kind: Perturbation to run, one of `PERTURBATIONS`.
         **options: Other options of `perturb`.
 
     Raises:
@@ -230,16 +230,16 @@ def _wanted(space: TransformerSpace, kinds: Sequence[str] | None) -> tuple[list[
     name = type(space.model).__name__
     if kinds is None:
         left_out = {} if space.class_token else dict.fromkeys(OF_CLS, f"{name} has no class token")
-        return [kind for kind in KINDS if kind not in left_out], left_out
+        return [kind for kind in PERTURBATIONS if kind not in left_out], left_out
     if isinstance(kinds, str):
-        raise ValueError(f"kinds={kinds!r} should be a list of some of {', '.join(KINDS)}, such as {[kinds]}")
+        raise ValueError(f"kinds={kinds!r} should be a list of some of {', '.join(PERTURBATIONS)}, such as {[kinds]}")
     for kind in kinds:
-        if kind not in KINDS:
-            raise ValueError(f"kind {kind!r} is not known; choose from {', '.join(KINDS)}")
+        if kind not in PERTURBATIONS:
+            raise ValueError(f"kind {kind!r} is not known; choose from {', '.join(PERTURBATIONS)}")
         if kind in OF_CLS and not space.class_token:
             raise ValueError(f"{name} has no class token that {kind} could hide; leave it out")
     if not kinds or len(set(kinds)) < len(kinds):
-        raise ValueError(f"kinds={list(kinds)} should be one or more of {', '.join(KINDS)}, each once")
+        raise ValueError(f"kinds={list(kinds)} should be one or more of {', '.join(PERTURBATIONS)}, each once")
     return list(kinds), None
 
 

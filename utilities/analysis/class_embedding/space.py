@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-PARTS = ("block", "attn", "mlp")
+BLOCK_PARTS = ("block", "attn", "mlp")
 Tuned = Callable[[int, torch.Tensor], torch.Tensor]
 
 
@@ -46,7 +46,7 @@ class ClassSpace(ABC):
         options: How tokens are read.
         names: Names of the blocks.
         blocks: Modules whose outputs are read.
-        parts: Parts that can be read of each block, some of `PARTS`.
+        parts: Parts that can be read of each block, some of `BLOCK_PARTS`.
         prefix: Number of tokens before those of the image.
         class_token: Whether the first of these is a class token.
         num_classes: Number of logits.

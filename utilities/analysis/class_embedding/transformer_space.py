@@ -7,7 +7,7 @@ from timm.layers import Attention
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import nn
 
-from utilities.analysis.class_embedding.space import PARTS, ClassSpace, LensOptions, Tuned
+from utilities.analysis.class_embedding.space import BLOCK_PARTS, ClassSpace, LensOptions, Tuned
 
 
 class TransformerSpace(ClassSpace):
@@ -17,7 +17,7 @@ class TransformerSpace(ClassSpace):
     The second token of a distilled model is read with its own classifier, ``head_dist``; all others with ``head``.
     """
 
-    parts = PARTS
+    parts = BLOCK_PARTS
 
     def __init__(self, model: VisionTransformer, options: LensOptions) -> None:
         _check_transformer(model)

@@ -10,7 +10,7 @@ from scipy.stats import norm, t
 from utilities.analysis.loss.hessian import HessianSpectra, after_start
 from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import weigh
-from utilities.zoo.families import TITLES
+from utilities.zoo.families import FAMILY_TITLES
 
 SOURCE = "Park & Kim 2022, Figs. 1c and 4, https://arxiv.org/abs/2202.06709"
 IMPLIED = "implied by Park & Kim 2022, Fig. 1c, https://arxiv.org/abs/2202.06709, which shows no hybrid"
@@ -63,7 +63,7 @@ def _flat_and_convex(models: Mapping[str, HessianSpectra], when: str) -> list[Cl
 
 def _weighed(claim: Claim, models: Mapping[str, HessianSpectra], wanted: Sequence[str]) -> Claim:
     """Weigh a claim with the models it was judged by, unless one of them is missing."""
-    there = {TITLES[name]: models[name] for name in wanted if name in models}
+    there = {FAMILY_TITLES[name]: models[name] for name in wanted if name in models}
     return weigh(claim, there) if len(there) == len(wanted) else claim
 
 
@@ -71,7 +71,11 @@ def _between(models: Mapping[str, HessianSpectra]) -> Claim:
     text = "the more attention, the flatter the loss: the eigenvalues of a hybrid lie between those of CNN and ViT"
     steps = [_compared(models, "cnn", "hybrid", _ape), _compared(models, "hybrid", "vit", _ape)]
     holds = False if False in steps else None if None in steps else True
-    return _weighed(Claim(text, IMPLIED, _in_numbers(models, "APE", _ape, tuple(TITLES)), holds), models, tuple(TITLES))
+    return _weighed(
+        Claim(text, IMPLIED, _in_numbers(models, "APE", _ape, tuple(FAMILY_TITLES)), holds),
+        models,
+        tuple(FAMILY_TITLES),
+    )
 
 
 def _disappear(models: Mapping[str, Mapping[int, HessianSpectra]]) -> Claim:
@@ -143,10 +147,10 @@ def _widened(result: HessianSpectra, measure: Measure) -> float:
 
 def _in_numbers(models: Mapping[str, HessianSpectra], of: str, measure: Measure, wanted: tuple[str, ...]) -> str:
     """State a measure of each wanted model with its error, or which of them was not run."""
-    missing = [TITLES[name] for name in wanted if name not in models]
+    missing = [FAMILY_TITLES[name] for name in wanted if name not in models]
     if missing:
         return f"no {' and no '.join(missing)} was run"
-    numbers = ", ".join(f"{TITLES[name]} {_number(measure(models[name]))}" for name in wanted)
+    numbers = ", ".join(f"{FAMILY_TITLES[name]} {_number(measure(models[name]))}" for name in wanted)
     counts = sorted({len(models[name].eigenvalues) for name in wanted})
     few = " to ".join(map(str, counts[:: max(1, len(counts) - 1)]))
     return f"{of}: {numbers} (errors over {few} mini-batch{'es' * (counts != [1])})"

@@ -9,7 +9,7 @@ from utilities.analysis.loss.landscape import Landscape
 from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import weigh
 from utilities.claims.formatting import with_error
-from utilities.zoo.families import TITLES
+from utilities.zoo.families import FAMILY_TITLES
 
 SOURCE = "Park & Kim 2022, Fig. 1a, https://arxiv.org/abs/2202.06709"
 IMPLIED = "implied by Park & Kim 2022, Fig. 1a, which shows no hybrid"
@@ -68,10 +68,10 @@ def _flatter(models: Mapping[str, Landscape], text: str, of: str, source: str = 
     else:
         shares = {name: model.rise(_extent(chosen), of="l2")[0] / model.rise(_extent(chosen), of="total")[0]
                   for name, model in chosen.items()}  # fmt: skip
-        share = ", ".join(f"{TITLES[name]} {value:.0%}" for name, value in shares.items())
+        share = ", ".join(f"{FAMILY_TITLES[name]} {value:.0%}" for name, value in shares.items())
         found.append(f"share of the penalty at {_extent(chosen):g}: {share}")
     claim = Claim(text, source, "; ".join(found), _verdict(chosen["cnn"], chosen["vit"], of))
-    return weigh(claim, {TITLES[name]: model for name, model in chosen.items()})
+    return weigh(claim, {FAMILY_TITLES[name]: model for name, model in chosen.items()})
 
 
 def _between(models: Mapping[str, Landscape]) -> Claim:
@@ -79,15 +79,15 @@ def _between(models: Mapping[str, Landscape]) -> Claim:
     missing = _missing(models, ("cnn", "hybrid", "vit"))
     if missing:
         return Claim(text, IMPLIED, missing, None)
-    chosen = {name: models[name] for name in TITLES}
+    chosen = {name: models[name] for name in FAMILY_TITLES}
     steps = [_verdict(chosen[one], chosen[two], "nll") for one, two in (("cnn", "hybrid"), ("hybrid", "vit"))]
     holds = False if False in steps else None if None in steps else True
     claim = Claim(text, IMPLIED, _rises(chosen, "nll"), holds)
-    return weigh(claim, {TITLES[name]: model for name, model in chosen.items()})
+    return weigh(claim, {FAMILY_TITLES[name]: model for name, model in chosen.items()})
 
 
 def _missing(models: Mapping[str, Landscape], wanted: tuple[str, ...]) -> str:
-    missing = [TITLES[name] for name in wanted if name not in models]
+    missing = [FAMILY_TITLES[name] for name in wanted if name not in models]
     return f"no {' and no '.join(missing)} was run" if missing else ""
 
 
@@ -115,5 +115,5 @@ def _rises(models: Mapping[str, Landscape], of: str) -> str:
 
 def _listed(values: Mapping[str, tuple[float, float]]) -> str:
     return ", ".join(
-        f"{TITLES[name]} {with_error(value, error, '.3g', '.2g')}" for name, (value, error) in values.items()
+        f"{FAMILY_TITLES[name]} {with_error(value, error, '.3g', '.2g')}" for name, (value, error) in values.items()
     )

@@ -16,7 +16,7 @@ from utilities.plots.paper import TEXT_WIDTH
 from utilities.plots.text_fitting import wrap
 
 COLUMNS = 5  # number of maps in a row
-PARTS = {"block": "after the block", "attn": "of what attention adds", "mlp": "of what the MLP adds"}
+PART_TITLES = {"block": "after the block", "attn": "of what attention adds", "mlp": "of what the MLP adds"}
 TEXT_TOKENS = 64  # with more tokens there is no room for names of classes
 
 
@@ -73,7 +73,7 @@ def plot_lens(
     for ax in axes:
         ax.set_axis_off()
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8, aspect=25, pad=0.02)
-    bar.set_label(f"class identifiability\n{PARTS[part]}")
+    bar.set_label(f"class identifiability\n{PART_TITLES[part]}")
     return finish(figure, named(result), _note(result, index, classes, names), legend=False)
 
 

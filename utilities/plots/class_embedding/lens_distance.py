@@ -12,7 +12,7 @@ from utilities.plots.labelled_figure import colours, finish, named, new_figure
 from utilities.plots.paper import CURVE, TEXT_WIDTH
 from utilities.plots.text_fitting import wrap
 
-TITLES = {"raw": "raw lens", "tuned": "tuned lens"}
+LENS_TITLES = {"raw": "raw lens", "tuned": "tuned lens"}
 TOKENS = {"CLS": "[CLS]", "image": "image tokens or positions"}
 
 
@@ -38,7 +38,7 @@ def plot_lens_distances(results: Mapping[str, LensKL] | LensKL) -> Figure:
                     "markersize": 3,
                     "linewidth": CURVE,
                 }
-                text = f"{TITLES[reading]}, {TOKENS[group]}"
+                text = f"{LENS_TITLES[reading]}, {TOKENS[group]}"
                 ax.errorbar(
                     blocks, result.kl[i, :, j], result.stderr[i, :, j], color=palette[reading], label=text, **style
                 )

@@ -23,7 +23,7 @@ LABELS = {
     "no_context": "context taken out\n(of object tokens)",
     "no_class": "object taken out\n(of context tokens)",
 }
-TITLES = {
+SHOWN_TITLES = {
     "rate": "image tokens that put the class first (%)",
     "pooled_rate": "image tokens that put the class first (%)",
     "score": "class identifiability of image tokens",
@@ -64,7 +64,7 @@ def plot_perturbation(results: Mapping[str, Perturbation] | Perturbation, measur
         row[0].set_yticks(range(len(result.kinds)), [LABELS[kind] for kind in result.kinds])
         row[0].set_ylim(len(result.kinds) - 0.5, -0.5)
     for ax, shown in zip(axes[-1], (measure, "accuracy"), strict=True):
-        ax.set_xlabel(TITLES[shown])
+        ax.set_xlabel(SHOWN_TITLES[shown])
         _start_at_zero(ax.set_xlim, ax.get_xlim()[1], shown)
     for ax in axes.flat:
         ax.tick_params(axis="y", length=0)
@@ -126,7 +126,7 @@ def plot_perturbation_of_blocks(results: Mapping[str, Perturbation] | Perturbati
                 scale * _values(result, shown, "intact")[0][0], color=colour, linestyle="--", linewidth=REFERENCE
             )
             _draw_chance(ax.axhline, result, shown)
-        ax.set(xlabel="perturbed block", ylabel=wrap(TITLES[shown], 1.6))
+        ax.set(xlabel="perturbed block", ylabel=wrap(SHOWN_TITLES[shown], 1.6))
         _start_at_zero(ax.set_ylim, ax.get_ylim()[1], shown)
         ax.xaxis.get_major_locator().set_params(integer=True)
     note = f"{LABELS[kinds.pop()]}, in one block at a time. Dashed: intact, over the same tokens.".replace("\n", " ")

@@ -16,8 +16,8 @@ from utilities.plots.paper import CURVE, TEXT_WIDTH, THIN
 from utilities.plots.text_fitting import wrap
 from utilities.results.statistics import mean_and_stderr
 
-TITLES = {"probe": "linear probe", "lens": "lens", "tuned": "tuned lens"}
-PARTS = {"block": "block output", **BRANCHES}
+READING_TITLES = {"probe": "linear probe", "lens": "lens", "tuned": "tuned lens"}
+PART_TITLES = {"block": "block output", **BRANCHES}
 BAND = (10, 90)  # percentiles over token positions
 
 
@@ -31,7 +31,7 @@ def plot_probes(results: Mapping[str, LinearProbes] | LinearProbes) -> Figure:
         The figure.
     """
     results = named(results)
-    readings = [reading for reading in TITLES if any(reading in result.readings for result in results.values())]
+    readings = [reading for reading in READING_TITLES if any(reading in result.readings for result in results.values())]
     figure, axes = new_figure(
         TEXT_WIDTH, 0.3 + 2.0 * len(results), len(results), len(readings), sharey="row", sharex="row", squeeze=False
     )
@@ -40,7 +40,7 @@ def plot_probes(results: Mapping[str, LinearProbes] | LinearProbes) -> Figure:
             _draw(ax, result, reading)
         row[0].set_ylabel(f"{wrap(label, 1.6)}\ntop-1 accuracy (%)")
     for ax, reading in zip(axes[0], readings, strict=True):
-        ax.set_title(TITLES[reading])
+        ax.set_title(READING_TITLES[reading])
     for ax in axes[-1]:
         ax.set_xlabel("block")
     return finish(figure, results, _note(results))
@@ -48,7 +48,7 @@ def plot_probes(results: Mapping[str, LinearProbes] | LinearProbes) -> Figure:
 
 def _draw(ax: Axes, result: LinearProbes, reading: str) -> None:
     """Draw one reading: one line for each part and group of tokens, and one for chance."""
-    blocks, palette = np.array(result.blocks) + 1, colours(list(PARTS))
+    blocks, palette = np.array(result.blocks) + 1, colours(list(PART_TITLES))
     if reading not in result.readings:
         ax.set_axis_off()
         return
@@ -59,7 +59,7 @@ def _draw(ax: Axes, result: LinearProbes, reading: str) -> None:
                 continue
             look = {"linestyle": "--", "marker": "s"} if group == "CLS" else {"marker": "o"}
             look |= {"color": palette[part], "linewidth": CURVE, "markersize": 2.5}
-            ax.plot(blocks, mean, label=f"{PARTS[part]}, {group}", **look)
+            ax.plot(blocks, mean, label=f"{PART_TITLES[part]}, {group}", **look)
             if group == "CLS":
                 ax.errorbar(blocks, mean, stderr, fmt="none", ecolor=palette[part], elinewidth=THIN)
             else:
