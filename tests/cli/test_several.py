@@ -3,11 +3,12 @@
 import pytest
 
 from utilities.analysis.loss.trajectory import Trajectory
-from utilities.cli.opening import Named, epoch_of, labels, named_models, split_model
+from utilities.cli.opening import Named, epoch_of, labels, named_models
 from utilities.cli.verbs import main
 from utilities.compare.layer_matching import LayerMatching
 from utilities.train import fit
 from utilities.training.recipes import Recipe
+from utilities.zoo.factory import split_model
 
 RECIPE = Recipe("digits", epochs=2, image_size=8, n_images=40, batch_size=20, optimizer="adamw")
 

@@ -18,7 +18,7 @@ from utilities.datasets.loaders import Loader, make_loader
 from utilities.training.augmentation import recipe_augmentation
 from utilities.training.recipes import Recipe
 from utilities.zoo.checkpoints import read_checkpoint
-from utilities.zoo.factory import WEIGHT_WORDS, check_name, create_model
+from utilities.zoo.factory import WEIGHT_WORDS, check_name, create_model, split_model
 from utilities.zoo.inputs import input_options
 from utilities.zoo.wheels import wheel_of
 
@@ -48,21 +48,6 @@ class Named:
     def from_file(self) -> bool:
         """Whether the weights are a checkpoint's."""
         return self.weights not in WEIGHT_WORDS
-
-
-def split_model(word: str) -> tuple[str, str]:
-    """Split NAME=WEIGHTS; without weights they are random.
-
-    Example:
-        >>> split_model("resnet18"), split_model("a/nets.py:make=epoch=3.ckpt")
-        (('resnet18', 'random'), ('a/nets.py:make', 'epoch=3.ckpt'))
-    """
-    name, weights = re.fullmatch(r"(.+?\.py:[^=]*|[^=]*)(?:=(.*))?", word).groups()
-    if not name or weights == "":
-        raise ValueError(
-            f"{word!r} is no model; write NAME, or NAME=WEIGHTS with a checkpoint, pretrained, wheel or random"
-        )
-    return name, weights or "random"
 
 
 def named_models(words: Sequence[str], seeds: Sequence[int] = (), seed: int = 0) -> list[Named]:

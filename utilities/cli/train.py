@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _refuse_weights(word: str) -> None:
     """Refuse NAME=WEIGHTS, which other verbs take."""
-    from utilities.cli.opening import split_model
+    from utilities.zoo.factory import split_model
 
     name, _ = split_model(word)
     if name != word:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -167,6 +168,21 @@ def _from_wheel(name: str, num_classes: int | None, seed: int | None, kwargs: di
     model.trained_on = TrainedOn(path, classes, wheel_of(name).num_classes or None)
     model.zoo_name, model.wheel = name, wheel_of(name)
     return model.train()
+
+
+def split_model(word: str) -> tuple[str, str]:
+    """Split NAME=WEIGHTS; without weights they are random.
+
+    Example:
+        >>> split_model("resnet18"), split_model("a/nets.py:make=epoch=3.ckpt")
+        (('resnet18', 'random'), ('a/nets.py:make', 'epoch=3.ckpt'))
+    """
+    name, weights = re.fullmatch(r"(.+?\.py:[^=]*|[^=]*)(?:=(.*))?", word).groups()
+    if not name or weights == "":
+        raise ValueError(
+            f"{word!r} is no model; write NAME, or NAME=WEIGHTS with a checkpoint, pretrained, wheel or random"
+        )
+    return name, weights or "random"
 
 
 def check_name(name: str) -> None:

