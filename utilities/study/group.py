@@ -16,6 +16,7 @@ from utilities.compare.two_models import compare
 from utilities.datasets.loaders import same_input
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity, average
+from utilities.study.saving import Saving
 from utilities.study.study import Study
 from utilities.zoo.layers import comparison_layers
 
@@ -172,11 +173,13 @@ def split_off(results: Mapping[str, Result], count: int) -> tuple[dict[str, Resu
     return dict(items[:count]), dict(items[count:])
 
 
-def save_all(study: Study, results: Mapping[Any, Result | Mapping[str, Result]], figures: Mapping[str, Figure]) -> Path:
+def save_all(
+    study: Saving, results: Mapping[Any, Result | Mapping[str, Result]], figures: Mapping[str, Figure]
+) -> Path:
     """Write several results and figures of one notebook, the first ones under its own name.
 
     Args:
-        study: Study whose name and folder are used.
+        study: Study, or `utilities.study.saving.Output`, whose name and folder are used.
         results: Results by key. Keys are strings or tuples of strings and become parts of the file names. For a nested
             mapping, the inner keys follow the outer ones.
         figures: Figures by key, named in the same way.

@@ -65,6 +65,8 @@ CANVAS_TRAINING = {
 # Models that notebooks follow through their training: it keeps them as they are at its start and after the warm-up.
 FOLLOWED = ("resnet18", "alternet18", "vit_tiny_patch2_16")
 CANVAS_ACCURACY = (0.95, 0.88)  # required accuracies, as in `Profile.required_accuracy`
+# Photographs for models with the weights of others.
+REAL_IMAGES = {"quick": {"dataset": "photos", "n_images": 96}, "paper": {"dataset": "imagenet", "n_images": None}}
 # The study's ViT takes images of 224 pixels.
 LARGE_VIT = "vit_large_patch32_224"
 LARGE_VIT_DATA = {

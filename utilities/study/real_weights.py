@@ -13,6 +13,7 @@ from utilities.datasets.factory import load_dataset
 from utilities.datasets.loaders import Loader, make_loader
 from utilities.hooks.calls.seeding import seeded_torch
 from utilities.results.similarity import Similarity
+from utilities.study.profiles import REAL_IMAGES
 from utilities.training.trainer import estimate_batch_norm
 from utilities.zoo.factory import create_model, split_model
 from utilities.zoo.inputs import input_options
@@ -21,6 +22,33 @@ from utilities.zoo.wheel_weights import build_untrained
 
 Results = dict[tuple[str, str], Similarity]
 OWN = ("model", "weights", "accuracy")  # facts of each model; the others are shared
+
+
+def real_images(
+    profile: str = "quick", dataset: str | None = None, n_images: int | None = None
+) -> dict[str, str | int | None]:
+    """Say which photographs a notebook takes: the profile's own, or those that are named.
+
+    Args:
+        profile: ``"quick"`` takes crops of bundled photographs, ``"paper"`` ImageNet's validation images.
+        dataset: See `utilities.datasets.load_dataset`; None takes the profile's.
+        n_images: Number of images; None takes the profile's for its own data set, and all of another.
+
+    Returns:
+        ``dataset`` and ``n_images``, as `open_models` takes them.
+
+    Raises:
+        ValueError: For an unknown profile.
+
+    Example:
+        >>> real_images(), real_images(dataset="folder:scans")
+        ({'dataset': 'photos', 'n_images': 96}, {'dataset': 'folder:scans', 'n_images': None})
+    """
+    if profile not in REAL_IMAGES:
+        raise ValueError(f"profile {profile!r} is not known; choose from {', '.join(REAL_IMAGES)}")
+    usual = REAL_IMAGES[profile]
+    chosen = usual if dataset in (None, usual["dataset"]) else {"dataset": dataset, "n_images": None}
+    return chosen | ({} if n_images is None else {"n_images": n_images})
 
 
 class Opened(NamedTuple):

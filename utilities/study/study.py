@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch import nn
 
 from utilities.compare.two_models import compare
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.loaders import Loader, make_loader
-from utilities.plots.style import save_figure
 from utilities.results.similarity import Similarity, average
 from utilities.study.profiles import (
     CANVAS_ACCURACY,
@@ -26,6 +24,7 @@ from utilities.study.profiles import (
     PROFILES,
     QUICK_TRAINING,
 )
+from utilities.study.saving import Saving
 from utilities.train import fit
 from utilities.training.augmentation import MixupCutmix, recipe_augmentation
 from utilities.training.recipes import RECIPES, same_recipe
@@ -40,7 +39,7 @@ from utilities.zoo.trained_on import refuse_other_classes
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(Saving):
     """Hold what one notebook needs: a model, the data, and the folder of the results.
 
     An argument of None takes the profile's value.
@@ -302,21 +301,3 @@ class Study:
         accuracy = sum(result.provenance["accuracy"] for result in results) / len(results)
         weights = f"untrained, mean of {initialisations} initialisations (seeds {seeds[0]}-{seeds[-1]})"
         return replace(mean, provenance=mean.provenance | {"weights": weights, "accuracy": accuracy})
-
-    def save(self, result: Similarity, figure: Figure, part: str = "") -> Path:
-        """Write NAME.npz, NAME.json, NAME.png and NAME.pdf to the output folder; with a part, NAME_PART.npz and so on.
-
-        Returns:
-            The path of the picture.
-        """
-        result.save(self.path(part))
-        return self.save_figure(figure, part)
-
-    def save_figure(self, figure: Figure, part: str = "") -> Path:
-        """Write NAME.png and NAME.pdf (or NAME_PART) to the output folder, and return the path of the picture."""
-        base = self.path(part)
-        return [save_figure(figure, base.with_name(base.name + suffix)) for suffix in (".pdf", ".png")][-1]
-
-    def path(self, part: str = "") -> Path:
-        """Return the path of this notebook's files without their ending."""
-        return Path(self.output_dir).resolve() / (f"{self.name}_{part}" if part else self.name)
