@@ -189,9 +189,14 @@ def save_all(
     """
     flat: dict[Any, Result] = {}
     for key, result in results.items():
-        flat |= {(key, name): one for name, one in result.items()} if isinstance(result, Mapping) else {key: result}
+        several = result if isinstance(result, Mapping) else {(): result}
+        flat |= {(*_parts(key), *_parts(name)): one for name, one in several.items()}
     for number, (key, result) in enumerate(flat.items()):
-        part = re.sub(r"[^A-Za-z0-9_]+", "-", "_".join([key] if isinstance(key, str) else key)).strip("-")
+        part = re.sub(r"[^A-Za-z0-9_]+", "-", "_".join(key)).strip("-")
         result.save(study.path(part if number else ""))
     paths = [study.save_figure(figure, key if number else "") for number, (key, figure) in enumerate(figures.items())]
     return paths[0]
+
+
+def _parts(key: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else key
