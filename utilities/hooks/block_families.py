@@ -83,7 +83,7 @@ def _convnext(model: ConvNeXt) -> list[Block]:
 
 
 def _efficientnet(model: EfficientNet | MobileNetV3) -> list[Block]:
-    """List the blocks of an EfficientNet or MobileNet; some also have a convolution between the last one and pooling."""
+    """List the blocks of an EfficientNet or MobileNet; the first ends with a convolution."""
     found = [Block("stem", "stem", 0, nn.Sequential(model.conv_stem, model.bn1))]
     for number, stage in enumerate(model.blocks, 1):
         found += [_stage_block(f"blocks.{number - 1}.{i}", number, module) for i, module in enumerate(stage)]

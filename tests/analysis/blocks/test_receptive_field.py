@@ -139,6 +139,34 @@ def test_it_is_the_gradient_of_one_image_at_a_time():
     assert np.isnan(result.before_maps[0]).all()  # the stem has no branch
 
 
+def twin_of_vit(model, images):
+    """Compute the maps of a ViT image by image, each by its own backward pass."""
+    maps = {}
+    for image in images:
+        pixels = image[None].clone().requires_grad_()
+        x = model._pos_embed(model.patch_embed(pixels))
+        read = {("stem", "after"): x}
+        for i, block in enumerate(model.blocks):
+            for part, norm, scale in (("attn", block.norm1, block.ls1), ("mlp", block.norm2, block.ls2)):
+                branch = scale(getattr(block, part)(norm(x)))
+                x = x + branch
+                read |= {(f"blocks.{i}.{part}", "before"): branch, (f"blocks.{i}.{part}", "after"): x}
+        for key, value in read.items():
+            middle = value[0, 3:].unflatten(0, (8, 8))[4, 4].mean()  # behind the class token and two registers
+            gradient = torch.autograd.grad(middle, pixels, retain_graph=True)[0]
+            maps.setdefault(key, []).append(gradient[0].abs().sum(0))
+    return {key: torch.stack(values).mean(0) for key, values in maps.items()}
+
+
+def test_gradients_along_a_residual_stream_are_those_of_each_block():
+    model = create_model("vit_tiny_patch2_16", 5, seed=0, depth=3, reg_tokens=2, init_values=0.5).double().eval()
+    images = noise(2, 3, 16, 16)
+    result = fields(model, images)
+    for (name, part), maps in twin_of_vit(model, images).items():
+        own = result.maps if part == "after" else result.before_maps
+        np.testing.assert_allclose(own[result.names.index(name)], maps, rtol=1e-5, atol=1e-12)
+
+
 BATCHED = {"vit_tiny_patch2_16": 16, "swin_tiny_patch2_16": 16, "alternet18": 8, "lambda_resnet26": 8}
 
 

@@ -143,7 +143,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def pixel_gradients(reader: MiddleReader, images: torch.Tensor) -> Iterator[tuple[Middle, torch.Tensor]]:
     """Yield what each layer holds in the middle, and its absolute gradient summed over colours, (batch, rows, columns).
 
-    One forward pass is made, and one backward pass for each layer and part. In eval mode images do not mix, so the
+    One forward pass is made, and one backward pass for each layer and part; along a residual stream, each branch. In eval mode images do not mix, so the
     gradient of the sum over images holds each image's own.
 
     Args:
@@ -157,14 +157,27 @@ def pixel_gradients(reader: MiddleReader, images: torch.Tensor) -> Iterator[tupl
     # channels lie side by side in memory, as lambda layers do. Twice the image is right.
     count = len(images)
     pixels = images.detach().repeat(2 if count == 1 else 1, 1, 1, 1).requires_grad_()
-    found = reader.read(pixels)
-    for one in found:
-        gradient = None
-        if one.value.requires_grad:
-            (gradient,) = torch.autograd.grad(one.value[:count].sum(), pixels, retain_graph=True, allow_unused=True)
-        if gradient is None:
-            raise ValueError(
-                f"the gradient of {one.block.name!r} does not reach the pixels: {type(reader.model).__name__} detaches "
-                "or rounds its features, or runs under torch.no_grad; name layers before that"
-            )
+    stream: torch.Tensor | None = None  # gradient after the block before, where a residual stream goes on
+    branch: torch.Tensor | None = None
+    for one in reader.read(pixels):
+        if one.part == "before":
+            gradient = branch = _gradient(reader.model, one, pixels, count)
+        else:
+            # Where a block returns its input plus a branch, so do the gradients: no backward pass is needed.
+            known = one.block.is_branch and stream is not None and branch is not None
+            gradient = stream + branch if known else _gradient(reader.model, one, pixels, count)
+            stream, branch = gradient, None
         yield one, gradient[:count].abs().sum(1)
+
+
+def _gradient(model: nn.Module, one: Middle, pixels: torch.Tensor, count: int) -> torch.Tensor:
+    """Run one backward pass."""
+    gradient = None
+    if one.value.requires_grad:
+        (gradient,) = torch.autograd.grad(one.value[:count].sum(), pixels, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            f"the gradient of {one.block.name!r} does not reach the pixels: {type(model).__name__} detaches or rounds "
+            "its features, or runs under torch.no_grad; name layers before that"
+        )
+    return gradient

@@ -112,7 +112,8 @@ def receptive_field(
 
     Each image's map has a radius around the position's centre that holds half of its sum. Where a grid is even, four
     positions are in the middle, and the lower right one is taken. Class and register tokens have no place and are left
-    out. One forward pass is made for each batch, and one backward pass for each layer and branch.
+    out. One forward pass is made for each batch, and one backward pass for each layer and branch; along a transformer's
+    residual stream the gradients of the branches add up, and one for each branch is enough.
 
     Args:
         model: See `utilities.hooks.blocks`; it runs in eval mode, and is not changed.

@@ -69,9 +69,8 @@ def _transition(model: str, result: SkipRatios, kind: str, value: str) -> Claim:
         f"{name} half {value} {a:.2f} in CLS, {b:.2f} in image tokens, {measure} {with_error(*one, '+.2f')}"
         for name, (a, b), one in zip(("first", "second"), means, halves, strict=True)
     )
-    verdict = all_hold(
-        [judge(sign * float(mean), float(error)) for sign, (mean, error) in zip((1, -1), halves, strict=True)]
-    )
+    (first, error), (second, other) = ([float(one) for one in both] for both in halves)
+    verdict = all_hold([judge(first, error), judge(-second, other)])
     return weigh(Claim(text, f"{PAPER}, {figure}", found, verdict), {model: result})
 
 
