@@ -1,6 +1,7 @@
-"""Block by block: frequencies, variance, removal of units (Park & Kim 2022), receptive fields, skips (Raghu et al. 2021).
+"""Block by block: frequencies, variance, removal of units, receptive fields, and skips beside their branches.
 
-The functions `fourier`, `receptive_field` and `skip_ratios` are in the modules of these names, `units` says what is removed, `spectra` holds the mathematics.
+The functions `fourier`, `receptive_field` and `skip_ratios` are in the modules of these names. `units` says what is
+removed, `spectra` and `gradient_extent` hold mathematics. The papers are Park & Kim 2022 and Raghu et al. 2021.
 """
 
 from __future__ import annotations

@@ -143,8 +143,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def pixel_gradients(reader: MiddleReader, images: torch.Tensor) -> Iterator[tuple[Middle, torch.Tensor]]:
     """Yield what each layer holds in the middle, and its absolute gradient summed over colours, (batch, rows, columns).
 
-    One forward pass is made, and one backward pass for each layer and part; along a residual stream, each branch. In eval mode images do not mix, so the
-    gradient of the sum over images holds each image's own.
+    One forward pass is made, and one backward pass for each layer and part; along a residual stream, for each branch.
+    In eval mode images do not mix, so the gradient of the sum over images holds each image's own.
 
     Args:
         reader: Prepared for these images.

@@ -93,8 +93,8 @@ def _larger(cnn: ReceptiveField, vit: ReceptiveField) -> Claim:
     text = "early in the network, the receptive fields of a ViT are larger than those of a CNN"
     (one, error), (two, other) = (_relative(result, _half(result)) for result in (cnn, vit))
     found = (
-        f"over the first half of the blocks, half of the gradient lies within {with_error(two, other, '.2f')} of a flat "
-        f"map's radius in the ViT, {with_error(one, error, '.2f')} in the CNN"
+        f"over the first half of the blocks, half of the gradient lies within {with_error(two, other, '.2f')} of a "
+        f"flat map's radius in the ViT, {with_error(one, error, '.2f')} in the CNN"
     )
     verdict = judge(two - one, float(np.hypot(error, other)))
     return weigh(Claim(text, f"{PAPER}, Fig. 6", found, verdict), {"CNN": cnn, "ViT": vit})
@@ -106,8 +106,8 @@ def _global(vit: ReceptiveField) -> Claim:
     mean, error = _relative(vit, middle)
     last, its_error = _relative(vit, [-1])
     found = (
-        f"half of the gradient lies within {with_error(mean, error, '.2f')} of a flat map's radius over the middle third "
-        f"of the blocks, and {with_error(last, its_error, '.2f')} after the last; above {GLOBAL} counts as global"
+        f"half of the gradient lies within {with_error(mean, error, '.2f')} of a flat map's radius over the middle "
+        f"third of the blocks, and {with_error(last, its_error, '.2f')} after the last; above {GLOBAL} counts as global"
     )
     return weigh(Claim(text, f"{PAPER}, Fig. 6", found, judge(mean - GLOBAL, error)), {"ViT": vit})
 
