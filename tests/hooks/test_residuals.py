@@ -6,7 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
-from utilities.hooks.residuals import check_residuals, find_residuals, reading
+from utilities.hooks.residual_reading import check_residuals, reading
+from utilities.hooks.residuals import find_residuals
 from utilities.zoo import create_model
 
 LIBRARY = {

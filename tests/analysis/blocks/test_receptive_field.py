@@ -193,6 +193,7 @@ def test_reduced_maps_are_means_over_areas_and_radii_stay():
     assert small.maps.shape == (2, 4, 2)
     np.testing.assert_allclose(small.maps, whole.maps.reshape(2, 4, 4, 2, 4).mean((2, 4)), rtol=1e-6)
     np.testing.assert_array_equal(small.image_radius, whole.image_radius)
+    np.testing.assert_array_equal(fields(model, images, {"*": "conv"}, reduce_to=20).maps, whole.maps)
 
 
 def test_radius_and_share_in_closed_form():
@@ -218,7 +219,7 @@ class Cut(nn.Module):
         (nn.Sequential(nn.Conv2d(3, 2, 1), Cut()), {"1": "conv"}, {}, "gradient of '1' does not reach the pixels"),
         (nn.Sequential(nn.Flatten()), {"0": "conv"}, {}, "'0' gives .*, which has no positions"),
         (nn.Sequential(nn.Conv2d(3, 2, 1)), None, {}, "blocks of a Sequential are not known"),
-        (nn.Sequential(nn.Conv2d(3, 2, 1)), {"0": "conv"}, {"reduce_to": 9}, "from 1 to 8"),
+        (nn.Sequential(nn.Conv2d(3, 2, 1)), {"0": "conv"}, {"reduce_to": 0}, "reduce_to should be at least 1"),
         (nn.Sequential(nn.Conv2d(3, 2, 1)), {"0": "conv"}, {"n_images": 0}, "at least 1"),
     ],
 )

@@ -68,19 +68,14 @@ def own_share(maps: torch.Tensor, centre: tuple[float, float], cell: tuple[float
 
 
 def pooled(maps: torch.Tensor, size: int | None) -> torch.Tensor:
-    """Average maps over equal areas, so that their longer side has ``size`` entries; None leaves them as they are.
-
-    Raises:
-        ValueError: If the maps are smaller.
+    """Average maps over equal areas, so that their longer side has ``size`` entries; None and smaller maps stay.
 
     Example:
         >>> pooled(torch.arange(8.0).view(1, 2, 4), 2)
         tensor([[[2.5000, 4.5000]]])
     """
-    if size is None:
-        return maps
     longest = max(maps.shape[1:])
-    if not 1 <= size <= longest:
-        raise ValueError(f"reduce_to={size} should be from 1 to {longest}, the pixels along the images' longer side")
+    if size is None or size >= longest:
+        return maps
     sides = [max(1, round(length * size / longest)) for length in maps.shape[1:]]
     return nn.functional.adaptive_avg_pool2d(maps[:, None], sides)[:, 0]

@@ -13,7 +13,8 @@ from torch import nn
 from utilities.hooks.block import Block
 from utilities.hooks.block_sequence import blocks
 from utilities.hooks.grid_centres import GridCentres
-from utilities.hooks.residuals import ResidualBranch, check_residuals, find_residuals, reading
+from utilities.hooks.residual_reading import check_residuals, reading
+from utilities.hooks.residuals import ResidualBranch, find_residuals
 from utilities.hooks.trial import first_tensor
 
 PARTS = ("after", "before")  # the sum of skip and branch

@@ -120,8 +120,8 @@ def receptive_field(
         loader: Yields images, or (images, labels), all of one size. It is read once, up to ``n_images``.
         layers: Kinds of named layers, for models whose blocks are not known, see `utilities.hooks.blocks`.
         n_images: Number of images; None takes all.
-        reduce_to: Entries along the longer side of the maps that are kept, means over equal areas; None keeps every
-            pixel. The radii are of all pixels in any case.
+        reduce_to: Most entries along the longer side of the maps that are kept, means over equal areas; None keeps
+            every pixel. The radii are of all pixels in any case.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.
@@ -140,8 +140,9 @@ def receptive_field(
         >>> result.names[:2], result.maps.shape, bool(result.radius[0] < result.radius[-1])
         (['stem', 'layer1.0'], (9, 16, 16), True)
     """
-    if n_images is not None and n_images < 1:
-        raise ValueError(f"n_images should be at least 1, or None for all, got {n_images}")
+    for name, value in (("n_images", n_images), ("reduce_to", reduce_to)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} should be at least 1, or None for all, got {value}")
     reader, sums = MiddleReader(model, layers), _Sums(reduce_to)
     run = {"device": device, "progress": progress, "description": "receptive fields", "gradients": True}
     with frozen(model), stream(model, loader, **run) as batches:

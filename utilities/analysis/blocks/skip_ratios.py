@@ -19,7 +19,8 @@ from torch import nn
 from utilities.analysis.blocks.skip_sums import BranchSums, Tokens
 from utilities.analysis.stream import stream
 from utilities.hooks.calls.batch_parts import check_loader
-from utilities.hooks.residuals import ResidualBranch, check_residuals, find_residuals, reading
+from utilities.hooks.residual_reading import check_residuals, reading
+from utilities.hooks.residuals import ResidualBranch, find_residuals
 from utilities.results.result import Result
 from utilities.results.statistics import mean_and_stderr
 from utilities.utils import versions
