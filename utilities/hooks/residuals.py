@@ -5,7 +5,8 @@ post-activation ResNet the skip is the block's input, or what ``downsample`` mak
 added to it before the block's last activation.
 
 Blocks are told by the names of their parts, as torchvision, timm and this package give them. That alone would be a
-guess, so `utilities.hooks.residual_reading.check_residuals` runs the model once and compares each z + f(z) with what the model goes on with.
+guess, so `check_residuals` of `utilities.hooks.residual_reading` runs the model once, and compares each z + f(z) with
+what the model goes on with.
 """
 
 from __future__ import annotations
