@@ -110,8 +110,10 @@ def test_sizes_of_receptive_fields(vit, cnn):
     left, right = plot_field_sizes(results).axes
     curves = [container.lines[0] for container in left.containers]
     np.testing.assert_allclose(curves[0].get_ydata(), results["ViT"].radius)
-    np.testing.assert_allclose(curves[3].get_ydata(), results["CNN"].mean("before_radius")[0][1:])  # less the stem
-    np.testing.assert_allclose(right.containers[2].lines[0].get_ydata(), results["CNN"].mean("share")[0])
+    np.testing.assert_allclose(curves[1].get_ydata(), results["ViT"].mean("before_radius")[0][1::2])  # attention
+    np.testing.assert_allclose(curves[2].get_ydata(), results["ViT"].mean("before_radius")[0][2::2])  # and MLP
+    np.testing.assert_allclose(curves[4].get_ydata(), results["CNN"].mean("before_radius")[0][1:])  # less the stem
+    np.testing.assert_allclose(right.containers[3].lines[0].get_ydata(), results["CNN"].mean("share")[0])
 
 
 def test_no_map_before_the_sum():

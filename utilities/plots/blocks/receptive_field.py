@@ -16,7 +16,7 @@ from utilities.plots.text_fitting import shorten, wrap
 
 Results = Mapping[str, ReceptiveField] | ReceptiveField
 
-PARTS = {"after": ("", "after the residual sum"), "before": ("before_", "before the sum, the branch alone")}
+PARTS = {"after": "", "before": "before_"}  # the residual sum -> beginning of the names of its values
 SCALES = ("own", "shared")
 COLUMNS = 7
 GAMMA = 0.5  # colours go with the square root: a peak would hide all else
@@ -61,6 +61,8 @@ def plot_receptive_fields(
         "Absolute gradient of the mean over channels at the central position with respect to each pixel, summed over "
         f"colours, mean over images. Scaled to {whose}; colours go with the square root of the value."
     )
+    if any({"msa", "mlp"} <= set(results[label].kinds) for label, _, _ in rows):
+        note += " Of a transformer: after each MLP's sum, and before attention's."
     finish(figure, results, note, legend=False)
     for ax in axes.flat:
         ax.title.set_size(DENSE)
@@ -69,14 +71,18 @@ def plot_receptive_fields(
 
 
 def _chosen(result: ReceptiveField, part: str, columns: int) -> list[int]:
-    """Choose layers that have a map, evenly spaced from the first to the last."""
-    there = np.flatnonzero(np.nan_to_num(getattr(result, f"{PARTS[part][0]}maps")).max((1, 2)) > 0)
+    """Choose layers that have a map, evenly spaced from the first to the last; of a transformer, see the note."""
+    kinds = np.array(result.kinds)
+    shown = np.full(len(kinds), True)
+    if {"msa", "mlp"} <= set(result.kinds):
+        shown = kinds == "msa" if part == "before" else kinds != "msa"
+    there = np.flatnonzero(shown & (np.nan_to_num(getattr(result, f"{PARTS[part]}maps")).max((1, 2)) > 0))
     return list(dict.fromkeys(there[np.linspace(0, len(there) - 1, columns).round().astype(int)])) if len(there) else []
 
 
 def _draw_row(axes: np.ndarray, result: ReceptiveField, part: str, layers: list[int], scale: str) -> object:
     """Draw the maps of one model; return what a colour bar needs."""
-    maps = getattr(result, f"{PARTS[part][0]}maps")
+    maps = getattr(result, f"{PARTS[part]}maps")
     names = shorten([result.names[layer] for layer in layers], 0.75, DENSE)
     largest = maps[layers].max()
     drawn = None
@@ -105,19 +111,19 @@ def plot_field_sizes(results: Results) -> Figure:
     sizes = {tuple(result.image_size) for result in results.values()}
     for label, result in results.items():
         look = {"color": palette[label], "marker": marker(result.provenance.get("model", label))}
-        for part, (prefix, _) in PARTS.items():
-            style = look | ({"label": label} if part == "after" else {"linestyle": "--", "markerfacecolor": "white"})
-            _draw_curve(left, result, f"{prefix}radius", style, result.flat_radius if len(sizes) > 1 else None)
-            _draw_curve(right, result, f"{prefix}share", style)
+        unit = result.flat_radius if len(sizes) > 1 else None
+        for prefix, style, kinds in _curves(result, label):
+            _draw_curve(left, result, f"{prefix}radius", kinds, look | style, unit)
+            _draw_curve(right, result, f"{prefix}share", kinds, look | style)
     if len(sizes) == 1:
         flat = next(iter(results.values())).flat_radius.mean()
-        left.axhline(flat, color=LIGHT, linestyle=":", linewidth=REFERENCE)
+        left.axhline(flat, color=LIGHT, linestyle="-.", linewidth=REFERENCE)
     left.set(xlabel="relative depth", ylabel="radius with half of the gradient\n" + _unit(len(sizes) > 1))
     right.set(xlabel="relative depth", ylabel="share of the gradient in\nthe position's own cell", yscale="log")
     left.set_ylim(bottom=0)
     note = (
-        "Solid: after the residual sum; dashed: before it, the branch alone. Bars: one standard error over images. "
-        "Dotted: radius of a map that is the same everywhere."
+        "Solid: after the residual sum; dashed: before it, the branch alone (dotted: an MLP's). Bars: one standard "
+        "error over images. Grey: radius of a map that is the same everywhere."
     )
     return finish(figure, results, note)
 
@@ -126,12 +132,25 @@ def _unit(shares: bool) -> str:
     return "(share of a flat map's)" if shares else "(pixels)"
 
 
+def _curves(result: ReceptiveField, label: str) -> list[tuple[str, dict[str, object], set[str]]]:
+    """List the curves of a model, each with its look and the kinds of layers on it; attention and MLP stand apart."""
+    kinds, before = set(result.kinds), {"markerfacecolor": "white"}
+    mlp = {"mlp"} & kinds
+    curves = [("", {"label": label}, kinds), ("before_", before | {"linestyle": "--"}, kinds - mlp)]
+    return [*curves, ("before_", before | {"linestyle": ":"}, mlp)] if mlp else curves
+
+
 def _draw_curve(
-    ax: Axes, result: ReceptiveField, value: str, look: dict[str, object], unit: np.ndarray | None = None
+    ax: Axes,
+    result: ReceptiveField,
+    value: str,
+    kinds: set[str],
+    look: dict[str, object],
+    unit: np.ndarray | None = None,
 ) -> None:
     """Draw means over images with bars of one standard error; layers without a value are left out of the line."""
     mean, error = (values / (1 if unit is None else unit) for values in result.mean(value))
-    there = np.isfinite(mean)
+    there = np.isfinite(mean) & np.isin(result.kinds, list(kinds))
     ax.errorbar(
         result.depth[there], mean[there], np.nan_to_num(error[there]), linewidth=CURVE, markersize=3, elinewidth=THIN,
         markeredgewidth=THIN, **look,

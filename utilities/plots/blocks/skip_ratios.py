@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from utilities.analysis.blocks.skip_ratios import SkipRatios
 from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
@@ -51,6 +52,8 @@ def plot_skip_lines(results: Results, value: str = "ratio") -> Figure:
         for label, result in results.items():
             _draw_lines(ax, label, result, value, kind, palette[label])
         ax.set(xlabel="relative depth", yscale="log" if value == "ratio" else "linear")
+        if value == "ratio":
+            _plain_numbers(ax.yaxis)
         ax.axhline(1, color=GREY, linewidth=HAIRLINE, zorder=1)
         if kind in PANELS:
             ax.set_title(PANELS[kind])
@@ -62,6 +65,13 @@ def plot_skip_lines(results: Results, value: str = "ratio") -> Figure:
 def plot_skip_cosines(results: Results) -> Figure:
     """Draw the cosine of skip and sum over relative depth, see `plot_skip_lines`."""
     return plot_skip_lines(results, "cosine")
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Write 0.5, 1, 2 along a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _equal(value: str) -> str:
@@ -121,6 +131,8 @@ def plot_skip_heatmaps(results: Results, value: str = "ratio") -> Figure:
             ax.set_axis_off()
     bar = figure.colorbar(drawn, ax=axes, aspect=30, pad=0.01)
     bar.set_label(", ".join(VALUES[value]), fontsize=LABEL)
+    if value == "ratio":
+        _plain_numbers(bar.ax.yaxis)
     bar.ax.tick_params(which="both", labelsize=SMALLEST)
     note = f"Mean over images. Positions in raster order, from the top.{' Logarithmic colours.' * (value == 'ratio')}"
     if any(len(np.unique(result.grid, axis=0)) > 1 for result in results.values()):
