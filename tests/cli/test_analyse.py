@@ -4,11 +4,13 @@ import pandas as pd
 import pytest
 
 from utilities.analysis.blocks.fourier import Fourier
+from utilities.analysis.blocks.receptive_field import ReceptiveField
 from utilities.cli.analyse import main
 
 ON = ["--dataset", "digits", "--n-images", "8", "--device", "cpu"]
 MODELS = ["--models", "alternet18", "vit_tiny_patch2_16"]
-ANALYSES = ("fourier", "variance", "lesions", "classify", "identifiability", "key_value", "perturb")
+ANALYSES = ("fourier", "variance", "lesions", "receptive_field", "skip_ratios", "classify", "identifiability",
+            "key_value", "perturb")  # fmt: skip
 OF_TRANSFORMERS = ("key_value", "perturb")
 
 
@@ -53,6 +55,14 @@ def test_options_of_the_analysis_are_passed_on(tmp_path):
     main(["fourier", "--models", "vgg11", *layers, *ON, "--out", f"{tmp_path}/a"])
     result = Fourier.load(tmp_path / "a")
     assert (result.names, result.provenance["path"]) == (["features.0"], "radial")
+
+
+def test_the_number_of_images_is_the_command_lines(tmp_path):
+    """By itself, the function stops at 32 images."""
+    on = ["--dataset", "digits", "--n-images", "40", "--device", "cpu", "--image-size", "8"]
+    main(["receptive_field", "--models", "resnet18", *on, "--reduce-to", "4", "--out", f"{tmp_path}/a"])
+    result = ReceptiveField.load(tmp_path / "a")
+    assert (result.provenance["n"], result.maps.shape[1:]) == (40, (4, 4))
 
 
 def test_layers_are_those_of_the_model_whose_blocks_are_not_known(tmp_path):

@@ -230,6 +230,7 @@ def _plain(entry: Analysis, call: Call, options: Mapping[str, Any]) -> Any:
     model, facts = call.open()
     facts |= {"epoch": epoch_of(call.model), "seed": call.given.seed} if "augmented" in entry.images else {}
     known = {"device": call.given.device, "seed": call.given.seed, "provenance": facts}
+    known |= {"n_images": getattr(call.given, "n_images", None)}
     if "augmented" in entry.images:
         known["mix"] = mixing(call.given, facts["num_classes"])
     sources = [find(source) for source in (entry.function, *entry.more)]

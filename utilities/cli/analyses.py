@@ -43,7 +43,7 @@ class Analysis:
     together: bool = False
 
 
-_PARK, _VILAS = "claims.park_kim_2022", "claims.vilas_2023"
+_PARK, _RAGHU, _VILAS = "claims.park_kim_2022", "claims.raghu_2021", "claims.vilas_2023"
 
 ANALYSES: dict[str, Analysis] = {
     "fourier": Analysis(
@@ -65,6 +65,24 @@ ANALYSES: dict[str, Analysis] = {
         {"": "plots.blocks.lesion:plot_lesions"},
         f"{_PARK}.blocks:claims_of_lesions",
         labelled=True,
+    ),
+    "receptive_field": Analysis(
+        "analysis.blocks.receptive_field:receptive_field",
+        {
+            "": "plots.blocks.receptive_field:plot_receptive_fields",
+            "_sizes": "plots.blocks.receptive_field:plot_field_sizes",
+        },
+        f"{_RAGHU}.receptive_field:claims_of_receptive_field",
+        defaults={"n_images": 32, "reduce_to": 56},
+    ),
+    "skip_ratios": Analysis(
+        "analysis.blocks.skip_ratios:skip_ratios",
+        {
+            "": "plots.blocks.skip_ratios:plot_skip_lines",
+            "_tokens": "plots.blocks.skip_ratios:plot_skip_heatmaps",
+            "_cosine": "plots.blocks.skip_ratios:plot_skip_cosines",
+        },
+        f"{_RAGHU}.skips:claims_of_skips",
     ),
     "attention": Analysis("analysis.attention.attention_maps:attention_diversity"),
     "classify": Analysis(

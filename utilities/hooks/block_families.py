@@ -9,7 +9,9 @@ from functools import partial
 import torch
 from timm.models.byobnet import ByobNet
 from timm.models.convnext import ConvNeXt
+from timm.models.efficientnet import EfficientNet
 from timm.models.mlp_mixer import MixerBlock, MlpMixer
+from timm.models.mobilenetv3 import MobileNetV3
 from timm.models.pit import PoolingVisionTransformer
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import Block as PreNormBlock
@@ -22,7 +24,13 @@ from utilities.hooks.selection import select_layers
 _ATTENTION = re.compile("Attention|Attn|LambdaLayer")
 
 
-def _attends(module: nn.Module) -> bool:
+def attends(module: nn.Module) -> bool:
+    """Tell whether a module attends to positions by attention or a lambda layer, by the names of classes inside it.
+
+    Example:
+        >>> attends(nn.Conv2d(1, 1, 1))
+        False
+    """
     return any(_ATTENTION.search(type(part).__name__) for part in module.modules())
 
 
@@ -32,7 +40,7 @@ def _halves(module: nn.Module) -> bool:
 
 
 def _stage_block(name: str, stage: int, module: nn.Module) -> Block:
-    kind = "pool" if _halves(module) else "msa" if _attends(module) else "conv"
+    kind = "pool" if _halves(module) else "msa" if attends(module) else "conv"
     return Block(name, kind, stage, module)
 
 
@@ -72,6 +80,17 @@ def _convnext(model: ConvNeXt) -> list[Block]:
             found.append(Block(f"{name}.downsample", "pool", number, stage.downsample))
         found += [Block(f"{name}.blocks.{i}", "conv", number, module) for i, module in enumerate(stage.blocks)]
     return [*found, Block("classifier", "classifier", number, nn.Sequential(model.norm_pre, model.head))]
+
+
+def _efficientnet(model: EfficientNet | MobileNetV3) -> list[Block]:
+    """List the blocks of an EfficientNet or MobileNet; the first ends with a convolution."""
+    found = [Block("stem", "stem", 0, nn.Sequential(model.conv_stem, model.bn1))]
+    for number, stage in enumerate(model.blocks, 1):
+        found += [_stage_block(f"blocks.{number - 1}.{i}", number, module) for i, module in enumerate(stage)]
+    if isinstance(model, MobileNetV3):
+        return [*found, Block("classifier", "classifier", number, Step(model.forward_head, model))]
+    head = Step(lambda x: model.forward_head(model.bn2(model.conv_head(x))), model.conv_head, model.bn2)
+    return [*found, Block("classifier", "classifier", number, head)]
 
 
 def _branches(module: nn.Module) -> list[tuple[str, str, nn.Module]]:
@@ -177,6 +196,8 @@ BUILDERS: dict[type[nn.Module], Callable[..., list[Block]]] = {
     MlpMixer: _mixer,
     ConvNeXt: _convnext,
     ByobNet: _byobnet,
+    EfficientNet: _efficientnet,
+    MobileNetV3: _efficientnet,
 }
 
 

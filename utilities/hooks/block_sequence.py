@@ -160,9 +160,9 @@ class BlockSequence(Sequence[Block]):
         by_name = {block.name: block for block in self.blocks}
         for name, x in found.items():
             if name in by_name:  # of a module that ran twice, the first call counts
-                yield self._with_layout(by_name[name], x), x
+                yield self.with_layout(by_name[name], x), x
 
-    def _with_layout(self, block: Block, features: torch.Tensor) -> Block:
+    def with_layout(self, block: Block, features: torch.Tensor) -> Block:
         """Find out which axis holds the channels in the maps of a named block."""
         if block.layout != "auto" or features.ndim != 4:
             return block
@@ -174,7 +174,8 @@ def blocks(model: nn.Module, layers: Mapping[str, str] | None = None, forward: F
     """List the blocks of a model in the order in which they run.
 
     Known models are this package's ResNets, Lambda ResNets and AlterNets, the ResNets of timm and torchvision, and
-    timm's VisionTransformer (any prefix tokens, pooling and LayerScale), PiT, Swin, MLP-Mixer, ConvNeXt and ByobNet.
+    timm's VisionTransformer (any prefix tokens, pooling and LayerScale), PiT, Swin, MLP-Mixer, ConvNeXt, ByobNet,
+    EfficientNet and MobileNetV3.
 
     Args:
         model: Any module.

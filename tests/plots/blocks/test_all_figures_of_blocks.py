@@ -7,9 +7,13 @@ import torch
 
 from utilities.analysis.blocks.fourier import fourier
 from utilities.analysis.blocks.lesion import lesions
+from utilities.analysis.blocks.receptive_field import receptive_field
+from utilities.analysis.blocks.skip_ratios import skip_ratios
 from utilities.analysis.blocks.variance import feature_variance
 from utilities.plots.blocks.fourier import plot_gain, plot_high_frequency, plot_spectra
 from utilities.plots.blocks.lesion import plot_lesions
+from utilities.plots.blocks.receptive_field import plot_field_sizes, plot_receptive_fields
+from utilities.plots.blocks.skip_ratios import plot_skip_heatmaps, plot_skip_lines
 from utilities.plots.blocks.variance import plot_variance
 from utilities.zoo import create_model
 
@@ -75,3 +79,76 @@ def test_lesions(vit):
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == result.names
     with pytest.raises(ValueError, match="drop, loss"):
         plot_lesions(result, "accuracy")
+
+
+@pytest.fixture(scope="module")
+def cnn():
+    return create_model("resnet18", 5, seed=0)
+
+
+def test_receptive_fields(vit, cnn):
+    results = {"ViT": receptive_field(vit, LOADER, device="cpu", provenance=FACTS)}
+    results["CNN"] = receptive_field(cnn, LOADER, device="cpu", provenance=FACTS | {"model": "resnet18"})
+    figure = plot_receptive_fields(results, columns=4)
+    images = [ax.images[0].get_array() for ax in figure.axes if ax.images][:16]
+    assert len(images) == 16
+    np.testing.assert_allclose(images[0], results["ViT"].maps[0] / results["ViT"].maps[0].max())
+    assert [ax.get_ylabel().replace("\n", " ") for ax in figure.axes[:16:4]] == [
+        f"{label} {part} the sum" for label in results for part in ("after", "before")
+    ]
+    assert "Scaled to each map's own maximum" in caption(figure)
+    shared = plot_receptive_fields(results, "after", scale="shared", columns=3)
+    assert max(ax.images[0].get_array().max() for ax in shared.axes[:3]) == 1
+    assert "the largest value in the row" in caption(shared)
+    with pytest.raises(ValueError, match="after, before"):
+        plot_receptive_fields(results, "between")
+
+
+def test_sizes_of_receptive_fields(vit, cnn):
+    results = {"ViT": receptive_field(vit, LOADER, device="cpu", provenance=FACTS)}
+    results["CNN"] = receptive_field(cnn, LOADER, device="cpu", provenance=FACTS | {"model": "resnet18"})
+    left, right = plot_field_sizes(results).axes
+    curves = [container.lines[0] for container in left.containers]
+    np.testing.assert_allclose(curves[0].get_ydata(), results["ViT"].radius)
+    np.testing.assert_allclose(curves[1].get_ydata(), results["ViT"].mean("before_radius")[0][1::2])  # attention
+    np.testing.assert_allclose(curves[2].get_ydata(), results["ViT"].mean("before_radius")[0][2::2])  # and MLP
+    np.testing.assert_allclose(curves[4].get_ydata(), results["CNN"].mean("before_radius")[0][1:])  # less the stem
+    np.testing.assert_allclose(right.containers[3].lines[0].get_ydata(), results["CNN"].mean("share")[0])
+
+
+def test_no_map_before_the_sum():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3))
+    result = receptive_field(model, LOADER, layers={"0": "conv"}, device="cpu")
+    assert plot_receptive_fields(result).axes[0].get_title() == "0"
+    with pytest.raises(ValueError, match="no maps before the sum"):
+        plot_receptive_fields(result, "before")
+
+
+def test_skip_ratios(vit, cnn):
+    results = {"ViT": skip_ratios(vit, LOADER, device="cpu", provenance=FACTS)}
+    results["CNN"] = skip_ratios(cnn, LOADER, device="cpu", provenance=FACTS | {"model": "resnet18"})
+    figure = plot_skip_lines(results)
+    attention, mlp = figure.axes
+    curves = [container.lines[0].get_ydata() for container in mlp.containers]
+    np.testing.assert_allclose(curves[0], results["ViT"].ratio[1::2, 0])  # CLS
+    np.testing.assert_allclose(curves[1], results["ViT"].ratio[1::2, 1])
+    np.testing.assert_allclose(curves[2], results["CNN"].ratio[:, 0])  # in both panels
+    np.testing.assert_allclose(attention.containers[2].lines[0].get_ydata(), results["CNN"].ratio[:, 0])
+    assert [ax.get_yscale() for ax in plot_skip_lines(results, "cosine").axes] == ["linear", "linear"]
+    with pytest.raises(ValueError, match="ratio, cosine"):
+        plot_skip_lines(results, "norm")
+
+
+def test_heatmaps_of_skip_ratios(vit, cnn):
+    results = {"ViT": skip_ratios(vit, LOADER, device="cpu", provenance=FACTS)}
+    results["CNN"] = skip_ratios(cnn, LOADER, device="cpu", provenance=FACTS | {"model": "resnet18"})
+    figure = plot_skip_heatmaps(results)
+    drawn = figure.axes[0].images[0].get_array()
+    tall = len(drawn) - 64
+    assert tall == round(0.06 * 65)  # rows of the class token, which one would hide
+    np.testing.assert_allclose(drawn[tall:], results["ViT"].token_ratio[::2, 1:].T)
+    np.testing.assert_allclose(drawn[:tall], np.tile(results["ViT"].token_ratio[::2, 0], (tall, 1)))
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["CLS", "positions"]
+    of_cnn = next(ax for ax in figure.axes if ax.get_title() == "CNN").images[0].get_array()
+    np.testing.assert_allclose(of_cnn[::64, -1], results["CNN"].token_ratio[-1, :4])  # 2x2 positions, stretched
+    assert "stretched to one height" in caption(figure)

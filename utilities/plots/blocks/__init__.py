@@ -2,6 +2,19 @@
 
 from utilities.plots.blocks.fourier import plot_gain, plot_high_frequency, plot_spectra
 from utilities.plots.blocks.lesion import plot_lesions
+from utilities.plots.blocks.receptive_field import plot_field_sizes, plot_receptive_fields
+from utilities.plots.blocks.skip_ratios import plot_skip_cosines, plot_skip_heatmaps, plot_skip_lines
 from utilities.plots.blocks.variance import plot_variance
 
-__all__ = ["plot_gain", "plot_high_frequency", "plot_lesions", "plot_spectra", "plot_variance"]
+__all__ = [
+    "plot_field_sizes",
+    "plot_gain",
+    "plot_high_frequency",
+    "plot_lesions",
+    "plot_receptive_fields",
+    "plot_skip_cosines",
+    "plot_skip_heatmaps",
+    "plot_skip_lines",
+    "plot_spectra",
+    "plot_variance",
+]
