@@ -43,7 +43,7 @@ class Analysis:
     together: bool = False
 
 
-_PARK, _VILAS = "claims.park_kim_2022", "claims.vilas_2023"
+_PARK, _VILAS, _RAGHU = "claims.park_kim_2022", "claims.vilas_2023", "claims.raghu_2021"
 
 ANALYSES: dict[str, Analysis] = {
     "fourier": Analysis(
@@ -67,6 +67,17 @@ ANALYSES: dict[str, Analysis] = {
         labelled=True,
     ),
     "attention": Analysis("analysis.attention.attention_maps:attention_diversity"),
+    "attention_distance": Analysis(
+        "analysis.attention.attention_distance:attention_distance",
+        {
+            "": "plots.attention.attention_distance:plot_sorted_heads",
+            "_depth": "plots.attention.attention_distance:plot_distance_over_depth",
+        },
+        f"{_RAGHU}.attention:claims_of_attention_distance",
+    ),
+    "lambda_reach": Analysis(
+        "analysis.attention.lambda_reach:lambda_reach", {"": "plots.attention.lambda_reach:plot_lambda_reach"}
+    ),
     "classify": Analysis(
         "analysis.predictions.classification:classify",
         {
