@@ -32,7 +32,7 @@ from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
 
-PIECE = 2**20  # weights that are reduced at once: a few MB, which stay in a CPU's cache
+PIECE = 2**19  # weights that a thread reduces at once: 2 MB, which stay in a core's cache from step to step
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,12 @@ def distance_and_entropy(weights: torch.Tensor, places: Places, images: int) -> 
     distances = places.distances().to(**like)
     allowed = None if places.allowed is None else places.allowed.to(**like)[:, None]
     present = None if places.present is None else places.present.to(**like)[:, None]
-    pieces = weights.split(max(1, PIECE // weights[0].numel()))
-    return torch.cat([_reduced(piece, distances, allowed, present) for piece in pieces])
+    most = PIECE * torch.get_num_threads()
+    heads = max(1, most // weights[0, :, 0].numel())
+    pieces = (part.split(heads, 2) for part in weights.split(max(1, most // weights[0].numel())))
+    return torch.cat(
+        [torch.cat([_reduced(piece, distances, allowed, present) for piece in part], 2) for part in pieces]
+    )
 
 
 def _reduced(
@@ -178,9 +182,10 @@ def _reduced(
     if allowed is not None:
         weights = weights * allowed
     total = weights.sum(-1)
-    moved = torch.einsum("nwhij,ij->nwhi", weights, distances) / total
-    logs = (weights + torch.finfo(weights.dtype).tiny).log_()  # a weight of 0 adds 0 times a finite number
-    entropy = total.log() - logs.mul_(weights).sum(-1) / total
+    work = weights * distances
+    moved = work.sum(-1) / total
+    torch.add(weights, torch.finfo(weights.dtype).tiny, out=work)  # a weight of 0 adds 0 times a finite number
+    entropy = total.log() - work.log_().mul_(weights).sum(-1) / total
     values = torch.stack([moved, entropy], 1)
     if present is None:
         return values.mean((2, 4))

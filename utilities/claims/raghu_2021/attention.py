@@ -72,8 +72,8 @@ def claims_of_little_data(results: Mapping[str, AttentionDistance], little: Coll
         some = True if True in local else None if None in local else False
         verdicts.append((None if some is None else not some) if model in little else some)
         found.append(
-            f"{model} (trained on {'little' if model in little else 'much'}): {local.count(True)} of {len(local)} heads "
-            f"are local; {_range(result, blocks)}"
+            f"{model} (trained on {'little' if model in little else 'much'}): {local.count(True)} of {len(local)} "
+            f"heads are local; {_range(result, blocks)}"
         )
     claim = Claim(f"{LITTLE} ({MEANING})", f"{PAPER}, Fig. 4", "; ".join(found), all_hold(verdicts))
     return [weigh(claim, results)]
