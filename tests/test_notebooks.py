@@ -21,9 +21,11 @@ EXPECTED = {
     *("Noise_Frequency", "Lesion_Study", "AlterNet_Build_Up"),
     *("Class_Embedding_Tutorial", "Class_Identifiability", "Mechanistic_Interpretability"),
     *("Explainability", "Linear_Probing"),
+    "Real_Weights",
 }
 OF_ONE_MODEL = [path for path in NOTEBOOKS if re.match(r"(Lambda_)?R\d|ViT_", path.stem)]
-EXTRA = {"Compare_Datasets": ["OTHER"]}
+EXTRA = {"Compare_Datasets": ["OTHER"], "Real_Weights": ["CNN", "VIT", "WEIGHTS"]}
+TRAINS_NOTHING = {"Real_Weights"}  # so that there are no epochs to choose
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -53,7 +55,8 @@ def test_committed_without_outputs(path):
 @each_notebook
 def test_parameters(path):
     (cell,) = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
-    assert [line.targets[0].id for line in python(cell.source).body] == PARAMETERS + EXTRA.get(path.stem, [])
+    usual = [name for name in PARAMETERS if name != "EPOCHS" or path.stem not in TRAINS_NOTHING]
+    assert [line.targets[0].id for line in python(cell.source).body] == usual + EXTRA.get(path.stem, [])
     assert 'PROFILE = "quick"' in cell.source
 
 
@@ -66,6 +69,11 @@ def test_no_logic_in_cells(path):
         assert len(statements) <= len(PARAMETERS) + 1, "a cell is a few calls"
         logic = (ast.For, ast.While, ast.If, ast.FunctionDef, ast.ClassDef, ast.Try, ast.comprehension, ast.Lambda)
         assert not [node for node in ast.walk(tree) if isinstance(node, logic)]
+
+
+@each_notebook
+def test_seconds_of_a_quick_run_are_said_for_the_order_of_a_first_run(path):
+    assert 10 <= read(path).metadata.quick_seconds <= 600
 
 
 @each_notebook

@@ -153,8 +153,9 @@ def test_the_reason_is_in_the_text_and_in_the_table(tmp_path, capsys):
     main([str(tmp_path)])
     rows = capsys.readouterr().out.splitlines()[2:]
     assert rows == [
-        "| One | a (b) | c; of vit vit_tiny (untrained, seed 0, 400 images) | cannot be told: vit is untrained |",
-        "| One | d (e) | f; of vit (trained, accuracy 90.0%, 400 images) | holds |",
+        "| a (b) | **cannot be told (vit is untrained)**: c; of vit vit_tiny (untrained, seed 0, 400 images) (One) "
+        "| - |",
+        "| d (e) | **holds**: f; of vit (trained, accuracy 90.0%, 400 images) (One) | - |",
     ]
 
 

@@ -88,7 +88,7 @@ def test_alone_it_lists_the_verbs(capsys):
         (["models", "resnt18"], "close: resnet18"),
         (["datasets", "cifar"], "close: cifar10"),
         (["fetch", "cifar11"], "close: cifar10"),
-        (["fetch"], "no data set is named"),
+        (["fetch"], "nothing is named"),
         (["layers", "resnet18", "layr*"], "'layr*' is not in ResNet"),
         (["evaluate", "resnet18", "--dataset", "digits", "--out", "a.pdf"], "written as .csv alone"),
     ],

@@ -30,6 +30,7 @@ class Claim:
         about: What the findings are based on: models, whether they are trained, their accuracy, the number of images.
             See `utilities.claims.evidence.weigh`.
         reason: Reason why these cannot support a verdict.
+        weights: ``"real"`` if these are weights that others trained on photographs, else empty.
 
     Example:
         >>> print(Claim("attention lowers the variance", "Park & Kim 2022, Fig. 9", "6 of 6 blocks lower it", True))
@@ -44,6 +45,7 @@ class Claim:
     holds: bool | None
     about: str = ""
     reason: str = ""
+    weights: str = ""
 
     def __str__(self) -> str:
         lines = [("Paper: ", f"{self.claim} ({self.source})."), ("Here:  ", f"{self.found}.")]
@@ -105,15 +107,15 @@ def state_claims(claims: Sequence[Claim], path: str | Path | None = None) -> str
 
     Args:
         claims: One or more claims.
-        path: Path of a CSV file with columns ``claim, source, found, holds``, and ``about`` and ``reason`` if claims
-            have them. Its suffix is corrected if necessary.
+        path: Path of a CSV file with columns ``claim, source, found, holds``, and ``about``, ``reason`` and
+            ``weights`` if claims have them. Its suffix is corrected if necessary.
 
     Returns:
         The claims as text.
     """
     if path is not None:
         table = pd.DataFrame([asdict(claim) for claim in claims])
-        empty = [name for name in ("about", "reason") if claims and not table[name].any()]
+        empty = [name for name in ("about", "reason", "weights") if claims and not table[name].any()]
         table = table.drop(columns=empty)
         write_whole(Path(path).with_name(Path(path).name + ".csv"), lambda file: table.to_csv(file, index=False))
     return "\n\n".join(map(str, claims))

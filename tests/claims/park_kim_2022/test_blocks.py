@@ -10,7 +10,6 @@ from utilities.analysis.blocks.lesion import Lesions
 from utilities.analysis.blocks.variance import Variance
 from utilities.claims.claim import Claim, state_claims
 from utilities.claims.park_kim_2022.blocks import claims_of_fourier, claims_of_lesions, claims_of_variance
-from utilities.cli.claims import main
 
 KINDS = ["stem", "msa", "mlp", "msa", "mlp"]
 STAGES = [0, 1, 1, 1, 1]
@@ -125,15 +124,3 @@ def test_claims_are_written_as_a_table(tmp_path):
     assert "cannot be told" in text
     assert "does NOT hold" in text
     assert (tmp_path / "x_claims.csv").read_text().splitlines() == ["claim,source,found,holds", "a,b,c,", "d,e,f,False"]
-
-
-def test_all_claims_of_a_folder_make_one_table(tmp_path, capsys):
-    state_claims([Claim("a", "b", "c", None), Claim("d", "e", "f", False)], tmp_path / "One_claims")
-    state_claims([Claim("g", "h", "i", True)], tmp_path / "Two_claims")
-    main([str(tmp_path)])
-    rows = capsys.readouterr().out.splitlines()[2:]
-    assert rows == [
-        "| One | a (b) | c | cannot be told |",
-        "| One | d (e) | f | does not hold |",
-        "| Two | g (h) | i | holds |",
-    ]

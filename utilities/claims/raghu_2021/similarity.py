@@ -45,8 +45,8 @@ def _uniform(models: Mapping[str, Similarity], names: Mapping[str, str]) -> Clai
     text = "lower and higher layers of a ViT are far more alike than those of a CNN"
     (cnn, error), (vit, other) = (_across(models[names[kind]]) for kind in ("cnn", "vit"))
     found = (
-        f"mean similarity of layers of the lowest third with layers of the highest third: {with_error(vit, other, '.2f')} "
-        f"in {names['vit']}, {with_error(cnn, error, '.2f')} in {names['cnn']}"
+        f"mean similarity of layers of the lowest third with layers of the highest third: "
+        f"{with_error(vit, other, '.2f')} in {names['vit']}, {with_error(cnn, error, '.2f')} in {names['cnn']}"
     )
     return Claim(text, f"{PAPER}, Fig. 1", found, judge(vit - cnn, float(np.hypot(error, other))))
 
@@ -87,8 +87,8 @@ def _top(result: Similarity) -> Claim:
         (np.nanmean(best[part]), np.nanmean(errors[part])) for part in (slice(-count, None), slice(0, -count))
     )
     found = (
-        f"the best match in the CNN is {with_error(high, error, '.2f')} on average for layers of the ViT's highest third, "
-        f"{with_error(low, other, '.2f')} for those below"
+        f"the best match in the CNN is {with_error(high, error, '.2f')} on average for layers of the ViT's highest "
+        f"third, {with_error(low, other, '.2f')} for those below"
     )
     return Claim(text, f"{PAPER}, Fig. 2", found, judge(low - high, float(np.hypot(error, other))))
 
