@@ -68,7 +68,7 @@ def compare_head_windows(
     windows, layer = windows_of_heads(distances, block, width), _layer(vit, distances, block)
     wrapped = HeadWindows(vit, layer, windows)
     heads = [list(map(int, window)) for window in windows]
-    facts = dict(provenance or {}) | {"block": layer.name, "heads": heads}
+    facts = dict(provenance or {}) | {"block": layer.name, "block_index": block, "heads": heads}
     result = compare(wrapped, cnn, loader, loader2, layers1="windows.*", layers2=layers, provenance=facts, **options)
     named = {name: getattr(result, name) for name in (field.name for field in dataclasses.fields(result))}
     named["layers1"] = [f"heads {', '.join(map(str, window))}" for window in heads]

@@ -103,6 +103,16 @@ def test_curves_fall(columns, holds):
     assert f"conv0 {columns[0][0]:.3f} ± 0.010" in claim.found
 
 
+def test_the_block_is_said():
+    facts = {"model1": "vit", "model2": "cnn", "weights1": "trained", "weights2": "trained", "block": "blocks.1.attn"}
+    first, second = (
+        claims_of_head_windows({"a": windows((0.9, 0.2), facts=facts | {"block_index": index})})[0] for index in (0, 1)
+    )
+    assert "heads of the first block" in first.claim
+    assert "heads of a block" in second.claim
+    assert second.found.startswith("a, heads of blocks.1.attn, windows at 20 to 30 px: conv0 0.900")
+
+
 def test_without_errors_or_training_it_cannot_be_told():
     falling = (0.9, 0.5, 0.2)
     assert verdicts(claims_of_head_windows({"a": windows(falling, error=None)})) == [None]

@@ -22,6 +22,7 @@ LOWEST = f"the lowest {ENDS} blocks have local and global heads"
 HIGHEST = f"all heads of the highest {ENDS} blocks are global"
 LITTLE = f"a transformer trained on little data has no local heads in its lowest {ENDS} blocks, one trained on much has"
 FALLING = "the more global the heads of the first block, the less they resemble the early layers of a CNN"
+OTHER = "the more global the heads of a block, the less they resemble the early layers of a CNN"
 
 
 def claims_of_attention_distance(results: Mapping[str, AttentionDistance]) -> list[Claim]:
@@ -87,7 +88,7 @@ def claims_of_head_windows(results: Mapping[str, HeadWindowSimilarity]) -> list[
     so that the sum of two errors is the largest error their difference can have.
 
     Args:
-        results: Names of the two models -> result, whose columns are early layers of the CNN.
+        results: Label -> result, whose columns are early layers of the CNN. The paper takes the first block's heads.
 
     Returns:
         One claim for each result. It holds if the curves of all layers fall, and fails if one does not.
@@ -96,8 +97,11 @@ def claims_of_head_windows(results: Mapping[str, HeadWindowSimilarity]) -> list[
     for models, result in results.items():
         judged = [_falls(result, column) for column in range(len(result.layers2))]
         found = [_curve(result, column) for column in range(len(result.layers2))]
-        text = f"{models}, windows at {result.distance[0]:.0f} to {result.distance[-1]:.0f} px: {'; '.join(found)}"
-        claims.append(weigh(Claim(FALLING, f"{PAPER}, Fig. 5", text, all_hold(judged)), _sides(result)))
+        facts = result.provenance
+        said = f"{models}, heads of {facts['block']}" if facts.get("block") else models
+        text = f"{said}, windows at {result.distance[0]:.0f} to {result.distance[-1]:.0f} px: {'; '.join(found)}"
+        claim = OTHER if facts.get("block_index") else FALLING
+        claims.append(weigh(Claim(claim, f"{PAPER}, Fig. 5", text, all_hold(judged)), _sides(result)))
     return claims
 
 

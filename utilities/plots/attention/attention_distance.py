@@ -15,6 +15,7 @@ from utilities.plots.paper import CURVE, DARK, EDGE, GREY, INK, REFERENCE, THIN
 from utilities.plots.text_fitting import wrap
 
 ENDS = {0: "first block", 1: "second block", -2: "last block but one", -1: "last block"}
+INNER = (ENDS[1], ENDS[-2])  # drawn hollow, to be told from their neighbours
 DEFINITION = "Class token and registers are left out."
 PARTS = {
     "distance": ("stderr", "uniform_distance", "mean attention distance\n(pixels of the image)"),
@@ -45,6 +46,7 @@ def plot_sorted_heads(results: Mapping[str, AttentionDistance] | AttentionDistan
             heads = np.isfinite(result.sorted_distance[i])
             x = 1 + np.arange(heads.sum())
             look = {"color": colour_of(result.depth[i]), "linewidth": CURVE, "marker": "o", "markersize": 3}
+            look |= {"markerfacecolor": "white"} if name in INNER else {}
             errors = np.nan_to_num(result.sorted_stderr[i][heads])
             ax.errorbar(x, result.sorted_distance[i][heads], errors, elinewidth=THIN, label=name, **look)
         _references(ax, result.uniform_distance[[i for i, _ in _ends(len(result.names))]])

@@ -8,7 +8,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from utilities.plots.captions import describe_similarity, measure_of, write_caption
+from utilities.plots.captions import basis, heading, measure_of, write_caption
 from utilities.plots.labelled_figure import named, new_figure, tidy
 from utilities.plots.paper import CURVE, PALETTE, THIN, TICK
 from utilities.plots.text_fitting import wrap
@@ -40,13 +40,14 @@ def plot_head_windows(results: Mapping[str, HeadWindowSimilarity] | HeadWindowSi
             look = {"color": colour, "linewidth": CURVE, "elinewidth": THIN, "marker": "o", "markersize": 3}
             ax.errorbar(result.distance, curve, error, label=name, **look)
         ax.set(title=wrap(label, 2.4), xlabel="mean attention distance of the heads\n(pixels of the image)")
-        ax.set_xlim(0, None)
         ax.set_ylim(min(0, ax.get_ylim()[0]), None)
-    axes[0, 0].set_ylabel(measure_of(list(results.values())).upper().replace("SIMILARITY", "similarity"))
+    axes[0, 0].set_ylabel(measure_of(list(results.values())))
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=TICK, frameon=False)
     tidy(figure.axes)
-    text = " ".join(dict.fromkeys(describe_similarity(result) for result in results.values()))
-    write_caption(figure, f"{text} {_windows(list(results.values()))}".strip())
+    every = list(results.values())
+    models = dict.fromkeys(heading(result, "").replace("\n", ", ") for result in every)
+    text = " ".join([*(f"{model}." for model in models if model), basis(every), _windows(every)])
+    write_caption(figure, text)
     return figure
 
 
