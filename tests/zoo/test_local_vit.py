@@ -3,10 +3,17 @@
 import pytest
 import torch
 
-from utilities.analysis.attention.attention_maps import attention_weights
+from utilities.analysis.attention.eager import attention_matrices
 from utilities.hooks import blocks
 from utilities.zoo import create_model
 from utilities.zoo.local_vit import NeighbourhoodAttention, local_vit, neighbours
+
+
+def weights_of(layer, x):
+    seen = []
+    with torch.no_grad(), attention_matrices({"layer": layer}, {"layer": seen.append}):
+        layer(x)
+    return seen[0]
 
 
 @pytest.mark.parametrize(("reach", "inside"), [(3, (-1, 1)), (5, (-2, 2)), (8, (-3, 4))])
@@ -76,6 +83,6 @@ def test_bad_options_are_refused():
 
 def test_attention_maps_respect_the_neighbourhood():
     layer = NeighbourhoodAttention(8, 2).limit((1, 4), 3).eval()
-    weights = attention_weights(layer, torch.randn(1, 4, 8))
+    weights = weights_of(layer, torch.randn(1, 4, 8))
     assert (weights[..., ~layer.near] == 0).all()
     assert torch.allclose(weights.sum(-1), torch.ones(1, 2, 4))

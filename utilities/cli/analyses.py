@@ -85,6 +85,17 @@ ANALYSES: dict[str, Analysis] = {
         f"{_RAGHU}.skips:claims_of_skips",
     ),
     "attention": Analysis("analysis.attention.attention_maps:attention_diversity"),
+    "attention_distance": Analysis(
+        "analysis.attention.attention_distance:attention_distance",
+        {
+            "": "plots.attention.attention_distance:plot_sorted_heads",
+            "_depth": "plots.attention.attention_distance:plot_distance_over_depth",
+        },
+        f"{_RAGHU}.attention:claims_of_attention_distance",
+    ),
+    "lambda_reach": Analysis(
+        "analysis.attention.lambda_reach:lambda_reach", {"": "plots.attention.lambda_reach:plot_lambda_reach"}
+    ),
     "classify": Analysis(
         "analysis.predictions.classification:classify",
         {

@@ -1,10 +1,12 @@
 """Two models in, a `Similarity` out: every pair of layers in one pass over the data.
 
-`two_models` compares, `measures` gives second opinions, `torch_cka` keeps that package's calls.
+`two_models` compares, `measures` gives second opinions, `torch_cka` keeps that package's calls, `head_windows` compares
+the heads of a ViT with a CNN.
 """
 
+from utilities.compare.head_windows import compare_head_windows
 from utilities.compare.torch_cka import CKA
 from utilities.compare.two_models import compare
 from utilities.results.similarity import Similarity, average, join
 
-__all__ = ["CKA", "Similarity", "average", "compare", "join"]
+__all__ = ["CKA", "Similarity", "average", "compare", "compare_head_windows", "join"]

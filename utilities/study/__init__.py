@@ -6,6 +6,7 @@ models that others have trained, `profiles` holds the settings, `wording` the se
 
 from utilities.study.comparisons import across_datasets, teach, under_every_measure
 from utilities.study.group import Group, each_pair, save_all, split_off
+from utilities.study.local_heads import heads_against_cnn
 from utilities.study.real_weights import analyse_opened, compare_opened, open_models, real_images
 from utilities.study.saving import Output
 from utilities.study.study import Study
@@ -20,6 +21,7 @@ __all__ = [
     "compare_opened",
     "describe",
     "each_pair",
+    "heads_against_cnn",
     "open_models",
     "real_images",
     "save_all",

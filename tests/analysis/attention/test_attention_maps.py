@@ -1,24 +1,15 @@
-"""Attention weights give the layer's own output; diversity is what it says."""
+"""Diversity is what it says, and does not depend on batches."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from utilities.analysis.attention.attention_maps import Diversity, attention_diversity, attention_weights, diversity
+from utilities.analysis.attention.attention_maps import Diversity, attention_diversity, diversity
 from utilities.resnet import resnet18
 from utilities.zoo import create_model
 
 IMAGES = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-def test_weights_times_values_are_the_layers_output():
-    attention = create_model("vit_tiny_patch2_16", 5, seed=0).eval().blocks[0].attn
-    x = torch.randn(2, 65, 96)
-    with torch.no_grad():
-        values = attention.qkv(x).unflatten(2, (3, 3, 32))[:, :, 2].transpose(1, 2)
-        output = attention.proj((attention_weights(attention, x) @ values).transpose(1, 2).flatten(2))
-        assert torch.allclose(output, attention(x), atol=1e-5)
 
 
 def test_diversity_is_one_less_the_mean_cosine_of_pairs_of_rows():
@@ -40,7 +31,8 @@ def test_collapsed_attention_has_no_diversity_and_batches_do_not_matter(tmp_path
     assert (np.delete(whole.diversity, 3) > 1e-4).all()
     np.testing.assert_allclose(whole.diversity, parts.diversity, atol=1e-6)
     assert model.training
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(block.attn.fused_attn for block in model.blocks)
+    assert not any(module._forward_hooks for module in model.modules())
     assert Diversity.load(whole.save(tmp_path / "a")).to_frame().equals(whole.to_frame())
 
 

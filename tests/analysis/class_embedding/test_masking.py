@@ -8,7 +8,7 @@ from timm.layers import Attention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
-from utilities.analysis.attention.attention_maps import attention_weights
+from utilities.analysis.attention.eager import attention_matrices
 from utilities.analysis.class_embedding.block_tokens import read_blocks
 from utilities.analysis.class_embedding.eager_attention import eager_attention
 from utilities.analysis.class_embedding.masking import (
@@ -64,6 +64,13 @@ def last_tokens(space, x):
 
 def every_block(space, edit):
     return eager_attention(space, dict.fromkeys(range(len(space.blocks)), edit))
+
+
+def weights_of(layer, x):
+    seen = []
+    with torch.no_grad(), attention_matrices({"layer": layer}, {"layer": seen.append}):
+        layer(x)
+    return seen[0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -129,7 +136,7 @@ def test_the_unnormalised_edit_is_attention_without_the_class_tokens_share():
     layer, x = space.blocks[1].attn, torch.randn(2, 19, 16, dtype=torch.float64)
     with torch.no_grad(), eager_attention(space, {1: partial(drop_cls, prefix=3)}):
         edited = layer(x)
-    weights = attention_weights(layer, x)
+    weights = weights_of(layer, x)
     v = layer.qkv(x).unflatten(2, (3, 2, 8))[:, :, 2].transpose(1, 2)
     mixed = weights @ v
     mixed[:, :, 3:] -= weights[:, :, 3:, :1] * v[:, :, :1]

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from einops import rearrange
 from timm.layers import Attention
 from torch import nn
 
+from utilities.analysis.attention.eager import attention_matrices
 from utilities.analysis.stream import stream
 from utilities.results.moments import Moments
 from utilities.results.result import Result
@@ -56,7 +57,7 @@ def attention_diversity(
     """Measure how diverse the attention maps of a timm transformer are.
 
     Args:
-        model: A model whose attention layers are timm's ``Attention``. It runs as it is, with fused attention.
+        model: A model whose attention layers are timm's ``Attention``. They compute step by step meanwhile.
         loader: Yields images, or (images, labels).
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
@@ -76,45 +77,19 @@ def attention_diversity(
         raise ValueError(f"{type(model).__name__} has no attention layer of timm's kind, so no attention maps")
     sums = {name: Moments() for name in layers}
 
-    def look(name: str, module: Attention, x: torch.Tensor) -> None:
-        sums[name].add(diversity(attention_weights(module, x)).mean(1))
+    def look(weights: torch.Tensor, name: str) -> None:
+        sums[name].add(diversity(weights).mean(1))
 
-    handles = [
-        module.register_forward_pre_hook(lambda module, args, name=name: look(name, module, args[0]))
-        for name, module in layers.items()
-    ]
-    try:
-        with stream(model, loader, device=device, description="attention maps", progress=progress) as batches:
-            for images, _ in batches:
-                model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    visits = {name: partial(look, name=name) for name in layers}
+    with (
+        stream(model, loader, device=device, description="attention maps", progress=progress) as batches,
+        attention_matrices(layers, visits),
+    ):
+        for images, _ in batches:
+            model(images)
     facts = {"n": next(iter(sums.values())).n, "versions": versions()}
     values = [np.array([float(getattr(moments, part)) for moments in sums.values()]) for part in ("mean", "stderr")]
     return Diversity(list(sums), *values, provenance=dict(provenance or {}) | facts)
-
-
-def attention_weights(module: Attention, x: torch.Tensor) -> torch.Tensor:
-    """Compute the weights that a timm attention layer gives to its keys.
-
-    Args:
-        module: The attention layer, in eval mode.
-        x: The layer's input, (batch, tokens, width).
-
-    Returns:
-        softmax(q k' scale), shape (batch, heads, queries, keys). Each row sums to 1.
-
-    Example:
-        >>> weights = attention_weights(Attention(8, num_heads=2), torch.rand(1, 5, 8))
-        >>> weights.shape, bool(weights.sum(-1).allclose(torch.ones(1, 2, 5)))
-        (torch.Size([1, 2, 5, 5]), True)
-    """
-    qkv = module.qkv(x.clone())
-    q, k, _ = rearrange(qkv, "b token (qkv head c) -> qkv b head token c", qkv=3, head=module.num_heads)
-    logits = module.q_norm(q) * module.scale @ module.k_norm(k).mT
-    near = getattr(module, "near", None)  # set by layers that attend to a neighbourhood only
-    return (logits if near is None else logits.masked_fill(~near, -torch.inf)).softmax(-1)
 
 
 def diversity(attention: torch.Tensor) -> torch.Tensor:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import nn
 
+from utilities.analysis.attention.eager import attention_matrices
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 
 
@@ -39,28 +38,6 @@ def eager_attention(
     for index in edits:
         if not 0 <= index < len(space.blocks):
             raise ValueError(f"there is no block {index}; the model has 0 to {len(space.blocks) - 1}")
-    layers = {index: space.blocks[index].attn for index in edits}
-    before = {index: layer.fused_attn for index, layer in layers.items()}
-    calls = dict.fromkeys(edits, 0)
-
-    def hook_of(index: int) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
-            calls[index] += 1
-            return edits[index](output)
-
-        return hook
-
-    handles = []
-    try:
-        for index, layer in layers.items():
-            layer.fused_attn = False
-            handles.append(layer.attn_drop.register_forward_hook(hook_of(index)))
+    layers = {f"blocks.{index}": space.blocks[index].attn for index in edits}
+    with attention_matrices(layers, {f"blocks.{index}": edit for index, edit in edits.items()}):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for index, layer in layers.items():
-            layer.fused_attn = before[index]
-    missing = [f"blocks.{index}" for index, count in calls.items() if count == 0]
-    if missing:
-        raise RuntimeError(f"no attention matrix came out of {', '.join(missing)}; did the model run?")

@@ -1,7 +1,19 @@
 """Claims of Raghu et al. 2021, *Do Vision Transformers See Like CNNs?*, https://arxiv.org/abs/2108.08810."""
 
+from utilities.claims.raghu_2021.attention import (
+    claims_of_attention_distance,
+    claims_of_head_windows,
+    claims_of_little_data,
+)
 from utilities.claims.raghu_2021.receptive_field import claims_of_receptive_field
 from utilities.claims.raghu_2021.similarity import claims_of_similarity
 from utilities.claims.raghu_2021.skips import claims_of_skips
 
-__all__ = ["claims_of_receptive_field", "claims_of_similarity", "claims_of_skips"]
+__all__ = [
+    "claims_of_attention_distance",
+    "claims_of_head_windows",
+    "claims_of_little_data",
+    "claims_of_receptive_field",
+    "claims_of_similarity",
+    "claims_of_skips",
+]
