@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from timm.models.byobnet import ByobNet
 from timm.models.convnext import ConvNeXt
+from timm.models.efficientnet import EfficientNet
 from timm.models.mlp_mixer import MixerBlock, MlpMixer
 from timm.models.pit import PoolingVisionTransformer
 from timm.models.swin_transformer import SwinTransformer
@@ -62,6 +63,14 @@ def _byobnet(model: ByobNet) -> list[Block]:
     for number, stage in enumerate(model.stages, 1):
         found += [_stage_block(f"stages.{number - 1}.{i}", number, module) for i, module in enumerate(stage)]
     return [*found, Block("classifier", "classifier", number, nn.Sequential(model.final_conv, model.head))]
+
+
+def _efficientnet(model: EfficientNet) -> list[Block]:
+    found = [Block("stem", "stem", 0, nn.Sequential(model.conv_stem, model.bn1))]
+    for number, stage in enumerate(model.blocks, 1):
+        found += [_stage_block(f"blocks.{number - 1}.{i}", number, module) for i, module in enumerate(stage)]
+    head = nn.Sequential(model.conv_head, model.bn2, model.global_pool, model.classifier)
+    return [*found, Block("classifier", "classifier", number, head)]
 
 
 def _convnext(model: ConvNeXt) -> list[Block]:
@@ -177,6 +186,7 @@ BUILDERS: dict[type[nn.Module], Callable[..., list[Block]]] = {
     MlpMixer: _mixer,
     ConvNeXt: _convnext,
     ByobNet: _byobnet,
+    EfficientNet: _efficientnet,
 }
 
 
@@ -201,3 +211,27 @@ def family_blocks(model: nn.Module) -> list[Block]:
             f"layers={{'NAME': 'conv'}}; kinds: {', '.join(BLOCK_KINDS)}; some of its layers: {names}"
         )
     return builder(model)
+
+
+def block_outputs(model: nn.Module) -> list[str]:
+    """Name the modules that put out the features after each block, in the order in which they run.
+
+    A transformer's block is one module here, attention and MLP together. The stem is named where it is one module.
+
+    Args:
+        model: A model of a known family, see `family_blocks`.
+
+    Raises:
+        ValueError: For another model.
+
+    Example:
+        >>> from utilities.resnet import resnet18
+        >>> block_outputs(resnet18())[:3]
+        ['layer1.0', 'layer1.1', 'layer2.0']
+    """
+    modules, found = dict(model.named_modules()), []
+    for block in family_blocks(model):
+        name = block.name.rpartition(".")[0] if block.is_branch else block.name
+        if block.kind != "classifier" and name in modules and name not in found:
+            found.append(name)
+    return found

@@ -174,7 +174,8 @@ def blocks(model: nn.Module, layers: Mapping[str, str] | None = None, forward: F
     """List the blocks of a model in the order in which they run.
 
     Known models are this package's ResNets, Lambda ResNets and AlterNets, the ResNets of timm and torchvision, and
-    timm's VisionTransformer (any prefix tokens, pooling and LayerScale), PiT, Swin, MLP-Mixer, ConvNeXt and ByobNet.
+    timm's VisionTransformer (any prefix tokens, pooling and LayerScale), PiT, Swin, MLP-Mixer, ConvNeXt, ByobNet and
+    EfficientNet.
 
     Args:
         model: Any module.
