@@ -43,7 +43,7 @@ class Analysis:
     together: bool = False
 
 
-_PARK, _VILAS = "claims.park_kim_2022", "claims.vilas_2023"
+_PARK, _RAGHU, _VILAS = "claims.park_kim_2022", "claims.raghu_2021", "claims.vilas_2023"
 
 ANALYSES: dict[str, Analysis] = {
     "fourier": Analysis(
@@ -65,6 +65,20 @@ ANALYSES: dict[str, Analysis] = {
         {"": "plots.blocks.lesion:plot_lesions"},
         f"{_PARK}.blocks:claims_of_lesions",
         labelled=True,
+    ),
+    "localisation": Analysis(
+        "analysis.blocks.localisation:localisation",
+        {
+            "": "plots.blocks.localisation:plot_localisation",
+            "_sharpness": "plots.blocks.localisation:plot_sharpness",
+        },
+        f"{_RAGHU}.localisation:claims_of_localisation",
+    ),
+    "layer_probes": Analysis(
+        "analysis.blocks.layer_probes:layer_probes",
+        "cli.pictures:layer_probes",
+        f"{_RAGHU}.probes:claims_of_layer_probes",
+        images="train and test",
     ),
     "attention": Analysis("analysis.attention.attention_maps:attention_diversity"),
     "classify": Analysis(

@@ -228,7 +228,7 @@ def test_bad_input():
         layer_probes(model, train, train, **CPU)
     with pytest.raises(TypeError, match="reads the images twice"):
         layer_probes(model, iter(train), test, **CPU)
-    with pytest.raises(ValueError, match="labels are needed|should yield"):
+    with pytest.raises(ValueError, match=r"labels are needed|should yield"):
         layer_probes(model, [train[0][0]], test, **CPU)
     with pytest.raises(ValueError, match="no class token"):
         layer_probes(small_resnet(), train, test, view="cls", **CPU)
@@ -246,7 +246,7 @@ def test_bad_input():
         layer_probes(model, train, test, shots=1, **CPU)
     result = layer_probes(model, train, test, **CPU)
     for call in (lambda: result.of("cls"), result.class_token, lambda: result.token_map(0)):
-        with pytest.raises(ValueError, match="was not read|no probe read"):
+        with pytest.raises(ValueError, match=r"was not read|no probe read"):
             call()
 
 

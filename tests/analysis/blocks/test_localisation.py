@@ -1,5 +1,7 @@
 """Localisation against metrics.cka pair by pair, plain loops over batches, and answers that are known."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import timm
@@ -76,7 +78,7 @@ def test_one_batch_is_cka_of_each_pair():
 def looped(features, pixels, cuts):
     """Sum HSIC over batches pair by pair, (sets, n, width) each."""
     cross, own1, own2 = 0, 0, 0
-    for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, end in pairwise(cuts):
         K, L = ([center(gram(x[start:end])) for x in sets] for sets in (features, pixels))
         cross = cross + np.array([[float((k * m).sum()) for m in L] for k in K])
         own1, own2 = (own + np.array([float(k.square().sum()) for k in G]) for own, G in ((own1, K), (own2, L)))
@@ -88,7 +90,7 @@ def test_batches_are_a_ratio_of_sums(cuts):
     features, pixels = noise(5, 30, 6), noise(3, 30, 4, seed=1)
     features[0, :, :4] = pixels[2]
     sums = LocalisationSums(5, 3)
-    for index, (start, end) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+    for index, (start, end) in enumerate(pairwise(cuts)):
         sums.add(index, features[:, start:end], centred_grams(pixels[:, start:end]))
     np.testing.assert_allclose(sums.similarity().numpy(), looped(features, pixels, cuts), rtol=1e-9)
 
@@ -185,8 +187,9 @@ def test_bad_input():
         localisation(model, [x], patch=2, memory_limit=8 * 16 * 9, **CPU)
     with pytest.raises(ValueError, match=r"sums of 1 layers .* fewer layers="):
         localisation(model, [x], ["layer1.0"], patch=2, memory_limit=10_000, **CPU)
-    with pytest.raises(ValueError, match="most=0"):
-        localisation(model, [x], most=0, **CPU)
+    for name, value in (("most", 0), ("blocks", 1)):
+        with pytest.raises(ValueError, match=f"{name}={value}"):
+            localisation(model, [x], **{name: value}, **CPU)
     result = localisation(model, [x], patch=2, **CPU)
     with pytest.raises(ValueError, match="'sharp' is not known"):
         result.of("sharp")

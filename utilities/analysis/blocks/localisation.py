@@ -121,6 +121,7 @@ def localisation(
     loader: Iterable[Any],
     layers: Sequence[str] | None = None,
     *,
+    blocks: int | None = 3,
     patch: int | None = None,
     most: int | None = 16,
     memory_limit: float = 4e9,
@@ -138,8 +139,9 @@ def localisation(
     Args:
         model: Any module; it runs in eval mode.
         loader: Yields images, or (images, labels), in batches of four or more, all of one size.
-        layers: Globs of layers, see `utilities.hooks.select_layers`. None takes the first, the middle and the last
-            block of a model whose blocks are known.
+        layers: Globs of layers, see `utilities.hooks.select_layers`. None takes blocks of a model whose blocks are
+            known.
+        blocks: Number of these blocks, evenly spread from the first to the last; None is all.
         patch: Side of the patches in pixels, which has to divide the images. None is the transformer's own, or for
             other models the divisor nearest to a fourteenth of the image, 16 of 224 pixels.
         most: Most rows and columns of positions to look at in a larger map, evenly spread; None looks at all.
@@ -164,9 +166,10 @@ def localisation(
         >>> result.names, result.similarity.shape
         (['layer1.0', 'layer3.0', 'layer4.1'], (3, 256, 16))
     """
-    if most is not None and most < 1:
-        raise ValueError(f"most={most!r} should be 1 or more rows and columns, or None")
-    names, depth = _default_layers(model) if layers is None else (layers, None)
+    for name, value, least in (("most", most, 1), ("blocks", blocks, 2)):
+        if value is not None and value < least:
+            raise ValueError(f"{name}={value!r} should be {least} or more, or None")
+    names, depth = _default_layers(model, blocks) if layers is None else (layers, None)
     recorder = PositionRecorder(model, names, most=most, forward=forward)
     work = LocalisationPass(recorder, patch, memory_limit)
     with recorder, stream(model, loader, device=device, description="localisation", progress=progress) as batches:
@@ -177,10 +180,10 @@ def localisation(
     return _collect(work, readout_facts(model) | dict(provenance or {}) | facts)
 
 
-def _default_layers(model: nn.Module) -> tuple[list[str], list[float]]:
-    """Name the first, the middle and the last block, with their relative depths."""
+def _default_layers(model: nn.Module, count: int | None) -> tuple[list[str], list[float]]:
+    """Name blocks from the first to the last, with their relative depths."""
     names = block_outputs(model)
-    places = sorted({0, len(names) // 2, len(names) - 1})
+    places = sorted({round(x) for x in np.linspace(0, len(names) - 1, min(count or len(names), len(names)))})
     return [names[i] for i in places], [i / max(1, len(names) - 1) for i in places]
 
 

@@ -1,7 +1,19 @@
 """Figures of the analyses that go block by block."""
 
 from utilities.plots.blocks.fourier import plot_gain, plot_high_frequency, plot_spectra
+from utilities.plots.blocks.layer_probes import plot_layer_probes, plot_token_probes
 from utilities.plots.blocks.lesion import plot_lesions
+from utilities.plots.blocks.localisation import plot_localisation, plot_sharpness
 from utilities.plots.blocks.variance import plot_variance
 
-__all__ = ["plot_gain", "plot_high_frequency", "plot_lesions", "plot_spectra", "plot_variance"]
+__all__ = [
+    "plot_gain",
+    "plot_high_frequency",
+    "plot_layer_probes",
+    "plot_lesions",
+    "plot_localisation",
+    "plot_sharpness",
+    "plot_spectra",
+    "plot_token_probes",
+    "plot_variance",
+]
