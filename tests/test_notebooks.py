@@ -26,7 +26,7 @@ EXPECTED = {
 }
 OF_ONE_MODEL = [path for path in NOTEBOOKS if re.match(r"(Lambda_)?R\d|ViT_", path.stem)]
 EXTRA = {"Compare_Datasets": ["OTHER"], "Real_Weights": ["CNN", "VIT", "WEIGHTS"]}
-EXTRA |= dict.fromkeys(("Spatial_Localisation", "Layer_Probes"), ["MODELS"])
+EXTRA |= {"Spatial_Localisation": ["MODELS"], "Layer_Probes": ["MODELS"]}
 TRAINS_NOTHING = {"Real_Weights"}  # so that there are no epochs to choose
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
