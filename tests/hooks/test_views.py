@@ -50,13 +50,15 @@ WITH_CLASS = {"cls_token": (1, 1, 3), "position_embeddings": (1, 5, 3)}
 
 @pytest.mark.parametrize("view", ["mean", "token:", "token:-1", "token:1.5", "Token:1", "", None, 3])
 def test_unknown_views_are_refused(view):
-    with pytest.raises(ValueError, match=r"is not known; choose 'flatten', 'gap', 'cls', 'spatial', 'token:i'"):
+    with pytest.raises(
+        ValueError, match=r"is not known; choose 'flatten', 'gap', 'cls', 'spatial', 'mean_all', 'token:i'"
+    ):
         check_view(view)
     with pytest.raises(ValueError, match="is not known"):
         make_view(view, nn.ReLU())
 
 
-@pytest.mark.parametrize("view", ["flatten", "gap", "cls", "spatial", "token:0", "token:196", len])
+@pytest.mark.parametrize("view", ["flatten", "gap", "cls", "spatial", "mean_all", "token:0", "token:196", len])
 def test_known_views_pass(view):
     assert check_view(view) is None
 
@@ -65,6 +67,7 @@ def test_values_on_tokens():
     model, x = Tokens(**WITH_CLASS), numbered(2, 5, 3)
     assert torch.equal(make_view("flatten", model)(x), x.reshape(2, 15))
     assert torch.equal(make_view("gap", model)(x), x[:, 1:].mean(1))
+    assert torch.equal(make_view("mean_all", model)(x), x.mean(1))
     assert torch.equal(make_view("cls", model)(x), x[:, 0])
     assert torch.equal(make_view("spatial", model)(x), x[:, 1:].reshape(2, 12))
     assert torch.equal(make_view("token:4", model)(x), x[:, 4])

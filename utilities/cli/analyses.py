@@ -84,6 +84,20 @@ ANALYSES: dict[str, Analysis] = {
         },
         f"{_RAGHU}.skips:claims_of_skips",
     ),
+    "localisation": Analysis(
+        "analysis.blocks.localisation:localisation",
+        {
+            "": "plots.blocks.localisation:plot_localisation",
+            "_sharpness": "plots.blocks.localisation:plot_sharpness",
+        },
+        f"{_RAGHU}.localisation:claims_of_localisation",
+    ),
+    "layer_probes": Analysis(
+        "analysis.blocks.layer_probes:layer_probes",
+        "cli.pictures:layer_probes",
+        f"{_RAGHU}.probes:claims_of_layer_probes",
+        images="train and test",
+    ),
     "attention": Analysis("analysis.attention.attention_maps:attention_diversity"),
     "attention_distance": Analysis(
         "analysis.attention.attention_distance:attention_distance",

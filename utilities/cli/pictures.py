@@ -1,4 +1,4 @@
-"""The analyses whose figures show images: importance of tokens, what removing them costs, and the lens."""
+"""The analyses whose figures show images or depend on what was read: importance, removal, the lens, layer probes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from utilities.analysis.blocks.layer_probes import LayerProbes
 from utilities.analysis.class_embedding.importance import Importance
 from utilities.analysis.class_embedding.lens import Lens
 from utilities.analysis.class_embedding.removal import RemovalCurves, removal_curves
 from utilities.cli.analyse import Call
 from utilities.datasets.loaders import Loader
+from utilities.plots.blocks.layer_probes import plot_layer_probes, plot_token_probes
 from utilities.plots.class_embedding.importance import plot_heatmaps
 from utilities.plots.class_embedding.lens import plot_lens
 from utilities.study.class_embedding import explanations, pictures
@@ -27,6 +29,13 @@ def importance(results: Mapping[str, Importance], loaders: Mapping[str, Sequence
 def lens(results: Mapping[str, Lens], loaders: Mapping[str, Sequence[Loader]]) -> dict[str, Figure]:
     """Draw the first image, with what each block says of its tokens."""
     return _each(results, loaders, _lens)
+
+
+def layer_probes(results: Mapping[str, LayerProbes], _: Mapping[str, Sequence[Loader]]) -> dict[str, Figure]:
+    """Draw accuracies over depth, and maps of single positions where these were probed."""
+    figures = {"": plot_layer_probes(results)}
+    tokens = {label: result for label, result in results.items() if "tokens" in result.views}
+    return figures | ({"_tokens": plot_token_probes(tokens)} if tokens else {})
 
 
 def _each(results: Mapping[str, Any], loaders: Mapping[str, Sequence[Loader]], draw: Any) -> dict[str, Figure]:

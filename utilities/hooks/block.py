@@ -75,14 +75,30 @@ class Block:
 
     def _grid(self, count: int, size: torch.Size) -> tuple[int, int]:
         """Find rows and columns for a number of tokens: the model's own grid, or one with the images' proportions."""
-        rows = round((count * size[0] / size[1]) ** 0.5)
-        for grid in (self.grid, (rows, count // max(rows, 1))):
-            if grid is not None and grid[0] * grid[1] == count:
-                return grid
-        raise ValueError(
-            f"block {self.name!r} gives {count} tokens for images of {size[0]}x{size[1]} pixels, which are no grid of "
-            f"these proportions; it has {self.prefix} prefix tokens"
-        )
+        grid = token_grid(count, size, self.grid)
+        if grid is None:
+            raise ValueError(
+                f"block {self.name!r} gives {count} tokens for images of {size[0]}x{size[1]} pixels, which are no grid "
+                f"of these proportions; it has {self.prefix} prefix tokens"
+            )
+        return grid
+
+
+def token_grid(count: int, size: torch.Size, own: tuple[int, int] | None = None) -> tuple[int, int] | None:
+    """Find rows and columns for a number of tokens, or None if they are no grid.
+
+    Args:
+        count: Number of tokens, without class and register tokens.
+        size: Height and width of the images.
+        own: Grid of the model at its own image size, which is taken if it has as many tokens.
+
+    Example:
+        >>> token_grid(8, torch.Size([16, 32])), token_grid(7, torch.Size([16, 16]))
+        ((2, 4), None)
+    """
+    rows = round((count * size[0] / size[1]) ** 0.5)
+    grids = (own, (rows, count // max(rows, 1)))
+    return next((grid for grid in grids if grid is not None and grid[0] * grid[1] == count > 0), None)
 
 
 class Step(nn.Module):

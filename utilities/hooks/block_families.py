@@ -222,3 +222,27 @@ def family_blocks(model: nn.Module) -> list[Block]:
             f"layers={{'NAME': 'conv'}}; kinds: {', '.join(BLOCK_KINDS)}; some of its layers: {names}"
         )
     return builder(model)
+
+
+def block_outputs(model: nn.Module) -> list[str]:
+    """Name the modules that put out the features after each block, in the order in which they run.
+
+    A transformer's block is one module here, attention and MLP together. The stem is named where it is one module.
+
+    Args:
+        model: A model of a known family, see `family_blocks`.
+
+    Raises:
+        ValueError: For another model.
+
+    Example:
+        >>> from utilities.resnet import resnet18
+        >>> block_outputs(resnet18())[:3]
+        ['layer1.0', 'layer1.1', 'layer2.0']
+    """
+    modules, found = dict(model.named_modules()), []
+    for block in family_blocks(model):
+        name = block.name.rpartition(".")[0] if block.is_branch else block.name
+        if block.kind != "classifier" and name in modules and name not in found:
+            found.append(name)
+    return found

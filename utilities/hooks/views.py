@@ -5,6 +5,7 @@ view                    for tokens (batch, T, D) or maps (batch, C, H, W); an ou
 ======================  ==========================================================================================
 ``"flatten"``           everything (Raghu et al. 2021, https://arxiv.org/abs/2108.08810)
 ``"gap"``               mean over positions, without class and register tokens
+``"mean_all"``          mean over positions, class and register tokens included
 ``"cls"``               the class token; an error for maps
 ``"spatial"``           everything but class and register tokens
 ``"token:i"``           position i of the sequence, counting class and register tokens; for maps, in raster order
@@ -35,7 +36,7 @@ __all__ = ["VIEWS", "View", "channels_last", "check_view", "make_view", "prefix_
 
 View = str | Callable[[torch.Tensor], torch.Tensor]
 
-VIEWS = ("flatten", "gap", "cls", "spatial", "token:i")
+VIEWS = ("flatten", "gap", "cls", "spatial", "mean_all", "token:i")
 
 
 def check_view(view: View) -> None:
@@ -47,7 +48,7 @@ def check_view(view: View) -> None:
     Example:
         >>> check_view("mean")
         Traceback (most recent call last):
-        ValueError: view 'mean' is not known; choose 'flatten', 'gap', 'cls', 'spatial', 'token:i' (i = 0, 1, ...) ...
+        ValueError: view 'mean' is not known; choose 'flatten', 'gap', 'cls', 'spatial', 'mean_all', 'token:i' (i = ...
     """
     if not callable(view) and _parts(view) is None:
         choices = ", ".join(map(repr, VIEWS))
@@ -59,7 +60,9 @@ def check_view(view: View) -> None:
 
 def _parts(view: object) -> tuple[str, str | None] | None:
     """Split a view into its kind and the letters of the axes; return None if it is no view."""
-    match = re.fullmatch(r"(flatten|gap|cls|spatial|token:[0-9]+)(?::(N[CLTDHW]+))?", view if type(view) is str else "")
+    match = re.fullmatch(
+        r"(flatten|gap|cls|spatial|mean_all|token:[0-9]+)(?::(N[CLTDHW]+))?", view if type(view) is str else ""
+    )
     if match is None:
         return None
     kind, letters = match.groups()
@@ -151,15 +154,20 @@ def _selected(view: str, tensor: torch.Tensor, module: nn.Module | None, layout:
         if index >= count:
             raise ValueError(f"view {view!r}: {where} has {count} tokens, 0 to {count - 1}")
         return positions[:, index]
+    if view == "mean_all":
+        return _mean(positions)
     if count <= prefix:
         raise ValueError(
             f"view {view!r}: {where} has no tokens but the model's {prefix} class and register tokens; leave this "
             "layer out or take view='flatten'"
         )
     spatial = positions[:, prefix:]
-    if view == "spatial":
-        return spatial
-    return spatial.mean(1) if spatial.is_floating_point() or spatial.is_complex() else spatial.float().mean(1)
+    return spatial if view == "spatial" else _mean(spatial)
+
+
+def _mean(positions: torch.Tensor) -> torch.Tensor:
+    """Average over positions; whole numbers have no mean of their own type."""
+    return (positions if positions.is_floating_point() or positions.is_complex() else positions.float()).mean(1)
 
 
 def channels_last(model: nn.Module, shape: torch.Size, module: nn.Module | None = None) -> bool | None:

@@ -1,11 +1,13 @@
 """What notebooks share: profiles, the studies of one model and of several, and what their results say in words.
 
 `study` trains, compares and saves one model, `group` several, `comparisons` goes beyond pairs, `real_weights` opens
-models that others have trained, `profiles` holds the settings, `wording` the sentences.
+models that others have trained, `layer_probes` fits probes to both, `profiles` holds the settings, `wording` the
+sentences.
 """
 
 from utilities.study.comparisons import across_datasets, teach, under_every_measure
 from utilities.study.group import Group, each_pair, save_all, split_off
+from utilities.study.layer_probes import probe_group_layers, probe_opened
 from utilities.study.local_heads import heads_against_cnn
 from utilities.study.real_weights import analyse_opened, compare_opened, open_models, real_images
 from utilities.study.saving import Output
@@ -23,6 +25,8 @@ __all__ = [
     "each_pair",
     "heads_against_cnn",
     "open_models",
+    "probe_group_layers",
+    "probe_opened",
     "real_images",
     "save_all",
     "split_off",

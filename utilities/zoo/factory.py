@@ -68,6 +68,11 @@ _OWN |= {
     for reach in (3, 5, 8)
     for size in ("16", "32")
 }
+# The small ViTs without a class token, trained on the mean over tokens.
+_OWN |= {
+    f"vit_tiny_gap_patch2_{size}": partial(_OWN[f"vit_tiny_patch2_{size}"], class_token=False, global_pool="avg")
+    for size in ("16", "32")
+}
 _UNLIKELY = 7919  # number of classes of a model that is built to see which entries have that size
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, product
@@ -15,8 +14,9 @@ from utilities.analysis.class_embedding.block_tokens import BlockTokens, read_bl
 from utilities.analysis.class_embedding.lens import PerImage
 from utilities.analysis.class_embedding.ranks import rank
 from utilities.analysis.class_embedding.readers import Batch
-from utilities.analysis.class_embedding.ridge import RidgeSums
 from utilities.analysis.class_embedding.space import ClassSpace
+from utilities.analysis.probing import Probe, ProbeSums, refuse_large_sums, scores
+from utilities.analysis.ridge import RidgeSums
 from utilities.analysis.stream import stream
 from utilities.hooks.calls.labels import hits
 
@@ -68,18 +68,15 @@ class ProbedLayers:
         if sum(needed.values()) > limit:
             sharing = "" if self.shared else ", tokens='shared' for one probe for all image tokens"
             most = max(sum(size for key, size in needed.items() if key[0] == index) for index in self.blocks)
-            raise ValueError(
-                f"the sums of {probes:,} probes take {sum(needed.values()) / 1e9:.3g} GB, above memory_limit="
-                f"{limit / 1e9:.3g} GB; choose fewer blocks= or parts= at a time (the largest block takes "
-                f"{most / 1e9:.3g} GB){sharing}, or raise memory_limit"
-            )
+            remedy = f"choose fewer blocks= or parts= at a time (the largest block takes {most / 1e9:.3g} GB){sharing}"
+            refuse_large_sums(probes, sum(needed.values()), limit, remedy)
 
 
 class ProbeTraining:
     """Accumulates the sums of all probes."""
 
     def __init__(self, layers: ProbedLayers) -> None:
-        self.layers, self.sums = layers, {}
+        self.layers, self.probes = layers, ProbeSums(layers.space.num_classes)
 
     def block(self, tokens: BlockTokens, batch: Batch) -> None:
         """Add the tokens of a batch."""
@@ -87,30 +84,21 @@ class ProbeTraining:
             labels = batch.labels
             if self.layers.shared:
                 labels, x = labels.repeat_interleave(x.shape[1]), x.flatten(0, 1)[:, None]
-            if key not in self.sums:
-                device = "cpu" if x.device.type == "mps" else x.device  # Apple's GPUs have no float64
-                self.sums[key] = RidgeSums(x.shape[1], x.shape[2], self.layers.space.num_classes, device)
-            self.sums[key].add(x, labels)
+            self.probes.add(key, x, labels)
 
     def finish(self, batch: Batch) -> None:
         """Do nothing; all sums are up to date."""
 
-    def solve(self, alpha: float) -> dict[Key, tuple[torch.Tensor, torch.Tensor]]:
+    def solve(self, alpha: float) -> dict[Key, Probe]:
         """Solve for weights and intercepts of all probes, and free the sums one after the other."""
-        missing = int((next(iter(self.sums.values())).counts == 0).sum())
-        if missing:
-            warnings.warn(
-                f"{missing} of the model's {self.layers.space.num_classes} classes have no training image; probes "
-                "cannot learn to name them",
-                stacklevel=3,
-            )
-        return {key: self.sums.pop(key).solve(alpha) for key in list(self.sums)}
+        self.probes.warn_of_missing("the model's", stacklevel=3)
+        return {key: self.probes.solve(key, alpha) for key in list(self.probes.sums)}
 
 
 class ProbeTest:
     """Reads each token with its probe and with the lens."""
 
-    def __init__(self, layers: ProbedLayers, probes: dict[Key, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def __init__(self, layers: ProbedLayers, probes: dict[Key, Probe]) -> None:
         self.layers, self.probes, self.values = layers, probes, PerImage()
         space = layers.space
         self.readings = list(READOUTS if space.options.tuned is not None else READOUTS[:2])
@@ -121,16 +109,16 @@ class ProbeTest:
     def block(self, tokens: BlockTokens, batch: Batch) -> None:
         """Read the parts of a block."""
         shares = []
-        scores = self._scores(tokens)
+        read = self._scores(tokens)
         for part, x in self.layers.of(tokens):
-            readings = [scores[part], *self._lenses(tokens, part, x)]
-            right = torch.stack([_right(logits, batch.labels, scores[part].shape[1]) for logits in readings])
+            readings = [read[part], *self._lenses(tokens, part, x)]
+            right = torch.stack([_right(logits, batch.labels, read[part].shape[1]) for logits in readings])
             self.hits[tokens.index, part] = self.hits.get((tokens.index, part), 0) + right.sum(1)
             shares.append(torch.stack([right[:, :, group].mean(2) for group in self.groups], 2).transpose(0, 1))
         if shares:
             self.values.add("correct", torch.stack(shares, 2), axis=3)
-        if "block" in scores:
-            image = scores["block"][:, self.groups[-1]]
+        if "block" in read:
+            image = read["block"][:, self.groups[-1]]
             self.ranks.append(rank(image, batch.labels.to(image.device)))
 
     def finish(self, batch: Batch) -> None:
@@ -152,16 +140,10 @@ class ProbeTest:
 
     def _scores(self, tokens: BlockTokens) -> dict[str, torch.Tensor]:
         """Compute the probes' scores of each part: (batch, positions, classes)."""
-        scores: dict[str, list[torch.Tensor]] = {}
+        found: dict[str, list[torch.Tensor]] = {}
         for key, x in self.layers.groups(tokens):
-            weights, intercept = self.probes[key]
-            inputs = x.to(weights)
-            if self.layers.shared:
-                values = inputs @ weights[0] + intercept[0]
-            else:
-                values = torch.baddbmm(intercept[:, None], inputs.transpose(0, 1), weights).transpose(0, 1)
-            scores.setdefault(key[1], []).append(values)
-        return {part: torch.cat(groups, 1) for part, groups in scores.items()}
+            found.setdefault(key[1], []).append(scores(x, self.probes[key]))
+        return {part: torch.cat(groups, 1) for part, groups in found.items()}
 
     def _lenses(self, tokens: BlockTokens, part: str, x: torch.Tensor) -> Iterator[torch.Tensor | None]:
         """Compute the logits of the raw lens and of the tuned lens, if there is one; None where a lens cannot read."""

@@ -22,11 +22,10 @@ from utilities.analysis.class_embedding.lens import lens_facts
 from utilities.analysis.class_embedding.masking import chosen_blocks
 from utilities.analysis.class_embedding.probe_passes import ProbedLayers, ProbeTest, ProbeTraining
 from utilities.analysis.class_embedding.readers import run_readers
-from utilities.analysis.class_embedding.ridge import check_alpha
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.spaces import space_of
-from utilities.analysis.stream import readable_twice
-from utilities.datasets.images import ImageDataset
+from utilities.analysis.probing import check_memory_limit, check_splits
+from utilities.analysis.ridge import check_alpha
 from utilities.results.result import Result
 from utilities.results.statistics import bootstrap_interval, mean_and_stderr, paired_p, stderr_of_share
 from utilities.utils import versions
@@ -200,7 +199,7 @@ def linear_probes(
     _check_options(tokens, alpha, memory_limit)
     intervals = {"confidence": confidence, "resamples": resamples, "seed": seed}
     bootstrap_interval(np.zeros(1), **intervals)  # refuses options before the passes
-    _check_loaders(train_loader, test_loader)
+    check_splits(train_loader, test_loader)
     options = {"device": device, "progress": progress}
     layers.check_memory(train_loader, memory_limit, **options)
 
@@ -239,22 +238,5 @@ def _chosen_parts(space: ClassSpace, parts: Sequence[str] | None) -> list[str]:
 def _check_options(tokens: str, alpha: float, memory_limit: float) -> None:
     if tokens not in TOKENS:
         raise ValueError(f"tokens {tokens!r} is not known; choose from {', '.join(TOKENS)}")
-    if not memory_limit > 0:
-        raise ValueError(f"memory_limit={memory_limit!r} should be a number of bytes above 0, such as 4e9")
+    check_memory_limit(memory_limit)
     check_alpha(alpha)
-
-
-def _check_loaders(train: Iterable[Any], test: Iterable[Any]) -> None:
-    """Refuse to test probes on the images that they were fitted to."""
-    readable_twice(train, "the training of probes")
-    if train is test or getattr(train, "dataset", train) is getattr(test, "dataset", test):
-        raise ValueError(
-            "train_loader and test_loader serve the same images, on which probes look better than they are; pass "
-            "loaders of two splits, such as load_dataset(..., split='train') and split='test'"
-        )
-    one, two = (getattr(loader, "dataset", None) for loader in (train, test))
-    if isinstance(one, ImageDataset) and isinstance(two, ImageDataset):
-        same = (one.name, one.split) == (two.name, two.split)
-        shared = len(np.intersect1d(one.indices, two.indices)) if same else 0
-        if shared:
-            raise ValueError(f"{shared:,} of the images to test probes on ({two}) are among those to fit them ({one})")

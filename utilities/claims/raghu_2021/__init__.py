@@ -5,6 +5,8 @@ from utilities.claims.raghu_2021.attention import (
     claims_of_head_windows,
     claims_of_little_data,
 )
+from utilities.claims.raghu_2021.localisation import claims_of_localisation
+from utilities.claims.raghu_2021.probes import claims_of_layer_probes
 from utilities.claims.raghu_2021.receptive_field import claims_of_receptive_field
 from utilities.claims.raghu_2021.similarity import claims_of_similarity
 from utilities.claims.raghu_2021.skips import claims_of_skips
@@ -12,7 +14,9 @@ from utilities.claims.raghu_2021.skips import claims_of_skips
 __all__ = [
     "claims_of_attention_distance",
     "claims_of_head_windows",
+    "claims_of_layer_probes",
     "claims_of_little_data",
+    "claims_of_localisation",
     "claims_of_receptive_field",
     "claims_of_similarity",
     "claims_of_skips",

@@ -8,6 +8,8 @@ solution as all images at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -72,14 +74,27 @@ class RidgeSums:
         self.class_sums += other.class_sums
         self.counts += other.counts
 
-    def solve(self, alpha: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def scatter(self, problem: int) -> torch.Tensor:
+        """Compute the Gram matrix of a problem's centred features, (width, width).
+
+        Example:
+            >>> sums = RidgeSums(problems=1, width=1, num_classes=2)
+            >>> sums.add(torch.tensor([[[1.0]], [[3.0]]]), torch.tensor([0, 1]))
+            >>> sums.scatter(0).item()
+            2.0
+        """
+        n = float(self.counts.sum())
+        mean = self.class_sums[problem].sum(0) / n
+        return self.gram[problem] - n * torch.outer(mean, mean)
+
+    def solve(self, alpha: float | Sequence[float] = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Minimise |Y - X W - b|^2 + alpha |W|^2 for each problem; b is not penalised.
 
         With features and targets centred, W = (X'X + alpha I)^-1 X'Y. Column c of Y is 2 (class is c) - 1, so column c
         of the centred X'Y is 2 (sum of class c - its count * mean of all).
 
         Args:
-            alpha: Strength of the penalty, above 0.
+            alpha: Strength of the penalty, above 0: one for all problems, or one for each.
 
         Returns:
             Weights, (problems, width, classes), and intercepts, (problems, classes), both in float64. A sample's scores
@@ -88,17 +103,19 @@ class RidgeSums:
         Raises:
             ValueError: If there are no samples, or alpha is not above 0.
         """
-        check_alpha(alpha)
+        penalties = [alpha] * len(self.gram) if isinstance(alpha, (int, float)) else list(alpha)
+        for penalty in penalties:
+            check_alpha(penalty)
         n = float(self.counts.sum())
         if n == 0:
             raise ValueError("ridge regression needs samples; none were added")
         means = self.class_sums.sum(1) / n
         weights = torch.empty_like(self.class_sums).mT.contiguous()
         # One at a time: all centred matrices at once would double the memory.
-        for gram, sums, mean, solution in zip(self.gram, self.class_sums, means, weights, strict=True):
-            scatter = gram - n * torch.outer(mean, mean)
-            scatter.diagonal().add_(alpha)
-            covariance = 2 * (sums - torch.outer(self.counts, mean)).T
+        for problem, (penalty, mean, solution) in enumerate(zip(penalties, means, weights, strict=True)):
+            scatter = self.scatter(problem)
+            scatter.diagonal().add_(penalty)
+            covariance = 2 * (self.class_sums[problem] - torch.outer(self.counts, mean)).T
             solution.copy_(torch.cholesky_solve(covariance, torch.linalg.cholesky(scatter)))
         intercept = 2 * self.counts / n - 1 - torch.einsum("pd,pdc->pc", means, weights)
         return weights, intercept

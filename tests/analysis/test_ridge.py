@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from utilities.analysis.class_embedding.ridge import RidgeSums
+from utilities.analysis.ridge import RidgeSums
 
 N, PROBLEMS, WIDTH, CLASSES = 60, 3, 7, 4
 

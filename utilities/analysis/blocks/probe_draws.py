@@ -1,0 +1,116 @@
+"""Which training images a probe is fitted to: all of them, or several draws of a few of each class."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from utilities.hooks.calls.labels import as_labels, classes_of, need_labels
+from utilities.utils import split_batch
+
+HELD_OUT = 5  # one image of so many of each class is held out to choose the penalty
+
+
+@dataclass
+class Draws:
+    """Draws of training images, told apart image by image as they stream by.
+
+    Attributes:
+        num_classes: Number of classes.
+        chosen: Whether each image is in each draw, (draws, images); None if the one draw holds all images.
+        labels: Labels of the images in the order of the loader, where they were read beforehand.
+        shots: Number of images of each class; None is all.
+    """
+
+    num_classes: int
+    chosen: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    shots: int | None = None
+    _place: int = 0
+    _counts: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+
+    @property
+    def count(self) -> int:
+        """Number of draws."""
+        return 1 if self.chosen is None else len(self.chosen)
+
+    def next(self, labels: np.ndarray) -> np.ndarray:
+        """Tell which images of the next batch are in each draw, (draws, batch).
+
+        Raises:
+            ValueError: If the loader serves other images than before.
+        """
+        start, self._place = self._place, self._place + len(labels)
+        if self.chosen is None:
+            return np.ones((1, len(labels)), bool)
+        if not np.array_equal(self.labels[start : self._place], labels):
+            raise ValueError(
+                "the training loader serves its images in another order each time; pass one with a fixed order, such "
+                "as make_loader(..., shuffle='once')"
+            )
+        return self.chosen[:, start : self._place]
+
+    def held_out(self, draw: int, labels: np.ndarray) -> np.ndarray:
+        """Tell which of the next images of a draw are held out to choose the penalty: the last of each five of a class.
+
+        Of a class with fewer shots than five, it is the last one.
+        """
+        if not self._counts.size:
+            self._counts = np.zeros((self.count, self.num_classes), int)
+        every, counts = min(HELD_OUT, self.shots or HELD_OUT), self._counts[draw]
+        found = np.zeros(len(labels), bool)
+        for i, label in enumerate(labels):
+            counts[label] += 1
+            found[i] = counts[label] % every == 0
+        return found
+
+
+def draw_images(loader: Iterable[Any], shots: int | None, draws: int, num_classes: int | None, seed: int) -> Draws:
+    """Draw the images that probes are fitted to.
+
+    Args:
+        loader: Yields (images, labels). Its labels are read beforehand if images are drawn, or to count classes that
+            the loader's data set does not name.
+        shots: Number of images of each class; None is all.
+        draws: Number of draws; with all images there is one.
+        num_classes: Number of classes; None finds it out.
+        seed: Seed of the draws.
+
+    Example:
+        >>> import torch
+        >>> draws = draw_images([(torch.zeros(6, 1), torch.tensor([0, 0, 0, 1, 1, 1]))], 2, 3, None, 0)
+        >>> draws.num_classes, draws.chosen.sum(1).tolist()
+        (2, [4, 4, 4])
+    """
+    classes = classes_of(loader) if num_classes is None else num_classes
+    if shots is None and classes is not None:
+        return Draws(classes)
+    labels = _labels(loader)
+    classes = int(labels.max()) + 1 if classes is None else classes
+    if shots is None:
+        return Draws(classes)
+    chosen = np.zeros((draws, len(labels)), bool)
+    members = [np.flatnonzero(labels == label) for label in range(classes)]
+    for draw, row in enumerate(chosen):
+        rng = np.random.default_rng([seed, draw])
+        for of_class in members:
+            row[rng.permutation(of_class)[:shots]] = True
+    few = sum(0 < len(of_class) < shots for of_class in members)
+    if few:
+        warnings.warn(f"{few} classes have fewer than {shots} training images; probes get all of these", stacklevel=3)
+    return Draws(classes, chosen, labels, shots)
+
+
+def _labels(loader: Iterable[Any]) -> np.ndarray:
+    found = []
+    for batch in loader:
+        labels = split_batch(batch)[1]
+        need_labels(labels, "probes:")
+        found.append(as_labels(labels).cpu().numpy().reshape(-1))
+    if not found or not sum(map(len, found)):
+        raise ValueError("training probes: the loader yields no image")
+    return np.concatenate(found).astype(int)

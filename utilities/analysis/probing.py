@@ -1,0 +1,151 @@
+"""What all linear probes share: their sums and solutions, their scores, and checks before the work.
+
+Ridge probes are fitted to training images in one pass and read test images in another. See
+`utilities.analysis.class_embedding.probes` for tokens beside a lens, and `utilities.analysis.blocks.layer_probes` for
+the layers of any model.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from utilities.analysis.ridge import RidgeSums
+from utilities.analysis.stream import readable_twice
+from utilities.datasets.images import ImageDataset
+
+Probe = tuple[torch.Tensor, torch.Tensor]  # weights (problems, width, classes) and intercepts (problems, classes)
+
+
+class ProbeSums:
+    """Sums of several sets of probes, each with its own width, by key.
+
+    Attributes:
+        sums: Key -> sums.
+
+    Example:
+        >>> probes = ProbeSums(num_classes=2)
+        >>> probes.add("layer", torch.tensor([[[-1.0]], [[1.0]]]), torch.tensor([0, 1]))
+        >>> scores(torch.tensor([[[3.0]]]), probes.solve("layer", 1.0)).argmax().item()
+        1
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.sums: dict[Hashable, RidgeSums] = {}
+
+    def add(self, key: Hashable, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add samples.
+
+        Args:
+            key: Set of probes.
+            features: Features, (samples, problems, width).
+            labels: Class of each sample, (samples,).
+        """
+        if key not in self.sums:
+            device = "cpu" if features.device.type == "mps" else features.device  # Apple's GPUs have no float64
+            self.sums[key] = RidgeSums(features.shape[1], features.shape[2], self.num_classes, device)
+        self.sums[key].add(features, labels)
+
+    def solve(self, key: Hashable, alpha: float | list[float]) -> Probe:
+        """Solve for weights and intercepts of one set of probes, and free its sums."""
+        return self.sums.pop(key).solve(alpha)
+
+    def warn_of_missing(self, whose: str, stacklevel: int) -> None:
+        """Warn of classes without training images, see `warn_of_classes`."""
+        warn_of_classes(next(iter(self.sums.values())).counts, whose, stacklevel + 1)
+
+
+def warn_of_classes(counts: torch.Tensor, whose: str, stacklevel: int) -> None:
+    """Warn of classes without training images, which probes cannot learn to name.
+
+    Args:
+        counts: Number of training images of each class.
+        whose: Whose classes they are, for the message.
+        stacklevel: As in `warnings.warn`, from where this function is called.
+    """
+    missing = int((counts == 0).sum())
+    if missing:
+        warnings.warn(
+            f"{missing} of {whose} {len(counts)} classes have no training image; probes cannot learn to name them",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def scores(features: torch.Tensor, probe: Probe) -> torch.Tensor:
+    """Compute the scores of all classes, (samples, positions, classes).
+
+    Args:
+        features: Features, (samples, positions, width).
+        probe: Weights and intercepts of a probe for each position, or of one for all.
+
+    Example:
+        >>> scores(torch.ones(2, 3, 4), (torch.ones(1, 4, 5), torch.zeros(1, 5))).shape
+        torch.Size([2, 3, 5])
+    """
+    weights, intercept = probe
+    inputs = features.to(weights)
+    if len(weights) == 1:
+        return inputs @ weights[0] + intercept[0]
+    return torch.baddbmm(intercept[:, None], inputs.transpose(0, 1), weights).transpose(0, 1)
+
+
+def check_splits(train: Iterable[Any], test: Iterable[Any]) -> None:
+    """Refuse to test probes on the images that they were fitted to.
+
+    Raises:
+        ValueError: If both loaders serve the same set, or images of one are among those of the other.
+        TypeError: If the training images can be read only once.
+
+    Example:
+        >>> check_splits([1], [2])
+    """
+    readable_twice(train, "the training of probes")
+    if train is test or getattr(train, "dataset", train) is getattr(test, "dataset", test):
+        raise ValueError(
+            "train_loader and test_loader serve the same images, on which probes look better than they are; pass "
+            "loaders of two splits, such as load_dataset(..., split='train') and split='test'"
+        )
+    one, two = (getattr(loader, "dataset", None) for loader in (train, test))
+    if isinstance(one, ImageDataset) and isinstance(two, ImageDataset):
+        same = (one.name, one.split) == (two.name, two.split)
+        shared = len(np.intersect1d(one.indices, two.indices)) if same else 0
+        if shared:
+            raise ValueError(f"{shared:,} of the images to test probes on ({two}) are among those to fit them ({one})")
+
+
+def check_memory_limit(limit: float) -> None:
+    """Refuse a limit that is no number of bytes.
+
+    Raises:
+        ValueError: If it is refused.
+
+    Example:
+        >>> check_memory_limit(0)
+        Traceback (most recent call last):
+        ValueError: memory_limit=0 should be a number of bytes above 0, such as 4e9
+    """
+    if not limit > 0:
+        raise ValueError(f"memory_limit={limit!r} should be a number of bytes above 0, such as 4e9")
+
+
+def refuse_large_sums(probes: int, needed: int, limit: float, remedy: str) -> None:
+    """Refuse sums of probes that take more memory than the limit.
+
+    Raises:
+        ValueError: If they do; the message states both sizes and the remedy.
+
+    Example:
+        >>> refuse_large_sums(3, 2 * 10**9, 1e9, "choose fewer layers=")
+        Traceback (most recent call last):
+        ValueError: the sums of 3 probes take 2 GB, above memory_limit=1 GB; choose fewer layers=, or raise memory_limit
+    """
+    if needed > limit:
+        raise ValueError(
+            f"the sums of {probes:,} probes take {needed / 1e9:.3g} GB, above memory_limit={limit / 1e9:.3g} GB; "
+            f"{remedy}, or raise memory_limit"
+        )
