@@ -19,6 +19,7 @@ from utilities.zoo import comparison_layers, create_model
         ("swin_tiny_patch1_32", 95),
         ("pit_tiny_patch2_32", 115),
         ("mixer_tiny_patch2_32", 67),
+        ("mixer_tiny_patch2_16", 51),
         ("vgg16", 32),
     ],
 )
