@@ -157,7 +157,7 @@ class Study:
         return MixupCutmix(classes, recipe.mixup, recipe.cutmix, recipe.label_smoothing)
 
     @property
-    def _checkpoints(self) -> Path:
+    def checkpoint_folder(self) -> Path:
         """Return the folder of the checkpoints for this data set and recipe."""
         folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset)
         return folder / self.training if self.profile == "paper" and self.training != "study" else folder
@@ -167,7 +167,7 @@ class Study:
         followed = self.profile == "quick" and self.model in FOLLOWED and teacher is None
         every = self._never if followed else None
         return fit(
-            self.model, self.recipe, self.seed, self._checkpoints, resume=True, teacher=teacher, save_every=every
+            self.model, self.recipe, self.seed, self.checkpoint_folder, resume=True, teacher=teacher, save_every=every
         )
 
     def snapshots(self, every: int | None = None) -> dict[int, nn.Module]:
@@ -178,7 +178,7 @@ class Study:
         Args:
             every: Interval in epochs of further snapshots, for which the model is trained once more; None is none.
         """
-        folder = self._checkpoints
+        folder = self.checkpoint_folder
         paths = self._snapshot_paths(self.checkpoint()) if every is None else {}
         if not paths:
             folder = folder / ("followed" if every is None else f"every_{every}")
