@@ -12,7 +12,7 @@ on all of them (figure 12), and a model before and after fine-tuning (figure G.1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from utilities.compare.two_models import compare
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.loaders import Loader
 from utilities.results.similarity import Similarity
-from utilities.study.group import Group
 from utilities.study.study import Study
 from utilities.train import fit
 from utilities.training.recipes import Recipe
@@ -36,7 +35,7 @@ from utilities.zoo.layers import block_layers
 SHARES = (0.03, 0.1, 0.3, 1.0)
 NEW_DATASET = {"quick": "photos", "paper": "cifar10"}
 # Training on the new data set, where it differs from that on the first one. Chosen by validation accuracy.
-TUNING = {"quick": {"epochs": 6, "n_images": 1000, "learning_rate": 1e-3, "warmup": 1}, "paper": {"epochs": 20}}
+TUNING = {"quick": {"epochs": 5, "n_images": 1000, "warmup": 1}, "paper": {"epochs": 20}}
 
 
 def share_recipe(recipe: Recipe, share: float, count: int) -> Recipe:
@@ -148,9 +147,9 @@ def compare_fine_tuned(study: Study, other: str | None = None, **training: Any) 
     return results
 
 
-def self_similarities(group: Group) -> dict[str, Similarity]:
-    """Compare each trained model of a group with itself, layer by layer: name of the model -> similarity."""
-    return {study.model: study.trained_similarity() for study in group.studies}
+def self_similarities(studies: Iterable[Study]) -> dict[str, Similarity]:
+    """Compare each of several trained models with itself, layer by layer: name of the model -> similarity."""
+    return {study.model: study.trained_similarity() for study in studies}
 
 
 def accuracy_labels(results: Mapping[str, Similarity], which: str = "1") -> list[str]:

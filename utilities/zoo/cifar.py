@@ -224,6 +224,16 @@ def mixer_tiny_patch2_16(num_classes: int = 100, in_channels: int = 3, **kwargs:
     return _mixer(num_classes, in_channels, **{**size, **kwargs})
 
 
+def mixer_tiny_patch4_16(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> MlpMixer:
+    """Build `mixer_tiny_patch2_16` with 16 patches of 4x4; arguments as above.
+
+    Example:
+        >>> mixer_tiny_patch4_16().stem.num_patches
+        16
+    """
+    return mixer_tiny_patch2_16(num_classes, in_channels, **{"patch_size": 4, **kwargs})
+
+
 def _mixer(num_classes: int, in_channels: int, **options: Any) -> MlpMixer:
     model = MlpMixer(num_classes=num_classes, in_chans=in_channels, **options)
     if isinstance(model.head, nn.Linear):  # timm starts at zero, so untrained logits would all be equal

@@ -46,12 +46,12 @@ _BUILDERS = {
     preact_resnet: "preact_resnet18 preact_resnet34 preact_resnet50 preact_resnet101 preact_resnet152",
     lambda_resnet: "lambda_resnet26 lambda_resnet38 lambda_resnet50",
     alternet: "alternet18 alternet34 alternet50 alternet101 alternet152",
-    vit: "vit_large_patch32_224 vit_tiny_patch2_16 vit_tiny_patch4_24 vit_tiny_patch4_32 vit_tiny_patch2_32 "
-    "vit_ti_patch2_32",
+    vit: "vit_large_patch32_224 vit_tiny_patch2_16 vit_tiny_patch4_16 vit_tiny_patch4_24 vit_tiny_patch4_32 "
+    "vit_tiny_patch2_32 vit_ti_patch2_32",
     swin: "swin_tiny_patch2_16 swin_tiny_patch1_32",
     plain_cnn: "plain_cnn8",
     cifar_models: "resnext50 vgg11 vgg13 vgg16 vgg19 alexnet pit_tiny_patch2_32 mixer_tiny_patch2_32 "
-    "mixer_tiny_patch2_16",
+    "mixer_tiny_patch2_16 mixer_tiny_patch4_16",
 }
 _OWN: dict[str, Callable[..., nn.Module]] = {
     name: getattr(module, name) for module, names in _BUILDERS.items() for name in names.split()
@@ -71,7 +71,7 @@ _OWN |= {
 }
 # Small ViTs without the skip connections of one block, by its number from 1.
 _OWN |= {
-    f"vit_tiny_noskip{block}_patch2_{size}": partial(vit_without_skips, size, block=block)
+    f"vit_tiny_noskip{block}_{size}": partial(vit_without_skips, size, block=block)
     for size, blocks in WITHOUT.items()
     for block in blocks
 }

@@ -13,11 +13,11 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from utilities.zoo.vit import vit_tiny_patch2_16, vit_tiny_patch2_32
+from utilities.zoo.vit import vit_tiny_patch2_16, vit_tiny_patch2_32, vit_tiny_patch4_16
 
-BUILDERS = {"16": vit_tiny_patch2_16, "32": vit_tiny_patch2_32}
+BUILDERS = {"patch2_16": vit_tiny_patch2_16, "patch4_16": vit_tiny_patch4_16, "patch2_32": vit_tiny_patch2_32}
 # Numbers of the blocks, from 1, that have models of their own: all of six, and of twelve those in the paper's figure.
-WITHOUT = {"16": (1, 2, 3, 4, 5, 6), "32": (1, 7, 10)}
+WITHOUT = {"patch2_16": (1, 2, 3, 4, 5, 6), "patch4_16": (1, 2, 3, 4, 5, 6), "patch2_32": (1, 7, 10)}
 
 
 class NoSkipBlock(nn.Module):
@@ -86,19 +86,19 @@ def without_skips(model: VisionTransformer, block: int) -> VisionTransformer:
 def vit_without_skips(
     size: str, num_classes: int = 100, in_channels: int = 3, *, block: int, **kwargs: Any
 ) -> VisionTransformer:
-    """Build the small ViT for 16 or 32 pixels with one block that has no skip connections.
+    """Build a small ViT for 16 or 32 pixels with one block that has no skip connections.
 
     Its initial weights are those of the ordinary ViT of the same seed.
 
     Args:
-        size: ``"16"`` (6 blocks) or ``"32"`` (12 blocks).
+        size: Patch and image: ``"patch2_16"`` or ``"patch4_16"`` (6 blocks), or ``"patch2_32"`` (12 blocks).
         num_classes: Number of logits.
         in_channels: Channels of the images.
         block: Number of the block, from 1.
         **kwargs: Options of timm's ``VisionTransformer``.
 
     Example:
-        >>> vit_without_skips("16", 10, block=3)(torch.zeros(2, 3, 16, 16)).shape
+        >>> vit_without_skips("patch2_16", 10, block=3)(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 10])
     """
     return without_skips(BUILDERS[size](num_classes, in_channels, **kwargs), block)
