@@ -50,7 +50,7 @@ PUBLISHED_IMAGES = 4550  # of ImageNet-S in the paper
 
 
 def loader_of(images: int, batch_size: int) -> Any:
-    """Serve crops of two photographs."""
+    """Serve crops of photographs."""
     return make_loader(load_dataset("photos", "train", n_images=images), batch_size)
 
 

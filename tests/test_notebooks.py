@@ -16,7 +16,7 @@ EXPECTED = {
     *(f"Lambda_R{d}_CIFAR100_{w}" for d in (26, 38, 50) for w in ("PRETRAINED", "RANDOM")),
     *("R101_CIFAR100", "ViT_ImageNet_PRETRAINED", "ViT_ImageNet_RANDOM"),
     *(f"Compare_{what}" for what in ("Depth_R18_R34", "Width_R50_WideR50", "CNN_Hybrid_ViT", "ViT_Swin", "Datasets")),
-    *("Teacher_Student", "Measures"),
+    *("Teacher_Student", "Measures", "Data_Size"),
     *("Classification", "Fourier_Analysis", "Feature_Map_Variance", "Loss_Landscape", "Hessian_Spectra", "Robustness"),
     *("Noise_Frequency", "Lesion_Study", "AlterNet_Build_Up"),
     *("Class_Embedding_Tutorial", "Class_Identifiability", "Mechanistic_Interpretability"),

@@ -33,6 +33,7 @@ from utilities.datasets.loaders import Loader, make_loader
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.results.writing import check_writable, clear_killed, warning_of_failure
 from utilities.training.augmentation import recipe_augmentation
+from utilities.training.origins import load_start, read_start, read_teacher
 from utilities.training.recipes import Recipe
 from utilities.training.resumption import (
     data_facts,
@@ -47,7 +48,7 @@ from utilities.training.resumption import (
 )
 from utilities.training.trainer import Trainer, autocast_dtype, estimate_batch_norm, evaluate_or_nan
 from utilities.utils import evaluating, resolve_device, set_seed, versions
-from utilities.zoo.checkpoints import read_checkpoint, tensor_bytes, write_torch
+from utilities.zoo.checkpoints import tensor_bytes, write_torch
 from utilities.zoo.factory import check_name, create_model
 from utilities.zoo.own_models import is_own
 
@@ -61,19 +62,26 @@ DROP_PATH = {
 
 
 def checkpoint_path(
-    folder: str | Path, model_name: str, seed: int, epochs: int, teacher: str | Path | None = None
+    folder: str | Path,
+    model_name: str,
+    seed: int,
+    epochs: int,
+    teacher: str | Path | None = None,
+    start: str | Path | None = None,
 ) -> Path:
     """Name a checkpoint: ``FOLDER/MODEL_seed_SEED_epochs_EPOCHS.pth``; a slash or colon in a name becomes a dash.
 
-    For a model with a teacher, ``_taught_by_`` and the name of the teacher's checkpoint follow.
+    For a model with a teacher, ``_taught_by_`` and the name of the teacher's checkpoint follow; for one that starts
+    from a checkpoint, ``_from_`` and the name of that.
 
     Example:
         >>> checkpoint_path("runs", "resnet18", 0, 200).as_posix()
         'runs/resnet18_seed_0_epochs_200.pth'
     """
-    taught = f"_taught_by_{Path(teacher).stem}" if teacher else ""
+    origin = f"_taught_by_{Path(teacher).stem}" if teacher else ""
+    origin += f"_from_{Path(start).stem}" if start else ""
     model_name = re.sub(r"[/\\:]", "-", model_name).lstrip(".-")
-    return Path(folder) / f"{model_name}_seed_{seed}_epochs_{epochs}{taught}.pth"
+    return Path(folder) / f"{model_name}_seed_{seed}_epochs_{epochs}{origin}.pth"
 
 
 def fit(
@@ -88,6 +96,7 @@ def fit(
     save_every: int | None = None,
     resume: bool = False,
     teacher: str | Path | None = None,
+    start: str | Path | None = None,
     classes: Sequence[str] | str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = print,
@@ -114,6 +123,8 @@ def fit(
             is older than an option, that option counts as having its default. A checkpoint trained on other data is
             refused. One whose training diverged is trained anew.
         teacher: Checkpoint of a model to learn from as well, trained by this function on the same images.
+        start: Checkpoint of the same model, made by this function, whose weights to start from. Its classifier is kept
+            only if the classes are the same ones; otherwise it starts from random weights.
         classes: Order of a folder's classes; see `utilities.datasets.load_dataset`.
         options: Further options of `utilities.zoo.create_model`, such as the ``widths`` of a plain CNN. Checkpoints do
             not hold them, so that they need a folder of their own.
@@ -139,10 +150,13 @@ def fit(
     autocast_dtype(precision, resolve_device(device))
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every={save_every} must be at least 1")
-    path = checkpoint_path(folder, model_name, seed, recipe.epochs, teacher)
-    taught = None if teacher is None else _teacher(Path(teacher), recipe, classes)
+    path = checkpoint_path(folder, model_name, seed, recipe.epochs, teacher, start)
+    taught = None if teacher is None else read_teacher(Path(teacher), recipe, classes)
+    begun = None if start is None else read_start(start, model_name)
+    origin = {"teacher": taught[1]} if taught else {}
+    origin |= {"start": begun[1]} if begun else {}
     with locked(path), keeping_freed_memory():
-        content = finished(path, recipe, taught and taught[1], report) if resume else None
+        content = finished(path, recipe, origin, report) if resume else None
         if content is not None:
             refuse_other_data(content, data_now(recipe, seed, classes), path, recipe.dataset)
             report(f"{path} is there already, trained with this recipe")
@@ -153,14 +167,17 @@ def fit(
         (train, validation, test), num_classes = make_loaders(sets, recipe, seed, workers), sets[0].num_classes
         set_seed(seed)
         model = _create(model_name, num_classes, seed, recipe.drop_path, options or {})
+        if begun:
+            wider = _create(model_name, num_classes + 1, seed, recipe.drop_path, options or {})
+            fresh = load_start(model, begun[0], sets[0].classes, wider)
+            report(f"starting from {start}{', with random ' * bool(fresh)}{', '.join(fresh)}")
         _check_size(model, train, model_name)
         check_writable(path, tensor_bytes(model.state_dict()))
         trainer = Trainer(
             model, recipe, train, validation, device=device, precision=precision, teacher=taught and taught[0]
         )
         facts = {"name": model_name, "num_classes": num_classes, "seed": seed, "recipe": asdict(recipe)}
-        facts |= {"teacher": taught[1]} if taught else {}
-        facts |= {"versions": versions(), **data_facts(sets)}
+        facts |= origin | {"versions": versions(), **data_facts(sets)}
         _run(trainer, recipe, path, facts, save_every, resume, report)
         if recipe.norm_images:
             count = min(recipe.norm_images, len(train.dataset))
@@ -173,20 +190,6 @@ def fit(
         facts |= trainer.precision_facts() | {"history": trainer.history, "test": result}
         finish(path, facts | {"model": trainer.model.state_dict()})
     return path
-
-
-def _teacher(
-    path: Path, recipe: Recipe, classes: Sequence[str] | str | Path | None
-) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Load a teacher, and return it with the facts of its training."""
-    content = read_checkpoint(path)
-    facts = {key: content.get(key) for key in ("name", "num_classes", "seed", "recipe")}
-    if None in facts.values():
-        raise ValueError(f"{path} does not say how its model was trained; take a checkpoint of utilities.train")
-    if (theirs := facts["recipe"].get("dataset")) != recipe.dataset:
-        raise ValueError(f"the teacher {path} was trained on {theirs}, not on {recipe.dataset}")
-    refuse_other_data(content, data_now(recipe, facts["seed"], classes), path, recipe.dataset)
-    return create_model(facts["name"], facts["num_classes"], weights=path), facts
 
 
 def _create(

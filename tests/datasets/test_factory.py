@@ -3,6 +3,7 @@ import pickle
 import struct
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 from urllib.error import URLError
 
@@ -14,8 +15,9 @@ from torchvision import transforms
 from torchvision.datasets import utils as torchvision_utils
 
 from utilities.cli.fetch import main
+from utilities.datasets import bundled, load_dataset
 from utilities.datasets import factory as datasets
-from utilities.datasets import load_dataset
+from utilities.datasets.bundled import _pictures
 from utilities.datasets.factory import SPLITS, Augmentation, make_loader
 
 
@@ -184,23 +186,53 @@ def test_a_subset_follows_from_the_seed():
 
 def test_photos_are_deterministic_and_balanced():
     test, again, other = (load_dataset("photos", seed=seed) for seed in (0, 0, 1))
-    assert len(test) == 256
-    assert np.bincount(test.targets).tolist() == [128, 128]
-    assert test[3][0].shape == (3, 224, 224)
-    assert (test[3][0] == again[3][0]).all()
-    assert (test[3][0] != other[3][0]).any()
+    assert test.classes[:3] == ["china", "flower", "astronaut"]
+    assert (len(test), test.num_classes) == (1280, 10)
+    assert np.bincount(test.targets).tolist() == 10 * [128]
+    for index in (3, 1277):
+        assert test[index][0].shape == (3, 224, 224)
+        assert (test[index][0] == again[index][0]).all()
+        assert (test[index][0] != other[index][0]).any()
+    assert np.ptp(np.bincount(load_dataset("photos", n_images=48).targets)) == 1
 
 
 def test_photo_splits_are_separate_parts_of_the_picture():
-    last = 0
-    for split, n in (("train", 1024), ("validation", 128), ("test", 256)):
+    widths, last = np.array([picture.shape[1] for picture in _pictures()]), 0
+    for split, n in (("train", 5120), ("validation", 640), ("test", 1280)):
         dataset = load_dataset("photos", split)
-        table = dataset._open.args[1]
+        table = dataset._open.args[0]
         assert len(dataset) == n
-        assert (table[:, 1] >= last).all()
-        last = (table[:, 1] + table[:, 3]).max()
-    assert last <= 640
-    assert len(load_dataset("photos", "train+validation")) == 1024 + 128
+        left, right = table[:, 1] / widths[table[:, 0]], (table[:, 1] + table[:, 3]) / widths[table[:, 0]]
+        assert (left >= last).all()
+        last = right.max()
+        for index in range(0, n, 97):  # no crop leaves its picture
+            assert dataset._open(index).size == (table[index, 3],) * 2
+            assert table[index, 2] + table[index, 3] <= _pictures()[table[index, 0]].shape[0]
+    assert last <= 1
+    assert len(load_dataset("photos", "train+validation")) == 5120 + 640
+
+
+def test_the_first_two_photos_keep_the_crops_they_had_alone():
+    """Their generator and their order are those of the set when it had two classes."""
+    rng, count = np.random.default_rng([5, 2]), 256
+    side = rng.integers(112, 192, count, endpoint=True)
+    x = (448 + rng.random(count) * (192 - side)).astype(int)
+    y = (rng.random(count) * (427 - side)).astype(int)
+    before = np.stack([np.arange(count) % 2, x, y, side], axis=1)
+    table = load_dataset("photos", "test", seed=5)._open.args[0]
+    assert (table[:count] == before).all()
+    assert (table[count:, 0] > 1).all()
+
+
+def test_photos_say_which_package_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundled, "_pictures", bundled._pictures.__wrapped__)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install scikit-image"):
+        load_dataset("photos")
+    empty = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: empty)
+    with pytest.raises(FileNotFoundError, match=r"needs astronaut\.png, chelsea\.png"):
+        load_dataset("photos")
 
 
 # ---------------------------------------------------------------- loaders and augmentation

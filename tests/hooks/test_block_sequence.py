@@ -39,6 +39,7 @@ MODELS = {
         timm.create_model("vit_base_patch16_rpn_224", class_token=False, global_pool="avg", **SMALL_VIT),
         32,
     ),
+    "vit without skips": lambda: (create_model("vit_tiny_noskip3_patch2_16", 7), 16),
     "pit": lambda: (timm.create_model("pit_ti_224", num_classes=7), 224),
     "swin": lambda: (create_model("swin_tiny_patch2_16", 7), 16),
     "mixer": lambda: (

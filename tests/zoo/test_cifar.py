@@ -7,7 +7,7 @@ from timm.models.swin_transformer import SwinTransformerStage
 from torch import nn
 
 from utilities.zoo import cifar as cifar_models
-from utilities.zoo import comparison_layers, create_model
+from utilities.zoo import comparison_layers, create_model, input_options
 from utilities.zoo.cifar import PlainNetwork, alexnet, mixer_tiny_patch2_32, pit_tiny_patch2_32, resnext50, vgg11
 from utilities.zoo.swin import swin_tiny_patch1_32
 from utilities.zoo.vit import vit_ti_patch2_32, vit_tiny_patch2_32
@@ -17,6 +17,7 @@ SHALLOW = {
     "pit_tiny_patch2_32": {"depth": (1, 1, 1)},
     "swin_tiny_patch1_32": {"depths": (2, 2, 2, 1), "embed_dim": 12},
     "mixer_tiny_patch2_32": {"num_blocks": 2},
+    "mixer_tiny_patch2_16": {"num_blocks": 2},
     "resnext50": {},
     "vgg11": {},
     "vgg19": {},
@@ -79,7 +80,8 @@ def test_layers_run_in_the_order_listed_and_keep_their_outputs(name):
             lambda module, inputs, output, layer=layer: calls.append((layer, output, output.clone()))
         )
     with torch.no_grad():
-        logits = model(torch.randn(2, 1, 32, 32))
+        size = input_options(name).get("image_size", 32)
+        logits = model(torch.randn(2, 1, size, size))
     assert logits.shape == (2, 7)
     assert (logits[0] != logits[1]).all()  # untrained, and yet no constant
     assert [layer for layer, _, _ in calls] == comparison_layers(model)

@@ -25,7 +25,7 @@ def test_names_of_every_kind():
     assert {f"{family}{depth}" for family in ("alternet", "preact_resnet") for depth in (18, 34, 50, 101, 152)} <= set(
         own
     )
-    assert {"pit_tiny_patch2_32", "swin_tiny_patch1_32", "mixer_tiny_patch2_32"} <= set(own)
+    assert {"pit_tiny_patch2_32", "swin_tiny_patch1_32", "mixer_tiny_patch2_32", "mixer_tiny_patch2_16"} <= set(own)
     assert not any("/" in name for name in own)
     assert "timm/vit_base_patch16_224" in list_models("timm/vit_base*")
     assert "torchvision/vgg11" in list_models("torchvision/*")

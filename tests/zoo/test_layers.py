@@ -5,7 +5,9 @@ import torch
 import torchvision
 from torch import nn
 
+from utilities.hooks import Recorder, blocks
 from utilities.zoo import comparison_layers, create_model
+from utilities.zoo.layers import block_layers
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,7 @@ from utilities.zoo import comparison_layers, create_model
         ("swin_tiny_patch1_32", 95),
         ("pit_tiny_patch2_32", 115),
         ("mixer_tiny_patch2_32", 67),
+        ("mixer_tiny_patch2_16", 51),
         ("vgg16", 32),
     ],
 )
@@ -84,3 +87,40 @@ def test_general_rule():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.GELU(), nn.MaxPool2d(2), nn.Flatten())
     model.append(nn.Linear(4, 2)).append(nn.Dropout())
     assert comparison_layers(model) == ["1", "2", "3", "5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "last"),
+    [
+        ("resnet50", 16, "layer4.2"),
+        ("lambda_resnet26", 8, "layer4.1"),
+        ("alternet18", 8, "layer4.1"),
+        ("plain_cnn8", 8, "block8"),
+        ("vit_tiny_noskip3_patch2_16", 6, "blocks.5"),
+        ("mixer_tiny_patch2_16", 6, "blocks.5"),
+        ("swin_tiny_patch2_16", 6, "layers.1.blocks.3"),
+        ("pit_tiny_patch2_32", 12, "transformers.2.blocks.3"),
+        ("timm/convnext_atto", 12, "stages.3.blocks.1"),
+        ("torchvision/resnet18", 8, "layer4.1"),
+    ],
+)
+def test_names_of_blocks(name, count, last):
+    with torch.device("meta"):
+        names = block_layers(create_model(name))
+    assert (len(names), names[-1]) == (count, last)
+
+
+def test_the_outputs_of_named_blocks_are_those_of_the_sequence_of_blocks():
+    """A transformer's block is two of them, attention and MLP; the feature after it is the one after its MLP."""
+    model = create_model("vit_tiny_patch2_16", 7).eval()
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), Recorder(model, block_layers(model)) as recorder:
+        model(images)
+        after = [x for block, x in blocks(model).features(images) if block.kind == "mlp"]
+    for recorded, x in zip(recorder.activations.values(), after, strict=True):
+        torch.testing.assert_close(recorded, x)
+
+
+def test_a_model_without_known_blocks_is_refused():
+    with pytest.raises(ValueError, match="blocks of a Sequential are not known; its parts: 0, 1"):
+        block_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))

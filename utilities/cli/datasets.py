@@ -14,7 +14,7 @@ from utilities.cli.user_errors import fail, nearest
 DATASETS = {
     "digits": "scikit-learn's 1,797 digits, 16x16; needs no network",
     "canvas": "those digits, each on a canvas of noise, 24x24; masks; needs no network",
-    "photos": "crops of scikit-learn's two photographs, 224x224; needs no network",
+    "photos": "crops of ten pictures of scikit-learn and scikit-image, 224x224; needs no network",
     "cifar10": "32x32; downloaded when missing",
     "cifar100": "32x32; downloaded when missing",
     "imagenet": "class folders ROOT/imagenet/train/... and ROOT/imagenet/val/...; 224x224",

@@ -26,7 +26,7 @@ class Run:
 
     Attributes:
         model: NAME, package.module:FUNCTION or FILE.py:FUNCTION; see python -m utilities models. Its weights are
-            random at first.
+            random at first, unless there is a start.
         epochs: Epochs of the recipe. A warm-up that the recipe counts apart comes on top.
         seed: Seed of the initial weights, the order of the images and their augmentation.
         dir: Folder of the checkpoint MODEL_seed_SEED_epochs_EPOCHS.pth.
@@ -38,6 +38,7 @@ class Run:
         classes: Order of a folder's classes: natural (2 before 10, as timm), a text file with one a line, or names.
         save_every: Snapshots every so many epochs, at the start and after the warm-up.
         teacher: Checkpoint of a model whose answers to learn from as well.
+        start: Checkpoint of the same model whose weights to start from; its classifier stays where the classes do.
         resume: Keep what is finished, go on with what was interrupted.
     """
 
@@ -52,6 +53,7 @@ class Run:
     classes: tuple[str, ...] | None = None
     save_every: int | None = None
     teacher: str | None = None
+    start: str | None = None
     resume: bool = False
 
 
@@ -98,8 +100,8 @@ def _refuse_weights(word: str) -> None:
     name, _ = split_model(word)
     if name != word:
         raise ValueError(
-            f"training starts from random weights: write {name} instead of {word}; --resume goes on with an "
-            "interrupted training, and --teacher CHECKPOINT learns from another model"
+            f"training starts from random weights: write {name} instead of {word}; --start CHECKPOINT starts from an "
+            "earlier training, --resume goes on with an interrupted one, --teacher CHECKPOINT learns from another model"
         )
 
 

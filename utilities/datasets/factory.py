@@ -3,7 +3,7 @@
 ====================  ===================================================================================
 ``digits``            scikit-learn's 1,797 bundled 8x8 digits, 16x16 by default; needs no network
 ``canvas``            those digits, each at a random place on a canvas of noise, 24x24; masks; needs no network
-``photos``            crops of scikit-learn's two bundled photographs, 224x224; needs no network
+``photos``            crops of ten pictures that scikit-learn and scikit-image bundle, 224x224; needs no network
 ``cifar10/cifar100``  the official Python archives, downloaded when missing; 32x32
 ``imagenet``          class folders ``ROOT/imagenet/train/n01440764/...`` and ``ROOT/imagenet/val/...``; 224x224
 ``imagenet-s919``     and ``-s300``, ``-s50``: ImageNet-S, see `utilities.datasets.imagenet_s`; masks; 224x224

@@ -107,6 +107,10 @@ def _branches(module: nn.Module) -> list[tuple[str, str, nn.Module]]:
         first = Residual(lambda x: module.drop_path(module.mlp_tokens(module.norm1(x).mT).mT), module)
         second = Residual(lambda x: module.drop_path(module.mlp_channels(module.norm2(x))), module)
         return [("mlp_tokens", "mlp", first), ("mlp_channels", "mlp", second)]
+    if hasattr(module, "attend") and hasattr(
+        module, "mix"
+    ):  # a block of the zoo without skips, which hooks do not know
+        return [("attn", "msa", Step(module.attend, module)), ("mlp", "mlp", Step(module.mix, module))]
     raise ValueError(
         f"the branches of a {type(module).__name__} are not known; name the model's layers with their kinds: "
         "layers={'NAME': 'msa'}"

@@ -173,9 +173,9 @@ class BlockSequence(Sequence[Block]):
 def blocks(model: nn.Module, layers: Mapping[str, str] | None = None, forward: Forward | None = None) -> BlockSequence:
     """List the blocks of a model in the order in which they run.
 
-    Known models are this package's ResNets, Lambda ResNets and AlterNets, the ResNets of timm and torchvision, and
-    timm's VisionTransformer (any prefix tokens, pooling and LayerScale), PiT, Swin, MLP-Mixer, ConvNeXt, ByobNet,
-    EfficientNet and MobileNetV3.
+    Known models are this package's ResNets, Lambda ResNets, AlterNets and ViTs without skips, the ResNets of timm and
+    torchvision, and timm's VisionTransformer (any prefix tokens, pooling and LayerScale), PiT, Swin, MLP-Mixer,
+    ConvNeXt, ByobNet, EfficientNet and MobileNetV3.
 
     Args:
         model: Any module.

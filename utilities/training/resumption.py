@@ -107,14 +107,14 @@ def refuse_other_data(content: Mapping[str, Any], now: Mapping[str, Any] | None,
 
 
 def finished(
-    path: Path, recipe: Recipe, teacher: Mapping[str, Any] | None = None, report: Callable[[str], None] = print
+    path: Path, recipe: Recipe, origin: Mapping[str, Any] | None = None, report: Callable[[str], None] = print
 ) -> dict[str, Any] | None:
     """Read a checkpoint that training with a recipe would repeat; return None if there is none, or another run's.
 
     Args:
         path: Path of the checkpoint.
         recipe: The recipe, resolved.
-        teacher: What the checkpoint should record of its teacher.
+        origin: What the checkpoint should record of its ``teacher`` and of the weights it started from, ``start``.
         report: Function that receives the reason why a file is not kept.
 
     Raises:
@@ -123,7 +123,7 @@ def finished(
     if not path.exists():
         return None
     content = read_checkpoint(path, "delete it to train anew")
-    if not (same_recipe(content.get("recipe"), recipe) and content.get("teacher") == teacher):
+    if not (same_recipe(content.get("recipe"), recipe) and _same_origin(content, origin or {})):
         report(f"{path} was trained with another recipe; training anew")
         return None
     fault = diverged(state_of(content), content.get("test"), trained=recipe.epochs > 0)
@@ -131,6 +131,10 @@ def finished(
         report(f"{path} is of a training that diverged: {fault}; training anew")
         return None
     return content
+
+
+def _same_origin(content: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    return all(content.get(key) == facts.get(key) for key in ("teacher", "start"))
 
 
 def diverged(state: Mapping[str, Any], test: Mapping[str, float] | None = None, trained: bool = True) -> str:
@@ -177,15 +181,15 @@ def resume_run(
         trainer: Trainer that takes over the state.
         recipe: The recipe, resolved.
         interrupted: The file to resume from.
-        facts: What the checkpoint will record of data and teacher.
+        facts: What the checkpoint will record of data, teacher and start.
         report: Function that receives a line on where training resumes, or why it does not.
 
     Raises:
         ValueError: If the file is damaged, or belongs to other data.
     """
     state = read_checkpoint(interrupted, "delete it to train from the start")
-    same_teacher = "name" not in state or state.get("teacher") == facts.get("teacher")  # earlier versions did not
-    if not (same_recipe(state.get("recipe"), recipe) and same_teacher):
+    same = "name" not in state or _same_origin(state, facts)  # earlier versions did not state it
+    if not (same_recipe(state.get("recipe"), recipe) and same):
         report(f"{interrupted} is of another recipe; starting anew")
         return
     fault = diverged(state["model"])

@@ -208,7 +208,34 @@ def mixer_tiny_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs:
         (128, 1024)
     """
     size = {"img_size": 32, "patch_size": 2, "num_blocks": 8, "embed_dim": 256, "mlp_ratio": (0.5, 4.0)}
-    model = MlpMixer(num_classes=num_classes, in_chans=in_channels, **{**size, **kwargs})
+    return _mixer(num_classes, in_channels, **{**size, **kwargs})
+
+
+def mixer_tiny_patch2_16(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> MlpMixer:
+    """Build a small MLP-Mixer for 16-pixel images: 64 patches of 2x2, 6 blocks of width 96; arguments as above.
+
+    It is as deep and wide as `utilities.zoo.vit.vit_tiny_patch2_16`.
+
+    Example:
+        >>> len(mixer_tiny_patch2_16().blocks)
+        6
+    """
+    size = {"img_size": 16, "patch_size": 2, "num_blocks": 6, "embed_dim": 96, "mlp_ratio": (0.5, 4.0)}
+    return _mixer(num_classes, in_channels, **{**size, **kwargs})
+
+
+def mixer_tiny_patch4_16(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> MlpMixer:
+    """Build `mixer_tiny_patch2_16` with 16 patches of 4x4; arguments as above.
+
+    Example:
+        >>> mixer_tiny_patch4_16().stem.num_patches
+        16
+    """
+    return mixer_tiny_patch2_16(num_classes, in_channels, **{"patch_size": 4, **kwargs})
+
+
+def _mixer(num_classes: int, in_channels: int, **options: Any) -> MlpMixer:
+    model = MlpMixer(num_classes=num_classes, in_chans=in_channels, **options)
     if isinstance(model.head, nn.Linear):  # timm starts at zero, so untrained logits would all be equal
         nn.init.trunc_normal_(model.head.weight, std=0.02)
     return model

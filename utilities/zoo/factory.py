@@ -30,6 +30,7 @@ from utilities.zoo.build_up import MSA_COUNTS
 from utilities.zoo.checkpoints import load_checkpoint, read_checkpoint
 from utilities.zoo.libraries import build_timm, build_torchvision, torchvision_names
 from utilities.zoo.local_vit import local_vit
+from utilities.zoo.no_skip import WITHOUT, vit_without_skips
 from utilities.zoo.old_checkpoints import map_keys, map_names
 from utilities.zoo.own_models import build_own, is_own, own_function
 from utilities.zoo.state_dicts import fitted, state_of
@@ -46,11 +47,12 @@ _BUILDERS = {
     preact_resnet: "preact_resnet18 preact_resnet34 preact_resnet50 preact_resnet101 preact_resnet152",
     lambda_resnet: "lambda_resnet26 lambda_resnet38 lambda_resnet50",
     alternet: "alternet18 alternet34 alternet50 alternet101 alternet152",
-    vit: "vit_large_patch32_224 vit_tiny_patch2_16 vit_tiny_patch4_24 vit_tiny_patch4_32 vit_tiny_patch2_32 "
-    "vit_ti_patch2_32",
+    vit: "vit_large_patch32_224 vit_tiny_patch2_16 vit_tiny_patch4_16 vit_tiny_patch4_24 vit_tiny_patch4_32 "
+    "vit_tiny_patch2_32 vit_ti_patch2_32",
     swin: "swin_tiny_patch2_16 swin_tiny_patch1_32",
     plain_cnn: "plain_cnn8",
-    cifar_models: "resnext50 vgg11 vgg13 vgg16 vgg19 alexnet pit_tiny_patch2_32 mixer_tiny_patch2_32",
+    cifar_models: "resnext50 vgg11 vgg13 vgg16 vgg19 alexnet pit_tiny_patch2_32 mixer_tiny_patch2_32 "
+    "mixer_tiny_patch2_16 mixer_tiny_patch4_16",
 }
 _OWN: dict[str, Callable[..., nn.Module]] = {
     name: getattr(module, name) for module, names in _BUILDERS.items() for name in names.split()
@@ -72,6 +74,11 @@ _OWN |= {
 _OWN |= {
     f"vit_tiny_gap_patch2_{size}": partial(_OWN[f"vit_tiny_patch2_{size}"], class_token=False, global_pool="avg")
     for size in ("16", "32")
+# Small ViTs without the skip connections of one block, by its number from 1.
+_OWN |= {
+    f"vit_tiny_noskip{block}_{size}": partial(vit_without_skips, size, block=block)
+    for size, blocks in WITHOUT.items()
+    for block in blocks
 }
 _UNLIKELY = 7919  # number of classes of a model that is built to see which entries have that size
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from timm.layers import LayerNorm2d
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
@@ -28,6 +30,9 @@ _COMPARED = (
     LambdaLayer,
     LocalAttention,
 )
+# Names of blocks: layer1.0 in a ResNet, blocks.0 in a ViT or Mixer, layers.0.blocks.1 in a Swin, stages.0.blocks.1 in a
+# ConvNeXt, block1 in a plain CNN.
+_BLOCK = re.compile(r"(layer[0-9]+|((layers|stages|transformers)\.[0-9]+\.)?blocks|stages\.[0-9]+)\.[0-9]+|block[0-9]+")
 
 
 def comparison_layers(model: nn.Module) -> list[str]:
@@ -70,4 +75,29 @@ def comparison_layers(model: nn.Module) -> list[str]:
             closed += (f"{name}.",)
         if name and isinstance(module, _COMPARED):
             names.append(name)
+    return names
+
+
+def block_layers(model: nn.Module) -> list[str]:
+    """Name the blocks of a model, whose outputs are its features after each of them, shortcut included.
+
+    Args:
+        model: A ResNet, Lambda ResNet, AlterNet or plain CNN of this package, a ResNet of timm or torchvision, or
+            timm's VisionTransformer, Swin, PiT, MlpMixer or ConvNeXt.
+
+    Returns:
+        Names as in ``model.named_modules()``, in the order of registration, which follows that of execution.
+
+    Raises:
+        ValueError: If no module has the name of a block.
+
+    Example:
+        >>> from utilities.zoo import create_model
+        >>> block_layers(create_model("resnet18"))[:3], len(block_layers(create_model("vit_tiny_patch2_16")))
+        (['layer1.0', 'layer1.1', 'layer2.0'], 6)
+    """
+    names = [name for name, _ in model.named_modules() if _BLOCK.fullmatch(name)]
+    if not names:
+        first = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"the blocks of a {type(model).__name__} are not known; its parts: {first}; name them")
     return names
