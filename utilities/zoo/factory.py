@@ -74,6 +74,7 @@ _OWN |= {
 _OWN |= {
     f"vit_tiny_gap_patch2_{size}": partial(_OWN[f"vit_tiny_patch2_{size}"], class_token=False, global_pool="avg")
     for size in ("16", "32")
+}
 # Small ViTs without the skip connections of one block, by its number from 1.
 _OWN |= {
     f"vit_tiny_noskip{block}_{size}": partial(vit_without_skips, size, block=block)
