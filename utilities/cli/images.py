@@ -1,4 +1,4 @@
-"""The verb ``images``: redraw the pictures of the README from the results of the notebooks."""
+"""The verb ``images``: redraw the pictures of README and docs from results of notebooks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ class Pictures:
     """What is drawn.
 
     Attributes:
-        runs: A folder of results of notebooks.
+        runs: Folder of results of notebooks on small models.
+        real: Folder of results on real weights.
         out: The folder of the pictures.
     """
 
     runs: Annotated[Path, position(metavar="RUNS")] = PROJECT_ROOT / "runs" / "quick"
+    real: Path = PROJECT_ROOT / "results"
     out: Path = PROJECT_ROOT / "images"
 
 
@@ -32,23 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line, less the verb.
     """
-    about = "Redraw the pictures of the README from the results of the notebooks."
+    about = "Redraw the pictures of README and docs from the results of the notebooks."
     given = parse(options_of(Pictures), arguments or [], "python -m utilities images", about)
     with reporting():
         import matplotlib.pyplot as plt
 
-        from utilities.plots.similarity.panels import PANELS, SCREEN, plot_panels
+        from utilities.plots.similarity.panels import SCREEN
         from utilities.plots.style import save_figure
-        from utilities.results.similarity import Similarity
+        from utilities.study.pictures import REAL, SMALL
 
-        try:
-            columns = {
-                name: [[Similarity.load(given.runs / notebook) for notebook in column] for column in notebooks]
-                for name, notebooks in PANELS.items()
-            }
-        except FileNotFoundError as error:
-            fail(f"{error}; run the notebooks first, with: make figures")
-        for name, results in columns.items():
-            figure = plot_panels(results)
-            print(save_figure(figure, given.out / f"{name}.png", dpi=SCREEN))
-            plt.close(figure)
+        for folder, pictures in ((given.runs, SMALL), (given.real, REAL)):
+            for name, picture in pictures.items():
+                if missing := picture.missing(folder):
+                    lacking = f"{folder} lacks {', '.join(missing)}, of which {name}.png is made"
+                    fail(f"{lacking}; run the notebooks first, with: make figures")
+                figure = picture.draw(picture.load(folder))
+                print(save_figure(figure, given.out / f"{name}.png", dpi=SCREEN))
+                plt.close(figure)

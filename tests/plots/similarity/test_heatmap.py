@@ -7,12 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from utilities.cli.images import main as redraw
 from utilities.compare import Similarity, average
 from utilities.plots.captions import describe_similarity
 from utilities.plots.layer_ticks import MAX_LABELS
 from utilities.plots.similarity.heatmap import plot_similarity, stage_boundaries, stage_of
-from utilities.plots.similarity.panels import PANELS
 
 mpl.use("Agg")
 FACTS = {
@@ -125,16 +123,3 @@ def test_stages():
         "layers.2",
         "features.0",
     ]
-
-
-def test_panels_are_made_from_saved_results(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        redraw([str(tmp_path), "--out", str(tmp_path / "images")])
-    assert "make figures" in capsys.readouterr().err
-    for columns in PANELS.values():
-        for notebook in sum(columns, ()):
-            result().save(tmp_path / notebook)
-    redraw([str(tmp_path), "--out", str(tmp_path / "images")])
-    pictures = sorted((tmp_path / "images").iterdir())
-    assert [path.name for path in pictures] == ["lambda.png", "resnet.png", "vit.png"]
-    assert all(path.stat().st_size < 300_000 for path in pictures)

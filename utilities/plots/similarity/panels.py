@@ -14,13 +14,6 @@ from utilities.results.similarity import Similarity
 
 SCREEN = 130  # dots per inch of pictures for a README; they are not meant for print
 
-# Picture -> columns of (untrained, trained) notebooks.
-PANELS = {
-    "resnet": [(f"R{d}_CIFAR100_RANDOM", f"R{d}_CIFAR100_PRETRAINED") for d in (18, 34, 50)],
-    "lambda": [(f"Lambda_R{d}_CIFAR100_RANDOM", f"Lambda_R{d}_CIFAR100_PRETRAINED") for d in (26, 38, 50)],
-    "vit": [("ViT_ImageNet_RANDOM", "ViT_ImageNet_PRETRAINED")],
-}
-
 
 def plot_panels(columns: Sequence[Sequence[Similarity]], width: float | str | None = None) -> PaperFigure:
     """Draw results in columns, with the first of each on top, all on one colour scale from 0 to 1.

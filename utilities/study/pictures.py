@@ -1,0 +1,93 @@
+"""The pictures of README and docs: from which results each is drawn, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from utilities.analysis.attention.attention_distance import AttentionDistance
+from utilities.analysis.blocks.layer_probes import LayerProbes
+from utilities.analysis.blocks.localisation import Localisation
+from utilities.analysis.blocks.receptive_field import ReceptiveField
+from utilities.analysis.blocks.skip_ratios import SkipRatios
+from utilities.analysis.class_embedding.identifiability import Identifiability
+from utilities.plots.attention import plot_sorted_heads
+from utilities.plots.blocks import (
+    plot_field_sizes,
+    plot_layer_probes,
+    plot_localisation,
+    plot_receptive_fields,
+    plot_skip_lines,
+)
+from utilities.plots.class_embedding import plot_evolution
+from utilities.plots.similarity import plot_best_match, plot_panels
+from utilities.results.result import Result
+from utilities.results.similarity import Similarity
+
+CNN, VIT = "tf_efficientnet_lite0", "vit_small_patch14_dinov2"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture.
+
+    Attributes:
+        kind: Class of its results.
+        files: Label -> name of a result's files, without their ending.
+        draw: Takes the results by label, and gives the figure.
+    """
+
+    kind: type[Result]
+    files: Mapping[str, str]
+    draw: Callable[[dict[str, Any]], Figure]
+
+    def missing(self, folder: Path) -> list[str]:
+        """List the files that are not in a folder."""
+        return [name for name in self.files.values() if not (folder / f"{name}.npz").is_file()]
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Read the results by label."""
+        return {label: self.kind.load(folder / name) for label, name in self.files.items()}
+
+
+def _columns(*columns: Sequence[str]) -> Picture:
+    """Draw pairs of results, the untrained model's above the trained one's."""
+    files = {name: name for column in columns for name in column}
+    draw = lambda results: plot_panels([[results[name] for name in column] for column in columns])  # noqa: E731
+    return Picture(Similarity, files, draw)
+
+
+def _of_both(kind: type[Result], notebook: str, draw: Callable[[dict[str, Any]], Figure]) -> Picture:
+    """Draw the results of the CNN and the ViT with real weights together."""
+    return Picture(kind, {CNN: notebook, VIT: f"{notebook}_{VIT}"}, draw)
+
+
+SMALL: dict[str, Picture] = {
+    "resnet": _columns(*((f"R{d}_CIFAR100_RANDOM", f"R{d}_CIFAR100_PRETRAINED") for d in (18, 34, 50))),
+    "lambda": _columns(*((f"Lambda_R{d}_CIFAR100_RANDOM", f"Lambda_R{d}_CIFAR100_PRETRAINED") for d in (26, 38, 50))),
+    "vit": _columns(("ViT_ImageNet_RANDOM", "ViT_ImageNet_PRETRAINED")),
+}
+REAL: dict[str, Picture] = {
+    "real_weights": _columns(
+        (f"Real_Weights_untrained_{CNN}_{CNN}", "Real_Weights"),
+        (f"Real_Weights_untrained_{VIT}_{VIT}", f"Real_Weights_trained_{VIT}_{VIT}"),
+    ),
+    "best_match": Picture(
+        Similarity,
+        {"trained": f"Real_Weights_trained_{CNN}_{VIT}", "untrained": f"Real_Weights_untrained_{CNN}_{VIT}"},
+        lambda results: plot_best_match(list(results.values()), labels=list(results)),
+    ),
+    "attention_distance": Picture(AttentionDistance, {VIT: "Attention_Distance"}, plot_sorted_heads),
+    "receptive_fields": _of_both(ReceptiveField, "Receptive_Field", plot_receptive_fields),
+    "field_sizes": _of_both(ReceptiveField, "Receptive_Field", plot_field_sizes),
+    "skips": Picture(SkipRatios, {CNN: "Skip_Connections", VIT: f"Skip_Connections_real_{VIT}"}, plot_skip_lines),
+    "localisation": Picture(
+        Localisation, {VIT: "Spatial_Localisation", CNN: f"Spatial_Localisation_real_{CNN}"}, plot_localisation
+    ),
+    "layer_probes": Picture(LayerProbes, {VIT: "Layer_Probes", CNN: f"Layer_Probes_real_{CNN}"}, plot_layer_probes),
+    "lens": Picture(Identifiability, {VIT: f"Layer_Probes_lens_{VIT}"}, plot_evolution),
+}
