@@ -81,5 +81,5 @@ def test_without_branches_at_the_starts_of_stages_there_is_no_such_claim():
 
 def test_numbers_are_in_the_text_and_nothing_run_is_no_claim():
     text = state_claims(claims_of_receptive_field({"resnet18": made(CNN)})).replace("\n       ", " ")
-    assert "within 0.15 ± 0.00 of a flat map's radius" in text
+    assert "within 0.150 ± 0.000 of a flat map's radius" in text
     assert [claim.holds for claim in claims_of_receptive_field({})] == [None]

@@ -66,8 +66,8 @@ def _local(cnn: ReceptiveField) -> Claim:
     mean, error = _relative(cnn, _half(cnn))
     last, its_error = _relative(cnn, [-1])
     found = (
-        f"half of the gradient lies within {with_error(mean, error, '.2f')} of a flat map's radius on average over the "
-        f"first half of the blocks, and {with_error(last, its_error, '.2f')} after the last; below {LOCAL} counts as "
+        f"half of the gradient lies within {with_error(mean, error, '.3f')} of a flat map's radius on average over the "
+        f"first half of the blocks, and {with_error(last, its_error, '.3f')} after the last; below {LOCAL} counts as "
         "local"
     )
     return weigh(Claim(text, f"{PAPER}, Fig. 6", found, judge(LOCAL - mean, error)), {"CNN": cnn})
@@ -82,8 +82,8 @@ def _slow(cnn: ReceptiveField, vit: ReceptiveField) -> Claim:
         steps[name] = float(mean[widest]), float(error[widest]), result.names[widest]
     (one, error, block), (two, other, its_block) = steps["CNN"], steps["ViT"]
     found = (
-        f"the widest step is {with_error(one, error, '.2f')} of a flat map's radius in the CNN ({block}) and "
-        f"{with_error(two, other, '.2f')} in the ViT ({its_block})"
+        f"the widest step is {with_error(one, error, '.3f')} of a flat map's radius in the CNN ({block}) and "
+        f"{with_error(two, other, '.3f')} in the ViT ({its_block})"
     )
     verdict = judge(two - one, float(np.hypot(error, other)))
     return weigh(Claim(text, f"{PAPER}, Fig. 6", found, verdict), {"CNN": cnn, "ViT": vit})
@@ -93,8 +93,8 @@ def _larger(cnn: ReceptiveField, vit: ReceptiveField) -> Claim:
     text = "early in the network, the receptive fields of a ViT are larger than those of a CNN"
     (one, error), (two, other) = (_relative(result, _half(result)) for result in (cnn, vit))
     found = (
-        f"over the first half of the blocks, half of the gradient lies within {with_error(two, other, '.2f')} of a "
-        f"flat map's radius in the ViT, {with_error(one, error, '.2f')} in the CNN"
+        f"over the first half of the blocks, half of the gradient lies within {with_error(two, other, '.3f')} of a "
+        f"flat map's radius in the ViT, {with_error(one, error, '.3f')} in the CNN"
     )
     verdict = judge(two - one, float(np.hypot(error, other)))
     return weigh(Claim(text, f"{PAPER}, Fig. 6", found, verdict), {"CNN": cnn, "ViT": vit})
@@ -106,8 +106,8 @@ def _global(vit: ReceptiveField) -> Claim:
     mean, error = _relative(vit, middle)
     last, its_error = _relative(vit, [-1])
     found = (
-        f"half of the gradient lies within {with_error(mean, error, '.2f')} of a flat map's radius over the middle "
-        f"third of the blocks, and {with_error(last, its_error, '.2f')} after the last; above {GLOBAL} counts as global"
+        f"half of the gradient lies within {with_error(mean, error, '.3f')} of a flat map's radius over the middle "
+        f"third of the blocks, and {with_error(last, its_error, '.3f')} after the last; above {GLOBAL} counts as global"
     )
     return weigh(Claim(text, f"{PAPER}, Fig. 6", found, judge(mean - GLOBAL, error)), {"ViT": vit})
 
