@@ -191,7 +191,7 @@ class Training:
         return Fitted(probes, alphas)
 
 
-class Test:
+class Testing:
     """Read test images with the probes of all draws.
 
     Args:
