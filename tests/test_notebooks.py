@@ -26,9 +26,14 @@ EXPECTED = {
 }
 OF_ONE_MODEL = [path for path in NOTEBOOKS if re.match(r"(Lambda_)?R\d|ViT_", path.stem)]
 REAL = ["CNN", "VIT", "WEIGHTS"]
-WITH_REAL_WEIGHTS = ("Real_Weights", "Attention_Distance", "Receptive_Field", "Skip_Connections")
-EXTRA = {"Compare_Datasets": ["OTHER"], **dict.fromkeys(WITH_REAL_WEIGHTS, REAL)}
-EXTRA |= {"Spatial_Localisation": ["MODELS"], "Layer_Probes": ["MODELS"]}
+WITH_REAL_WEIGHTS = (
+    "Real_Weights",
+    "Attention_Distance",
+    "Receptive_Field",
+    "Skip_Connections",
+    "Spatial_Localisation",
+)
+EXTRA = {"Compare_Datasets": ["OTHER"], **dict.fromkeys(WITH_REAL_WEIGHTS, REAL), "Layer_Probes": [*REAL, "N_TRAIN"]}
 TRAINS_NOTHING = {"Real_Weights", "Receptive_Field"}  # so that there are no epochs to choose
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

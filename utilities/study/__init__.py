@@ -9,6 +9,7 @@ from utilities.study.comparisons import across_datasets, teach, under_every_meas
 from utilities.study.group import Group, each_pair, save_all, split_off
 from utilities.study.layer_probes import probe_group_layers, probe_opened
 from utilities.study.local_heads import heads_against_cnn
+from utilities.study.probe_head import lens_through_probe
 from utilities.study.real_weights import analyse_opened, compare_opened, open_models, real_images
 from utilities.study.saving import Output
 from utilities.study.study import Study
@@ -24,6 +25,7 @@ __all__ = [
     "describe",
     "each_pair",
     "heads_against_cnn",
+    "lens_through_probe",
     "open_models",
     "probe_group_layers",
     "probe_opened",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -70,17 +70,28 @@ def with_probe_classifier(
     return found
 
 
-def lens_through_probe(word: str, n_train: int | None, images: Mapping[str, Any], **options: Any) -> Identifiability:
-    """Read every block of a model without a classifier in class-embedding space, by a probe of its last features.
+def lens_through_probe(
+    words: Sequence[str], n_train: int | None, images: Mapping[str, Any], **options: Any
+) -> dict[str, Identifiability]:
+    """Read every block of models without a classifier in class-embedding space, by a probe of their last features.
 
     Args:
-        word: See `utilities.study.real_weights.open_models`.
+        words: See `utilities.study.real_weights.open_models`.
         n_train: Number of training images that the probe is fitted to; None is all.
         images: Options of `open_models`, for the test images.
         **options: Options of `utilities.analysis.class_embedding.identifiability`.
+
+    Returns:
+        Label -> result.
     """
-    (test,) = open_models([word], **images).values()
-    (train,) = open_models([word], **{**images, "split": "train", "n_images": n_train}).values()
-    model = with_probe_classifier(test.model, train.loader, test.facts["num_classes"])
-    probe = f"{test.facts['weights']}; classifier: a linear probe of {len(train.loader.dataset):,} training images"
-    return identifiability(model, test.loader, provenance=test.facts | {"weights": probe}, **options)
+    found = {}
+    tests, trains = (
+        open_models(words, **images),
+        open_models(words, **{**images, "split": "train", "n_images": n_train}),
+    )
+    for label, test in tests.items():
+        train = trains[label].loader
+        model = with_probe_classifier(test.model, train, test.facts["num_classes"])
+        weights = f"{test.facts['weights']}; classifier: a linear probe of {len(train.dataset):,} training images"
+        found[label] = identifiability(model, test.loader, provenance=test.facts | {"weights": weights}, **options)
+    return found
