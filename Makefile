@@ -22,7 +22,7 @@ figures: .venv/installed  ## run all notebooks headless: figures, results and ex
 	$(BIN)/python -m utilities rerun --profile quick --jobs $(JOBS) --resume
 
 images: figures  ## redraw the pictures of the README from the results of the notebooks
-	$(BIN)/python -m utilities images runs/quick --out images
+	$(BIN)/python -m utilities images runs/quick --real results --out images
 
 lint: .venv/installed  ## style, and that imports run downwards
 	$(BIN)/ruff check .
