@@ -180,7 +180,7 @@ def fit(
         facts |= origin | {"versions": versions(), **data_facts(sets)}
         _run(trainer, recipe, path, facts, save_every, resume, report)
         if recipe.norm_images:
-            count = min(recipe.norm_images, len(train.dataset))
+            count = min(recipe.norm_images, len(sets[0]))
             options = {"image_size": recipe.image_size, "masks": False, "classes": classes}
             still = load_dataset(recipe.dataset, "train", n_images=count, seed=seed, **options)
             estimate_batch_norm(trainer.model, make_loader(still, count), device)
@@ -240,6 +240,7 @@ def make_loaders(sets: Sequence[ImageDataset], recipe: Recipe, seed: int, worker
         [3, 4, 17]
     """
     train, *held_out = sets
+    train = train.repeated(recipe.epoch_images) if recipe.epoch_images else train
     size = min(recipe.batch_size, len(train))
     ragged = len(train) % size == 1  # batch norm cannot train on a last batch of one image
     loader = make_loader(train, size, seed=seed, shuffle="every_epoch", workers=workers, drop_last=ragged)

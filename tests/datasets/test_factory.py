@@ -622,3 +622,17 @@ def test_augmentations_are_checked():
         Augmentation(-1)
     with pytest.raises(ValueError, match=r"\(batch, channels, height, width\)"):
         Augmentation(1)(torch.zeros(3, 8, 8))
+
+
+def test_repeated_images_take_turns_and_keep_their_labels():
+    few = load_dataset("digits", "train", n_images=12, augment=True)
+    many = few.repeated(30)
+    assert (len(few), len(many), many.augmentation) == (12, 30, few.augmentation)
+    assert np.bincount(many.indices)[few.indices].tolist() == 6 * [3] + 6 * [2]
+    few.augmentation = many.augmentation = None
+    for place in (0, 11, 12, 29):
+        assert (many[place][0] == few[place % 12][0]).all()
+        assert many[place][1] == few[place % 12][1] == few.targets[place % 12]
+    photos = load_dataset("photos", n_images=3, image_size=8)
+    assert (photos.repeated(5)[4][0] == photos[1][0]).all()
+    assert len(few.repeated(5)) == 5

@@ -54,7 +54,14 @@ def test_the_published_recipes_have_the_published_numbers(name):
     assert [getattr(recipe, word) for word in WORDS] == PUBLISHED[name]
     assert recipe.dataset == ("cifar100" if name.startswith("cifar") else "imagenet")
     assert recipe.total_epochs == PUBLISHED[name][0] + PUBLISHED[name][1]
-    assert {field.name for field in fields(Recipe)} == {*WORDS, "dataset", "image_size", "n_images", "norm_images"}
+    assert {field.name for field in fields(Recipe)} == {
+        *WORDS,
+        "dataset",
+        "image_size",
+        "n_images",
+        "norm_images",
+        "epoch_images",
+    }
 
 
 def test_the_recipes_are_those_of_the_table_and_the_studys():
@@ -415,7 +422,7 @@ def test_the_command_line_takes_a_recipe_and_changes_single_values(asked, capsys
     assert [call[1] for call in asked] == [RECIPES["cifar_vit"], changed, Recipe(), bare]
     assert asked[2][3] == {
         "device": "auto", "precision": "auto", "workers": 0, "classes": None, "save_every": 5, "teacher": None,
-        "resume": False
+        "start": None, "resume": False
     }  # fmt: skip
 
 

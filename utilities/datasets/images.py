@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -197,6 +198,25 @@ class ImageDataset(Dataset):
             images = pixels.float().sub_(mean).div_(std)
         batch = images, self._labels[rows], *([self._read_masks(rows)] if self.masks else [])
         return batch if self.augmentation is None else tuple(augmented(self.augmentation, batch))
+
+    def repeated(self, count: int) -> ImageDataset:
+        """Return a set of so many images, in which those of this one take turns; augmentation is kept.
+
+        Args:
+            count: Number of images; below the number here, the last ones are left out.
+
+        Example:
+            >>> from utilities.datasets import load_dataset
+            >>> few = load_dataset("digits", n_images=3)
+            >>> few.repeated(7).indices.tolist() == [*few.indices, *few.indices, few.indices[0]]
+            True
+        """
+        rows, other = np.resize(np.arange(len(self)), count), copy.copy(self)
+        other.indices, other.targets = self.indices[rows], self.targets[rows]
+        for name in ("_labels", "_images", "_masks"):
+            value = getattr(self, name)
+            setattr(other, name, None if value is None else value[torch.from_numpy(rows)])
+        return other
 
     def _pil(self, row: int) -> Image.Image:
         if self._images is not None:

@@ -21,7 +21,15 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "epochwise_cosine", "epochwise_steps")
 CROPS = ("padded", "resized")
 _LEAST = {"epochs": 0, "batch_size": 2, "weight_decay": 0, "warmup": 0, "norm_images": 0}
-_LEAST |= {"mixup": 0, "cutmix": 0, "clip_grad": 0, "label_smoothing": 0, "erasing": 0, "drop_path": 0}
+_LEAST |= {
+    "mixup": 0,
+    "cutmix": 0,
+    "clip_grad": 0,
+    "label_smoothing": 0,
+    "erasing": 0,
+    "drop_path": 0,
+    "epoch_images": 0,
+}
 _MOST = {"label_smoothing": 1, "erasing": 1, "drop_path": 1}
 
 
@@ -55,6 +63,7 @@ class Recipe:
         erasing: Probability that a rectangle of an image is erased.
         clip_grad: Largest norm of the gradient of all parameters together; 0 does not clip.
         drop_path: Rate of stochastic depth of the last block, 0 for the model's own.
+        epoch_images: Number of images in an epoch, for which few images are repeated; 0 is each image once.
 
     Example:
         >>> Recipe(optimizer="sgd").resolved("resnet18").learning_rate
@@ -83,6 +92,7 @@ class Recipe:
     erasing: float = 0.0
     clip_grad: float = 0.0
     drop_path: float = 0.0
+    epoch_images: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))  # command lines and JSON give lists

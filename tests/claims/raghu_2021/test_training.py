@@ -9,8 +9,8 @@ from utilities.claims.raghu_2021.training import (
     claims_of_fine_tuning,
     claims_of_missing_skip,
     claims_of_mixer,
-    two_blocks,
 )
+from utilities.claims.raghu_2021.two_blocks import two_blocks
 from utilities.results.similarity import Similarity
 
 LAYERS = ["patch_embed.proj", *(f"blocks.{i}.{part}" for i in range(4) for part in ("norm1", "fc2")), "norm", "head"]
@@ -127,7 +127,19 @@ def test_what_fine_tuning_preserves(values, expected):
     assert holds(claims_of_fine_tuning(alone)) == expected
     claims = claims_of_fine_tuning(alone | {"from scratch": pair(6 * [0.25])})
     assert holds(claims) == expected
-    assert "with a model trained on the new images alone it is 0.25" in claims[0].found
+    assert "for a model trained on the new images alone, it is 0.25 +- 0.01" in claims[0].found
+
+
+def test_what_is_alike_without_a_cause_is_no_evidence():
+    """First blocks that resemble those of any model were not preserved, nor learnt from few images."""
+    tuned, scratch = pair([0.98, 0.97, 0.9, 0.8, 0.7, 0.6]), pair([0.98, 0.98, 0.9, 0.8, 0.7, 0.6])
+    claims = claims_of_fine_tuning({"fine-tuned": tuned, "from scratch": scratch})
+    assert holds(claims) == [None, True]
+    assert "needs no further cause" in claims[0].found
+    shares = {"3 %": pair([0.9, 0.9, 0.5, 0.4]), "100 %": pair([0.95, 0.95, 0.9, 0.9])}
+    for lower, expected in ((0.3, True), (0.9, None)):
+        untrained = pair([lower, lower, 0.1, 0.1], weights1="untrained, seed 1", accuracy1=0.1)
+        assert holds(claims_of_data_size({"vit": {"untrained": untrained, **shares}})) == [expected, True]
 
 
 # ---------------------------------------------------------------- MLP-Mixer

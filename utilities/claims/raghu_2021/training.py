@@ -17,9 +17,11 @@ from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import weigh
 from utilities.claims.formatting import percent_points, with_error
 from utilities.claims.raghu_2021.evidence import sides
+from utilities.claims.raghu_2021.two_blocks import two_blocks
 from utilities.results.similarity import Similarity
 
 PAPER = "Raghu et al. 2021"
+UNTRAINED = "untrained"  # label of the model that has seen no image
 PRESERVED = 0.9  # CKA of a block before and after fine-tuning above which it counts as preserved
 MARGIN = 0.05  # difference between two shares of variance that is too small for a verdict
 _NUMBER = re.compile(r"blocks\.([0-9]+)\.")
@@ -76,7 +78,8 @@ def claims_of_data_size(results: Mapping[str, Mapping[str, Similarity]]) -> list
 
     Args:
         results: Model -> label of the share -> similarity of the blocks (the model trained on the share) to those of
-            the model trained on all images. The smallest share comes first.
+            the model trained on all images. The smallest share comes first. ``untrained``, optional: that of an
+            untrained model, which the smallest share has to exceed in the lower blocks.
 
     Returns:
         Claims for each model: with the smallest share, lower blocks are more similar than upper ones; upper blocks gain
@@ -84,16 +87,20 @@ def claims_of_data_size(results: Mapping[str, Mapping[str, Similarity]]) -> list
     """
     claims, where = [], f"{PAPER}, Fig. 12"
     for model, shares in results.items():
-        labels, curves = list(shares), list(shares.values())
-        evidence = {f"{model}, {label}": side for label, one in shares.items() for side in sides(one)[:1]}
+        trained = {label: one for label, one in shares.items() if label != UNTRAINED}
+        labels, curves = list(trained), list(trained.values())
+        evidence = {f"{model}, {label}": side for label, one in trained.items() for side in sides(one)[:1]}
         evidence[f"{model}, all"] = sides(curves[0])[1]
         (lower, upper), (late_lower, late_upper) = (_halves(curve) for curve in (curves[0], curves[-1]))
         found = (
             f"{model}, trained on {labels[0]}: CKA is {_with(lower)} in the lower half of the blocks, "
             f"{_with(upper)} in the upper"
         )
+        holds = judge(*_less(lower, upper))
+        if UNTRAINED in shares:
+            holds, found = _above(holds, found, lower, _halves(shares[UNTRAINED])[0], "an untrained model, lower half")
         text = "few images suffice for the lower blocks to resemble those of a model trained on all"
-        claims.append(weigh(Claim(text, where, found, judge(*_less(lower, upper))), evidence))
+        claims.append(weigh(Claim(text, where, found, holds), evidence))
         text = "upper blocks need more images than lower ones"
         if len(curves) < 2:
             claims.append(weigh(Claim(text, where, f"{model}: there is one share alone", None), evidence))
@@ -112,7 +119,8 @@ def claims_of_fine_tuning(results: Mapping[str, Similarity]) -> list[Claim]:
 
     Args:
         results: ``fine-tuned``: similarity of a model's blocks before (rows) and after fine-tuning (columns). ``from
-            scratch``, optional: similarity to a model that was trained on the new images alone.
+            scratch``, optional: similarity to a model that was trained on the new images alone. What is no more alike
+            than that has not been preserved.
 
     Returns:
         The claims: the first third of the blocks is preserved, with a CKA above `PRESERVED`; later blocks change more.
@@ -124,12 +132,13 @@ def claims_of_fine_tuning(results: Mapping[str, Similarity]) -> list[Claim]:
         (float(diagonal[part].mean()), float(error[part].mean())) for part in (slice(third), slice(-third, None))
     )
     found = f"CKA before and after is {_with(first)} in the first {third} of {len(diagonal)} blocks"
+    holds = judge(first[0] - PRESERVED, first[1])
     if "from scratch" in results:
-        other = _diagonal(results["from scratch"])[0][:third].mean()
-        found += f"; with a model trained on the new images alone it is {other:.2f} there"
+        other = tuple(float(part[:third].mean()) for part in _diagonal(results["from scratch"]))
+        holds, found = _above(holds, found, first, other, "a model trained on the new images alone")
     evidence = dict(zip(("before", "after"), sides(tuned), strict=True))
     claims = [
-        Claim("fine-tuning preserves the first blocks", where, found, judge(first[0] - PRESERVED, first[1])),
+        Claim("fine-tuning preserves the first blocks", where, found, holds),
         Claim(
             "fine-tuning changes late blocks more than early ones",
             where,
@@ -170,48 +179,6 @@ def claims_of_mixer(mixer: Similarity, vit: Similarity, cnn: Similarity) -> list
     text = "the heatmap of an MLP-Mixer is closer to that of a ViT than to that of a ResNet"
     claims.append(Claim(text, where, f"{found} on average", judge(*_less(far, near))))
     return [weigh(claim, results) for claim in claims]
-
-
-def two_blocks(matrix: np.ndarray) -> tuple[int, float, float]:
-    """Find the best split of layers into two blocks, and compare it with a fall of similarity with distance.
-
-    Both describe the pairs of different layers with three numbers: two blocks by the means within the first, within the
-    second and between them; the fall by a parabola in the distance of the layers.
-
-    Args:
-        matrix: Self-similarity, (layers, layers). Missing values are left out.
-
-    Returns:
-        Number of layers in the first block, of two or more; share of the variance that two blocks account for, and
-        share that the distance accounts for.
-
-    Raises:
-        ValueError: If there are fewer than five layers.
-
-    Example:
-        >>> two_blocks(np.kron(np.eye(2), np.ones((4, 4))) + 0.1)[:2]
-        (4, 1.0)
-    """
-    count = len(matrix)
-    if count < 5:
-        raise ValueError(f"{count} layers are too few for two blocks; compare five or more")
-    rows, columns = np.triu_indices(count, 1)
-    known = np.isfinite(matrix[rows, columns])
-    rows, columns = rows[known], columns[known]
-    values, distance = matrix[rows, columns], columns - rows
-    explained = {}
-    for place in range(2, count - 1):
-        kind = np.where(columns < place, 0, np.where(rows >= place, 1, 2))
-        explained[place] = _explained(values, np.eye(3)[kind])
-    best = max(explained, key=explained.__getitem__)
-    return best, explained[best], _explained(values, np.stack([distance**power for power in range(3)], 1))
-
-
-def _explained(values: np.ndarray, columns: np.ndarray) -> float:
-    """Return the share of the variance of values that a linear combination of columns accounts for."""
-    total = ((values - values.mean()) ** 2).sum()
-    fitted = columns @ np.linalg.lstsq(columns.astype(float), values, rcond=None)[0]
-    return round(float(1 - ((values - fitted) ** 2).sum() / total), 12) if total > 0 else 0.0
 
 
 def _before_and_after(layers: Sequence[str], block: int) -> tuple[list[int], list[int]]:
@@ -271,6 +238,14 @@ def _apart(one: Similarity, two: Similarity, points: int = 50) -> Value:
         found.append(result.matrix[np.ix_(places, places)])
         errors.append(_error(result.stderr))
     return float(np.nanmean(np.abs(found[0] - found[1]))), sum(errors)
+
+
+def _above(holds: bool | None, found: str, value: Value, other: Value, what: str) -> tuple[bool | None, str]:
+    """Take back that a similarity is high, if it is no higher than that with a model that has nothing to share."""
+    found += f"; for {what}, it is {_with(other)}"
+    if holds is not True or judge(*_less(value, other)) is True:
+        return holds, found
+    return None, f"{found}, so that this similarity needs no further cause"
 
 
 def _less(one: Value, two: Value) -> Value:
