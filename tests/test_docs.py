@@ -40,6 +40,8 @@ SMALLER = {
     "analyse attention_distance": "--n-images 20",
     "analyse lambda_reach": "--n-images 20",
     "analyse identifiability": "--n-images 20",
+    "analyse receptive_field": "--n-images 4",
+    "analyse skip_ratios": "--n-images 4",
     "analyse localisation": "",
     "analyse layer_probes": "--n-train 60 --draws 2",
     "analyse landscape": "--n-images 20 --points 3",
@@ -273,7 +275,7 @@ def test_checkpoints_that_commands_name_are_made_by_commands_printed_before_them
         if words[:4] == ["python", "-m", "utilities", "train"]:
             model, epochs, seed, folder = words[4:8]
             made.add(f"{folder}/{model}_seed_{seed}_epochs_{epochs}.pth")
-        assert {word.partition("=")[2] for word in words if word.endswith(".pth")} <= made
+        assert {word.rpartition("=")[2] for word in words if word.endswith(".pth")} <= made
 
 
 @pytest.mark.skipif(find_command_line() is None, reason="there is no command line yet")

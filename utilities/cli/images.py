@@ -20,11 +20,13 @@ class Pictures:
     Attributes:
         runs: Folder of results of notebooks on small models.
         real: Folder of results on real weights.
+        keep: Folder of notebooks run on real weights, whose results are first copied to --real as small files.
         out: The folder of the pictures.
     """
 
     runs: Annotated[Path, position(metavar="RUNS")] = PROJECT_ROOT / "runs" / "quick"
     real: Path = PROJECT_ROOT / "results"
+    keep: Path | None = None
     out: Path = PROJECT_ROOT / "images"
 
 
@@ -41,8 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         from utilities.plots.similarity.panels import SCREEN
         from utilities.plots.style import save_figure
-        from utilities.study.pictures import REAL, SMALL
+        from utilities.study.pictures import REAL, SMALL, keep
 
+        if given.keep is not None:
+            print(*keep(given.keep, given.real), sep="\n")
         for folder, pictures in ((given.runs, SMALL), (given.real, REAL)):
             for name, picture in pictures.items():
                 if missing := picture.missing(folder):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from utilities.analysis.attention.attention_distance import AttentionDistance
@@ -27,7 +29,9 @@ from utilities.plots.class_embedding import plot_evolution
 from utilities.plots.similarity import plot_best_match, plot_panels
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
+from utilities.results.writing import write_whole
 
+LARGE = 2**16  # entries of an array that is kept in half precision
 CNN, VIT = "tf_efficientnet_lite0", "vit_small_patch14_dinov2"
 
 
@@ -91,3 +95,37 @@ REAL: dict[str, Picture] = {
     "layer_probes": Picture(LayerProbes, {VIT: "Layer_Probes", CNN: f"Layer_Probes_real_{CNN}"}, plot_layer_probes),
     "lens": Picture(Identifiability, {VIT: f"Layer_Probes_lens_{VIT}"}, plot_evolution),
 }
+
+
+def keep(runs: Path, results: Path) -> list[Path]:
+    """Copy what the pictures of real weights are drawn from, as small files, and the claims on real weights.
+
+    Large arrays are rounded to half precision, 11 bits.
+
+    Args:
+        runs: Folder of the notebooks' results.
+        results: Folder of the copies.
+
+    Returns:
+        The files.
+
+    Raises:
+        FileNotFoundError: If a result is missing.
+    """
+    paths = []
+    for picture in REAL.values():
+        for name in picture.files.values():
+            result = picture.kind.load(runs / name)
+            arrays = {field.name: getattr(result, field.name) for field in fields(result)}
+            large = {
+                key: value.astype(np.float16)
+                for key, value in arrays.items()
+                if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > LARGE
+            }
+            paths.append(replace(result, **large).save(results / name))
+    for path in sorted(runs.glob("*_claims.csv")):
+        claims = pd.read_csv(path)
+        if "weights" in claims and (claims["weights"] == "real").any():
+            real = claims[claims["weights"] == "real"]
+            paths.append(write_whole(results / path.name, lambda place, real=real: real.to_csv(place, index=False)))
+    return paths
