@@ -71,8 +71,8 @@ def _transition(model: str, result: SkipRatios, kind: str, value: str) -> Claim:
         verdicts.append(_verdict(judge(sign * mean, error), agree, contrast[:, place].shape[1]))
         texts.append(
             f"{name} half: {value} {np.nanmean(cls[:, place]):.2f} in CLS, {np.nanmean(spatial[:, place]):.2f} in "
-            f"image tokens, {measure} {with_error(mean, error, '+.3f')}, {'above' if sign > 0 else 'below'} 0 in {agree} of "
-            f"{contrast[:, place].shape[1]} blocks"
+            f"image tokens, {measure} {with_error(mean, error, '+.3f')}, {'above' if sign > 0 else 'below'} 0 in "
+            f"{agree} of {contrast[:, place].shape[1]} blocks"
         )
     found, verdict = f"{model}, {BRANCHES[kind]}, {'; '.join(texts)}", all_hold(verdicts)
     return weigh(Claim(text, f"{PAPER}, {figure}", found, verdict), {model: result})
