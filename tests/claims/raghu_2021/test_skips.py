@@ -72,5 +72,13 @@ def test_few_images_and_no_class_token():
 
 def test_numbers_are_in_the_text():
     text = state_claims(claims_of_skips({"vit_tiny": made([HIGH, HIGH, LOW, LOW])})).replace("\n       ", " ")
-    assert "first half ratio 4.0" in text
-    assert "second half ratio 1.5" in text
+    assert "first half: ratio 4.0" in text
+    assert "second half: ratio 1.5" in text
+    assert "below 0 in 1 of 1 blocks" in text
+
+
+def test_one_block_makes_no_transition():
+    """The mean of the first half has the sign, by one block of four."""
+    first = [(400.0, 1.0), (1.0, 2.0), (1.0, 2.0), (1.0, 2.0)]
+    ratio = [pair for pair in [*first, *[LOW] * 4] for _ in ("msa", "mlp")]
+    assert verdicts(vit_tiny=made(ratio, np.ones((16, 2))))[0] is None

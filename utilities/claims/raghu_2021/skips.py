@@ -20,7 +20,8 @@ def claims_of_skips(results: Mapping[str, SkipRatios]) -> list[Claim]:
     """Test the claims on skip connections on results of several models.
 
     The transition is judged by the logarithm of CLS ratio over spatial ratio of each image, averaged over the branches
-    of a half: above 0 in the first half of the depth, below 0 in the second. Cosines are judged by their difference.
+    of a half: above 0 in the first half of the depth, below 0 in the second, by two standard errors and in most blocks.
+    Cosines are judged by their difference.
 
     Args:
         results: Model -> result.
@@ -61,22 +62,30 @@ def _transition(model: str, result: SkipRatios, kind: str, value: str) -> Claim:
     cls, spatial = (getattr(result, f"image_{value}")[:, rows, result.groups.index(one)] for one in ("CLS", "spatial"))
     with np.errstate(divide="ignore", invalid="ignore"):
         contrast = np.log(cls / spatial) if value == "ratio" else cls - spatial
-    half = len(rows) // 2
-    halves = [mean_and_stderr(np.where(np.isfinite(part), part, np.nan).mean(1)) for part in _split(contrast, half)]
-    means = [(np.nanmean(a), np.nanmean(b)) for a, b in zip(_split(cls, half), _split(spatial, half), strict=True)]
+    contrast = np.where(np.isfinite(contrast), contrast, np.nan)
     measure = "log of CLS over image tokens" if value == "ratio" else "CLS less image tokens"
-    found = f"{model}, {BRANCHES[kind]}: " + "; ".join(
-        f"{name} half {value} {a:.2f} in CLS, {b:.2f} in image tokens, {measure} {with_error(*one, '+.2f')}"
-        for name, (a, b), one in zip(("first", "second"), means, halves, strict=True)
-    )
-    (first, error), (second, other) = ([float(one) for one in both] for both in halves)
-    verdict = all_hold([judge(first, error), judge(-second, other)])
+    texts, verdicts = [], []
+    for name, sign, place in zip(("first", "second"), (1, -1), _halves(len(rows)), strict=True):
+        mean, error = map(float, mean_and_stderr(contrast[:, place].mean(1)))
+        agree = int((sign * np.nanmean(contrast[:, place], axis=0) > 0).sum())
+        verdicts.append(_verdict(judge(sign * mean, error), agree, contrast[:, place].shape[1]))
+        texts.append(
+            f"{name} half: {value} {np.nanmean(cls[:, place]):.2f} in CLS, {np.nanmean(spatial[:, place]):.2f} in "
+            f"image tokens, {measure} {with_error(mean, error, '+.3f')}, {'above' if sign > 0 else 'below'} 0 in "
+            f"{agree} of {contrast[:, place].shape[1]} blocks"
+        )
+    found, verdict = f"{model}, {BRANCHES[kind]}, {'; '.join(texts)}", all_hold(verdicts)
     return weigh(Claim(text, f"{PAPER}, {figure}", found, verdict), {model: result})
 
 
-def _split(values: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split the branches of one kind, (images, branches), into those of the first and of the second half."""
-    return values[:, :half], values[:, half:]
+def _halves(count: int) -> tuple[slice, slice]:
+    """Split so many branches of one kind into those of the first and of the second half."""
+    return slice(0, count // 2), slice(count // 2, count)
+
+
+def _verdict(mean: bool | None, agree: int, count: int) -> bool | None:
+    """Ask of a half that its mean has the sign, and that of most blocks: one block alone makes no transition."""
+    return mean if mean is not True or agree > count / 2 else None
 
 
 def _above(cnn: SkipRatios, vit: SkipRatios) -> Claim:
