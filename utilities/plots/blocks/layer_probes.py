@@ -109,6 +109,8 @@ def plot_token_probes(results: Mapping[str, LayerProbes] | LayerProbes, layers: 
     figure = finish(figure, results, _note(results, bars=False), legend=False)
     for ax in axes.flat:
         ax.title.set_size(DENSE)
+    for _ in range(2):  # the first layout does not know yet how high square maps are
+        figure.draw_without_rendering()
     return figure
 
 

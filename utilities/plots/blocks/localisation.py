@@ -16,6 +16,7 @@ from utilities.plots.paper import CURVE, DENSE, GREY, LABEL, MISSING, REFERENCE,
 from utilities.plots.text_fitting import wrap
 
 POSITIONS = ("corner", "edge", "interior")
+BESIDE = 2  # results beside each other; more go below
 LABELS = {
     "contrast": "CKA with own patch\nless that with others",
     "own": "CKA with own patch",
@@ -35,7 +36,7 @@ def plot_localisation(
     """Draw the similarity of single positions with all patches of the image: a row of maps for each layer.
 
     Args:
-        results: Label -> result, or one result; each gets as many columns as there are positions.
+        results: Label -> result, or one result; each gets a column for each position. Two are beside each other.
         positions: Some of ``"corner"`` (the upper left one), ``"edge"`` (the middle of the upper edge) and
             ``"interior"`` (the middle).
         layers: Indices of the layers to draw; None is the first, the middle and the last of each result.
@@ -52,16 +53,17 @@ def plot_localisation(
         raise ValueError(f"positions {list(positions)} should be some of {', '.join(POSITIONS)}")
     chosen = {label: _layers(result, layers) for label, result in results.items()}
     rows = max(map(len, chosen.values()))
-    shape = (rows, across * len(results))
-    figure, axes = new_figure(0.5 + 0.98 * shape[1], 0.4 + 1.12 * rows, *shape, squeeze=False)
+    beside = min(BESIDE, len(results))
+    bands = -(-len(results) // beside)
+    shape = (rows * bands, across * beside)
+    figure, axes = new_figure(0.5 + 0.98 * shape[1], 0.2 + 1.12 * shape[0] + 0.25 * bands, *shape, squeeze=False)
     for number, (label, result) in enumerate(results.items()):
-        block = axes[:, number * across : (number + 1) * across]
+        top, left = rows * (number // beside), across * (number % beside)
+        block = axes[top : top + rows, left : left + across]
         for row, line in enumerate(block):
             for ax, where in zip(line, positions, strict=True):
                 if row < len(chosen[label]):
                     _draw_map(ax, result, chosen[label][row], where)
-                else:
-                    ax.set_axis_off()
             if row < len(chosen[label]):
                 line[0].set_ylabel(wrap(result.names[chosen[label][row]], 1.1, points=TICK), fontsize=TICK)
         for ax, where in zip(block[0], positions, strict=True):
@@ -69,7 +71,8 @@ def plot_localisation(
         middle = block[0][across // 2]
         middle.set_title(f"{wrap(label, 0.98 * across, points=DENSE)}\n{middle.get_title()}")
     for ax in axes.flat:
-        ax.title.set_fontsize(DENSE)
+        if not ax.images:  # of a result with fewer layers, or of none
+            ax.set_axis_off()
     scales = "Each map has its own scale, from 0 to its maximum (max). Red: the position's own place."
     return _finished(figure, results, f"{_how(results)} {scales}")
 
@@ -163,4 +166,6 @@ def _finished(figure: Figure, results: Mapping[str, Localisation], note: str) ->
         ax.yaxis.label.set_size(TICK)
         for side in ("left", "bottom"):
             ax.spines[side].set_visible(False)
+    for _ in range(2):  # the first layout does not know yet how high square maps are
+        figure.draw_without_rendering()
     return figure
