@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         if given.keep is not None:
             print(*keep(given.keep, given.real), sep="\n")
-        for folder, pictures in ((given.runs, SMALL), (given.real, REAL)):
+        for folder, pictures in ((given.real, REAL), (given.runs, SMALL)):
             for name, picture in pictures.items():
                 if missing := picture.missing(folder):
                     lacking = f"{folder} lacks {', '.join(missing)}, of which {name}.png is made"

@@ -43,11 +43,13 @@ class Picture:
         kind: Class of its results.
         files: Label -> name of a result's files, without their ending.
         draw: Takes the results by label, and gives the figure.
+        few_layers: Whether the first, the middle and the last layer are all that is drawn, and kept.
     """
 
     kind: type[Result]
     files: Mapping[str, str]
     draw: Callable[[dict[str, Any]], Figure]
+    few_layers: bool = False
 
     def missing(self, folder: Path) -> list[str]:
         """List the files that are not in a folder."""
@@ -90,7 +92,7 @@ REAL: dict[str, Picture] = {
     "field_sizes": _of_both(ReceptiveField, "Receptive_Field", plot_field_sizes),
     "skips": Picture(SkipRatios, {CNN: "Skip_Connections", VIT: f"Skip_Connections_real_{VIT}"}, plot_skip_lines),
     "localisation": Picture(
-        Localisation, {VIT: "Spatial_Localisation", CNN: f"Spatial_Localisation_real_{CNN}"}, plot_localisation
+        Localisation, {VIT: "Spatial_Localisation", CNN: f"Spatial_Localisation_real_{CNN}"}, plot_localisation, True
     ),
     "layer_probes": Picture(LayerProbes, {VIT: "Layer_Probes", CNN: f"Layer_Probes_real_{CNN}"}, plot_layer_probes),
     "lens": Picture(Identifiability, {VIT: f"Layer_Probes_lens_{VIT}"}, plot_evolution),
@@ -116,16 +118,27 @@ def keep(runs: Path, results: Path) -> list[Path]:
     for picture in REAL.values():
         for name in picture.files.values():
             result = picture.kind.load(runs / name)
-            arrays = {field.name: getattr(result, field.name) for field in fields(result)}
-            large = {
-                key: value.astype(np.float16)
-                for key, value in arrays.items()
-                if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > LARGE
-            }
-            paths.append(replace(result, **large).save(results / name))
+            paths.append(_smaller(result, picture.few_layers).save(results / name))
     for path in sorted(runs.glob("*_claims.csv")):
         claims = pd.read_csv(path)
         if "weights" in claims and (claims["weights"] == "real").any():
             real = claims[claims["weights"] == "real"]
             paths.append(write_whole(results / path.name, lambda place, real=real: real.to_csv(place, index=False)))
     return paths
+
+
+def _smaller(result: Result, few_layers: bool) -> Result:
+    """Round large arrays, and of results with an entry for each layer keep three if they are all that is drawn."""
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    if few_layers:
+        count = len(values["names"])
+        kept = sorted({0, count // 2, count - 1})
+        of_layers = {
+            key: value for key, value in values.items() if isinstance(value, (list, np.ndarray)) and len(value) == count
+        }
+        for key, value in of_layers.items():
+            values[key] = value[kept] if isinstance(value, np.ndarray) else [value[place] for place in kept]
+    for key, value in values.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > LARGE:
+            values[key] = value.astype(np.float16)
+    return replace(result, **values)
