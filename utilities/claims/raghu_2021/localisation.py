@@ -78,7 +78,7 @@ def _loses(model: str, result: Localisation) -> Claim:
     )  # of the same images: errors do not cancel
     found = (
         f"{model}: CKA with the own patch less that with others is {with_error(early, early_error)} on average "
-        f"in {', '.join(result.names[:-1])}, {with_error(values[-1], errors[-1])} in {result.names[-1]}"
+        f"in the {len(values) - 1} earlier layers, {with_error(values[-1], errors[-1])} in {result.names[-1]}"
         f"{ONE_BATCH if np.isnan(early_error) else ''}"
     )
     verdict = judge(early - float(values[-1]), early_error + float(errors[-1]))
