@@ -1,4 +1,4 @@
-"""Give a model without a classifier one: a linear probe of what its classifier would read."""
+"""Add a classifier to a model without one: a linear probe of what its classifier would read."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ OWN = ("model", "weights", "accuracy")  # facts of each model; the others are sh
 def real_images(
     profile: str = "quick", dataset: str | None = None, n_images: int | None = None
 ) -> dict[str, str | int | None]:
-    """Say which photographs a notebook takes: the profile's own, or those that are named.
+    """Choose the photographs that a notebook takes: the profile's own, or those that are named.
 
     Args:
         profile: ``"quick"`` takes crops of bundled photographs, ``"paper"`` ImageNet's validation images.

@@ -112,7 +112,7 @@ def attention_layers(model: nn.Module, what: str = "attention distance") -> list
 
 
 def _reason(model: nn.Module) -> str:
-    """Say why a model's attention has no distance."""
+    """Explain why a model's attention has no distance."""
     if any(isinstance(module, LambdaLayer) for module in model.modules()):
         return "lambda layers make no attention weights; lambda_reach, beside this analysis, measures theirs"
     if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):

@@ -58,7 +58,7 @@ def _title(result: HeadWindowSimilarity) -> str:
 
 
 def _windows(results: list[HeadWindowSimilarity]) -> str:
-    """Say what a point is."""
+    """Describe what a point is."""
     widths = {len(heads) for result in results for heads in result.provenance.get("heads", [])}
     blocks = {str(result.provenance["block"]) for result in results if result.provenance.get("block")}
     of = f" of {', '.join(sorted(blocks))}" if blocks else ""
