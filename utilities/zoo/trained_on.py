@@ -101,11 +101,14 @@ def other_classes(model: nn.Module, data: ImageDataset) -> str:
 
 
 def refuse_other_classes(model: nn.Module, data: ImageDataset) -> None:
-    """Refuse to measure a checkpoint's accuracy on classes that it was not trained on.
+    """Refuse to measure the accuracy of a model without a classifier, or on classes that it was not trained on.
 
     Raises:
-        ValueError: If the classes differ; the message names them and the file.
+        ValueError: If there is no classifier, or the classes differ; the message names them and the file.
     """
+    if getattr(model, "num_classes", None) == 0:  # timm's way to say so: it returns features
+        name = getattr(model, "zoo_name", type(model).__name__)
+        raise ValueError(f"{name} has no classifier, so no accuracy; probe its features, or take other weights")
     fault = other_classes(model, data)
     if fault:
         raise ValueError(

@@ -40,7 +40,7 @@ def plot_head_windows(results: Mapping[str, HeadWindowSimilarity] | HeadWindowSi
             look = {"color": colour, "linewidth": CURVE, "elinewidth": THIN, "marker": "o", "markersize": 3}
             ax.errorbar(result.distance, curve, error, label=name, **look)
         ax.set(title=wrap(label, 2.4), xlabel="mean attention distance of the heads\n(pixels of the image)")
-        ax.set_ylim(min(0, ax.get_ylim()[0]), None)
+    axes[0, 0].set_ylim(min(0, axes[0, 0].get_ylim()[0]), None)  # once all is drawn: the panels share their scale
     axes[0, 0].set_ylabel(measure_of(list(results.values())))
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=TICK, frameon=False)
     tidy(figure.axes)
