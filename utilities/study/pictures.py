@@ -31,7 +31,7 @@ from utilities.results.result import Result
 from utilities.results.similarity import Similarity
 from utilities.results.writing import write_whole
 
-LARGE = 2**16  # entries of an array that is kept in half precision
+LARGE = 2**14  # entries of an array that is kept in half precision
 CNN, VIT = "tf_efficientnet_lite0", "vit_small_patch14_dinov2"
 
 
