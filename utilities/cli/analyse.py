@@ -128,7 +128,7 @@ def all_options(entry: Analysis) -> tuple[list[Option], list[str]]:
 
 
 def _in_words_of_commands(one: Option, defaults: Mapping[str, Any]) -> Option:
-    """Say in an option's help what holds of the command line alone."""
+    """Add to an option's help what holds of the command line alone."""
     if one.name == "dataset" and defaults.get("dataset") == "":
         return dataclasses.replace(one, help="Not needed by this analysis.")
     if one.name == "layers" and not one.help.startswith("Globs"):

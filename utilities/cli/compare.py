@@ -212,7 +212,7 @@ def _facts(
     loaders: Sequence[Loader],
     device: torch.device | None,
 ) -> dict[str, Any]:
-    """Say what is compared; accuracies are measured in the first process, where weights are no random ones."""
+    """Describe what is compared; accuracies are measured in the first process, where weights are no random ones."""
     from utilities.utils import evaluate
     from utilities.zoo.trained_on import other_classes
 

@@ -165,7 +165,7 @@ def epoch_of(model: Named) -> int | None:
 
 
 def data_facts(loader: Loader) -> dict[str, Any]:
-    """Say what the images are, for captions."""
+    """Describe the images, for captions."""
     augmented = ", augmented" if loader.augment else ""
     name = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
     return {"dataset": name, "num_classes": loader.dataset.num_classes}

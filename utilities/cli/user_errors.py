@@ -37,7 +37,7 @@ def reporting() -> Iterator[None]:
 
 
 def in_words_of_commands(message: str) -> str:
-    """Say what a command would need, where the package says it in Python; and name the nearest of the choices.
+    """Name what a command would need, where the package says it in Python; and name the nearest of the choices.
 
     Example:
         >>> in_words_of_commands("name its layers with their kinds: layers={'NAME': 'conv'}")

@@ -46,7 +46,7 @@ class GridCentres:
     def middle(self, grid: tuple[int, int]) -> tuple[tuple[int, int], tuple[float, float]]:
         """Return the position of a grid that is centred closest to the middle of the image, and its pixel coordinates.
 
-        Of positions that are equally close, as on an even grid, the one further down and right is taken.
+        Where positions are equally close, as on an even grid, the one further down and right is taken.
 
         Example:
             >>> GridCentres((8, 9)).middle((4, 3))

@@ -1,4 +1,4 @@
-"""Say which layers of a model are left out of a recording, and why."""
+"""Name the layers of a model that are left out of a recording, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say how images have to be prepared for a model: the libraries' transforms, and the sizes of small transformers."""
+"""Describe how images are prepared for a model: the libraries' transforms, and the sizes of small transformers."""
 
 from __future__ import annotations
 
