@@ -27,5 +27,8 @@ def test_the_classifier_is_the_probe_of_its_own_input(name):
 def test_models_of_another_kind_and_missing_labels_are_refused():
     with pytest.raises(TypeError, match="is no model of timm's"):
         with_probe_classifier(nn.Flatten(), [], 2)
+    same = [(torch.rand(4, 3, 16, 16), torch.ones(4, dtype=torch.long))]
+    with pytest.raises(ValueError, match="all 4 training images are of class 1"):
+        with_probe_classifier(create_model("vit_tiny_patch2_16", 2), same, 2, device="cpu")
     with pytest.raises(ValueError, match="labels are needed"):
         with_probe_classifier(create_model("vit_tiny_patch2_16", 2), [torch.rand(2, 3, 16, 16)], 2, device="cpu")

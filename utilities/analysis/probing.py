@@ -56,23 +56,50 @@ class ProbeSums:
         return self.sums.pop(key).solve(alpha)
 
     def warn_of_missing(self, whose: str, stacklevel: int) -> None:
-        """Warn of classes without training images, see `warn_of_classes`."""
-        warn_of_classes(next(iter(self.sums.values())).counts, whose, stacklevel + 1)
+        """Refuse images of one class, and warn of classes without any, see `check_classes`."""
+        check_classes(next(iter(self.sums.values())).counts, whose, stacklevel + 1)
 
 
-def warn_of_classes(counts: torch.Tensor, whose: str, stacklevel: int) -> None:
-    """Warn of classes without training images, which probes cannot learn to name.
+def check_classes(counts: torch.Tensor, whose: str, stacklevel: int) -> None:
+    """Refuse training images of one class, and warn of classes without any, which probes cannot learn to name.
 
     Args:
         counts: Number of training images of each class.
         whose: Whose classes they are, for the message.
         stacklevel: As in `warnings.warn`, from where this function is called.
+
+    Raises:
+        ValueError: If there are images of one class alone.
     """
+    refuse_one_class(counts)
     missing = int((counts == 0).sum())
     if missing:
         warnings.warn(
             f"{missing} of {whose} {len(counts)} classes have no training image; probes cannot learn to name them",
             stacklevel=stacklevel + 1,
+        )
+
+
+def refuse_one_class(counts: torch.Tensor | np.ndarray) -> None:
+    """Refuse training images of a single class: a probe would name it whatever it is shown.
+
+    Args:
+        counts: Number of training images of each class.
+
+    Raises:
+        ValueError: If fewer than two classes have images.
+
+    Example:
+        >>> refuse_one_class(np.array([0, 0, 8]))
+        Traceback (most recent call last):
+        ValueError: all 8 training images are of class 2; a probe tells classes apart: let the training loader serve ...
+    """
+    counts = np.asarray(counts)
+    if (counts > 0).sum() < 2:
+        raise ValueError(
+            f"all {int(counts.sum()):,} training images are of class {int(counts.argmax())}; a probe tells classes "
+            "apart: let the training loader serve images of two classes or more. The first images of a folder that is "
+            "sorted by class are of one class; load_dataset(..., n_images=N) draws from all of them"
         )
 
 
@@ -95,10 +122,11 @@ def scores(features: torch.Tensor, probe: Probe) -> torch.Tensor:
 
 
 def check_splits(train: Iterable[Any], test: Iterable[Any]) -> None:
-    """Refuse to test probes on the images that they were fitted to.
+    """Refuse to test probes on the images that they were fitted to, and to fit them to images of one class.
 
     Raises:
-        ValueError: If both loaders serve the same set, or images of one are among those of the other.
+        ValueError: If both loaders serve the same set, images of one are among those of the other, or the training set
+            says that all its images are of one class.
         TypeError: If the training images can be read only once.
 
     Example:
@@ -116,6 +144,8 @@ def check_splits(train: Iterable[Any], test: Iterable[Any]) -> None:
         shared = len(np.intersect1d(one.indices, two.indices)) if same else 0
         if shared:
             raise ValueError(f"{shared:,} of the images to test probes on ({two}) are among those to fit them ({one})")
+    if isinstance(one, ImageDataset):
+        refuse_one_class(np.bincount(one.targets))
 
 
 def check_memory_limit(limit: float) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.class_embedding.identifiability import Identifiability, identifiability
+from utilities.analysis.probing import refuse_one_class
 from utilities.analysis.ridge import RidgeSums
 from utilities.analysis.stream import stream
 from utilities.study.real_weights import open_models
@@ -43,7 +44,7 @@ def with_probe_classifier(
 
     Raises:
         TypeError: If the model has no such parts.
-        ValueError: If images or labels are missing.
+        ValueError: If images or labels are missing, or all images are of one class.
 
     Example:
         >>> from utilities.zoo.vit import vit_tiny_patch2_16
@@ -60,6 +61,7 @@ def with_probe_classifier(
             if sums is None:
                 sums = RidgeSums(1, features.shape[1], num_classes)
             sums.add(features[:, None].cpu(), labels.cpu())
+    refuse_one_class(sums.counts)
     weights, intercept = sums.solve(alpha)
     found = copy.deepcopy(model)
     found.reset_classifier(num_classes)

@@ -235,7 +235,7 @@ def test_bad_input():
         layer_probes(small_resnet(), train, test, view="cls", **CPU)
     with pytest.raises(ValueError, match=r"fc.*has no positions"):
         layer_probes(small_resnet(), train, test, ["fc"], view="tokens", **CPU)
-    with pytest.raises(ValueError, match="label 3 is none of"):
+    with pytest.raises(ValueError, match="label 3 is none of the 3 classes that are asked for"):
         layer_probes(model, train, test, num_classes=3, **CPU)
     with pytest.raises(ValueError, match="no training image is held out"):
         layer_probes(model, [labelled(5, 1)], test, **CPU)
@@ -268,3 +268,28 @@ def test_real_weights_against_scikit_learn(wheel_model):
     (train, y), (test, z) = next(iter(train)), next(iter(test))
     known, asked = (features(model, "blocks.6.0", x).mean((2, 3)) for x in (train, test))
     assert result.of("gap")[0][0] == pytest.approx(ridge_accuracy(known, y.numpy(), asked, z.numpy()), abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_classes": 5}, {"shots": 3}, {"num_classes": 5, "alpha": 1.0}])
+def test_training_images_of_one_class_are_refused_by_their_name(options):
+    x, y = labelled(30, 1)
+    same = [(x[y == 2], y[y == 2])]
+    for test in (same[0][1][:2], torch.tensor([0, 1])):
+        with pytest.raises(ValueError, match=r"all 6 training images are of class 2; .* two classes or more"):
+            layer_probes(vit(), same, [(x[:2], test)], **options, **CPU)
+    with pytest.raises(ValueError, match="all 6 training images are of class 2"):
+        linear_probes(vit(), same, [labelled(5, 2)], **CPU)
+
+
+def test_a_set_that_says_its_classes_is_refused_before_any_image_is_read(monkeypatch):
+    train, test = (make_loader(load_dataset("digits", split), 50) for split in ("train", "test"))
+    train.dataset.targets = np.full(len(train.dataset), 7)
+    monkeypatch.setattr(type(train), "__iter__", lambda self: pytest.fail("an image was read"))
+    with pytest.raises(ValueError, match="training images are of class 7"):
+        layer_probes(vit(), train, test, **CPU)
+
+
+def test_test_images_of_other_classes_are_told_from_the_models_classes():
+    x, y = labelled(30, 1)
+    with pytest.raises(ValueError, match=r"none of the 4 classes that probes are fitted to, 0 to 3; .*num_classes="):
+        layer_probes(vit(), [(x[y < 4], y[y < 4])], [labelled(5, 2)], **CPU)

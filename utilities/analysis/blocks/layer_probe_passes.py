@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.blocks.probe_draws import Draws
-from utilities.analysis.probing import Probe, ProbeSums, refuse_large_sums, scores, warn_of_classes
+from utilities.analysis.probing import Probe, ProbeSums, check_classes, refuse_large_sums, refuse_one_class, scores
 from utilities.analysis.ridge import RidgeSums
 from utilities.analysis.ridge_penalty import choose_penalties
 from utilities.analysis.stream import stream
@@ -124,7 +124,7 @@ class Training:
             stream(self.recorder.model, loader, labelled=True, description="training probes", **options) as batches,
         ):
             for images, labels in batches:
-                labels = check_labels(labels, self.draws.num_classes)
+                labels = check_labels(labels, self.draws.num_classes, whose="of the {} classes that are asked for")
                 self._add(images, labels)
         self._refuse_none()
         return [self._solve(sums) for sums in self.sums]
@@ -170,15 +170,16 @@ class Training:
         self._checked = True
 
     def _refuse_none(self) -> None:
-        """Refuse draws without images, and warn of classes without any."""
+        """Refuse draws without images, or with one class alone, and warn of classes without any."""
         for sums in self.sums:
+            refuse_one_class(sum(next(iter(part.sums.values())).counts for part in sums.values() if part.sums))
             if any(not part.sums for part in sums.values()):
                 raise ValueError(
                     "no training image is held out to choose the penalty on: no class has two; pass alpha=, or more "
                     "images"
                 )
         counts = [sum(next(iter(part.sums.values())).counts for part in sums.values()) for sums in self.sums]
-        warn_of_classes(min(counts, key=lambda one: int((one > 0).sum())), "the data's", stacklevel=4)
+        check_classes(min(counts, key=lambda one: int((one > 0).sum())), "the data's", stacklevel=4)
 
     def _solve(self, sums: Mapping[str, ProbeSums]) -> Fitted:
         fit, probes, alphas = sums["fit"], {}, {}
@@ -216,7 +217,7 @@ class Testing:
             stream(self.recorder.model, loader, labelled=True, description="testing probes", **options) as batches,
         ):
             for images, labels in batches:
-                labels = check_labels(labels, num_classes)
+                labels = check_labels(labels, num_classes, whose="of the {} classes that probes are fitted to")
                 for key, one in self.recorder.read(images).items():
                     self._read(key, one, labels)
                 self.labels.append(labels.cpu().numpy())

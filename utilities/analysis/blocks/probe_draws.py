@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from utilities.analysis.probing import refuse_one_class
 from utilities.hooks.calls.labels import as_labels, classes_of, need_labels
 from utilities.utils import split_batch
 
@@ -77,6 +78,9 @@ def draw_images(loader: Iterable[Any], shots: int | None, draws: int, num_classe
         num_classes: Number of classes; None finds it out.
         seed: Seed of the draws.
 
+    Raises:
+        ValueError: If labels are read, and there are none, or of one class alone.
+
     Example:
         >>> import torch
         >>> draws = draw_images([(torch.zeros(6, 1), torch.tensor([0, 0, 0, 1, 1, 1]))], 2, 3, None, 0)
@@ -88,6 +92,7 @@ def draw_images(loader: Iterable[Any], shots: int | None, draws: int, num_classe
         return Draws(classes)
     labels = _labels(loader)
     classes = int(labels.max()) + 1 if classes is None else classes
+    refuse_one_class(np.bincount(labels[labels >= 0]))
     if shots is None:
         return Draws(classes)
     chosen = np.zeros((draws, len(labels)), bool)

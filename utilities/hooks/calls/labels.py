@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+MODELS = "of the model's {} classes"  # what labels are checked against, unless said otherwise
 IGNORED = -100  # torch's ignore_index: cross-entropy silently skips images with this label
 UNLIKELY = 1e-6  # probability below which labels of all classes are too unlikely to come out so low by chance
 FEW = 10  # factor by which seen classes must fall short of the model's to suggest another data set
@@ -73,13 +74,14 @@ def widened(labels: torch.Tensor) -> torch.Tensor:
     return labels.long() if whole else labels
 
 
-def check_labels(labels: Any, num_classes: int | None, count: int | None = None) -> torch.Tensor:
+def check_labels(labels: Any, num_classes: int | None, count: int | None = None, whose: str = MODELS) -> torch.Tensor:
     """Refuse labels that are not classes of a model, and return the labels as int64.
 
     Args:
         labels: One whole number for each image, (batch,).
         num_classes: Number of classes of the model; None where it is not known yet.
         count: Number of images; None is as many as there are labels.
+        whose: What the classes are, where they are not a model's, with ``{}`` for their number.
 
     Raises:
         TypeError: If they are not numbers.
@@ -104,12 +106,11 @@ def check_labels(labels: Any, num_classes: int | None, count: int | None = None)
         raise ValueError(f"label {low}: an ignore_index is not supported; leave images without a class out of the set")
     if low < 0 or (num_classes is not None and high >= num_classes):
         wrong = next(x for x in labels.tolist() if not 0 <= x < (num_classes or math.inf))
-        known = "no class" if num_classes is None else f"none of the model's {num_classes} classes, 0 to "
-        known += "" if num_classes is None else f"{num_classes - 1}"
-        raise ValueError(
-            f"label {wrong} is {known}; use the data set that the model was trained on, or give the model as many "
-            "classes"
-        )
+        known = "no class" if num_classes is None else f"none {whose.format(num_classes)}, 0 to {num_classes - 1}"
+        remedy = "use the data set that the model was trained on, or give the model as many classes"
+        if whose != MODELS:
+            remedy = "let both loaders serve the same classes, or pass num_classes= for all that there are"
+        raise ValueError(f"label {wrong} is {known}; {remedy}")
     return labels
 
 
