@@ -180,8 +180,8 @@ def test_channels_that_cannot_be_told_are_asked_for():
     block = Block("b", "conv", 1, nn.Identity(), "unknown")
     with pytest.raises(ValueError, match="'conv:NHWC' or 'conv:NCHW'"):
         block.to_maps(torch.zeros(1, 4, 4, 4), torch.zeros(1, 3, 8, 8))
-    with pytest.raises(TypeError, match="map names to kinds"):
-        blocks(torchvision.models.squeezenet1_1(), ["features.0"])
+    with pytest.raises(TypeError, match=r"names or globs, .* or map them to kinds, .* got int"):
+        blocks(torchvision.models.squeezenet1_1(), 3)
 
 
 def test_weights_that_are_not_finite_are_named():
@@ -314,3 +314,21 @@ def test_a_walk_refuses_images_of_several_sizes_and_blocks_that_are_not_the_mode
             list(blocks(model).walk([(images(16),), (images((24, 16)),)]))
         with pytest.raises(ValueError, match="the model gives"):
             next(BlockSequence(model, blocks(model)[:-1]).walk([(images(16),)]))
+
+
+def test_globs_without_kinds_take_those_of_the_models_own_blocks_or_of_what_layers_hold():
+    vit, resnet = (create_model(name, 5).eval() for name in ("vit_tiny_patch4_16", "resnet18"))
+    named = [(block.name, block.kind) for block in blocks(vit, ["blocks.0", "blocks.0.*", "!*.attn.*", "!*.mlp.*"])]
+    assert dict(named) == {
+        **{"blocks.0": "msa", "blocks.0.norm1": "msa", "blocks.0.attn": "msa", "blocks.0.norm2": "msa"},
+        "blocks.0.mlp": "mlp",
+        **{name: "msa" for name, _ in named if ".ls" in name or ".drop_path" in name},
+    }
+    own = {block.name: block.kind for block in blocks(resnet)}
+    assert {block.name: block.kind for block in blocks(resnet, "layer?.?")}.items() <= own.items()
+    plain = blocks(torchvision.models.squeezenet1_1(), ["features.0", "features.1"])
+    assert [block.kind for block in plain] == ["pool", "conv"]
+    with pytest.raises(ValueError, match=r"'1' is a ReLU, whose kind cannot be told; say it: layers=\{'1': 'conv'\}"):
+        blocks(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), ["1"])
+    with pytest.raises(ValueError, match=r"'layr1' is not in ResNet; close: layer1"):
+        blocks(resnet, ["layr1"])

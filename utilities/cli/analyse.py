@@ -10,6 +10,7 @@ results say about a paper's claims is printed.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -147,6 +148,7 @@ def run(entry: Analysis, given: SimpleNamespace, own: Sequence[str], words: Sequ
         raise ValueError(f"{given.out}: this analysis has no figure; write its result (.npz) or its table (.csv)")
     options = {name: getattr(given, name) for name in own}
     options = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    options |= {"layers": globs_or_kinds(options["layers"])} if "layers" in options else {}
     results: dict[str, Any] = {}
     loaders: dict[str, list[Loader]] = {}
     try:
@@ -216,6 +218,25 @@ def _with_named_layers(models: Sequence[Named], options: Mapping[str, Any]) -> s
     from utilities.cli.named_layers import with_named_layers
 
     return with_named_layers(models)
+
+
+def globs_or_kinds(layers: Any) -> Any:
+    """Tell an even number of globs, ``--layers GLOB GLOB``, from ``--layers GLOB KIND``, which reads the same.
+
+    Example:
+        >>> globs_or_kinds({"layer1.?": "layer2.?"}), globs_or_kinds({"layer1.?": "conv"})
+        (['layer1.?', 'layer2.?'], {'layer1.?': 'conv'})
+    """
+    if not isinstance(layers, Mapping) or any(_like_kind(str(kind)) for kind in layers.values()):
+        return layers
+    return [word for pair in layers.items() for word in pair]
+
+
+def _like_kind(word: str) -> bool:
+    """Tell whether a word is a kind of block, perhaps with a layout, or nearly one."""
+    from utilities.hooks.block import BLOCK_KINDS
+
+    return bool(difflib.get_close_matches(word.partition(":")[0], BLOCK_KINDS, n=1, cutoff=0.7))
 
 
 def _takes_call(function: Any) -> bool:

@@ -44,6 +44,40 @@ def _stage_block(name: str, stage: int, module: nn.Module) -> Block:
     return Block(name, kind, stage, module)
 
 
+def told_kind(model: nn.Module, name: str) -> str:
+    """Tell the kind of a layer by what it holds: attention, else convolutions, else linear layers.
+
+    A layer that holds none of them, such as a norm or an activation, has the kind of what it is a part of.
+
+    Args:
+        model: Any module.
+        name: Name of one of its modules.
+
+    Raises:
+        ValueError: If it is a part of nothing that tells.
+
+    Example:
+        >>> from utilities.zoo.vit import vit_tiny_patch2_16
+        >>> model = vit_tiny_patch2_16()
+        >>> [told_kind(model, name) for name in ("patch_embed", "blocks.0", "blocks.0.mlp", "blocks.0.norm1")]
+        ['conv', 'msa', 'mlp', 'msa']
+    """
+    whole = name
+    while whole:
+        module = model.get_submodule(whole)
+        if attends(module):
+            return "msa"
+        if any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()):
+            return "pool" if whole == name and _halves(module) else "conv"
+        if any(isinstance(part, nn.Linear) for part in module.modules()):
+            return "mlp"
+        whole = whole.rpartition(".")[0]
+    raise ValueError(
+        f"layer {name!r} is a {type(model.get_submodule(name)).__name__}, whose kind cannot be told; say it: "
+        f"layers={{{name!r}: 'conv'}}"
+    )
+
+
 class _Head(nn.Sequential):
     """Run modules in order, with the flattening that models do in between."""
 

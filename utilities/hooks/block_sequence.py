@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from utilities.hooks.block import BLOCK_KINDS, Block
-from utilities.hooks.block_families import family_blocks
+from utilities.hooks.block_families import family_blocks, told_kind
 from utilities.hooks.calls.copies import own_inputs
 from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.calls.inputs import SINGLE
 from utilities.hooks.recorder import Forward, Recorder
-from utilities.hooks.selection import select_layers
+from utilities.hooks.selection import Layers, select_layers
 from utilities.hooks.views import channels_last, prefix_tokens
 
 TOLERANCE = 1e-5  # difference between a model and its blocks, relative to the logits' largest magnitude
@@ -170,7 +170,9 @@ class BlockSequence(Sequence[Block]):
         return replace(block, layout="unknown" if last is None else "NHWC" if last else "NCHW")
 
 
-def blocks(model: nn.Module, layers: Mapping[str, str] | None = None, forward: Forward | None = None) -> BlockSequence:
+def blocks(
+    model: nn.Module, layers: Mapping[str, str] | Layers | None = None, forward: Forward | None = None
+) -> BlockSequence:
     """List the blocks of a model in the order in which they run.
 
     Known models are this package's ResNets, Lambda ResNets, AlterNets and ViTs without skips, the ResNets of timm and
@@ -179,7 +181,8 @@ def blocks(model: nn.Module, layers: Mapping[str, str] | None = None, forward: F
 
     Args:
         model: Any module.
-        layers: For any other model, names or globs of submodules (see `utilities.hooks.select_layers`) and their kinds,
+        layers: For any other model, or in place of its blocks, names or globs of submodules (see
+            `utilities.hooks.select_layers`). What they hold tells their kinds, which names with kinds state instead,
             such as ``{"features.3": "conv", "stages.?": "conv"}``. Hooks record their outputs, so they need not form
             a sequence. Whether maps have their channels last is read off their shape where possible;
             ``"conv:NHWC"`` or ``"conv:NCHW"`` states it.
@@ -190,7 +193,7 @@ def blocks(model: nn.Module, layers: Mapping[str, str] | None = None, forward: F
 
     Raises:
         ValueError: For a model that is not known, or a layer or kind that does not exist.
-        TypeError: If layers do not map names to kinds.
+        TypeError: If layers are neither names nor globs, nor map them to kinds.
 
     Example:
         >>> from utilities.resnet import resnet18
@@ -218,15 +221,28 @@ def _compare(name: str, composed: torch.Tensor, logits: torch.Tensor) -> None:
         raise ValueError(f"the blocks of {name} give logits that are {error:.1e} from the model's own; {remedy}")
 
 
-def _named_blocks(model: nn.Module, layers: Mapping[str, str], forward: Forward | None) -> BlockSequence:
-    if not isinstance(layers, Mapping):
-        raise TypeError(f"layers should map names to kinds, such as {{'NAME': 'conv'}}, got {type(layers).__name__}")
-    prefix, found, kinds = prefix_tokens(model), [], _kinds_by_name(model, layers)
+def _named_blocks(model: nn.Module, layers: Mapping[str, str] | Layers, forward: Forward | None) -> BlockSequence:
+    if not isinstance(layers, (Mapping, str, type, Iterable)) and not callable(layers):
+        raise TypeError(
+            "layers should be names or globs, such as ['NAME', 'stages.*'], or map them to kinds, such as "
+            f"{{'NAME': 'conv'}}, got {type(layers).__name__}"
+        )
+    prefix, found = prefix_tokens(model), []
+    kinds = _kinds_by_name(model, layers) if isinstance(layers, Mapping) else _told_kinds(model, layers)
     recorder = Recorder(model, list(kinds), forward=forward)
     for name in recorder.layers:
         kind, _, layout = kinds[name].partition(":")
         found.append(Block(name, kind, 0, model.get_submodule(name), layout or "auto", prefix))
     return BlockSequence(model, found, recorder)
+
+
+def _told_kinds(model: nn.Module, layers: Layers) -> dict[str, str]:
+    """Return the kinds of the layers that are chosen: those of the model's own blocks, else what they hold tells."""
+    try:
+        known = {block.name: block.kind for block in family_blocks(model)}
+    except ValueError:  # a model of an unknown family
+        known = {}
+    return {name: known.get(name) or told_kind(model, name) for name in select_layers(model, layers)}
 
 
 def _kinds_by_name(model: nn.Module, layers: Mapping[str, str]) -> dict[str, str]:

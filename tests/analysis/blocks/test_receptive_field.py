@@ -236,3 +236,17 @@ def test_images_of_one_size_and_files(tmp_path):
     result = fields(model, images[0], {"0": "conv"})
     assert ReceptiveField.load(result.save(tmp_path / "a")).to_frame().equals(result.to_frame())
     assert pooled(torch.ones(1, 4, 4), None).shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize("layers", ["layer[12].1", ["layer1.1", "layer2.1"], {"layer[12].1": "conv"}])
+def test_layers_are_named_as_in_other_analyses(layers):
+    model, images = create_model("resnet18", 5, seed=0).eval(), noise(2, 3, 16, 16).float()
+    named, every = fields(model, images, layers), fields(model, images, None)
+    assert (named.names, named.kinds) == (["layer1.1", "layer2.1"], ["conv", "conv"])
+    places = [every.names.index(name) for name in named.names]
+    assert named.maps == pytest.approx(every.maps[places])
+
+
+def test_images_that_move_nothing_are_refused():
+    with pytest.raises(ValueError, match="no layer moves with any pixel of the 2 images"):
+        fields(create_model("resnet18", 5, seed=0).eval(), torch.zeros(2, 3, 16, 16), None)

@@ -11,7 +11,7 @@ times lower at 7x7 positions than at 56x56. ``pixel_frequency`` puts all blocks 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,7 +100,7 @@ def fourier(
     path: str | None = None,
     reference: str = "dc",
     window: str = "none",
-    layers: Mapping[str, str] | None = None,
+    layers: Mapping[str, str] | Sequence[str] | None = None,
     forward: Forward | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -119,7 +119,8 @@ def fourier(
         reference: Reference of delta. ``"dc"`` is the map's mean, as in the paper. ``"ac"`` is the mean log amplitude
             over all other frequencies, because ReLUs and class tokens give maps a large mean.
         window: ``"hann"`` tapers maps towards their borders, where the transform sees a jump that is not there.
-        layers: Kinds of named layers, for models whose blocks are not known.
+        layers: Names or globs of layers in place of the model's blocks, or of a model whose blocks are not known; with
+            their kinds where these cannot be told. See `utilities.hooks.blocks`.
         forward: Function that runs such a model, if not ``model(images)``. See `utilities.hooks.Recorder`.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.

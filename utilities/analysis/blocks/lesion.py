@@ -11,7 +11,7 @@ this themselves; see `utilities.analysis.attention.attention_maps`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +78,7 @@ def lesions(
     *,
     units: str = "part",
     ablation: str = "identity",
-    layers: Mapping[str, str] | None = None,
+    layers: Mapping[str, str] | Sequence[str] | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
@@ -94,9 +94,9 @@ def lesions(
             residual blocks.
         ablation: ``"identity"`` passes on a unit's input, ``"zero"`` outputs zeros, and ``"mean"`` outputs the unit's
             average over all images. For a branch, identity and zero are the same: only the shortcut is left.
-        layers: The units of any other model: names or globs of layers and their kinds, such as ``{"stages.*.block?":
-            "conv"}``. Each is removed as it is, whatever ``units`` is, while the whole model runs. For a layer in a
-            branch ``ablation="zero"`` leaves only the shortcut.
+        layers: The units of any other model: names or globs of layers, such as ``["stages.*.block?"]``, or these with
+            their kinds, such as ``{"stages.*.block?": "conv"}``. Each is removed as it is, whatever ``units`` is, while
+            the whole model runs. For a layer in a branch ``ablation="zero"`` leaves only the shortcut.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
         provenance: Facts to keep with the result.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,10 +46,10 @@ class MiddleReader:
 
     Args:
         model: See `utilities.hooks.blocks`; in eval mode by the time it runs.
-        layers: Kinds of named layers, for models whose blocks are not known.
+        layers: Layers in place of the model's blocks, see `utilities.hooks.blocks`.
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, model: nn.Module, layers: Mapping[str, str] | Sequence[str] | None = None) -> None:
         self.model, self.sequence = model, blocks(model, layers)
         self.blocks = {block.name: block for block in self.sequence}
         self.branches = _branches_of(model, self.blocks)

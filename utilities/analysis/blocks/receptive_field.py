@@ -9,7 +9,7 @@ branch alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,7 +97,7 @@ def receptive_field(
     model: nn.Module,
     loader: Iterable[Any],
     *,
-    layers: Mapping[str, str] | None = None,
+    layers: Mapping[str, str] | Sequence[str] | None = None,
     n_images: int | None = 32,
     reduce_to: int | None = None,
     device: str | torch.device = "auto",
@@ -118,7 +118,8 @@ def receptive_field(
     Args:
         model: See `utilities.hooks.blocks`; it runs in eval mode, and is not changed.
         loader: Yields images, or (images, labels), all of one size. It is read once, up to ``n_images``.
-        layers: Kinds of named layers, for models whose blocks are not known, see `utilities.hooks.blocks`.
+        layers: Names or globs of layers in place of the model's blocks, or of a model whose blocks are not known; with
+            their kinds where these cannot be told. See `utilities.hooks.blocks`.
         n_images: Number of images; None takes all.
         reduce_to: Most entries along the longer side of the maps that are kept, means over equal areas; None keeps
             every pixel. The radii are of all pixels in any case.
@@ -131,7 +132,7 @@ def receptive_field(
 
     Raises:
         ValueError: If the model's blocks are not known, a layer has no positions, the gradient does not reach the
-            pixels, images have several sizes, or an option is out of range.
+            pixels or is zero in all layers, images have several sizes, or an option is out of range.
 
     Example:
         >>> from utilities.resnet import resnet18
@@ -182,6 +183,11 @@ class _Sums:
         """Collect the result; a layer whose gradient is zero for some images is named in a warning."""
         values = {key: torch.cat(parts, 1).numpy() for key, parts in self.values.items()}
         zero = {key: int(np.isnan(radius).sum()) for key, (radius, _) in values.items() if np.isnan(radius).any()}
+        if all(np.isnan(radius).all() for radius, _ in values.values()):
+            raise ValueError(
+                f"receptive field: no layer moves with any pixel of the {self.n} images, as where no ReLU fires on "
+                "images of one grey; give other images, or look at the model's weights"
+            )
         if zero:
             named = ", ".join(f"{name} {part} the sum ({count})" for (name, part), count in zero.items())
             warnings.warn(f"maps that are zero everywhere have no radius and are left out: {named}", stacklevel=3)

@@ -76,7 +76,10 @@ def find_units(sequence: BlockSequence, images: torch.Tensor, *, whole: bool = F
         elif before.shape == x.shape:
             found.append(Unit(block.name, block.kind, place, None, depth))
     if not found:
-        raise ValueError("no unit of this model has the same shape before and after, so none can be left out")
+        raise ValueError(
+            "no unit of this model has the same shape before and after, so none can be left out; name layers to leave "
+            "out: layers=['NAME']"
+        )
     return found
 
 
@@ -102,7 +105,10 @@ def named_units(named: BlockSequence, images: torch.Tensor) -> list[Unit]:
     """
     wrong = next((block for block in named if block.kind not in UNIT_KINDS), None)
     if wrong is not None:
-        raise ValueError(f"layer {wrong.name!r} of kind {wrong.kind!r} is no unit; units are {', '.join(UNIT_KINDS)}")
+        raise ValueError(
+            f"layer {wrong.name!r} of kind {wrong.kind!r} is no unit; units are {', '.join(UNIT_KINDS)}: leave it out, "
+            f"as '!{wrong.name}' does among globs"
+        )
     ran: dict[str, bool] = {}
     with ExitStack() as stack:
         for block in named:

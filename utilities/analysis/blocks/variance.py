@@ -7,7 +7,7 @@ variance grows with it. The relative variance, V / mean(X^2), does not follow th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +80,7 @@ def feature_variance(
     loader: Iterable[Any],
     *,
     over: str = "positions",
-    layers: Mapping[str, str] | None = None,
+    layers: Mapping[str, str] | Sequence[str] | None = None,
     forward: Forward | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -94,7 +94,8 @@ def feature_variance(
             order.
         over: ``"positions"``, as in the paper, is the variance of each map over its positions. ``"samples"`` is the
             variance of each channel and position over the images.
-        layers: Kinds of named layers, for models whose blocks are not known.
+        layers: Names or globs of layers in place of the model's blocks, or of a model whose blocks are not known; with
+            their kinds where these cannot be told. See `utilities.hooks.blocks`.
         forward: Function that runs such a model, if not ``model(images)``. See `utilities.hooks.Recorder`.
         device: See `utilities.utils.resolve_device`.
         progress: Whether to show a bar.
