@@ -104,7 +104,9 @@ def test_names_alone_are_not_trusted():
 
 @pytest.mark.parametrize("model", [torchvision.models.vgg11(init_weights=False), create_model("plain_cnn8", 5)])
 def test_models_without_branches_are_refused(model):
-    with pytest.raises(ValueError, match="no residual branches that are known"):
+    with pytest.raises(
+        ValueError, match=r"no residual branches that are known.*; take one .* 'resnet18'.*receptive_field"
+    ):
         find_residuals(model)
 
 

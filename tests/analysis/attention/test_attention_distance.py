@@ -229,7 +229,9 @@ def test_what_cannot_be_measured_is_refused_with_the_reason():
         with pytest.raises(ValueError, match=match):
             attention_distance(create_model(name, 5), [images(1, 3, size, size)], device="cpu")
 
-    with pytest.raises(ValueError, match="no self-attention"):
+    with pytest.raises(
+        ValueError, match=r"no self-attention; receptive_field, .*read here are timm's VisionTransformer"
+    ):
         attention_distance(resnet18(), [images(1, 3, 16, 16)], device="cpu")
     refuse("lambda_resnet26", "lambda_reach")
     refuse("timm/pvt_v2_b0", "keys are pooled")

@@ -219,3 +219,16 @@ def test_real_weights_see_their_own_patch_early(wheel_model):
     row, column = (round(c / 2 - 0.5) for c in result.centres[0, 37])
     expected = cka(maps[:, :, row, column], x[:, :, 32:48, 80:96])
     assert result.similarity[0, 37, 2 * 14 + 5] == pytest.approx(expected, abs=1e-6)
+
+
+def test_images_that_are_all_the_same_are_refused():
+    for same in (torch.zeros(8, 3, 8, 8), images(1).repeat(8, 1, 1, 1)):
+        with pytest.raises(ValueError, match="no patch of the 8 images differs from image to image"):
+            localisation(Rotated(), [same[:4], same[4:]], ["embed"], patch=PATCH, **CPU)
+
+
+def test_layers_that_no_image_moves_are_refused_by_name():
+    model = create_model("resnet18", 5, seed=0).eval()
+    torch.nn.init.zeros_(model.conv1.weight)
+    with pytest.raises(ValueError, match=r"localisation: layer1.0, layer1.1 have no variance over the 8 images"):
+        localisation(model, [images(8)], ["layer1.?"], patch=PATCH, **CPU)

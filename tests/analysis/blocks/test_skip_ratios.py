@@ -233,3 +233,8 @@ def test_half_precision_and_moments():
     mean, error = moments.mean_and_stderr()
     np.testing.assert_allclose(mean, values.mean(0), rtol=1e-12)
     np.testing.assert_allclose(error, values.std(0, ddof=1) / 7**0.5, rtol=1e-6)
+
+
+def test_images_on_which_all_is_zero_are_refused():
+    with pytest.raises(ValueError, match="skips and branches are exactly zero on every token"):
+        ratios(nn.Sequential(Block(lambda x: 0.5 * x)), 0 * noise(2, 4, 5, 6))

@@ -74,7 +74,10 @@ def attention_diversity(
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no attention layer of timm's kind, so no attention maps")
+        raise ValueError(
+            f"{type(model).__name__} has no attention layer of timm's kind, so no attention maps; take a transformer "
+            "of timm, such as 'timm/vit_small_patch16_224', or one of this package, such as 'vit_tiny_patch2_16'"
+        )
     sums = {name: Moments() for name in layers}
 
     def look(weights: torch.Tensor, name: str) -> None:

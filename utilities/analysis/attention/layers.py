@@ -60,6 +60,10 @@ REASONS = {  # by the module of timm that defines the model
 
 
 KNOWN = "timm's VisionTransformer, DeiT, BEiT, EVA, PiT, Swin and SwinV2, and this package's AlterNets and local ViTs"
+WITHOUT = (
+    "it has no self-attention; receptive_field, among the analyses of blocks, measures how far any model looks, and "
+    f"read here are {KNOWN}"
+)
 NAMED = re.compile("attention|attn", re.IGNORECASE)  # classes that attend, by their names
 
 
@@ -107,7 +111,7 @@ def attention_layers(model: nn.Module, what: str = "attention distance") -> list
     else:
         raise ValueError(f"{type(model).__name__} has no {what}: {_reason(model)}")
     if not found:
-        raise ValueError(f"{type(model).__name__} has no {what}: it has no self-attention")
+        raise ValueError(f"{type(model).__name__} has no {what}: {WITHOUT}")
     return found
 
 
@@ -120,7 +124,7 @@ def _reason(model: nn.Module) -> str:
     home = type(model).__module__.rpartition(".")[2]
     attention = [name for name, m in model.named_modules() if name and NAMED.search(type(m).__name__)]
     if not attention and home not in REASONS:
-        return "it has no self-attention"
+        return WITHOUT
     reason = REASONS.get(home, f"where the tokens of {', '.join(attention[:1])} lie in the image is not known here")
     return f"{reason}; read are {KNOWN}"
 

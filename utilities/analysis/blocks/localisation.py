@@ -156,8 +156,8 @@ def localisation(
 
     Raises:
         ValueError: If the model's blocks are not known and no layers are named, a layer has no positions, the patches
-            do not fit the images, the first batch is too small, images differ in size, or the sums would take more
-            than ``memory_limit``.
+            do not fit the images, the first batch is too small, images differ in size, no patch or no layer differs
+            from image to image, or the sums would take more than ``memory_limit``.
 
     Example:
         >>> from utilities.resnet import resnet18
@@ -194,6 +194,7 @@ def _collect(work: LocalisationPass, provenance: dict[str, Any]) -> Localisation
             "batch_size, or drop_last",
             stacklevel=3,
         )
+    _refuse_constant(work)
     names, patches = list(work.sums), len(work.grid.centres)
     most = max(len(where.places) for where in work.where.values())
     maps, errors = np.full((2, len(names), most, patches), np.nan)
@@ -225,6 +226,21 @@ def _collect(work: LocalisationPass, provenance: dict[str, Any]) -> Localisation
         patch_grid=list(work.grid.shape),
         provenance=provenance,
     )
+
+
+def _refuse_constant(work: LocalisationPass) -> None:
+    """Refuse images of which no patch, or with which no layer, has variance: there is nothing to compare."""
+    varied = {name: sums.varied() for name, sums in work.sums.items()}
+    if not any(patches for _, patches in varied.values()):
+        raise ValueError(
+            f"localisation: no patch of the {work.n} images differs from image to image, as if all were the same one; "
+            "give different images"
+        )
+    if not any(positions for positions, _ in varied.values()):
+        raise ValueError(
+            f"localisation: {', '.join(varied)} have no variance over the {work.n} images at any position; give other "
+            "images, or look at the model's weights"
+        )
 
 
 def _jackknife(

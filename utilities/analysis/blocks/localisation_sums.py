@@ -100,6 +100,11 @@ class LocalisationSums:
         before = self.blocks.get(key)
         self.blocks[key] = terms if before is None else [a + b for a, b in zip(before, terms, strict=True)]
 
+    def varied(self) -> tuple[int, int]:
+        """Count the positions and the patches that have variance over the images of a batch."""
+        own, pixels = (sum(block[i] for block in self.blocks.values()) for i in (1, 2))
+        return int((own > 0).sum()), int((pixels > 0).sum())
+
     def similarity(self, without: int | None = None) -> torch.Tensor:
         """Compute CKA of all positions with all patches, NaN where one of them has no variance.
 

@@ -132,7 +132,7 @@ def skip_ratios(
 
     Raises:
         ValueError: If the model has no residual branch that is known, a branch is not what its block adds, images have
-            several sizes, or there is no image.
+            several sizes, skips and branches are all zero, or there is no image.
 
     Example:
         >>> from utilities.zoo.vit import vit_tiny_patch2_16
@@ -168,6 +168,11 @@ def skip_ratios(
 
 def _collect(sums: Sequence[BranchSums], tokens: Tokens, provenance: dict[str, Any]) -> SkipRatios:
     """Collect the result, and name branches with tokens that have no value in a warning."""
+    if all(one.without[value] == one.seen for one in sums for value in VALUES):
+        raise ValueError(
+            "skip ratios: skips and branches are exactly zero on every token, as on images of one grey; give other "
+            "images, or look at the model's weights"
+        )
     for value, reason in (("ratio", "branch is"), ("cosine", "skip or sum is")):
         some = [f"{one.name} ({one.without[value]:,} of {one.seen:,})" for one in sums if one.without[value]]
         if some:

@@ -122,7 +122,10 @@ class Objective:
         """Name the trained parameters that are in the block."""
         names = [name for name, p in model.named_parameters() if p.requires_grad]
         if not names:
-            raise ValueError(f"{type(model).__name__} has no parameter that requires gradients: there is no Hessian")
+            raise ValueError(
+                f"{type(model).__name__} has no parameter that requires gradients, so no Hessian; "
+                "model.requires_grad_() lets all have them"
+            )
         if self.block is None:
             return set(names)
         chosen: set[str] = set()
