@@ -78,7 +78,7 @@ class Fields:
     ("words", "said"),
     [
         (["--sped", "slow"], "test has no option --sped; close: --speed"),
-        (["--speed", "fst"], "invalid choice 'fst' for argument '--speed'. Expected one of ('slow', 'fast'); close"),
+        (["--speed", "fst"], "--speed 'fst' is not known; close: fast; known: fast, slow"),
         (["more"], "Unrecognized options: more"),
     ],
 )

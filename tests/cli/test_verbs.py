@@ -86,6 +86,7 @@ def test_alone_it_lists_the_verbs(capsys):
         (["layers", "plain_cnn"], "python -m utilities models lists all"),
         (["analyse", "layer_matching", "resnet18", "--dataset", "digits", "--out", "a"], "--layers is missing"),
         (["models", "resnt18"], "close: resnet18"),
+        (["models", "--weights", "foo"], "--weights 'foo' is not known; known: wheel\n"),
         (["datasets", "cifar"], "close: cifar10"),
         (["fetch", "cifar11"], "close: cifar10"),
         (["fetch"], "nothing is named"),
