@@ -42,11 +42,21 @@ def printed(path):
     return "".join(output.get("text", "") for output in outputs)
 
 
+def heeding():
+    """Let a new process heed Ctrl-C, whatever it inherits."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(tmp_path, *more):
-    """Start the command in a process whose descendants all carry a mark; wait until a notebook runs."""
+    """Start the command in a process whose descendants all carry a mark; wait until a notebook runs.
+
+    Shells and nohup let what they start in the background ignore SIGINT, which children inherit: the tests would too.
+    """
     command = [sys.executable, "-m", "utilities", "rerun", "--notebooks", tmp_path / "notebooks", "--out", tmp_path]
     environment = {**os.environ, "RERUN_TEST_MARK": str(tmp_path)}
-    process = subprocess.Popen([*command, *more], env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *more], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
+    )
     wait_for(lambda: (tmp_path / "quick" / "started").exists())
     return process
 
