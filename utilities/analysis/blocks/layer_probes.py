@@ -9,6 +9,7 @@ token, or each token by itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ from utilities.hooks.views import View, check_view
 from utilities.results.result import Result
 from utilities.results.statistics import mean_and_stderr, wilson
 from utilities.utils import versions
-from utilities.zoo.layers import comparison_layers
+from utilities.zoo.layers import block_layers, comparison_layers
 
 
 @dataclass(frozen=True)
@@ -241,10 +242,10 @@ def _chosen_layers(model: nn.Module, layers: Sequence[str] | None) -> tuple[list
     """List the layers, and tell whether each has to be there."""
     if layers is not None:
         return [layers] if isinstance(layers, str) else list(layers), True
-    try:
-        return block_outputs(model), True
-    except ValueError:  # a model of an unknown family
-        return comparison_layers(model), False
+    for known in (block_outputs, block_layers):  # families of this package, and blocks by their names
+        with suppress(ValueError):
+            return known(model), True
+    return comparison_layers(model), False
 
 
 def _collect(
