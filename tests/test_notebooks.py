@@ -16,7 +16,7 @@ EXPECTED = {
     *(f"Lambda_R{d}_CIFAR100_{w}" for d in (26, 38, 50) for w in ("PRETRAINED", "RANDOM")),
     *("R101_CIFAR100", "ViT_ImageNet_PRETRAINED", "ViT_ImageNet_RANDOM"),
     *(f"Compare_{what}" for what in ("Depth_R18_R34", "Width_R50_WideR50", "CNN_Hybrid_ViT", "ViT_Swin", "Datasets")),
-    *("Teacher_Student", "Measures", "Data_Size"),
+    *("Teacher_Student", "Measures", "Data_Size", "Missing_Skips"),
     *("Classification", "Fourier_Analysis", "Feature_Map_Variance", "Loss_Landscape", "Hessian_Spectra", "Robustness"),
     *("Noise_Frequency", "Lesion_Study", "AlterNet_Build_Up"),
     *("Class_Embedding_Tutorial", "Class_Identifiability", "Mechanistic_Interpretability"),
@@ -33,7 +33,10 @@ WITH_REAL_WEIGHTS = (
     "Skip_Connections",
     "Spatial_Localisation",
 )
-EXTRA = {"Compare_Datasets": ["OTHER"], **dict.fromkeys(WITH_REAL_WEIGHTS, REAL), "Layer_Probes": [*REAL, "N_TRAIN"]}
+EXTRA = {
+    **{"Compare_Datasets": ["OTHER"], **dict.fromkeys(WITH_REAL_WEIGHTS, REAL)},
+    **{"Receptive_Field": [*REAL, "IMAGE_SIZE"], "Layer_Probes": [*REAL, "IMAGE_SIZE", "N_TRAIN"]},
+}
 TRAINS_NOTHING = {"Real_Weights", "Receptive_Field"}  # so that there are no epochs to choose
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

@@ -63,3 +63,10 @@ def test_what_cannot_be_opened_is_refused(words):
     with pytest.raises(ValueError, match="profile 'slow' is not known"):
         real_images("slow")
     assert real_images("quick", None, 5) == {"dataset": "photos", "n_images": 5}
+
+
+def test_smaller_images_are_for_the_quick_profiles_own_photographs():
+    assert real_images(small=168)["image_size"] == 168
+    assert real_images(image_size=224, small=168)["image_size"] == 224
+    for other in (real_images("paper", small=168), real_images("quick", "imagenet", small=168), real_images()):
+        assert "image_size" not in other

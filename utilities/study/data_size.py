@@ -32,7 +32,7 @@ from utilities.zoo.factory import create_model
 from utilities.zoo.inputs import input_options
 from utilities.zoo.layers import block_layers
 
-SHARES = (0.03, 0.1, 0.3, 1.0)
+SHARES = {"quick": (0.03, 1.0), "paper": (0.03, 0.1, 0.3, 1.0)}  # claims rest on the smallest and the largest
 NEW_DATASET = {"quick": "photos", "paper": "cifar10"}
 # Training on the new data set, where it differs from that on the first one. By validation accuracy, 4 epochs were as
 # good as 8, and better than 4 at a lower rate.
@@ -61,18 +61,18 @@ def share_recipe(recipe: Recipe, share: float, count: int) -> Recipe:
     return replace(recipe, n_images=n_images, epoch_images=count)
 
 
-def train_on_shares(study: Study, shares: Sequence[float] = SHARES) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
+def train_on_shares(study: Study, shares: Sequence[float] | None = None) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
     """Train a model on shares of the training images, or load it where that has been done.
 
     Args:
         study: Study of the model. Its seed is that of the model trained on all images; shares have the next one.
-        shares: Shares of the images; a smaller choice is part of a larger one.
+        shares: Shares of the images; a smaller choice is part of a larger one. None takes the profile's `SHARES`.
 
     Returns:
         Label of the share -> model, and its facts for captions: ``model, weights, accuracy, n_train``.
     """
     found = {}
-    for share in shares:
+    for share in SHARES[study.profile] if shares is None else shares:
         all_images = _train_images(study.dataset, study)
         recipe = share_recipe(study.recipe, share, all_images)
         folder = study.checkpoint_folder / "shares" / f"{recipe.n_images}_images"
@@ -81,7 +81,7 @@ def train_on_shares(study: Study, shares: Sequence[float] = SHARES) -> dict[str,
     return found
 
 
-def compare_shares(study: Study, shares: Sequence[float] = SHARES) -> dict[str, Similarity]:
+def compare_shares(study: Study, shares: Sequence[float] | None = None) -> dict[str, Similarity]:
     """Compare a model trained on shares of the training images with one trained on all, block by block.
 
     Args:

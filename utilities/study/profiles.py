@@ -54,7 +54,8 @@ QUICK_TRAINING = {
     "mixer": {"epochs": 12, "learning_rate": 2e-3, "batch_size": 32},
     "vit_tiny_patch4_16": {"epochs": 16, "learning_rate": 1e-3, "batch_size": 32},
     "vit_tiny_noskip": {"epochs": 16, "learning_rate": 1e-3, "batch_size": 32},  # at twice the rate it does not learn
-    "vit_tiny_gap": {"epochs": 30, "learning_rate": 2e-3, "batch_size": 64},  # 20 just reach what is required
+    "vit_tiny_gap_patch4": {"epochs": 20, "learning_rate": 1e-3, "batch_size": 32},
+    "vit_tiny_gap": {"epochs": 12, "learning_rate": 1e-3, "batch_size": 32},  # at twice the rate it takes 30
     "vit": {"epochs": 20, "learning_rate": 2e-3, "batch_size": 64},
     "plain": {"epochs": 8, "learning_rate": 3e-3, "batch_size": 32},
     "swin": {"epochs": 30, "learning_rate": 1e-3, "batch_size": 32},

