@@ -19,6 +19,7 @@ from utilities.claims.basis import UNTRAINED, accuracy_of, count_images, provena
 from utilities.claims.claim import Claim
 
 IMAGES = 50  # with fewer, standard errors are hardly known, and shares move in steps of two points or more
+NOT_TRIED = "not tried"
 ERRORS = 2  # number of standard errors above chance at which a model counts as having learnt
 TRAINED = re.compile(r"trained|epochs_[1-9]|after [1-9]")  # pretrained, trained for 9 epochs, ..._epochs_9.pth
 
@@ -59,10 +60,10 @@ def not_told(text: str, source: str, why: str, results: Mapping[str, Any]) -> Cl
         >>> from types import SimpleNamespace
         >>> cnn = SimpleNamespace(n=9, provenance={"weights": "pretrained"})
         >>> claim = not_told("a", "b", "no ViT was run", {"cnn": cnn})
-        >>> claim.holds, claim.weights
-        (None, 'real')
+        >>> claim.holds, claim.reason, claim.weights
+        (None, 'not tried', 'real')
     """
-    return rest_on(Claim(text, source, why, None), results)
+    return rest_on(Claim(text, source, why, None, reason=NOT_TRIED), results)
 
 
 def keep_sound(results: Mapping[str, Any], *, learnt: bool = True) -> tuple[dict[str, Any], str]:

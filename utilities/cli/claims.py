@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from utilities.cli.arguments import options_of, parse, position
 from utilities.cli.user_errors import reporting
 
-MARKS = {True: "holds", False: "does not hold"}
+MARKS = {"True": "holds", "False": "does not hold"}
 PROJECT = Path(__file__).resolve().parents[2]
 HEADS = ("claim", "source", "weights", "models", "images", "verdict", "numbers", "notebook")
 LONG = 150  # characters of numbers; longer ones end where the next part would begin
@@ -58,7 +58,9 @@ def table(*folders: Path, full: bool = False) -> str:
         raise FileNotFoundError(
             f"{', '.join(map(str, folders))} holds no *_claims.csv; run the notebooks first, with: make figures"
         )
-    rows = pd.concat([pd.read_csv(path).assign(notebook=path.stem.removesuffix("_claims")) for path in files])
+    rows = pd.concat(
+        [pd.read_csv(path, dtype=str).assign(notebook=path.stem.removesuffix("_claims")) for path in files]
+    )
     rows["order"] = [_order(_said(row, "weights")) for row in rows.itertuples()]
     by_paper = rows.sort_values("source", key=lambda source: source.str.extract(r"^(.*?\d{4})")[0], kind="stable")
     lines = [f"| {' | '.join(HEADS)} |", "|" + "---|" * len(HEADS)]

@@ -131,7 +131,7 @@ def keep(runs: Path, results: Path) -> list[Path]:
             result = picture.kind.load(runs / name)
             paths.append(_smaller(result, picture.few_layers).save(results / name))
     for path in sorted(runs.glob("*_claims.csv")):
-        claims = pd.read_csv(path)
+        claims = pd.read_csv(path, dtype=str)
         if "weights" not in claims:
             continue
         real = claims[claims["weights"].fillna("").str.split(" + ", regex=False).map(lambda kinds: "real" in kinds)]

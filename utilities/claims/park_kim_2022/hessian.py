@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from scipy.stats import norm, t
 
 from utilities.analysis.loss.hessian import HessianSpectra, after_start
-from utilities.claims.basis import rest_on
 from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import not_told, weigh
 from utilities.zoo.families import FAMILY_TITLES
@@ -65,7 +64,9 @@ def _flat_and_convex(models: Mapping[str, HessianSpectra], when: str) -> list[Cl
 def _weighed(claim: Claim, models: Mapping[str, HessianSpectra], wanted: Sequence[str]) -> Claim:
     """Weigh a claim with the models it was judged by; if one of them is missing, say what the others are."""
     there = {FAMILY_TITLES[name]: models[name] for name in wanted if name in models}
-    return weigh(claim, there) if len(there) == len(wanted) else rest_on(claim, there)
+    if len(there) < len(wanted):
+        return not_told(claim.claim, claim.source, claim.found, there)
+    return weigh(claim, there)
 
 
 def _between(models: Mapping[str, HessianSpectra]) -> Claim:

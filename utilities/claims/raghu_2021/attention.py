@@ -103,8 +103,9 @@ def claims_of_head_windows(results: Mapping[str, HeadWindowSimilarity]) -> list[
         facts = result.provenance
         said = f"{models}, heads of {facts['block']}" if facts.get("block") else models
         text = f"{said}, windows at {result.distance[0]:.0f} to {result.distance[-1]:.0f} px: {'; '.join(found)}"
-        ends = zip(result.layers2, result.matrix[0], result.matrix[-1], strict=True)
-        short = f"{models}: " + ", ".join(f"{first:.2f} to {last:.2f} with {layer}" for layer, first, last in ends)
+        first = found[0].partition(" (")[0] if found else "no layer"
+        falls = f"{judged.count(True)} of {len(judged)} curves fall, {judged.count(False)} do not, {judged.count(None)} cannot be told"
+        short = f"{models}: {first}; {falls}"
         claim = OTHER if facts.get("block_index") else FALLING
         claims.append(weigh(Claim(claim, f"{PAPER}, Fig. 5", text, all_hold(judged), short=short), _sides(result)))
     return claims
