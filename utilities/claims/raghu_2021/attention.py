@@ -104,7 +104,8 @@ def claims_of_head_windows(results: Mapping[str, HeadWindowSimilarity]) -> list[
         said = f"{models}, heads of {facts['block']}" if facts.get("block") else models
         text = f"{said}, windows at {result.distance[0]:.0f} to {result.distance[-1]:.0f} px: {'; '.join(found)}"
         first = found[0].partition(" (")[0] if found else "no layer"
-        falls = f"{judged.count(True)} of {len(judged)} curves fall, {judged.count(False)} do not, {judged.count(None)} cannot be told"
+        counts = [judged.count(verdict) for verdict in (True, False, None)]
+        falls = "{} of {} curves fall, {} do not, {} cannot be told".format(counts[0], len(judged), *counts[1:])
         short = f"{models}: {first}; {falls}"
         claim = OTHER if facts.get("block_index") else FALLING
         claims.append(weigh(Claim(claim, f"{PAPER}, Fig. 5", text, all_hold(judged), short=short), _sides(result)))

@@ -41,7 +41,7 @@ def plot_panels(columns: Sequence[Sequence[Similarity]], width: float | str | No
         facts = result.provenance
         draw_heatmap(ax, result.matrix, result, vmin=0, vmax=1, cmap="rocket", labels=False)
         accuracy = describe_accuracy(facts)
-        note = f"\n{alike(facts)}" if alike(facts) else ""
+        note = f"\n{alike(facts).partition(':')[0]}" if alike(facts) else ""  # panels show no errors
         data = f"{facts['dataset']}," if facts.get("dataset") else ""
         weights = f"\n{facts['weights']}" if facts.get("weights") else ""
         title = f"{facts.get('model', '')}{weights}\n{data} n = {result.n}{accuracy and f', {accuracy}'}{note}"
