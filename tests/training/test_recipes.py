@@ -61,12 +61,14 @@ def test_the_published_recipes_have_the_published_numbers(name):
         "n_images",
         "norm_images",
         "epoch_images",
+        "nesterov",
+        "decay_vectors",
     }
 
 
 def test_the_recipes_are_those_of_the_table_and_the_studys():
     assert RECIPES["study"] == Recipe()
-    assert set(RECIPES) == {"study", *PUBLISHED}
+    assert set(RECIPES) == {"study", "fast", "vit", *PUBLISHED}
 
 
 def test_padded_crops_of_cifar_are_shifted_by_up_to_four_pixels():
