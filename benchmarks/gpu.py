@@ -65,6 +65,7 @@ class Bench:
 
 PARTS = {
     "checks": gpu_checks.items,
+    "trials": gpu_training.trials,
     "training": gpu_training.items,
     "studies": gpu_studies.items,
     "speed": gpu_speed.items,

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from gpu import Bench
 
 # Largest differences that are accepted, and why. float32 sums in another order differ by some 1e-6 of a layer's scale,
-# and depth multiplies that; TF32 rounds factors to 10 bits, bfloat16 to 8, float16 to 11. An untrained network multiplies
-# rounding more than a trained one, for which the part "studies" has the same numbers.
+# and depth multiplies that; TF32 rounds factors to 10 bits, bfloat16 to 8, float16 to 11. An untrained network
+# multiplies rounding more than a trained one, for which the part "studies" has the same numbers.
 COMPARED = {"exact": 2e-4, "auto": 2e-3, "fast": 5e-3, "half": 5e-2}
 LAMBDA = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 ANALYSED = 1e-3  # of the largest value of an array

@@ -87,7 +87,7 @@ def _loader(bench: Bench, split: int = 2) -> Loader:
     """Serve some images of a split, in a fixed random order and not augmented."""
     data = copy.copy(bench.sets[split])
     data.augmentation = None
-    count = min(N_IMAGES, len(data))
+    count = min(60 if bench.toy else N_IMAGES, len(data))
     rows = np.random.default_rng(0).permutation(len(data))[:count]
     return make_loader(torch.utils.data.Subset(data, rows.tolist()), min(BATCH, count // 2))
 

@@ -127,6 +127,8 @@ class Recipe:
         recipe = replace(self, optimizer=optimizer, learning_rate=rate, weight_decay=decay)
         _check_numbers(recipe)
         _check_schedule(recipe)
+        if recipe.nesterov and optimizer != "sgd":
+            raise ValueError(f"nesterov=True is for the optimizer sgd, not {optimizer}; leave it out")
         return recipe
 
 
