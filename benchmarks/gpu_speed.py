@@ -37,13 +37,13 @@ STEPS = {
 
 def items(bench: Bench) -> Iterator[tuple[str, Callable[[], Any]]]:
     """List what is timed."""
-    for case in "a" if bench.toy else "adbc":
-        yield f"compare_{case}", partial(time_compare, bench, case)
-    for size in (16,) if bench.toy else (16, 32, 64):
-        yield f"lambda_{size}", partial(time_lambda, bench, size)
-    yield "lambda_steps", partial(time_steps, bench)
     for name in ("plain_cnn8",) if bench.toy else ("resnet18", "vit_tiny_patch4_32", "plain_cnn8"):
         yield f"training_{name}", partial(time_training, bench, name)
+    yield "lambda_steps", partial(time_steps, bench)
+    for size in (16,) if bench.toy else (32, 16, 64):
+        yield f"lambda_{size}", partial(time_lambda, bench, size)
+    for case in "a" if bench.toy else "adc":
+        yield f"compare_{case}", partial(time_compare, bench, case)
     if not bench.toy:
         yield "large_vit", partial(time_large_vit, bench)
 
