@@ -112,7 +112,10 @@ def time_lambda(bench: Bench, size: int) -> dict[str, Any]:
         forms = [form for form in FORMS if size < 64 or form != "plain" or dtype != torch.float32]
         found[str(dtype)] = timed(bench, {form: partial(step, form, dtype) for form in forms})
     difference = (fft(weight, v) - lambda_layer.position_lambda(weight, v, "banded")).abs().max().item()
-    return {"batch": batch, "chosen": lambda_layer.choose_method(size, size, *(min(23, 2 * size - 1),) * 2)} | {
+    return {
+        "batch": batch,
+        "chosen": lambda_layer.choose_method(size, size, *(min(23, 2 * size - 1),) * 2, bench.device.type),
+    } | {
         "seconds": found,
         "difference of fft": difference,
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from gpu_training import FIRST, SEEDED, checkpoint_of
+from gpu_training import RUNS, SEEDED, checkpoint_of
 
 from utilities.cli.analyses import ANALYSES, find
 from utilities.compare import compare
@@ -54,7 +54,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"receptive_field": {"reduce_to": 32}, "hes
 
 def items(bench: Bench) -> Iterator[tuple[str, Callable[[], Any]]]:
     """List comparisons and analyses of what has been trained."""
-    there = [name for name in FIRST if checkpoint_of(bench, name, 0).exists()]
+    there = [name for name, seed in RUNS if seed == 0 and checkpoint_of(bench, name, 0).exists()]
     pairs = [(name, name) for name in there] + [pair for pair in CROSS if {*pair} <= {*there}]
     for one, two in pairs:
         yield f"{one}_{two}", partial(similarity, bench, (one, 0), (two, 0))

@@ -18,6 +18,7 @@ from torchvision.transforms import functional as TF
 from tqdm.auto import tqdm
 
 from utilities.datasets.masks import refuse_random_transform, transformed_mask
+from utilities.hooks.calls.sending import send
 
 MEMORY = 2**30  # bytes of decoded images to keep
 
@@ -68,10 +69,10 @@ class Augmentation:
             raise ValueError(f"images should be (batch, channels, height, width), got {tuple(images.shape)}")
         n, channels, height, width = images.shape
         device = images.device
-        top, left = torch.randint(0, 2 * self.pad + 1, (2, n, 1), generator=generator).to(device)
+        top, left = send(torch.randint(0, 2 * self.pad + 1, (2, n, 1), generator=generator), device)
         rows, columns = top + torch.arange(height, device=device), left + torch.arange(width, device=device)
         if self.flip:
-            mirrored = torch.rand((n, 1), generator=generator).to(device) < 0.5
+            mirrored = send(torch.rand((n, 1), generator=generator), device) < 0.5
             columns = torch.where(mirrored, columns.flip(1), columns)
         pixels = rows[:, :, None] * (width + 2 * self.pad) + columns[:, None, :]
         pixels = pixels.reshape(n, 1, -1).expand(-1, channels, -1)
@@ -192,10 +193,10 @@ class ImageDataset(Dataset):
             images = torch.stack([_transformed(self._transform, self._pil(i)) for i in rows.tolist()])
         else:
             if self._images is not None:
-                pixels = _resized(self._images[rows], self.image_size)
+                pixels = _resized(self._images[send(rows, self._images.device)], self.image_size)
             else:
                 pixels = torch.stack([self._decoded(i) for i in rows.tolist()])
-            mean, std = (torch.tensor(x, device=pixels.device).view(1, 3, 1, 1) * 255 for x in (self.mean, self.std))
+            mean, std = (send(torch.tensor(x).view(1, 3, 1, 1) * 255, pixels.device) for x in (self.mean, self.std))
             images = pixels.float().sub_(mean).div_(std)
         batch = images, self._labels[rows], *([self._read_masks(rows)] if self.masks else [])
         return batch if self.augmentation is None else tuple(augmented(self.augmentation, batch))

@@ -22,6 +22,7 @@ from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.calls.inputs import check_gradients, explaining
 from utilities.hooks.calls.labels import check_labels, check_logits, hits, need_labels
 from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.sending import send
 from utilities.hooks.calls.weights import STATISTICS, check_weights
 from utilities.training.augmentation import Blend
 from utilities.training.distillation import distillation_loss
@@ -240,7 +241,7 @@ class Trainer:
 
     def _placed(self, images: torch.Tensor) -> torch.Tensor:
         layout = self.layout if images.ndim == 4 else torch.preserve_format
-        return images.to(self.device, memory_format=layout, non_blocking=True)
+        return send(images, self.device).to(memory_format=layout)
 
     @property
     def precision(self) -> str:
@@ -274,7 +275,7 @@ class Trainer:
                 taught = None if self.teacher is None else self.teacher(images.clone()).float()
         check_logits(logits)
         # Labels are checked on the CPU, where they are, so that a GPU does not have to wait.
-        labels = check_labels(labels, logits.shape[1], len(logits)).to(self.device)
+        labels = send(check_labels(labels, logits.shape[1], len(logits)), self.device)
         logits, targets = logits.float(), labels
         if mix or self.recipe.label_smoothing:
             targets = (mix or Blend()).targets(labels, logits.shape[1], self.recipe.label_smoothing)
