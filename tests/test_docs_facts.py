@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tests.test_docs import FENCE, TEXTS, find_command_line
+from utilities.claims.raghu_2021 import attention, localisation, probes, receptive_field, training
 from utilities.utils import PROJECT_ROOT
 
 
@@ -26,6 +27,31 @@ def test_links_lead_somewhere(page):
         assert path.is_file(), f"{page}: {target}"
         if anchor:
             assert anchor in anchors(path.read_text()), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_a_blank_line_stands_before_and_after_every_heading(page):
+    lines = FENCE.sub("", TEXTS[page]).splitlines()
+    for i, line in enumerate(lines):
+        assert line == line.rstrip(), f"{page}: a line ends in blanks: {line}"
+        if re.match(r"#+ ", line):
+            assert not any(lines[max(i - 1, 0) : i] + lines[i + 1 : i + 2]), f"{page}: {line}"
+
+
+def test_every_claim_that_is_judged_has_its_threshold_on_the_page():
+    judged = "\n".join(path.read_text() for path in (PROJECT_ROOT / "utilities/claims/raghu_2021").glob("*.py"))
+    figures = set(re.findall(r"Fig\. (\w+(?:\.\d)?)(?=[\"'])", judged))
+    assert {"1", "5", "8", "9", "11a", "13b", "C.4", "E.2", "G.1", "H.1"} <= figures
+    page = TEXTS["docs/study-do-vits-see.md"]
+    section = page.partition("## How the claims are judged")[2].partition("\n## ")[0]
+    rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| ")]
+    assert {figure.strip() for row in rows[1:] for figure in row.split(",")} == figures
+    for value in (attention.LOCAL, receptive_field.LOCAL, receptive_field.PEAK, localisation.KEPT, probes.KEPT):
+        assert value == 0.5  # "half", in words
+    for value in (receptive_field.GLOBAL, training.PRESERVED):
+        assert f"{value:g}" in section
+    for value in (probes.EQUAL, training.MARGIN):
+        assert f"{100 * value:g} percent points" in section
 
 
 def test_all_pages_are_in_the_contents_of_the_site():

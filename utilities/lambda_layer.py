@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import nn
 
-MAX_TOEPLITZ_POSITIONS = 256  # limits of the methods; see `choose_method`
+MAX_TOEPLITZ_POSITIONS = {"cpu": 256, "cuda": 1024}  # limits of the methods; see `choose_method`
 MAX_ROWS_PER_TAP = 2
 MAX_COLUMNS_PER_TAP = 3
 
@@ -44,10 +44,11 @@ def crop_kernel(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return weight[..., top : rows - top, left : columns - left]
 
 
-def choose_method(height: int, width: int, rows: int, columns: int) -> str:
-    """Choose the method for a position lambda by the time of a forward and backward pass on CPU.
+def choose_method(height: int, width: int, rows: int, columns: int, device: str = "cpu") -> str:
+    """Choose the method for a position lambda by the time of a forward and backward pass.
 
-    - ``"toeplitz"`` up to 256 positions and 2 map rows per tap: a matrix product with E spread to N x N.
+    - ``"toeplitz"`` up to 256 positions, or 1,024 on a GPU, and 2 map rows per tap: a matrix product with E spread to
+      N x N.
     - ``"banded"`` up to 3 map columns per tap: E is spread along the columns only. They become the channels of a
       convolution over the rows.
     - ``"conv"`` otherwise: the convolution itself. Its gradients are slow, because it has du input channels.
@@ -57,6 +58,7 @@ def choose_method(height: int, width: int, rows: int, columns: int) -> str:
         width: Number of columns of the map.
         rows: Number of taps of the cropped kernel along the rows.
         columns: Number of taps of the cropped kernel along the columns.
+        device: Type of the device.
 
     Returns:
         The method's name, for `position_lambda`.
@@ -65,7 +67,8 @@ def choose_method(height: int, width: int, rows: int, columns: int) -> str:
         >>> [choose_method(size, size, 23, 23) for size in (16, 32, 112)]
         ['toeplitz', 'banded', 'conv']
     """
-    if height * width <= MAX_TOEPLITZ_POSITIONS and height <= MAX_ROWS_PER_TAP * rows:
+    limit = MAX_TOEPLITZ_POSITIONS.get(device, MAX_TOEPLITZ_POSITIONS["cpu"])
+    if height * width <= limit and height <= MAX_ROWS_PER_TAP * rows:
         return "toeplitz"
     return "banded" if width <= MAX_COLUMNS_PER_TAP * columns else "conv"
 
@@ -115,7 +118,7 @@ def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = 
     """
     height, width = v.shape[-2:]
     weight = crop_kernel(weight, height, width)
-    method = method or choose_method(height, width, *weight.shape[-2:])
+    method = method or choose_method(height, width, *weight.shape[-2:], v.device.type)
     if method == "toeplitz":
         return _toeplitz(weight, v)
     if method == "banded":

@@ -28,7 +28,7 @@ import torch
 from torchvision.ops import StochasticDepth
 
 from utilities.datasets.factory import load_dataset
-from utilities.datasets.images import ImageDataset
+from utilities.datasets.images import Augmentation, ImageDataset
 from utilities.datasets.loaders import Loader, make_loader
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.results.writing import check_writable, clear_killed, warning_of_failure
@@ -99,6 +99,7 @@ def fit(
     start: str | Path | None = None,
     classes: Sequence[str] | str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    sets: Sequence[ImageDataset] | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
     """Train a model and write its checkpoint, completely or not at all.
@@ -128,6 +129,8 @@ def fit(
         classes: Order of a folder's classes; see `utilities.datasets.load_dataset`.
         options: Further options of `utilities.zoo.create_model`, such as the ``widths`` of a plain CNN. Checkpoints do
             not hold them, so that they need a folder of their own.
+        sets: What `load_sets` gives for this recipe, seed and order of classes, to train several models on images that
+            are read once.
         report: Function that receives the lines of the epoch table.
 
     Returns:
@@ -163,8 +166,9 @@ def fit(
             return path
         clear_killed(path)
         clear_killed(resume_file(path))
-        sets = load_sets(recipe, seed, classes)
-        (train, validation, test), num_classes = make_loaders(sets, recipe, seed, workers), sets[0].num_classes
+        sets = load_sets(recipe, seed, classes) if sets is None else sets
+        placed = _resident(sets, resolve_device(device), workers)
+        (train, validation, test), num_classes = make_loaders(placed, recipe, seed, workers), sets[0].num_classes
         set_seed(seed)
         model = _create(model_name, num_classes, seed, recipe.drop_path, options or {})
         if begun:
@@ -231,6 +235,13 @@ def load_sets(recipe: Recipe, seed: int = 0, classes: Sequence[str] | str | Path
     return [train, *(load_dataset(recipe.dataset, split, **options) for split in ("validation", "test"))]
 
 
+def _resident(sets: Sequence[ImageDataset], device: torch.device, workers: int) -> Sequence[ImageDataset]:
+    """Put decoded images on a GPU, where batches are then cut out, unless something needs them on the CPU."""
+    if device.type == "cpu" or workers or not isinstance(sets[0].augmentation, Augmentation):
+        return sets
+    return [one.to(device) for one in sets]
+
+
 def make_loaders(sets: Sequence[ImageDataset], recipe: Recipe, seed: int, workers: int = 0) -> list[Loader]:
     """Make loaders for the sets of `load_sets`: training images in a new order each epoch, the others in fixed order.
 
@@ -252,7 +263,7 @@ def _check_size(model: torch.nn.Module, train: Loader, model_name: str) -> None:
     data = train.dataset
     try:
         with evaluating(model), torch.inference_mode():
-            model(torch.stack([data[0][0], data[0][0]]))
+            model(torch.stack([data[0][0], data[0][0]]).cpu())
     except (AssertionError, RuntimeError, ValueError) as error:
         size = f"{data.image_size}x{data.image_size} images of {data.name}"
         raise ValueError(f"{model_name} cannot take the {size}: {error}; choose another --image-size") from error

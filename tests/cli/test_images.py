@@ -1,11 +1,14 @@
 """The pictures of README and docs are drawn from saved results, the committed ones among them."""
 
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from utilities.cli.images import main
 from utilities.results.similarity import Similarity
-from utilities.study.pictures import REAL, SMALL
+from utilities.study.pictures import REAL, SMALL, keep
 from utilities.utils import PROJECT_ROOT
 
 
@@ -19,6 +22,25 @@ def test_pictures_are_made_from_saved_results(tmp_path, capsys):
     made = sorted((tmp_path / "images").iterdir())
     assert [path.stem for path in made] == sorted([*SMALL, *REAL])
     assert all(path.stat().st_size < 300_000 for path in made)
+
+
+def test_pictures_of_real_weights_need_no_runs_of_small_models(tmp_path, capsys):
+    main([str(tmp_path / "absent"), "--out", str(tmp_path / "images")])
+    assert sorted(path.stem for path in (tmp_path / "images").iterdir()) == sorted(REAL)
+    assert "resnet.png, lambda.png, vit.png stay as they are; make figures" in capsys.readouterr().err
+
+
+def test_claims_that_rest_on_real_weights_are_kept(tmp_path):
+    copied = shutil.copytree(PROJECT_ROOT / "results", tmp_path / "runs")
+    pd.DataFrame(
+        {"claim": list("abcd"), "weights": ["real", "trained here", "trained here + real", None], "holds": True}
+    ).to_csv(copied / "One_claims.csv", index=False)
+    (copied / "Old_claims.csv").write_text("claim,holds\na,True\n")
+    paths = keep(copied, tmp_path / "kept")
+    assert list(pd.read_csv(tmp_path / "kept" / "One_claims.csv")["claim"]) == ["a", "c"]
+    names = {path.name for path in paths}
+    assert "Old_claims.csv" not in names
+    assert {f"{name}.npz" for picture in REAL.values() for name in picture.files.values()} <= names
 
 
 def test_what_is_committed_is_small():

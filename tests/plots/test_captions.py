@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from utilities.plots.captions import describe_accuracy, describe_model, describe_similarity, heading, made_from
+from utilities.plots.captions import basis, describe_accuracy, describe_model, describe_similarity, heading, made_from
+from utilities.plots.similarity import plot_panels
 from utilities.results.similarity import Similarity
 
 FACTS = {"model": "resnet18", "weights": "trained for 6 epochs", "accuracy": 0.97222, "dataset": "digits (test)"}
@@ -29,6 +30,27 @@ def test_every_figure_says_the_same_of_a_model():
     assert describe_similarity(result).startswith(f"{text}. digits (test), n = 1,540 images.")
     assert heading(result).replace("\n", ", ") == text
     assert made_from({"CNN": made()}).startswith(f"CNN: {text}. digits (test), n = 1,540 images, quick profile.")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "note"),
+    [
+        ("photos (test)", " (crops of ten pictures: errors are too small)"),
+        ("photos (train, augmented)", " (crops of ten pictures: errors are too small)"),
+        ("canvas (test)", " (digits occur twice: errors are a little too small)"),
+        ("digits (test)", ""),
+        ("folder:photos (test)", ""),
+    ],
+)
+def test_every_caption_says_where_images_are_alike(dataset, note):
+    facts = FACTS | {"dataset": dataset}
+    result = Similarity(np.eye(2), ["a", "b"], ["a", "b"], 96, provenance=facts)
+    text = f"{dataset}, n = 96 images{note}"
+    assert f"{text}." in describe_similarity(result)
+    assert f"{text}." in basis([result])
+    assert f"{text}, quick profile." in made_from({"CNN": made(dataset=dataset, n=96)})
+    title = plot_panels([[result]]).axes[0].get_title()
+    assert title.splitlines()[-1] == (note[2:].partition(":")[0] or f"{dataset}, n = 96, accuracy 97.2%")
 
 
 def test_what_all_results_share_is_stated_once():

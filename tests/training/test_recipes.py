@@ -61,12 +61,14 @@ def test_the_published_recipes_have_the_published_numbers(name):
         "n_images",
         "norm_images",
         "epoch_images",
+        "nesterov",
+        "decay_vectors",
     }
 
 
 def test_the_recipes_are_those_of_the_table_and_the_studys():
     assert RECIPES["study"] == Recipe()
-    assert set(RECIPES) == {"study", *PUBLISHED}
+    assert set(RECIPES) == {"study", "fast", "vit", *PUBLISHED}
 
 
 def test_padded_crops_of_cifar_are_shifted_by_up_to_four_pixels():
@@ -359,7 +361,7 @@ def test_a_snapshot_is_written_at_the_end_of_the_warm_up(options, epochs, last, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"schedule": "linear"}, "schedule 'linear' is not known; choose from cosine, epochwise_cosine"),
+        ({"schedule": "square"}, "schedule 'square' is not known; choose from cosine, linear, epochwise_cosine"),
         ({"crop": "random"}, "crop 'random' is not known; choose from padded, resized"),
         ({"milestones": (1,)}, "are for the schedule epochwise_steps, not cosine"),
         ({"milestones": (2,), "schedule": STEPS}, "should grow and lie between 0 and epochs=2"),

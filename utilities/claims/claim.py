@@ -14,6 +14,7 @@ from utilities.utils import write_whole
 from utilities.zoo.families import family
 
 WIDTH = 110
+OPTIONAL = ("about", "reason", "weights", "models", "data", "short")
 BRANCHES = {"attn": "attention", "mlp": "MLP"}  # of a transformer's block
 VERDICTS = {True: "holds on what was run", False: "does NOT hold on what was run", None: "cannot be told from this run"}
 
@@ -27,10 +28,14 @@ class Claim:
         source: Paper and figure that make the claim.
         found: Findings of the run, in numbers with their errors.
         holds: Whether the claim holds in the run; None if the run cannot tell (within the errors, or not tried).
-        about: What the findings are based on: models, whether they are trained, their accuracy, the number of images.
-            See `utilities.claims.evidence.weigh`.
+        about: What the findings are based on: models, whether they are trained, their accuracy, the data set, the
+            number of images. See `utilities.claims.evidence.weigh`.
         reason: Reason why these cannot support a verdict.
-        weights: ``"real"`` if these are weights that others trained on photographs, else empty.
+        weights: Whose weights these are, see `utilities.claims.basis.kind_of_weights`; several kinds with ``" + "``
+            between them.
+        models: The models and their weights, in few words.
+        data: The data set and the number of images, or several of them.
+        short: The findings in few words, for tables; empty if ``found`` is short.
 
     Example:
         >>> print(Claim("attention lowers the variance", "Park & Kim 2022, Fig. 9", "6 of 6 blocks lower it", True))
@@ -46,6 +51,9 @@ class Claim:
     about: str = ""
     reason: str = ""
     weights: str = ""
+    models: str = ""
+    data: str = ""
+    short: str = ""
 
     def __str__(self) -> str:
         lines = [("Paper: ", f"{self.claim} ({self.source})."), ("Here:  ", f"{self.found}.")]
@@ -107,15 +115,15 @@ def state_claims(claims: Sequence[Claim], path: str | Path | None = None) -> str
 
     Args:
         claims: One or more claims.
-        path: Path of a CSV file with columns ``claim, source, found, holds``, and ``about``, ``reason`` and
-            ``weights`` if claims have them. Its suffix is corrected if necessary.
+        path: Path of a CSV file with columns ``claim, source, found, holds``, and `OPTIONAL` ones if claims have them.
+            Its suffix is corrected if necessary.
 
     Returns:
         The claims as text.
     """
     if path is not None:
         table = pd.DataFrame([asdict(claim) for claim in claims])
-        empty = [name for name in ("about", "reason", "weights") if claims and not table[name].any()]
+        empty = [name for name in OPTIONAL if claims and not table[name].any()]
         table = table.drop(columns=empty)
         write_whole(Path(path).with_name(Path(path).name + ".csv"), lambda file: table.to_csv(file, index=False))
     return "\n\n".join(map(str, claims))

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from utilities.claims.basis import UNTRAINED, accuracy_of, count_images, provenance_of, rest_on
 from utilities.claims.claim import Claim
 
 IMAGES = 50  # with fewer, standard errors are hardly known, and shares move in steps of two points or more
+NOT_TRIED = "not tried"
 ERRORS = 2  # number of standard errors above chance at which a model counts as having learnt
 TRAINED = re.compile(r"trained|epochs_[1-9]|after [1-9]")  # pretrained, trained for 9 epochs, ..._epochs_9.pth
-REAL = re.compile(r"wheel\b|pretrained|ImageNet")  # weights that others have trained on photographs
-UNTRAINED = re.compile(r"untrained|random\b|(after|trained for) 0 epochs|.*epochs_0(\D|$)")
 
 
 def weigh(claim: Claim, results: Mapping[str, Any], *, learnt: bool = True, shown: bool = False) -> Claim:
@@ -42,12 +42,28 @@ def weigh(claim: Claim, results: Mapping[str, Any], *, learnt: bool = True, show
         About: vit (trained for 9 epochs, accuracy 90.0%, 18 images).
         The claim cannot be told from this run: 18 images of vit are fewer than 50.
     """
-    about = "; ".join(describe_evidence(name, result) for name, result in results.items())
     doubts = [find_doubt(name, result, learnt=learnt, shown=shown) for name, result in results.items()]
     reason = "; ".join(dict.fromkeys(one for one in doubts if one))
-    real = all(REAL.search(str(_provenance(result).get("weights"))) for result in results.values())
-    kind = "real" if results and real else ""
-    return dataclasses.replace(claim, about=about, holds=None if reason else claim.holds, reason=reason, weights=kind)
+    return dataclasses.replace(rest_on(claim, results), holds=None if reason else claim.holds, reason=reason)
+
+
+def not_told(text: str, source: str, why: str, results: Mapping[str, Any]) -> Claim:
+    """Return a claim that was not put to the test, with what was run instead.
+
+    Args:
+        text: The paper's claim.
+        source: Paper and figure that make it.
+        why: What was not run, or not read.
+        results: Name of the model -> result of what was run.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> cnn = SimpleNamespace(n=9, provenance={"weights": "pretrained"})
+        >>> claim = not_told("a", "b", "no ViT was run", {"cnn": cnn})
+        >>> claim.holds, claim.reason, claim.weights
+        (None, 'not tried', 'real')
+    """
+    return rest_on(Claim(text, source, why, None, reason=NOT_TRIED), results)
 
 
 def keep_sound(results: Mapping[str, Any], *, learnt: bool = True) -> tuple[dict[str, Any], str]:
@@ -67,19 +83,6 @@ def keep_sound(results: Mapping[str, Any], *, learnt: bool = True) -> tuple[dict
     return (kept, "; ".join(filter(None, doubts.values()))) if kept else (dict(results), "")
 
 
-def describe_evidence(name: str, result: Any) -> str:
-    """Describe a result in a few words: the model, its weights, its accuracy and the number of images."""
-    facts, accuracy, count = _provenance(result), _accuracy(result), _images(result)
-    known = [
-        facts.get("weights") or "weights not said",
-        None if accuracy is None else f"accuracy {accuracy:.1%}",
-        None if count is None else f"{count:,} images",
-    ]
-    model = facts.get("model")
-    label = name if model is None or str(model) in name else f"{name} {model}"
-    return f"{label} ({', '.join(part for part in known if part)})"
-
-
 def find_doubt(name: str, result: Any, *, learnt: bool = True, shown: bool = False) -> str:
     """Explain why a result cannot support a verdict; return an empty string if it can.
 
@@ -89,12 +92,12 @@ def find_doubt(name: str, result: Any, *, learnt: bool = True, shown: bool = Fal
         learnt: Whether the model must have learnt.
         shown: Whether something else shows that it has learnt, so that a result that does not state it is accepted.
     """
-    count = _images(result)
+    count = count_images(result)
     if count is not None and count < IMAGES:
         return f"{count} images of {name} are fewer than {IMAGES}"
     if not learnt:
         return ""
-    weights, accuracy, chance = _provenance(result).get("weights"), _accuracy(result), _chance(result)
+    weights, accuracy, chance = provenance_of(result).get("weights"), accuracy_of(result), _chance(result)
     if weights and UNTRAINED.match(str(weights)):
         return f"{name} is untrained"
     # If the number of classes is unknown, assume two, the fewest possible.
@@ -109,36 +112,9 @@ def find_doubt(name: str, result: Any, *, learnt: bool = True, shown: bool = Fal
     return f"nothing says that {name} has learnt; give its weights and accuracy in provenance"
 
 
-def _provenance(result: Any) -> Mapping[str, Any]:
-    return getattr(result, "provenance", None) or {}
-
-
-def _images(result: Any) -> int | None:
-    """Count the images of a result; None if it uses none."""
-    count = getattr(result, "n", None)
-    count = _provenance(result).get("n") if count is None else count
-    if count is None and hasattr(result, "labels"):
-        count = len(result.labels)
-    if count is None and hasattr(result, "n_correct"):
-        count = result.n_correct + result.n_wrong or None
-    return None if count is None else int(count)
-
-
-def _accuracy(result: Any) -> float | None:
-    """Return the accuracy that a result has measured, or that its provenance states."""
-    for name in ("clean_accuracy", "accuracy"):
-        value = getattr(result, name, None)
-        if isinstance(value, float) and math.isfinite(value):
-            return value
-    if hasattr(result, "n_correct") and result.n_correct + result.n_wrong:
-        return result.n_correct / (result.n_correct + result.n_wrong)
-    value = _provenance(result).get("accuracy")
-    return None if value is None else float(value)
-
-
 def _chance(result: Any) -> float | None:
     """Return the accuracy of guessing, or of always choosing the most frequent class if labels are known."""
-    classes = getattr(result, "num_classes", None) or _provenance(result).get("num_classes")
+    classes = getattr(result, "num_classes", None) or provenance_of(result).get("num_classes")
     if not classes:
         return None
     counts = np.unique(getattr(result, "labels", np.zeros(0)), return_counts=True)[1]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from utilities.cli.arguments import options_of, parse, position
 from utilities.cli.user_errors import reporting
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-MARKS = {True: "holds", False: "does not hold"}
+MARKS = {"True": "holds", "False": "does not hold"}
 PROJECT = Path(__file__).resolve().parents[2]
-COLUMNS = {"small": "small models trained here", "real": "real weights"}
+HEADS = ("claim", "source", "weights", "models", "images", "verdict", "numbers", "notebook")
+LONG = 150  # characters of numbers; longer ones end where the next part would begin
+NOT_SAID = "not said"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,19 +23,25 @@ class Runs:
 
     Attributes:
         runs: Folders of results of notebooks and commands; default: runs/quick and results, in the project's folder.
+        full: Print all that was found, with what is known of each model, and not the numbers alone.
     """
 
     runs: Annotated[tuple[Path, ...], position(metavar="FOLDER ...")] = (
         PROJECT / "runs" / "quick",
         PROJECT / "results",
     )
+    full: bool = False
 
 
-def table(*folders: Path) -> str:
-    """Collect all claims in folders of results into one Markdown table, with a column for real weights.
+def table(*folders: Path, full: bool = False) -> str:
+    """Collect all claims in folders of results into one Markdown table, a row for each verdict.
+
+    A claim's rows follow each other, in the order of whose weights they rest on: trained here, real ones, both. Only
+    the first of them names the claim.
 
     Args:
         *folders: Folders with files NAME_claims.csv. Folders that are not there are passed over, unless none is.
+        full: Whether to print all that was found, with what is known of each model.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -53,25 +58,50 @@ def table(*folders: Path) -> str:
         raise FileNotFoundError(
             f"{', '.join(map(str, folders))} holds no *_claims.csv; run the notebooks first, with: make figures"
         )
-    rows = pd.concat([pd.read_csv(path).assign(notebook=path.stem.removesuffix("_claims")) for path in files])
-    rows["column"] = ["real" if _said(row, "weights") == "real" else "small" for row in rows.itertuples()]
-    heads = ["claim", *COLUMNS.values()]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    rows = pd.concat(
+        [pd.read_csv(path, dtype=str).assign(notebook=path.stem.removesuffix("_claims")) for path in files]
+    )
+    rows["order"] = [_order(_said(row, "weights")) for row in rows.itertuples()]
     by_paper = rows.sort_values("source", key=lambda source: source.str.extract(r"^(.*?\d{4})")[0], kind="stable")
+    lines = [f"| {' | '.join(HEADS)} |", "|" + "---|" * len(HEADS)]
     for (claim, source), found in by_paper.groupby(["claim", "source"], sort=False):
-        cells = [_cell(found[found["column"] == kind]) for kind in COLUMNS]
-        lines.append(f"| {claim} ({source}) | {' | '.join(cells)} |")
+        for number, row in enumerate(found.sort_values("order", kind="stable").itertuples()):
+            cells = ["" if number else claim, source, *_cells(row, full), row.notebook]
+            cells = [cell.replace("|", r"\|") for cell in cells]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(rows: pd.DataFrame) -> str:
-    """State the verdict of each run, its numbers, and what it is about."""
-    texts = []
-    for row in rows.itertuples():
-        about, reason = (_said(row, name) for name in ("about", "reason"))
-        mark = MARKS.get(row.holds, "cannot be told") + (f" ({reason})" if reason else "")
-        texts.append(f"**{mark}**: {row.found}{f'; of {about}' if about else ''} ({row.notebook})")
-    return "<br>".join(texts) or "-"
+def _order(weights: str) -> tuple[int, ...]:
+    """Sort rows by whose weights they rest on; those that rest on none come last."""
+    from utilities.claims.basis import KINDS
+
+    kinds = weights.split(" + ") if weights else []
+    return tuple(KINDS.index(kind) for kind in kinds if kind in KINDS) or (len(KINDS),)
+
+
+def _cells(row: Any, full: bool) -> list[str]:
+    """State whose weights, which models and which images a verdict rests on, the verdict, and its numbers."""
+    models = _said(row, "about") if full else _said(row, "models")
+    reason = _said(row, "reason")
+    verdict = f"**{MARKS.get(row.holds, 'cannot be told')}**{f': {reason}' if reason else ''}"
+    numbers = row.found if full else _said(row, "short") or shorten(row.found)
+    kind, images = (_said(row, name) or NOT_SAID for name in ("weights", "data"))
+    return [kind, models or NOT_SAID, images, verdict, numbers]
+
+
+def shorten(text: str, most: int = LONG) -> str:
+    """Cut a text where a part of it ends, and say so by an ellipsis.
+
+    Example:
+        >>> shorten("0.1 here, which is little; 0.2 there", 30), shorten("0.1 here", 30)
+        ('0.1 here, which is little; ...', '0.1 here')
+    """
+    if len(text) <= most:
+        return text
+    ends = [text.rfind(mark, 0, most) for mark in ("; ", ", ")]
+    end = max(ends) + 1 if max(ends) > 0 else text.rfind(" ", 0, most)
+    return f"{text[: end if end > 0 else most]} ..."
 
 
 def _said(row: Any, name: str) -> str:
@@ -86,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line, less the verb.
     """
-    about = "Print the claims of papers that were put to the test, as one table: small models, and real weights."
+    about = "Print the claims of papers that were put to the test, as one table: each verdict and what it rests on."
     given = parse(options_of(Runs), arguments or [], "python -m utilities claims", about)
     with reporting():
-        print(table(*given.runs))
+        print(table(*given.runs, full=given.full))

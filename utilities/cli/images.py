@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,7 @@ class Pictures:
     """What is drawn.
 
     Attributes:
-        runs: Folder of results of notebooks on small models.
+        runs: Folder of results of notebooks on small models; without it, pictures of real weights alone are drawn.
         real: Folder of results on real weights.
         keep: Folder of notebooks run on real weights, whose results are first copied to --real as small files.
         out: The folder of the pictures.
@@ -47,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         if given.keep is not None:
             print(*keep(given.keep, given.real), sep="\n")
-        for folder, pictures in ((given.real, REAL), (given.runs, SMALL)):
+        if not given.runs.is_dir():
+            left = ", ".join(f"{name}.png" for name in SMALL)
+            print(f"{given.runs} is not there, so {left} stay as they are; make figures makes it", file=sys.stderr)
+        for folder, pictures in ((given.real, REAL), (given.runs, SMALL if given.runs.is_dir() else {})):
             for name, picture in pictures.items():
                 if missing := picture.missing(folder):
                     lacking = f"{folder} lacks {', '.join(missing)}, of which {name}.png is made"

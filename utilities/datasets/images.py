@@ -18,6 +18,7 @@ from torchvision.transforms import functional as TF
 from tqdm.auto import tqdm
 
 from utilities.datasets.masks import refuse_random_transform, transformed_mask
+from utilities.hooks.calls.sending import send
 
 MEMORY = 2**30  # bytes of decoded images to keep
 
@@ -67,13 +68,14 @@ class Augmentation:
         if images.ndim != 4:
             raise ValueError(f"images should be (batch, channels, height, width), got {tuple(images.shape)}")
         n, channels, height, width = images.shape
-        top, left = torch.randint(0, 2 * self.pad + 1, (2, n, 1), generator=generator)
-        rows, columns = top + torch.arange(height), left + torch.arange(width)
+        device = images.device
+        top, left = send(torch.randint(0, 2 * self.pad + 1, (2, n, 1), generator=generator), device)
+        rows, columns = top + torch.arange(height, device=device), left + torch.arange(width, device=device)
         if self.flip:
-            mirrored = torch.rand((n, 1), generator=generator) < 0.5
+            mirrored = send(torch.rand((n, 1), generator=generator), device) < 0.5
             columns = torch.where(mirrored, columns.flip(1), columns)
         pixels = rows[:, :, None] * (width + 2 * self.pad) + columns[:, None, :]
-        pixels = pixels.reshape(n, 1, -1).to(images.device).expand(-1, channels, -1)
+        pixels = pixels.reshape(n, 1, -1).expand(-1, channels, -1)
         return F.pad(images, (self.pad,) * 4).flatten(2).gather(2, pixels).view_as(images)
 
 
@@ -191,13 +193,29 @@ class ImageDataset(Dataset):
             images = torch.stack([_transformed(self._transform, self._pil(i)) for i in rows.tolist()])
         else:
             if self._images is not None:
-                pixels = _resized(self._images[rows], self.image_size)
+                pixels = _resized(self._images[send(rows, self._images.device)], self.image_size)
             else:
                 pixels = torch.stack([self._decoded(i) for i in rows.tolist()])
-            mean, std = (torch.tensor(x).view(1, 3, 1, 1) * 255 for x in (self.mean, self.std))
+            mean, std = (send(torch.tensor(x).view(1, 3, 1, 1) * 255, pixels.device) for x in (self.mean, self.std))
             images = pixels.float().sub_(mean).div_(std)
         batch = images, self._labels[rows], *([self._read_masks(rows)] if self.masks else [])
         return batch if self.augmentation is None else tuple(augmented(self.augmentation, batch))
+
+    def to(self, device: str | torch.device) -> ImageDataset:
+        """Return a set whose decoded images lie on a device, where batches are then cut out and augmented.
+
+        Args:
+            device: The device. Nothing changes where images are decoded one at a time. Labels stay on the CPU.
+
+        Example:
+            >>> from utilities.datasets import load_dataset
+            >>> load_dataset("digits").to("meta").batch([0, 1])[0].device
+            device(type='meta')
+        """
+        other = copy.copy(self)
+        if self._images is not None and self._transform is None and not self.masks:
+            other._images = self._images.to(device)
+        return other
 
     def repeated(self, count: int) -> ImageDataset:
         """Return a set of so many images, in which those of this one take turns; augmentation is kept.

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from utilities.hooks.calls.evaluating import has_fast_bfloat16
+from utilities.hooks.calls.tf32 import choosing_tf32
 from utilities.hooks.grams import scaled_gram
 
 PRECISIONS = ("auto", "exact", "fast", "half")
@@ -46,10 +47,7 @@ class Precision:
     def running(self, device: torch.device) -> Iterator[None]:
         """Set autocast and TF32 as chosen, and restore them on exit; an autocast of the caller stays in force."""
         with ExitStack() as stack:
-            if device.type == "cuda":
-                for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
-                    stack.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
-                    backend.allow_tf32 = self.forward == "tf32"
+            stack.enter_context(choosing_tf32(device, allowed=self.forward == "tf32"))
             if self.forward == "bfloat16":
                 stack.enter_context(torch.autocast(device.type, torch.bfloat16))
             yield

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from utilities.plots.paper import LABEL
 from utilities.plots.text_fitting import write_wrapped
+from utilities.results.images import describe_images
 from utilities.results.similarity import Similarity
 
 # Options of a comparison that change its values, and their names in captions.
@@ -54,17 +55,6 @@ def describe_accuracy(facts: Mapping[str, Any], which: str = "") -> str:
     """State the accuracy of a model in percent; empty where it is not known."""
     accuracy = facts.get(f"accuracy{which}")
     return "" if accuracy is None else f"accuracy {100 * accuracy:.1f}%"
-
-
-def describe_images(facts: Mapping[str, Any], count: int | None) -> str:
-    """State a data set and a number of images, as far as they are known.
-
-    Example:
-        >>> describe_images({"dataset": "digits (test)"}, 1540)
-        'digits (test), n = 1,540 images'
-    """
-    known = [facts.get("dataset"), None if count is None else f"n = {count:,} images"]
-    return ", ".join(part for part in known if part)
 
 
 def describe_similarity(result: Similarity) -> str:

@@ -59,6 +59,11 @@ def marker(model: str) -> str:
     return {"cnn": "D", "vit": "o", "hybrid": "s"}[family(model)]
 
 
+def is_cnn(model: str) -> bool:
+    """Tell whether a model, by its name, has neither attention nor a class token."""
+    return family(model) == "cnn"
+
+
 def draw_with_band(
     ax: Axes, x: np.ndarray, y: np.ndarray, ends: Sequence[np.ndarray], alpha: float = 0.2, **look: Any
 ) -> None:

@@ -17,7 +17,7 @@ from utilities.analysis.blocks.localisation import Localisation
 from utilities.analysis.blocks.receptive_field import ReceptiveField
 from utilities.analysis.blocks.skip_ratios import SkipRatios
 from utilities.analysis.class_embedding.identifiability import Identifiability
-from utilities.plots.attention import plot_sorted_heads
+from utilities.plots.attention import plot_head_windows, plot_sorted_heads
 from utilities.plots.blocks import (
     plot_field_sizes,
     plot_layer_probes,
@@ -27,6 +27,7 @@ from utilities.plots.blocks import (
 )
 from utilities.plots.class_embedding import plot_evolution
 from utilities.plots.similarity import plot_best_match, plot_panels
+from utilities.results.head_windows import HeadWindowSimilarity
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
 from utilities.results.writing import write_whole
@@ -88,6 +89,14 @@ REAL: dict[str, Picture] = {
         lambda results: plot_best_match(list(results.values()), labels=list(results)),
     ),
     "attention_distance": Picture(AttentionDistance, {VIT: "Attention_Distance"}, plot_sorted_heads),
+    "head_windows": Picture(
+        HeadWindowSimilarity,
+        {
+            f"heads of the {which} block": f"Attention_Distance_heads-of-the-{which}-block"
+            for which in ("first", "second")
+        },
+        plot_head_windows,
+    ),
     "receptive_fields": _of_both(ReceptiveField, "Receptive_Field", plot_receptive_fields),
     "field_sizes": _of_both(ReceptiveField, "Receptive_Field", plot_field_sizes),
     "skips": Picture(SkipRatios, {CNN: "Skip_Connections", VIT: f"Skip_Connections_real_{VIT}"}, plot_skip_lines),
@@ -100,7 +109,9 @@ REAL: dict[str, Picture] = {
 
 
 def keep(runs: Path, results: Path) -> list[Path]:
-    """Copy what the pictures of real weights are drawn from, as small files, and the claims on real weights.
+    """Copy what the pictures of real weights are drawn from, as small files, and the claims that rest on real weights.
+
+    Claims on both, such as those that compare real weights with a small model trained here, are kept too.
 
     Large arrays are rounded to half precision, 11 bits.
 
@@ -120,9 +131,11 @@ def keep(runs: Path, results: Path) -> list[Path]:
             result = picture.kind.load(runs / name)
             paths.append(_smaller(result, picture.few_layers).save(results / name))
     for path in sorted(runs.glob("*_claims.csv")):
-        claims = pd.read_csv(path)
-        if "weights" in claims and (claims["weights"] == "real").any():
-            real = claims[claims["weights"] == "real"]
+        claims = pd.read_csv(path, dtype=str)
+        if "weights" not in claims:
+            continue
+        real = claims[claims["weights"].fillna("").str.split(" + ", regex=False).map(lambda kinds: "real" in kinds)]
+        if len(real):
             paths.append(write_whole(results / path.name, lambda place, real=real: real.to_csv(place, index=False)))
     return paths
 

@@ -5,7 +5,8 @@
 (https://github.com/xxxnell/how-do-vits-work). As published, weight decay acts on all parameters, including norms,
 biases and position embeddings. Mixup has the 1.0 and cutmix the 0.8 that DeiT has the other way round. Stochastic
 depth is 0.1: a model without it is refused unless ``drop_path=0`` is given. `utilities.training.augmentation` states
-how the augmentations differ.
+how the augmentations differ. ``fast`` trains CNNs and hybrids on small images in some ten epochs, and ``vit`` a small
+ViT in some hundred.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from utilities.zoo.families import usual_optimizer
 
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("cosine", "epochwise_cosine", "epochwise_steps")
+SCHEDULES = ("cosine", "linear", "epochwise_cosine", "epochwise_steps")
 CROPS = ("padded", "resized")
 _LEAST = {"epochs": 0, "batch_size": 2, "weight_decay": 0, "warmup": 0, "norm_images": 0}
 _LEAST |= {
@@ -51,8 +52,9 @@ class Recipe:
         norm_images: Number of training images on which to estimate the batch-norm statistics anew after the last
             epoch, in one batch. 0 keeps the running averages, which are noisy after short training in small batches.
         schedule: ``"cosine"``: the warm-up is part of the epochs, and half a cosine falls to zero from step to
-            step after it. ``"epochwise_cosine"`` and ``"epochwise_steps"``: the warm-up comes before the epochs, which
-            are counted from its end, and the rate then changes between epochs only.
+            step after it. ``"linear"``: likewise, along a straight line. ``"epochwise_cosine"`` and
+            ``"epochwise_steps"``: the warm-up comes before the epochs, which are counted from its end, and the rate
+            then changes between epochs only.
         milestones: For ``"epochwise_steps"``, the epochs at which the rate is multiplied by ``step_factor``.
         step_factor: Factor of the rate at each milestone.
         crop: ``"padded"``, or ``"resized"`` to crop a part of random size and shape and resize it.
@@ -64,6 +66,8 @@ class Recipe:
         clip_grad: Largest norm of the gradient of all parameters together; 0 does not clip.
         drop_path: Rate of stochastic depth of the last block, 0 for the model's own.
         epoch_images: Number of images in an epoch, for which few images are repeated; 0 is each image once.
+        nesterov: Whether the momentum of SGD is Nesterov's.
+        decay_vectors: Whether weight decay also acts on parameters with one axis: biases, and scales of norms.
 
     Example:
         >>> Recipe(optimizer="sgd").resolved("resnet18").learning_rate
@@ -93,6 +97,8 @@ class Recipe:
     clip_grad: float = 0.0
     drop_path: float = 0.0
     epoch_images: int = 0
+    nesterov: bool = False
+    decay_vectors: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))  # command lines and JSON give lists
@@ -100,7 +106,7 @@ class Recipe:
     @property
     def total_epochs(self) -> int:
         """Count epochs from the first step to the last, including the warm-up, as files and tables number them."""
-        return self.epochs + (0 if self.schedule == "cosine" else int(self.warmup))
+        return self.epochs + (int(self.warmup) if self.schedule.startswith("epochwise") else 0)
 
     def resolved(self, model_name: str) -> Recipe:
         """Fill in what depends on the model, and refuse what makes no sense.
@@ -121,6 +127,8 @@ class Recipe:
         recipe = replace(self, optimizer=optimizer, learning_rate=rate, weight_decay=decay)
         _check_numbers(recipe)
         _check_schedule(recipe)
+        if recipe.nesterov and optimizer != "sgd":
+            raise ValueError(f"nesterov=True is for the optimizer sgd, not {optimizer}; leave it out")
         return recipe
 
 
@@ -147,7 +155,7 @@ def _check_schedule(recipe: Recipe) -> None:
         raise ValueError(
             f"milestones={steps} should grow and lie between 0 and epochs={recipe.epochs}; give others or none"
         )
-    if name != "cosine" and recipe.warmup % 1 != 0:
+    if name.startswith("epochwise") and recipe.warmup % 1 != 0:
         raise ValueError(f"warmup={recipe.warmup} should be a whole number of epochs with the schedule {name}")
 
 
@@ -156,7 +164,8 @@ def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
 
     Take W epochs of warm-up and E further ones. In the warm-up of an epochwise schedule, the fraction at step i is
     i/(W ``steps``). In epoch e = 0, 1, ... after it, it is half a cosine, (1 + cos(π e/E))/2, or ``step_factor`` to the
-    power of the number of milestones that are not above e. The plain cosine falls within the epochs, from step to step.
+    power of the number of milestones that are not above e. The plain cosine and the line fall within the epochs, from
+    step to step.
 
     Args:
         recipe: See `Recipe`.
@@ -169,10 +178,11 @@ def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
     """
     rise = recipe.warmup * steps
 
-    def cosine(step: int) -> float:
+    def stepwise(step: int) -> float:
         if step < rise:
             return (step + 1) / (rise + 1)
-        return _half_cosine(step - rise, max(1, recipe.epochs * steps) - rise)
+        fall = _line if recipe.schedule == "linear" else _half_cosine
+        return fall(step - rise, max(1, recipe.epochs * steps) - rise)
 
     def epochwise(step: int) -> float:
         if step < rise:
@@ -182,7 +192,11 @@ def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
             return recipe.step_factor ** sum(epoch >= milestone for milestone in recipe.milestones)
         return _half_cosine(epoch, recipe.epochs)
 
-    return cosine if recipe.schedule == "cosine" else epochwise
+    return epochwise if recipe.schedule.startswith("epochwise") else stepwise
+
+
+def _line(done: float, total: float) -> float:
+    return 1 - min(1.0, done / max(1.0, total))
 
 
 def _half_cosine(done: float, total: float) -> float:
@@ -224,6 +238,8 @@ def describe_recipe(recipe: Recipe) -> str:
     for name in ("mixup", "cutmix", "label_smoothing", "erasing", "clip_grad", "drop_path"):
         value = getattr(recipe, name)
         rest += [f"{name.replace('_', ' ')} {value:g}"] if value else []
+    optimizer += ["Nesterov momentum"] if recipe.nesterov else []
+    optimizer += [] if recipe.decay_vectors else ["no decay of biases and norms"]
     return "; ".join([first, ", ".join(optimizer), recipe.schedule + steps, ", ".join(rest)])
 
 
@@ -231,8 +247,13 @@ _STEPS = {"optimizer": "sgd", "learning_rate": 0.1, "warmup": 1, "schedule": "ep
 _ADAMW = {"optimizer": "adamw", "learning_rate": 1.25e-4, "weight_decay": 0.05, "warmup": 5}
 _ADAMW |= {"epochs": 300, "schedule": "epochwise_cosine", "drop_path": 0.1}
 _MIXED = {"mixup": 1.0, "cutmix": 0.8, "label_smoothing": 0.1}
+_QUICK = {"batch_size": 512, "label_smoothing": 0.1, "decay_vectors": False}
 RECIPES: dict[str, Recipe] = {
     "study": Recipe(),
+    "fast": Recipe(
+        "cifar10", 10, learning_rate=0.4, warmup=2, optimizer="sgd", schedule="linear", nesterov=True, **_QUICK
+    ),
+    "vit": Recipe("cifar10", 100, learning_rate=1e-3, warmup=5, optimizer="adamw", mixup=0.8, cutmix=1.0, **_QUICK),
     "cifar_general": Recipe(
         "cifar100", 200, 128, weight_decay=5e-4, milestones=(60, 120, 160), step_factor=0.2, **_STEPS
     ),

@@ -22,6 +22,7 @@ from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.calls.inputs import check_gradients, explaining
 from utilities.hooks.calls.labels import check_labels, check_logits, hits, need_labels
 from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.sending import send
 from utilities.hooks.calls.weights import STATISTICS, check_weights
 from utilities.training.augmentation import Blend
 from utilities.training.distillation import distillation_loss
@@ -122,11 +123,18 @@ def _overflows(model: nn.Module, loader: Loader, device: str | torch.device) -> 
 
 
 def _make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    groups: Any = model.parameters()
+    if not recipe.decay_vectors:
+        axes = {True: [], False: []}
+        for parameter in model.parameters():
+            axes[parameter.ndim < 2].append(parameter)
+        groups = [{"params": axes[False]}, {"params": axes[True], "weight_decay": 0.0}]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay)
+        options = {"momentum": 0.9, "weight_decay": recipe.weight_decay, "nesterov": recipe.nesterov}
+        return torch.optim.SGD(groups, recipe.learning_rate, **options)
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())  # where it is not the default
     options = {"weight_decay": recipe.weight_decay, "fused": True if on_cpu else None}
-    return torch.optim.AdamW(model.parameters(), recipe.learning_rate, **options)
+    return torch.optim.AdamW(groups, recipe.learning_rate, **options)
 
 
 class Trainer:
@@ -175,6 +183,11 @@ class Trainer:
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
         self.dtype = autocast_dtype(precision, self.device)
         self.model, self.train, self.validation = model.to(self.device), train, validation
+        # On a GPU, convolutions in half precision compute with channels last, and would convert what comes otherwise.
+        self.layout = torch.channels_last if self.dtype and self.device.type == "cuda" else torch.preserve_format
+        for module in self.model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=self.layout)
         self.recipe = recipe
         self.optimizer = _make_optimizer(self.model, recipe)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule(recipe, len(train)))
@@ -205,7 +218,7 @@ class Trainer:
             for step, batch in enumerate(self.train):
                 images, labels = split_batch(batch)
                 need_labels(labels, "training needs labels:")
-                total += self._step(images.to(self.device), labels, self._mix(images, epoch, step))
+                total += self._step(self._placed(images), labels, self._mix(images, epoch, step))
                 count += len(images)  # not the data set's length: a loader may leave out a last batch
                 if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
                     self._refuse_divergence(total[0].item(), epoch, step, rate)
@@ -225,6 +238,10 @@ class Trainer:
             self.precisions.append([0, self.precision])
         self.precisions[-1][0] += 1
         return row
+
+    def _placed(self, images: torch.Tensor) -> torch.Tensor:
+        layout = self.layout if images.ndim == 4 else torch.preserve_format
+        return send(images, self.device).to(memory_format=layout)
 
     @property
     def precision(self) -> str:
@@ -258,7 +275,7 @@ class Trainer:
                 taught = None if self.teacher is None else self.teacher(images.clone()).float()
         check_logits(logits)
         # Labels are checked on the CPU, where they are, so that a GPU does not have to wait.
-        labels = check_labels(labels, logits.shape[1], len(logits)).to(self.device)
+        labels = send(check_labels(labels, logits.shape[1], len(logits)), self.device)
         logits, targets = logits.float(), labels
         if mix or self.recipe.label_smoothing:
             targets = (mix or Blend()).targets(labels, logits.shape[1], self.recipe.label_smoothing)

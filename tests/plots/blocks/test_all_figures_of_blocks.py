@@ -134,6 +134,9 @@ def test_skip_ratios(vit, cnn):
     np.testing.assert_allclose(curves[1], results["ViT"].ratio[1::2, 1])
     np.testing.assert_allclose(curves[2], results["CNN"].ratio[:, 0])  # in both panels
     np.testing.assert_allclose(attention.containers[2].lines[0].get_ydata(), results["CNN"].ratio[:, 0])
+    assert "The line of CNN, over all residual blocks, stands in both panels." in caption(figure)
+    for alone in results:  # one model has nothing to be told from, and a CNN one panel
+        assert "both panels" not in caption(plot_skip_lines({alone: results[alone]}))
     assert [ax.get_yscale() for ax in plot_skip_lines(results, "cosine").axes] == ["linear", "linear"]
     with pytest.raises(ValueError, match="ratio, cosine"):
         plot_skip_lines(results, "norm")

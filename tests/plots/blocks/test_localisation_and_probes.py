@@ -1,5 +1,7 @@
 """Figures of localisation and of layer probes show the numbers of the results."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -79,6 +81,17 @@ def test_accuracy_over_depth(probed):
     assert len(plot_layer_probes(probed, ["gap"]).axes) == 1
     with pytest.raises(ValueError, match="'flatten' was not read"):
         plot_layer_probes(probed, ["flatten"])
+
+
+def test_the_first_token_of_a_map_is_its_corner(probed):
+    first = replace(probed, views=["gap", "token:0", "tokens"])
+    cnn = replace(first, provenance=FACTS | {"model": "resnet18"})
+    figure = plot_layer_probes({"ViT": first, "CNN": cnn}, ["token:0"])
+    assert figure.axes[0].get_title() == "first token, or corner"
+    said = "First token: the class token, or, where there is none{}, the position in the upper left corner."
+    assert said.format(" (CNN)") in caption(figure)
+    assert said.format("") in caption(plot_layer_probes({"ViT": first}))
+    assert "First token" not in caption(plot_layer_probes({"ViT": first, "CNN": cnn}, ["gap"]))
 
 
 def test_accuracy_of_each_position(probed):

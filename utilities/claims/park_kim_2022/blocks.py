@@ -10,7 +10,7 @@ from utilities.analysis.blocks.fourier import Fourier
 from utilities.analysis.blocks.lesion import Lesions
 from utilities.analysis.blocks.variance import Variance
 from utilities.claims.claim import Claim, by_family, judge
-from utilities.claims.evidence import keep_sound, weigh
+from utilities.claims.evidence import keep_sound, not_told, weigh
 from utilities.claims.formatting import percent_points, with_error
 
 PAPER = "Park & Kim 2022"
@@ -58,7 +58,11 @@ def _fewer_high_frequencies(cnn: Fourier, vit: Fourier) -> Claim:
         f"{with_error(low, other, '.2f', pm='+-')} in the ViT, {with_error(high, error, '.2f', pm='+-')} in the CNN; "
         f"{own}"
     )
-    return weigh(Claim(text, where, found, judge(high - low, np.hypot(error, other))), results)
+    short = (
+        f"{with_error(low, other, '.2f', pm='+-')} in the ViT, {with_error(high, error, '.2f', pm='+-')} in the CNN, "
+        f"at {shared.max():.3g} pi per pixel"
+    )
+    return weigh(Claim(text, where, found, judge(high - low, np.hypot(error, other)), short=short), results)
 
 
 def claims_of_variance(results: Mapping[str, Variance]) -> list[Claim]:
@@ -145,8 +149,8 @@ def _mostly(
     text: str, where: str, results: Mapping[str, Fourier | Variance], kinds: Sequence[str], sign: int, name: str
 ) -> Claim:
     """Count the blocks of some kinds whose change has a sign by two standard errors; others may have it too."""
-    counts, undecided, (results, left_out) = {}, 0, keep_sound(results)
-    for model, result in results.items():
+    counts, undecided, (kept, left_out) = {}, 0, keep_sound(results)
+    for model, result in kept.items():
         change, error = sign * getattr(result, name), getattr(result, f"{name}_stderr")
         of_kind = [i for i, kind in enumerate(result.kinds) if kind in kinds and np.isfinite(change[i])]
         if of_kind:
@@ -155,7 +159,7 @@ def _mostly(
             undecided += judged.count(None)
     total = sum(count for _, count in counts.values())
     if not total:
-        return Claim(text, where, "no such block that keeps its grid was run", None)
+        return not_told(text, where, "no such block that keeps its grid was run", results)
     share = sum(agree for agree, _ in counts.values()) / total
     found = ", ".join(f"{agree} of {count} blocks in {model}" for model, (agree, count) in counts.items())
     verdict = True if share >= MOST else False if share + undecided / total < FEW else None

@@ -8,7 +8,7 @@ import numpy as np
 
 from utilities.analysis.predictions.classification import Classification
 from utilities.claims.claim import Claim
-from utilities.claims.evidence import weigh
+from utilities.claims.evidence import not_told, weigh
 from utilities.claims.formatting import percent
 from utilities.results.statistics import stderr_of_mean
 from utilities.zoo.families import family
@@ -68,7 +68,8 @@ def claims_of_classification(results: Mapping[str, Classification]) -> list[Clai
     cnn = next((name for name in results if family(name) == "cnn"), None)
     hybrid = next((name for name in results if name.startswith("alternet")), None)
     if cnn is None or hybrid is None:
-        return [Claim(claim, source, f"there is no CNN or no AlterNet among {', '.join(results) or 'no models'}", None)]
+        missing = f"there is no CNN or no AlterNet among {', '.join(results) or 'no models'}"
+        return [not_told(claim, source, missing, results)]
     difference, error = paired_difference(results[hybrid], results[cnn])
     found = (
         f"{hybrid} {results[hybrid].accuracy:.1%}, {cnn} {results[cnn].accuracy:.1%}; difference "

@@ -9,7 +9,7 @@ from scipy.stats import norm, t
 
 from utilities.analysis.loss.hessian import HessianSpectra, after_start
 from utilities.claims.claim import Claim, by_family, judge
-from utilities.claims.evidence import weigh
+from utilities.claims.evidence import not_told, weigh
 from utilities.zoo.families import FAMILY_TITLES
 
 SOURCE = "Park & Kim 2022, Figs. 1c and 4, https://arxiv.org/abs/2202.06709"
@@ -62,9 +62,11 @@ def _flat_and_convex(models: Mapping[str, HessianSpectra], when: str) -> list[Cl
 
 
 def _weighed(claim: Claim, models: Mapping[str, HessianSpectra], wanted: Sequence[str]) -> Claim:
-    """Weigh a claim with the models it was judged by, unless one of them is missing."""
+    """Weigh a claim with the models it was judged by; if one of them is missing, say what the others are."""
     there = {FAMILY_TITLES[name]: models[name] for name in wanted if name in models}
-    return weigh(claim, there) if len(there) == len(wanted) else claim
+    if len(there) < len(wanted):
+        return not_told(claim.claim, claim.source, claim.found, there)
+    return weigh(claim, there)
 
 
 def _between(models: Mapping[str, HessianSpectra]) -> Claim:
@@ -83,7 +85,8 @@ def _disappear(models: Mapping[str, Mapping[int, HessianSpectra]]) -> Claim:
     snapshots = models.get("vit", {})
     early = after_start({"vit": snapshots}).get("vit")
     if early is None:
-        return Claim(text, SOURCE, "there is no ViT with a snapshot between the start and the end", None)
+        what = "there is no ViT with a snapshot between the start and the end"
+        return not_told(text, SOURCE, what, {f"ViT, epoch {epoch}": spectra for epoch, spectra in snapshots.items()})
     pair = {"early": early, "late": snapshots[max(snapshots)]}
     found = ", ".join(f"{when} {_number(_nep(spectra))}" for when, spectra in pair.items())
     claim = Claim(text, SOURCE, f"NEP of the ViT: {found}", _compared(pair, "early", "late", _nep))

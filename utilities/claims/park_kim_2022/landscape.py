@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from utilities.analysis.loss.landscape import Landscape
 from utilities.claims.claim import Claim, by_family, judge
-from utilities.claims.evidence import weigh
+from utilities.claims.evidence import not_told, weigh
 from utilities.claims.formatting import with_error
 from utilities.zoo.families import FAMILY_TITLES
 
@@ -57,10 +57,10 @@ def claims_of_landscape(
 def _flatter(models: Mapping[str, Landscape], text: str, of: str, source: str = SOURCE) -> Claim:
     missing = _missing(models, ("cnn", "vit"))
     if missing:
-        return Claim(text, source, missing, None)
+        return not_told(text, source, missing, _titled(models))
     chosen = {name: models[name] for name in ("cnn", "vit")}
     if of == "total" and not all(model.l2.any() for model in chosen.values()):
-        return Claim(text, source, "no weight decay was given, so there is no penalty to add", None)
+        return not_told(text, source, "no weight decay was given, so there is no penalty to add", _titled(chosen))
     found = [_rises(chosen, of)]
     if of == "nll":
         curvatures = {name: model.curvature() for name, model in chosen.items()}
@@ -71,19 +71,23 @@ def _flatter(models: Mapping[str, Landscape], text: str, of: str, source: str = 
         share = ", ".join(f"{FAMILY_TITLES[name]} {value:.0%}" for name, value in shares.items())
         found.append(f"share of the penalty at {_extent(chosen):g}: {share}")
     claim = Claim(text, source, "; ".join(found), _verdict(chosen["cnn"], chosen["vit"], of))
-    return weigh(claim, {FAMILY_TITLES[name]: model for name, model in chosen.items()})
+    return weigh(claim, _titled(chosen))
 
 
 def _between(models: Mapping[str, Landscape]) -> Claim:
     text = "the more attention, the flatter the loss (NLL): a hybrid lies between CNN and ViT"
     missing = _missing(models, ("cnn", "hybrid", "vit"))
     if missing:
-        return Claim(text, IMPLIED, missing, None)
+        return not_told(text, IMPLIED, missing, _titled(models))
     chosen = {name: models[name] for name in FAMILY_TITLES}
     steps = [_verdict(chosen[one], chosen[two], "nll") for one, two in (("cnn", "hybrid"), ("hybrid", "vit"))]
     holds = False if False in steps else None if None in steps else True
     claim = Claim(text, IMPLIED, _rises(chosen, "nll"), holds)
-    return weigh(claim, {FAMILY_TITLES[name]: model for name, model in chosen.items()})
+    return weigh(claim, _titled(chosen))
+
+
+def _titled(models: Mapping[str, Landscape]) -> dict[str, Landscape]:
+    return {FAMILY_TITLES[name]: model for name, model in models.items()}
 
 
 def _missing(models: Mapping[str, Landscape], wanted: tuple[str, ...]) -> str:

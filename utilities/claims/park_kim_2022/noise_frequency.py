@@ -9,7 +9,7 @@ import numpy as np
 
 from utilities.analysis.predictions.noise_frequency import NoiseFrequency
 from utilities.claims.claim import Claim, by_family, judge
-from utilities.claims.evidence import weigh
+from utilities.claims.evidence import not_told, weigh
 from utilities.claims.formatting import with_error
 
 SOURCE = "Park & Kim 2022, Fig. 2b, https://arxiv.org/abs/2202.06709"
@@ -37,11 +37,14 @@ def claims_of_noise_frequency(results: Mapping[str, NoiseFrequency]) -> list[Cla
     """
     found = by_family(results)
     cnn, vit = found.get("cnn"), found.get("vit")
+    there = {name: result for name, result in (("CNN", cnn), ("ViT", vit)) if result is not None}
     return [
-        _between(cnn, vit, "ViTs lose less than ResNets to noise of high frequency", _high, 1),
-        _between(cnn, vit, "ViTs lose more than ResNets to noise of low and middle frequency", _low, -1),
-        _within(cnn, "ResNets are vulnerable to noise of high frequency: they lose more to it than to low", "CNN", -1),
-        _within(vit, "ViTs are robust to noise of high frequency: they lose less to it than to low", "ViT", 1),
+        _between(there, "ViTs lose less than ResNets to noise of high frequency", _high, 1),
+        _between(there, "ViTs lose more than ResNets to noise of low and middle frequency", _low, -1),
+        _within(
+            cnn, there, "ResNets are vulnerable to noise of high frequency: they lose more to it than to low", "CNN", -1
+        ),
+        _within(vit, there, "ViTs are robust to noise of high frequency: they lose less to it than to low", "ViT", 1),
     ]
 
 
@@ -64,26 +67,28 @@ def _mean(result: NoiseFrequency, *signed: tuple[int, Callable[[np.ndarray], np.
 
 
 def _between(
-    cnn: NoiseFrequency | None,
-    vit: NoiseFrequency | None,
+    there: Mapping[str, NoiseFrequency],
     claim: str,
     choose: Callable[[np.ndarray], np.ndarray],
     sign: int,
 ) -> Claim:
+    cnn, vit = there.get("CNN"), there.get("ViT")
     if cnn is None or vit is None:
         missing = "no CNN and no ViT were" if cnn is vit else f"no {'CNN' if cnn is None else 'ViT'} was"
-        return Claim(claim, SOURCE, f"{missing} compared", None)
+        return not_told(claim, SOURCE, f"{missing} compared", there)
     (a, a_error), (b, b_error) = (_mean(result, (1, choose)) for result in (cnn, vit))
     where = f"{HIGH:g} pi and above" if choose is _high else f"{LOW:g} pi and below"
     changes = f"CNN {with_error(a, a_error, '+.1f')}, ViT {with_error(b, b_error, '+.1f')}"
     found = f"mean change in accuracy at {where}, in points: {changes}"
     judged = Claim(claim, SOURCE, found, judge(sign * (b - a), math.hypot(a_error, b_error)))
-    return weigh(judged, {"CNN": cnn, "ViT": vit})
+    return weigh(judged, there)
 
 
-def _within(result: NoiseFrequency | None, claim: str, name: str, sign: int) -> Claim:
+def _within(
+    result: NoiseFrequency | None, there: Mapping[str, NoiseFrequency], claim: str, name: str, sign: int
+) -> Claim:
     if result is None:
-        return Claim(claim, SOURCE, f"no {name} was tried", None)
+        return not_told(claim, SOURCE, f"no {name} was tried", there)
     high, low = (_mean(result, (1, choose))[0] for choose in (_high, _low))
     difference, error = _mean(result, (1, _high), (-1, _low))
     found = f"{name}, in points: {high:+.1f} at {HIGH:g} pi and above, {low:+.1f} at {LOW:g} pi and below, difference "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from utilities.analysis.predictions.robustness import Robustness
 from utilities.claims.claim import Claim, by_family, judge
-from utilities.claims.evidence import weigh
+from utilities.claims.evidence import not_told, weigh
 from utilities.claims.formatting import percent
 
 SOURCE = "Park & Kim 2022, https://arxiv.org/abs/2202.06709"
@@ -37,9 +37,11 @@ def claims_of_robustness(results: Mapping[str, Robustness]) -> list[Claim]:
         missing = (
             "no CNN and no ViT were compared" if cnn is vit else f"no {'CNN' if cnn is None else 'ViT'} was compared"
         )
-        return [Claim(text, SOURCE, missing, None) for text in (accuracy, drop)]
+        there = {name: one for name, one in (("CNN", cnn), ("ViT", vit)) if one is not None}
+        return [not_told(text, SOURCE, missing, there) for text in (accuracy, drop)]
     if (cnn.kinds, cnn.severities) != (vit.kinds, vit.severities):
-        return [Claim(text, SOURCE, "the models met other corruptions", None) for text in (accuracy, drop)]
+        both, what = {"CNN": cnn, "ViT": vit}, "the models met other corruptions"
+        return [not_told(text, SOURCE, what, both) for text in (accuracy, drop)]
     sets = f"{len(cnn.kinds) * len(cnn.severities)} sets of {min(cnn.n, vit.n):,} images"
     (a, a_error), (b, b_error) = cnn.mean_accuracy(), vit.mean_accuracy()
     claims = [

@@ -66,17 +66,20 @@ def claims_of_little_data(results: Mapping[str, AttentionDistance], little: Coll
     unknown = sorted(set(little) - set(results))
     if unknown or not 0 < len(set(little)) < len(results):
         raise ValueError(f"little={sorted(little)} should name some, but not all, of the models {sorted(results)}")
-    found, verdicts = [], []
+    found, verdicts, shorts = [], [], []
     for model, result in results.items():
         blocks = range(min(ENDS, len(result.names)))
         local = _local(result, blocks)
         some = True if True in local else None if None in local else False
         verdicts.append((None if some is None else not some) if model in little else some)
+        shorts.append(f"{local.count(True)} of {len(local)} heads local in {model}")
         found.append(
             f"{model} (trained on {'little' if model in little else 'much'}): {local.count(True)} of {len(local)} "
             f"heads are local; {_range(result, blocks)}"
         )
-    claim = Claim(f"{LITTLE} ({MEANING})", f"{PAPER}, Fig. 4", "; ".join(found), all_hold(verdicts))
+    claim = Claim(
+        f"{LITTLE} ({MEANING})", f"{PAPER}, Fig. 4", "; ".join(found), all_hold(verdicts), short=", ".join(shorts)
+    )
     return [weigh(claim, results)]
 
 
@@ -100,8 +103,12 @@ def claims_of_head_windows(results: Mapping[str, HeadWindowSimilarity]) -> list[
         facts = result.provenance
         said = f"{models}, heads of {facts['block']}" if facts.get("block") else models
         text = f"{said}, windows at {result.distance[0]:.0f} to {result.distance[-1]:.0f} px: {'; '.join(found)}"
+        first = found[0].partition(" (")[0] if found else "no layer"
+        counts = [judged.count(verdict) for verdict in (True, False, None)]
+        falls = "{} of {} curves fall, {} do not, {} cannot be told".format(counts[0], len(judged), *counts[1:])
+        short = f"{models}: {first}; {falls}"
         claim = OTHER if facts.get("block_index") else FALLING
-        claims.append(weigh(Claim(claim, f"{PAPER}, Fig. 5", text, all_hold(judged)), _sides(result)))
+        claims.append(weigh(Claim(claim, f"{PAPER}, Fig. 5", text, all_hold(judged), short=short), _sides(result)))
     return claims
 
 
@@ -172,6 +179,6 @@ def _sides(result: HeadWindowSimilarity) -> dict[str, SimpleNamespace]:
     facts, sides = result.provenance, {}
     for side in ("1", "2"):
         own = {key: facts.get(f"{key}{side}") for key in ("model", "weights", "accuracy")}
-        own |= {"num_classes": facts.get("num_classes")}
+        own |= {"num_classes": facts.get("num_classes"), "dataset": facts.get("dataset")}
         sides[str(own["model"] or f"model {side}").rpartition("/")[2]] = SimpleNamespace(n=result.n, provenance=own)
     return sides

@@ -8,7 +8,7 @@ import numpy as np
 
 from utilities.analysis.blocks.localisation import Localisation
 from utilities.claims.claim import Claim, judge
-from utilities.claims.evidence import weigh
+from utilities.claims.evidence import not_told, weigh
 from utilities.claims.formatting import percent, with_error
 from utilities.zoo.families import family
 
@@ -63,7 +63,8 @@ def _keeps(model: str, result: Localisation) -> Claim:
         f"than {100 * KEPT:.0f}% by two errors{ONE_BATCH if np.isnan(error) else ''}"
     )
     text = "spatial tokens of a ViT with a class token keep their place up to the last block"
-    return weigh(Claim(text, f"{PAPER}, Fig. 9", found, judge(near - KEPT, error)), {model: result})
+    short = f"{percent(near, error)} of the tokens of {model} near their own patch, chance {100 * chance:.1f}%"
+    return weigh(Claim(text, f"{PAPER}, Fig. 9", found, judge(near - KEPT, error), short=short), {model: result})
 
 
 def _loses(model: str, result: Localisation) -> Claim:
@@ -71,7 +72,7 @@ def _loses(model: str, result: Localisation) -> Claim:
     text = "positions of a CNN are localised in earlier layers, and diffuse in the last block"
     values, errors = result.of("contrast")
     if len(values) < 2:
-        return Claim(text, f"{PAPER}, Fig. 9", f"{model}: one layer was measured", None)
+        return not_told(text, f"{PAPER}, Fig. 9", f"{model}: one layer was measured", {model: result})
     early, early_error = (
         float(values[:-1].mean()),
         float(errors[:-1].mean()),
@@ -82,7 +83,10 @@ def _loses(model: str, result: Localisation) -> Claim:
         f"{ONE_BATCH if np.isnan(early_error) else ''}"
     )
     verdict = judge(early - float(values[-1]), early_error + float(errors[-1]))
-    return weigh(Claim(text, f"{PAPER}, Fig. 9", found, verdict), {model: result})
+    short = (
+        f"contrast {with_error(early, early_error)} in earlier layers, {with_error(values[-1], errors[-1])} at the end"
+    )
+    return weigh(Claim(text, f"{PAPER}, Fig. 9", found, verdict, short=short), {model: result})
 
 
 def _sharper(
@@ -96,9 +100,8 @@ def _sharper(
     """Compare the contrast in the last blocks of the first model of each kind."""
     missing = " nor ".join(what for what, found in ((one, sharp), (other, diffuse)) if not found)
     if missing:
-        return Claim(
-            text, where, f"neither {missing} was run" if " nor " in missing else f"{missing} was not run", None
-        )
+        why = f"neither {missing} was run" if " nor " in missing else f"{missing} was not run"
+        return not_told(text, where, why, {**sharp, **diffuse})
     pair = dict([next(iter(sharp.items())), next(iter(diffuse.items()))])
     (high, error), (low, other_error) = (_last(result, "contrast") for result in pair.values())
     parts = [
@@ -106,5 +109,7 @@ def _sharper(
         for (model, result), (value, spread) in zip(pair.items(), ((high, error), (low, other_error)), strict=True)
     ]
     found = f"CKA with the own patch less that with others, last block: {parts[0]}, {parts[1]}"
-    spread = float(np.hypot(error, other_error))
-    return weigh(Claim(text, where, found + (ONE_BATCH if np.isnan(spread) else ""), judge(high - low, spread)), pair)
+    spread, (first, second) = float(np.hypot(error, other_error)), pair
+    short = f"contrast {with_error(high, error)} in {first}, {with_error(low, other_error)} in {second}"
+    found += ONE_BATCH if np.isnan(spread) else ""
+    return weigh(Claim(text, where, found, judge(high - low, spread), short=short), pair)

@@ -8,7 +8,7 @@ import numpy as np
 
 from utilities.analysis.blocks.layer_probes import LayerProbes
 from utilities.claims.claim import Claim, judge
-from utilities.claims.evidence import weigh
+from utilities.claims.evidence import not_told, weigh
 from utilities.claims.formatting import percent, percent_points
 from utilities.zoo.families import family
 
@@ -53,7 +53,8 @@ def _little(model: str, result: LayerProbes) -> Claim:
     """Check whether spatial tokens keep less than half of the class token's excess over chance in the last block."""
     text, where = "spatial tokens of a ViT with a class token hold little of the class in its last block", "Fig. 11a"
     if TOKENS not in result.views:
-        return Claim(text, f"{PAPER}, {where}", f"{model}: no probe read single tokens (view 'tokens')", None)
+        why = f"{model}: no probe read single tokens (view 'tokens')"
+        return not_told(text, f"{PAPER}, {where}", why, {model: result})
     (own, own_error), (mean, error) = result.class_token(), _last(result, TOKENS)
     chance = result.chance
     found = (
@@ -61,19 +62,21 @@ def _little(model: str, result: LayerProbes) -> Claim:
         f"images on average, the class token's {percent(own, own_error)}, chance {100 * chance:.0f}%; the claim asks "
         f"for less than {100 * KEPT:.0f}% of the class token's excess over chance"
     )
+    short = f"{percent(mean, error)} by single tokens, {percent(own, own_error)} by the class token of {model}"
     # Both read the same images, so the errors may add up.
     verdict = judge(KEPT * (own - chance) - (mean - chance), KEPT * own_error + error)
     verdict = verdict if judge(own - chance, own_error) else None
-    return weigh(Claim(text, f"{PAPER}, {where}", found, verdict), {model: result})
+    return weigh(Claim(text, f"{PAPER}, {where}", found, verdict, short=short), {model: result})
 
 
 def _more(name: str, cls: Results, others: Results) -> Claim:
     """Compare single positions of the last blocks."""
     text = f"at the end, single positions of {name} hold more of the class than tokens of a ViT with a class token"
-    where, cls, others = f"{PAPER}, Fig. 11a", _having(cls, TOKENS), _having(others, TOKENS)
+    where, run = f"{PAPER}, Fig. 11a", {**cls, **others}
+    cls, others = _having(cls, TOKENS), _having(others, TOKENS)
     missing = [what for what, found in (("a ViT with a class token", cls), (name, others)) if not found]
     if missing:
-        return Claim(text, where, f"single positions of {' and '.join(missing)} were not read", None)
+        return not_told(text, where, f"single positions of {' and '.join(missing)} were not read", run)
     pair = dict([next(iter(others.items())), next(iter(cls.items()))])
     (high, error), (low, other) = (_last(result, TOKENS) for result in pair.values())
     first, second = pair
@@ -81,17 +84,19 @@ def _more(name: str, cls: Results, others: Results) -> Claim:
         f"probes of single positions name {percent(high, error)} in {first}, {percent(low, other)} in {second}; "
         f"difference {percent_points(high - low, float(np.hypot(error, other)))}"
     )
-    return weigh(Claim(text, where, found, judge(high - low, float(np.hypot(error, other)))), pair)
+    short = f"{percent(high, error)} in {first}, {percent(low, other)} in {second}"
+    return weigh(Claim(text, where, found, judge(high - low, float(np.hypot(error, other))), short=short), pair)
 
 
 def _equal_readouts(cls: Results, gap: Results) -> Claim:
     """Compare the class token of one ViT with the mean over positions of another, in the last blocks."""
     text = "the readout that a ViT was trained with is equally good, be it a class token or the mean over tokens"
-    where, cls, gap = f"{PAPER}, Fig. 11b", _having(cls, "cls", TOKENS), _having(gap, "gap")
+    where, run = f"{PAPER}, Fig. 11b", {**cls, **gap}
+    cls, gap = _having(cls, "cls", TOKENS), _having(gap, "gap")
     missing = [what for what, found in (("the class token of a ViT", cls), ("the mean of a ViT trained with it", gap))
                if not found]  # fmt: skip
     if missing:
-        return Claim(text, where, f"{' and '.join(missing)} was not read", None)
+        return not_told(text, where, f"{' and '.join(missing)} was not read", run)
     (one, first), (two, second) = next(iter(cls.items())), next(iter(gap.items()))
     (own, error), (mean, other) = first.class_token(), _last(second, "gap")
     spread = float(np.hypot(error, other))
@@ -99,23 +104,21 @@ def _equal_readouts(cls: Results, gap: Results) -> Claim:
         f"class token of {one} {percent(own, error)}, mean over tokens of {two} {percent(mean, other)}; equal if the "
         f"difference is within {100 * EQUAL:.0f} points, two errors included"
     )
+    short = f"{percent(own, error)} in {one}, {percent(mean, other)} in {two}"
     gap_size = abs(own - mean)
     verdict = True if gap_size + 2 * spread < EQUAL else False if gap_size - 2 * spread > EQUAL else None
-    return weigh(Claim(text, where, found, verdict), {one: first, two: second})
+    return weigh(Claim(text, where, found, verdict, short=short), {one: first, two: second})
 
 
 def _middle(vits: Results, cnns: Results) -> Claim:
     """Compare the accuracy in the middle third of the layers, and say where the class is first read."""
-    text, where = (
-        "a linear probe reads the class better in the middle layers of a ViT than of a CNN",
-        "Fig. 13b",
-    )
+    text, where = "a linear probe reads the class better in the middle layers of a ViT than of a CNN", "Fig. 13b"
+    run = {**vits, **cnns}
     vits, cnns = _having(vits, "gap"), _having(cnns, "gap")
     missing = [what for what, found in (("a ViT", vits), ("a CNN", cnns)) if not found]
     if missing:
-        return Claim(
-            text, f"{PAPER}, {where}", f"the mean over positions of {' and '.join(missing)} was not read", None
-        )
+        why = f"the mean over positions of {' and '.join(missing)} was not read"
+        return not_told(text, f"{PAPER}, {where}", why, run)
     pair = dict([next(iter(vits.items())), next(iter(cnns.items()))])
     values = [middle_accuracy(result) for result in pair.values()]
     parts = [
@@ -125,7 +128,8 @@ def _middle(vits: Results, cnns: Results) -> Claim:
     ]
     (high, error), (low, other) = values
     verdict = judge(high - low, float(np.hypot(error, other)))
-    return weigh(Claim(text, f"{PAPER}, {where}", "; ".join(parts), verdict), pair)
+    short = ", ".join(f"{percent(*value)} in {model}" for value, model in zip(values, pair, strict=True))
+    return weigh(Claim(text, f"{PAPER}, {where}", "; ".join(parts), verdict, short=short), pair)
 
 
 def middle_accuracy(result: LayerProbes) -> tuple[float, float]:

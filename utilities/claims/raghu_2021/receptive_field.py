@@ -12,7 +12,7 @@ import numpy as np
 
 from utilities.analysis.blocks.receptive_field import ReceptiveField
 from utilities.claims.claim import Claim, all_hold, by_family, judge
-from utilities.claims.evidence import weigh
+from utilities.claims.evidence import not_told, weigh
 from utilities.claims.formatting import with_error
 from utilities.results.statistics import mean_and_stderr
 from utilities.zoo.families import family
@@ -46,7 +46,7 @@ def claims_of_receptive_field(results: Mapping[str, ReceptiveField]) -> list[Cla
     shrinking = [(name, result) for name, result in results.items() if family(name) == "cnn" and _starts(result)]
     claims += [_shrinks(name, result) for name, result in shrinking]
     text = "a ViT's receptive fields are larger than a CNN's"
-    return claims or [Claim(text, f"{PAPER}, Fig. 6", "neither a CNN nor a ViT was run", None)]
+    return claims or [not_told(text, f"{PAPER}, Fig. 6", "neither a CNN nor a ViT was run", results)]
 
 
 def _relative(result: ReceptiveField, where: np.ndarray | Sequence[int]) -> tuple[float, float]:
@@ -70,7 +70,8 @@ def _local(cnn: ReceptiveField) -> Claim:
         f"first half of the blocks, and {with_error(last, its_error, '.3f')} after the last; below {LOCAL} counts as "
         "local"
     )
-    return weigh(Claim(text, f"{PAPER}, Fig. 6", found, judge(LOCAL - mean, error)), {"CNN": cnn})
+    short = f"half of the gradient within {with_error(mean, error)} of a flat map's radius; local: below {LOCAL}"
+    return weigh(Claim(text, f"{PAPER}, Fig. 6", found, judge(LOCAL - mean, error), short=short), {"CNN": cnn})
 
 
 def _slow(cnn: ReceptiveField, vit: ReceptiveField) -> Claim:
@@ -86,7 +87,10 @@ def _slow(cnn: ReceptiveField, vit: ReceptiveField) -> Claim:
         f"{with_error(two, other, '.3f')} in the ViT ({its_block})"
     )
     verdict = judge(two - one, float(np.hypot(error, other)))
-    return weigh(Claim(text, f"{PAPER}, Fig. 6", found, verdict), {"CNN": cnn, "ViT": vit})
+    short = (
+        f"widest step {with_error(one, error)} of a flat map's radius in the CNN, {with_error(two, other)} in the ViT"
+    )
+    return weigh(Claim(text, f"{PAPER}, Fig. 6", found, verdict, short=short), {"CNN": cnn, "ViT": vit})
 
 
 def _larger(cnn: ReceptiveField, vit: ReceptiveField) -> Claim:
@@ -97,7 +101,8 @@ def _larger(cnn: ReceptiveField, vit: ReceptiveField) -> Claim:
         f"flat map's radius in the ViT, {with_error(one, error, '.3f')} in the CNN"
     )
     verdict = judge(two - one, float(np.hypot(error, other)))
-    return weigh(Claim(text, f"{PAPER}, Fig. 6", found, verdict), {"CNN": cnn, "ViT": vit})
+    short = f"{with_error(two, other)} of a flat map's radius in the ViT, {with_error(one, error)} in the CNN"
+    return weigh(Claim(text, f"{PAPER}, Fig. 6", found, verdict, short=short), {"CNN": cnn, "ViT": vit})
 
 
 def _global(vit: ReceptiveField) -> Claim:
@@ -109,7 +114,8 @@ def _global(vit: ReceptiveField) -> Claim:
         f"half of the gradient lies within {with_error(mean, error, '.3f')} of a flat map's radius over the middle "
         f"third of the blocks, and {with_error(last, its_error, '.3f')} after the last; above {GLOBAL} counts as global"
     )
-    return weigh(Claim(text, f"{PAPER}, Fig. 6", found, judge(mean - GLOBAL, error)), {"ViT": vit})
+    short = f"half of the gradient within {with_error(mean, error)} of a flat map's radius; global: above {GLOBAL}"
+    return weigh(Claim(text, f"{PAPER}, Fig. 6", found, judge(mean - GLOBAL, error), short=short), {"ViT": vit})
 
 
 def _peak(vit: ReceptiveField) -> Claim:
@@ -122,7 +128,10 @@ def _peak(vit: ReceptiveField) -> Claim:
         f"{with_error(float(high), float(error), '.3f')} after the sum, {with_error(float(low), float(other), '.3f')} "
         f"before it; below {PEAK:g} of that after the sum counts as far less"
     )
-    return weigh(Claim(text, f"{PAPER}, Fig. C.4", found, judge(float(less), float(its_error))), {"ViT": vit})
+    sides = (with_error(float(value), float(spread)) for value, spread in ((high, error), (low, other)))
+    short = "share in the own patch {} after the sum, {} before it".format(*sides)
+    verdict = judge(float(less), float(its_error))
+    return weigh(Claim(text, f"{PAPER}, Fig. C.4", found, verdict, short=short), {"ViT": vit})
 
 
 def _starts(result: ReceptiveField) -> list[int]:

@@ -48,7 +48,8 @@ def _uniform(models: Mapping[str, Similarity], names: Mapping[str, str]) -> Clai
         f"mean similarity of layers of the lowest third with layers of the highest third: "
         f"{with_error(vit, other, '.2f')} in {names['vit']}, {with_error(cnn, error, '.2f')} in {names['cnn']}"
     )
-    return Claim(text, f"{PAPER}, Fig. 1", found, judge(vit - cnn, float(np.hypot(error, other))))
+    short = f"{with_error(vit, other, '.2f')} in {names['vit']}, {with_error(cnn, error, '.2f')} in {names['cnn']}"
+    return Claim(text, f"{PAPER}, Fig. 1", found, judge(vit - cnn, float(np.hypot(error, other))), short=short)
 
 
 def _across(result: Similarity) -> tuple[float, float]:
@@ -74,8 +75,10 @@ def _lower_half(result: Similarity) -> Claim:
         f"{share:.0%} of the {len(depths)} layers of the CNN's lower half have their best match in the ViT's lowest "
         f"third, at a mean depth of {depths.mean():.2f} (0 first, 1 last layer)"
     )
+    short = f"{share:.0%} of {len(depths)} layers of the CNN's lower half"
     # Neighbouring layers match together, so that a binomial error would be too small; three of four is the criterion.
-    return Claim(text, f"{PAPER}, Fig. 2", found, True if share >= 0.75 else False if share < 0.5 else None)
+    verdict = True if share >= 0.75 else False if share < 0.5 else None
+    return Claim(text, f"{PAPER}, Fig. 2", found, verdict, short=short)
 
 
 def _top(result: Similarity) -> Claim:
@@ -90,7 +93,8 @@ def _top(result: Similarity) -> Claim:
         f"the best match in the CNN is {with_error(high, error, '.2f')} on average for layers of the ViT's highest "
         f"third, {with_error(low, other, '.2f')} for those below"
     )
-    return Claim(text, f"{PAPER}, Fig. 2", found, judge(low - high, float(np.hypot(error, other))))
+    short = f"best match {with_error(high, error, '.2f')} in the highest third, {with_error(low, other, '.2f')} below"
+    return Claim(text, f"{PAPER}, Fig. 2", found, judge(low - high, float(np.hypot(error, other))), short=short)
 
 
 def _best_errors(result: Similarity) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from utilities.analysis.blocks.skip_ratios import SkipRatios
 from utilities.claims.claim import Claim, all_hold, by_family, judge
-from utilities.claims.evidence import weigh
+from utilities.claims.evidence import not_told, weigh
 from utilities.claims.formatting import with_error
 from utilities.results.statistics import mean_and_stderr
 
@@ -38,7 +38,8 @@ def claims_of_skips(results: Mapping[str, SkipRatios]) -> list[Claim]:
     models = by_family(results)
     if {"cnn", "vit"} <= models.keys():
         claims.append(_above(models["cnn"], models["vit"]))
-    return claims or [Claim(TRANSITION["ratio"][0], f"{PAPER}, Fig. 7", "no model with a class token was run", None)]
+    text, why = TRANSITION["ratio"][0], "no model with a class token was run"
+    return claims or [not_told(text, f"{PAPER}, Fig. 7", why, results)]
 
 
 TRANSITION = {
@@ -64,18 +65,20 @@ def _transition(model: str, result: SkipRatios, kind: str, value: str) -> Claim:
         contrast = np.log(cls / spatial) if value == "ratio" else cls - spatial
     contrast = np.where(np.isfinite(contrast), contrast, np.nan)
     measure = "log of CLS over image tokens" if value == "ratio" else "CLS less image tokens"
-    texts, verdicts = [], []
+    texts, verdicts, shorts = [], [], []
     for name, sign, place in zip(("first", "second"), (1, -1), _halves(len(rows)), strict=True):
         mean, error = map(float, mean_and_stderr(contrast[:, place].mean(1)))
         agree = int((sign * np.nanmean(contrast[:, place], axis=0) > 0).sum())
         verdicts.append(_verdict(judge(sign * mean, error), agree, contrast[:, place].shape[1]))
+        shorts.append(f"{with_error(mean, error, '+.3f')} in the {name}")
         texts.append(
             f"{name} half: {value} {np.nanmean(cls[:, place]):.2f} in CLS, {np.nanmean(spatial[:, place]):.2f} in "
             f"image tokens, {measure} {with_error(mean, error, '+.3f')}, {'above' if sign > 0 else 'below'} 0 in "
             f"{agree} of {contrast[:, place].shape[1]} blocks"
         )
     found, verdict = f"{model}, {BRANCHES[kind]}, {'; '.join(texts)}", all_hold(verdicts)
-    return weigh(Claim(text, f"{PAPER}, {figure}", found, verdict), {model: result})
+    short = f"{BRANCHES[kind]}: {measure} {' half, '.join(shorts)} half"
+    return weigh(Claim(text, f"{PAPER}, {figure}", found, verdict, short=short), {model: result})
 
 
 def _halves(count: int) -> tuple[slice, slice]:
@@ -103,7 +106,11 @@ def _above(cnn: SkipRatios, vit: SkipRatios) -> Claim:
         f"{at[0][low]:.2f}"
     )
     verdict = True if above == len(judged) else False if below else None
-    return weigh(Claim(text, f"{PAPER}, Fig. 7", found, verdict), {"CNN": cnn, "ViT": vit})
+    short = (
+        f"ratios {np.nanmin(mean):.2f} to {np.nanmax(mean):.2f} in the ViT, {np.nanmin(other):.2f} to "
+        f"{np.nanmax(other):.2f} in the CNN; above at {above} of {len(judged)} branches, below at {below}"
+    )
+    return weigh(Claim(text, f"{PAPER}, Fig. 7", found, verdict, short=short), {"CNN": cnn, "ViT": vit})
 
 
 def _spatial(result: SkipRatios) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from utilities.analysis.class_embedding.identifiability import Identifiability
 from utilities.claims.claim import Claim, all_hold, judge
-from utilities.claims.evidence import keep_sound, weigh
+from utilities.claims.evidence import keep_sound, not_told, weigh
 from utilities.claims.formatting import percent, with_error
 from utilities.results.statistics import LEVEL, mean_and_stderr
 
@@ -63,15 +63,15 @@ def _claim(
 ) -> Claim:
     """Test each model that has learnt; of the others, only claims on untrained models or by definition."""
     learnt = decide not in (_rate_is_accuracy, _at_chance)
-    results, left_out = keep_sound(results, learnt=learnt)
-    found = {model: decide(result, random.get(model)) for model, result in results.items()}
+    kept, left_out = keep_sound(results, learnt=learnt)
+    found = {model: decide(result, random.get(model)) for model, result in kept.items()}
     findings = {model: finding for model, finding in found.items() if finding is not None}
     if not findings:
-        return Claim(text, PAPER, "no model was run that could tell", None)
+        return not_told(text, PAPER, "no model was run that could tell", results)
     sentences = "; ".join(f"{model}: {finding}" for model, (finding, _) in findings.items())
     sentences += f"; not asked: {left_out}" if left_out else ""
     claim = Claim(text, PAPER, sentences, all_hold([verdict for _, verdict in findings.values()]))
-    asked = random if decide is _at_chance else results
+    asked = random if decide is _at_chance else kept
     return weigh(claim, {model: asked[model] for model in findings}, learnt=learnt)
 
 

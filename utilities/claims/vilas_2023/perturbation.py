@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from utilities.analysis.class_embedding.perturbation import Estimate, Perturbation
 from utilities.claims.claim import Claim, all_hold, judge
-from utilities.claims.evidence import weigh
+from utilities.claims.evidence import not_told, weigh
 
 PAPER = "Vilas et al. 2023"
 NEAR = 0.1  # "about chance": at most a tenth of the intact model's excess over chance is left
@@ -43,7 +43,7 @@ def _claims(text: str, kinds: tuple[str, ...], decide: Decide, results: Mapping[
                 found += "" if known else "; the intact model's tokens are not above chance by two standard errors"
                 claim = Claim(text, PAPER, found, decide(*sides, result.chance) if known else None)
                 claims.append(weigh(claim, {model: result}, shown=known))
-    return claims or [Claim(text, PAPER, f"{' or '.join(kinds)} in all blocks was not run", None)]
+    return claims or [not_told(text, PAPER, f"{' or '.join(kinds)} in all blocks was not run", results)]
 
 
 def _found(result: Perturbation, row: int, intact: Estimate, perturbed: Estimate, difference: Estimate) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from utilities.hooks.calls.copies import has_own_inputs, own_inputs
 from utilities.hooks.calls.input_type import casting_inputs
 from utilities.hooks.calls.inputs import check_model, explaining
+from utilities.hooks.calls.tf32 import forbidding_tf32
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -61,8 +62,8 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
     """Put a model in eval mode on a device, and restore every module's mode and place on exit.
 
     Inside the context, every call of the model works on its own copy of the input tensors, because it may write into
-    them. The copy has the type that the model takes. If the model cannot take the images, an error explains in one
-    sentence what is wrong with them.
+    them. The copy has the type that the model takes. On a GPU, float32 is computed as such, not as TF32. If the model
+    cannot take the images, an error explains in one sentence what is wrong with them.
 
     Args:
         model: The model. Each submodule's own ``training`` flag is restored.
@@ -94,7 +95,7 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
         model.eval()
         if target != home:
             model.to(target)
-        with own_inputs(model), casting_inputs(model), explaining():
+        with forbidding_tf32(target), own_inputs(model), casting_inputs(model), explaining():
             yield target
     finally:
         if target != home:

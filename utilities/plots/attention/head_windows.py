@@ -42,7 +42,8 @@ def plot_head_windows(results: Mapping[str, HeadWindowSimilarity] | HeadWindowSi
         ax.set(title=wrap(label, 2.4), xlabel="mean attention distance of the heads\n(pixels of the image)")
     axes[0, 0].set_ylim(min(0, axes[0, 0].get_ylim()[0]), None)  # once all is drawn: the panels share their scale
     axes[0, 0].set_ylabel(measure_of(list(results.values())))
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=TICK, frameon=False)
+    style = {"fontsize": TICK, "title": "layer of\nthe CNN", "title_fontsize": TICK, "frameon": False}
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **style)
     tidy(figure.axes)
     every = list(results.values())
     models = dict.fromkeys(heading(result, "").replace("\n", ", ") for result in every)

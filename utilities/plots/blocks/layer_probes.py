@@ -9,19 +9,19 @@ from matplotlib.figure import Figure
 
 from utilities.analysis.blocks.layer_probes import LayerProbes
 from utilities.plots.captions import shared_fact
-from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
+from utilities.plots.labelled_figure import colours, finish, is_cnn, marker, named, new_figure
 from utilities.plots.paper import CURVE, DENSE, REFERENCE, THIN, TICK
 from utilities.plots.text_fitting import wrap
 
+FIRST = "token:0"
 VIEW_TITLES = {
     "gap": "mean over positions",
     "cls": "class token",
     "mean_all": "mean over all tokens",
-    "token:0": "first token",
+    FIRST: "first token, or corner",
     "tokens": "single positions, mean",
     "flatten": "all features",
 }
-LINES = ("-", "--", ":", "-.")
 
 
 def plot_layer_probes(results: Mapping[str, LayerProbes] | LayerProbes, views: Sequence[str] | None = None) -> Figure:
@@ -65,7 +65,16 @@ def plot_layer_probes(results: Mapping[str, LayerProbes] | LayerProbes, views: S
     for ax in axes[:, 0]:
         ax.set_ylabel("top-1 accuracy of probes (%)")
     _legend_of_all(axes, results)
-    return finish(figure, results, _note(results))
+    return finish(figure, results, _note(results) + _first_token(results, views))
+
+
+def _first_token(results: Mapping[str, LayerProbes], views: Sequence[str]) -> str:
+    """Say what the first token is, and of which models it is a position of a map."""
+    if FIRST not in views:
+        return ""
+    maps = [label for label, one in results.items() if is_cnn(one.provenance.get("model", label))]
+    such = f" ({', '.join(maps)})" if maps else ""
+    return f" First token: the class token, or, where there is none{such}, the position in the upper left corner."
 
 
 def _legend_of_all(axes: np.ndarray, results: Mapping[str, LayerProbes]) -> None:

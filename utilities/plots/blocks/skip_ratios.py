@@ -59,7 +59,16 @@ def plot_skip_lines(results: Results, value: str = "ratio") -> Figure:
             ax.set_title(PANELS[kind])
     axes[0, 0].set_ylabel("\n".join(VALUES[value]))
     note = "Means over tokens and images; bars: one standard error over images." + _equal(value)
-    return finish(figure, results, note)
+    return finish(figure, results, note + _twice(results))
+
+
+def _twice(results: Mapping[str, SkipRatios]) -> str:
+    """Say of which models the same line stands in both panels; empty where there is one panel or no such model."""
+    plain = [label for label, result in results.items() if not _is_transformer(result)]
+    if not plain or len(plain) == len(results):
+        return ""
+    lines, stand = ("lines", "stand") if len(plain) > 1 else ("line", "stands")
+    return f" The {lines} of {' and '.join(plain)}, over all residual blocks, {stand} in both panels."
 
 
 def plot_skip_cosines(results: Results) -> Figure:

@@ -1,0 +1,75 @@
+"""Short recipes: a straight line, Nesterov's momentum, no decay of vectors, and images that lie on the device."""
+
+import pytest
+import torch
+from torch import nn
+
+from utilities.datasets import load_dataset
+from utilities.datasets.factory import make_loader
+from utilities.train import fit, load_sets
+from utilities.training.recipes import RECIPES, Recipe, schedule
+from utilities.training.trainer import Trainer
+
+TINY = Recipe("digits", epochs=1, batch_size=20, n_images=40, image_size=8, learning_rate=0.01)
+QUIET = {"device": "cpu", "precision": "float32", "report": lambda line: None}
+
+
+def optimizer_of(model, **options):
+    """Make the optimiser of a trainer, at the peak of the learning rate."""
+    data = make_loader(load_dataset("digits", "train", n_images=20), 20)
+    recipe = Recipe("digits", epochs=1, batch_size=20, **options).resolved("resnet18")
+    return Trainer(model, recipe, data, data, device="cpu", precision="float32").optimizer
+
+
+def test_the_straight_line_rises_to_its_peak_and_falls_to_zero():
+    fraction = schedule(Recipe(epochs=10, warmup=2, schedule="linear"), steps=5)
+    assert fraction(0) == pytest.approx(1 / 11)
+    assert fraction(10) == 1
+    assert [fraction(step) for step in (20, 30, 50, 60)] == pytest.approx([0.75, 0.5, 0.0, 0.0])
+    assert RECIPES["fast"].total_epochs == 10  # the warm-up is part of them
+
+
+@pytest.mark.parametrize("name_of_optimizer", ["sgd", "adamw"])
+def test_biases_and_norms_do_not_decay(name_of_optimizer):
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 10))
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    options = {"optimizer": name_of_optimizer, "learning_rate": 0.5, "weight_decay": 0.1, "decay_vectors": False}
+    optimizer = optimizer_of(model, **options)  # which the schedule's hook needs alive
+    optimizer.step()
+    for name, parameter in model.named_parameters():  # without a gradient, decay alone is left: a factor of 1 - 0.05
+        expected = 0.95 if parameter.ndim > 1 else 1.0
+        torch.testing.assert_close(parameter, torch.full_like(parameter, expected), msg=name)
+
+
+@pytest.mark.parametrize(("nesterov", "factor"), [(False, 1.0), (True, 1.9)])
+def test_nesterovs_first_step_looks_ahead(nesterov, factor):
+    model = nn.Linear(2, 2, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = optimizer_of(model, optimizer="sgd", learning_rate=0.5, weight_decay=0.0, nesterov=nesterov)
+    model.weight.grad = torch.ones(2, 2)
+    optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), torch.full((2, 2), -0.5 * factor))
+
+
+def test_nesterovs_momentum_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match="nesterov=True is for the optimizer sgd, not adamw"):
+        Recipe(nesterov=True).resolved("vit_tiny_patch4_32")
+
+
+def test_images_that_are_there_already_train_the_same_weights(tmp_path):
+    sets = load_sets(TINY)
+    paths = [fit("resnet18", TINY, 0, tmp_path / str(i), sets=given, **QUIET) for i, given in enumerate((None, sets))]
+    one, two = (torch.load(path, weights_only=True)["model"] for path in paths)
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_batches_are_cut_out_where_the_images_are():
+    data = load_dataset("digits", "train", augment=True)
+    loader = make_loader(data.to("meta"), 20, shuffle="every_epoch")
+    images, labels = next(iter(loader))
+    assert (images.device.type, labels.device.type) == ("meta", "cpu")
+    moved, still = (next(iter(make_loader(each, 20, shuffle="every_epoch")))[0] for each in (data.to("cpu"), data))
+    assert torch.equal(moved, still)
+    assert load_dataset("canvas", "test").to("meta").batch([0])[0].device.type == "cpu"  # its masks are on the CPU

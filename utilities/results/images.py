@@ -1,0 +1,44 @@
+"""Say which images a result rests on, and where their number is larger than that of independent pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Data sets, by name, of which several images show the same thing. Standard errors take images as independent.
+ALIKE = {
+    "photos": "crops of ten pictures: errors are too small",
+    "canvas": "digits occur twice: errors are a little too small",
+}
+
+
+def alike(facts: Mapping[str, Any]) -> str:
+    """State in which way the images of a data set are not independent; empty where nothing is known of that.
+
+    Args:
+        facts: Provenance of a result.
+
+    Example:
+        >>> alike({"dataset": "photos (test)"}), alike({"dataset": "folder:photos (test)"})
+        ('crops of ten pictures: errors are too small', '')
+    """
+    return ALIKE.get(str(facts.get("dataset") or "").partition(" (")[0], "")
+
+
+def describe_images(facts: Mapping[str, Any], count: int | None, form: str = "n = {:,} images") -> str:
+    """State a data set and a number of images, as far as they are known, and whether the images are independent.
+
+    Args:
+        facts: Provenance of a result.
+        count: Number of images.
+        form: How the number is stated.
+
+    Example:
+        >>> describe_images({"dataset": "digits (test)"}, 1540)
+        'digits (test), n = 1,540 images'
+        >>> describe_images({"dataset": "photos (test)"}, 96, "{} images")
+        'photos (test), 96 images (crops of ten pictures: errors are too small)'
+    """
+    known = [facts.get("dataset"), None if count is None else form.format(count)]
+    note = alike(facts)
+    return ", ".join(part for part in known if part) + (f" ({note})" if note else "")
