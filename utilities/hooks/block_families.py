@@ -59,8 +59,8 @@ def told_kind(model: nn.Module, name: str) -> str:
     Example:
         >>> from utilities.zoo.vit import vit_tiny_patch2_16
         >>> model = vit_tiny_patch2_16()
-        >>> [told_kind(model, name) for name in ("patch_embed", "blocks.0", "blocks.0.mlp", "blocks.0.norm1")]
-        ['conv', 'msa', 'mlp', 'msa']
+        >>> [told_kind(model, name) for name in ("blocks.0", "blocks.0.attn", "blocks.0.mlp", "blocks.0.norm1")]
+        ['msa', 'msa', 'mlp', 'msa']
     """
     whole = name
     while whole:
