@@ -288,11 +288,10 @@ def _sentence(text: str, options: Sequence[Option], arguments: Sequence[str]) ->
         if value:
             return f"{name} should be {_metavar(one) or one.type.__name__.upper()}, not {value[1].strip('[]. ')}"
     wrong = re.search(r"invalid choice '(.*?)' for argument '(.*?)'.*?Expected one of \((.*?)\)", text)
-    known = wrong and [word for word in re.findall(r"'(.*?)'", wrong[3]) if word != "None"]  # leaving it out says None
-    said = (
-        wrong and f"{wrong[2]} {wrong[1]!r} is not known{nearest(wrong[1], known)}; known: {', '.join(sorted(known))}"
-    )
-    return said or text.rstrip(".")
+    if wrong is None:
+        return text.rstrip(".")
+    known = set(re.findall(r"'(.*?)'", wrong[3])) - {"None"}  # leaving it out says None
+    return f"{wrong[2]} {wrong[1]!r} is not known{nearest(wrong[1], known)}; known: {', '.join(sorted(known))}"
 
 
 def _decoded(one: Option, text: str) -> Any:
