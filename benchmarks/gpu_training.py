@@ -19,7 +19,7 @@ from utilities.training.recipes import RECIPES, Recipe
 if TYPE_CHECKING:
     from gpu import Bench
 
-FIRST = ("resnet18", "vit_tiny_patch4_32", "lambda_resnet26", "resnet50", "lambda_resnet50", "alternet18", "resnet34")
+FIRST = ("resnet18", "vit_tiny_patch4_32", "lambda_resnet26", "resnet50", "alternet18", "resnet34", "lambda_resnet50")
 SEEDED = ("resnet18", "lambda_resnet26", "vit_tiny_patch4_32")
 RUNS = [(name, 0) for name in FIRST] + [("resnet18", 1), ("lambda_resnet26", 1), ("lambda_resnet38", 0)]
 RUNS += [("resnet101", 0), ("vit_tiny_patch4_32", 1)] + [(name, 2) for name in SEEDED] + [("vit_tiny_patch2_32", 0)]

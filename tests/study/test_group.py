@@ -145,7 +145,7 @@ def test_the_papers_recipe_is_kept_apart_and_mixes():
     assert paper.checkpoint_folder.parts[-2:] == ("cifar100", "cifar_vit")
     assert Study("A", "resnet50", "quick", training="cifar_vit").recipe == Study("A", "resnet50").recipe
     with pytest.raises(ValueError, match="choose from study, cifar_general"):
-        Study("A", "resnet50", training="fast")
+        Study("A", "resnet50", training="quick")
 
 
 def test_mixing_is_that_of_the_recipe(monkeypatch, generator):
