@@ -144,7 +144,7 @@ def test_the_papers_recipe_is_kept_apart_and_mixes():
     assert (paper.recipe.epochs, paper.recipe.mixup, paper.recipe.optimizer) == (300, 1.0, "adamw")
     assert paper.checkpoint_folder.parts[-2:] == ("cifar100", "cifar_vit")
     assert Study("A", "resnet50", "quick", training="cifar_vit").recipe == Study("A", "resnet50").recipe
-    with pytest.raises(ValueError, match="choose from study, cifar_general"):
+    with pytest.raises(ValueError, match="choose from study, fast, vit, cifar_general"):
         Study("A", "resnet50", training="quick")
 
 
