@@ -18,8 +18,8 @@ if __name__ == "__main__":  # before all that is heavy, so that --help is quick;
 
 import math
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ from utilities.datasets.factory import load_dataset
 from utilities.datasets.images import Augmentation, ImageDataset
 from utilities.datasets.loaders import Loader, make_loader
 from utilities.hooks.calls.memory import keeping_freed_memory
-from utilities.results.writing import check_writable, clear_killed, warning_of_failure
+from utilities.hooks.calls.processes import Processes
+from utilities.results.writing import check_writable, clear_killed
 from utilities.training.augmentation import recipe_augmentation
+from utilities.training.evaluation import estimate_batch_norm, evaluate_shared
 from utilities.training.origins import load_start, read_start, read_teacher
 from utilities.training.recipes import Recipe
 from utilities.training.resumption import (
@@ -46,7 +48,8 @@ from utilities.training.resumption import (
     resume_file,
     resume_run,
 )
-from utilities.training.trainer import Trainer, autocast_dtype, estimate_batch_norm, evaluate_or_nan
+from utilities.training.saving import Saving
+from utilities.training.trainer import Trainer, autocast_dtype
 from utilities.utils import evaluating, resolve_device, set_seed, versions
 from utilities.zoo.checkpoints import tensor_bytes, write_torch
 from utilities.zoo.factory import check_name, create_model
@@ -100,14 +103,20 @@ def fit(
     classes: Sequence[str] | str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     sets: Sequence[ImageDataset] | None = None,
+    sync_norms: bool = False,
+    resume_every: float | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
     """Train a model and write its checkpoint, completely or not at all.
 
+    In a ``torch.distributed`` group, as torchrun makes one, each process trains on its share of every batch: gradients
+    are averaged, and draws depend on seed, epoch and image alone. The first process writes.
+
     The checkpoint loads with ``weights_only=True`` and holds ``model`` (the state dictionary), ``name``,
     ``num_classes``, ``seed``, ``recipe``, ``history`` (a row for each epoch), ``test`` (loss and accuracies on the test
     set, measured once, at the end), ``classes`` (their names), ``data`` (a fingerprint of each split, see
-    `utilities.datasets.fingerprint`), ``precision``, ``precisions`` (for each part of the epochs) and ``versions``.
+    `utilities.datasets.fingerprint`), ``precision``, ``precisions`` (for each part of the epochs), ``processes``
+    (how many ended the training) and ``versions``.
 
     Args:
         model_name: A name that `utilities.zoo.create_model` knows.
@@ -131,6 +140,9 @@ def fit(
             not hold them, so that they need a folder of their own.
         sets: What `load_sets` gives for this recipe, seed and order of classes, to train several models on images that
             are read once.
+        sync_norms: Whether batch norms take their statistics from the images of all processes; needs CUDA.
+        resume_every: Minutes of training that an interruption costs at most; None is one. Ctrl-C and SIGTERM save
+            after the step at hand.
         report: Function that receives the lines of the epoch table.
 
     Returns:
@@ -149,7 +161,9 @@ def fit(
         'resnet18_seed_0_epochs_0.pth'
     """
     check_name(model_name)
-    recipe = recipe.resolved(model_name)
+    recipe, processes = recipe.resolved(model_name), Processes.now()
+    _check_processes(recipe, processes)
+    report = report if processes.rank == 0 else _silent
     autocast_dtype(precision, resolve_device(device))
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every={save_every} must be at least 1")
@@ -158,14 +172,19 @@ def fit(
     begun = None if start is None else read_start(start, model_name)
     origin = {"teacher": taught[1]} if taught else {}
     origin |= {"start": begun[1]} if begun else {}
-    with locked(path), keeping_freed_memory():
-        content = finished(path, recipe, origin, report) if resume else None
-        if content is not None:
-            refuse_other_data(content, data_now(recipe, seed, classes), path, recipe.dataset)
-            report(f"{path} is there already, trained with this recipe")
+    with locked(path) if processes.rank == 0 else nullcontext(), keeping_freed_memory():
+        there = False
+        if processes.rank == 0:
+            content = finished(path, recipe, origin, report) if resume else None
+            if content is not None:
+                refuse_other_data(content, data_now(recipe, seed, classes), path, recipe.dataset)
+                report(f"{path} is there already, trained with this recipe")
+            there = content is not None
+            if not there:
+                clear_killed(path)
+                clear_killed(resume_file(path))
+        if processes.first(there):
             return path
-        clear_killed(path)
-        clear_killed(resume_file(path))
         sets = load_sets(recipe, seed, classes) if sets is None else sets
         placed = _resident(sets, resolve_device(device), workers)
         (train, validation, test), num_classes = make_loaders(placed, recipe, seed, workers), sets[0].num_classes
@@ -177,23 +196,37 @@ def fit(
             report(f"starting from {start}{', with random ' * bool(fresh)}{', '.join(fresh)}")
         _check_size(model, train, model_name)
         check_writable(path, tensor_bytes(model.state_dict()))
-        trainer = Trainer(
-            model, recipe, train, validation, device=device, precision=precision, teacher=taught and taught[0]
-        )
+        how = {"device": device, "precision": precision, "sync_norms": sync_norms, "processes": processes}
+        trainer = Trainer(model, recipe, train, validation, teacher=taught and taught[0], **how)
         facts = {"name": model_name, "num_classes": num_classes, "seed": seed, "recipe": asdict(recipe)}
         facts |= origin | {"versions": versions(), **data_facts(sets)}
-        _run(trainer, recipe, path, facts, save_every, resume, report)
+        every = RESUME_EVERY if resume_every is None else 60 * resume_every
+        _run(trainer, recipe, path, facts, save_every, resume, every, report)
         if recipe.norm_images:
             count = min(recipe.norm_images, len(sets[0]))
             options = {"image_size": recipe.image_size, "masks": False, "classes": classes}
             still = load_dataset(recipe.dataset, "train", n_images=count, seed=seed, **options)
             estimate_batch_norm(trainer.model, make_loader(still, count), device)
-        result = evaluate_or_nan(trainer.model, test, device)
+        result = evaluate_shared(trainer.model, test, device, processes)
         report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
         refuse_diverged(trainer, result)
-        facts |= trainer.precision_facts() | {"history": trainer.history, "test": result}
-        finish(path, facts | {"model": trainer.model.state_dict()})
+        facts |= trainer.precision_facts() | {"history": trainer.history, "test": result, "processes": processes.count}
+        if processes.rank == 0:
+            finish(path, facts | {"model": trainer.model.state_dict()})
     return path
+
+
+def _silent(line: str) -> None:
+    """Report nothing: the first process speaks for all."""
+
+
+def _check_processes(recipe: Recipe, processes: Processes) -> None:
+    """Refuse batches that do not give each process two images."""
+    if recipe.batch_size < 2 * processes.count:
+        raise ValueError(
+            f"batch_size={recipe.batch_size} is that of all {processes.count} processes together, which leaves some "
+            f"with fewer than two images; take {2 * processes.count} or more, or fewer processes"
+        )
 
 
 def _create(
@@ -253,7 +286,8 @@ def make_loaders(sets: Sequence[ImageDataset], recipe: Recipe, seed: int, worker
     train, *held_out = sets
     train = train.repeated(recipe.epoch_images) if recipe.epoch_images else train
     size = min(recipe.batch_size, len(train))
-    ragged = len(train) % size == 1  # batch norm cannot train on a last batch of one image
+    # Batch norm cannot train on a last batch that leaves a process a single image.
+    ragged = 0 < len(train) % size < 2 * Processes.now().count
     loader = make_loader(train, size, seed=seed, shuffle="every_epoch", workers=workers, drop_last=ragged)
     return [loader, *(make_loader(d, recipe.batch_size, shuffle="never", workers=workers) for d in held_out)]
 
@@ -276,31 +310,32 @@ def _run(
     facts: dict[str, Any],
     save_every: int | None,
     resume: bool,
+    every: float,
     report: Callable[[str], None],
 ) -> None:
     """Run the remaining epochs, print the table, and write snapshots and a file to resume from."""
     interrupted = resume_file(path)
-    if resume and interrupted.exists():
+    if trainer.processes.first(resume and interrupted.exists()):
         resume_run(trainer, recipe, interrupted, facts, report)
 
     def snapshot(epoch: int) -> None:
+        if trainer.processes.rank:
+            return
         if save_every and (epoch % save_every == 0 or epoch == math.ceil(recipe.warmup)):
             content = facts | trainer.precision_facts() | {"model": trainer.model.state_dict()}
             write_torch(path.with_name(f"{path.stem}_at_{epoch}.pth"), content)
 
-    if not trainer.history:
+    if not trainer.history and not trainer.step:
         snapshot(0)
     report("epoch  lr        train loss  top-1   top-5    validation loss  top-1   top-5    seconds")
-    saved = time.monotonic()
-    while len(trainer.history) < recipe.total_epochs:
-        row = trainer.run_epoch()
-        report(
-            f"{row['epoch']:>5}  {row['learning_rate']:<8.2g}  {row['train_loss']:>10.4f}  {row['train_top1']:>6.2%}  "
-            f"{row['train_top5']:>7.2%}  {row['loss']:>15.4f}  {row['top1']:>6.2%}  {row['top5']:>7.2%}  "
-            f"{row['seconds']:>7.1f}"
-        )
-        snapshot(row["epoch"])
-        if time.monotonic() - saved > RESUME_EVERY:
-            with warning_of_failure(report):  # if this fails, an interruption costs more
-                write_torch(interrupted, facts | trainer.state())
-            saved = time.monotonic()
+    with Saving(trainer, interrupted, facts, every, report) as save_if_due:
+        trainer.after_step = save_if_due
+        while len(trainer.history) < recipe.total_epochs:
+            row = trainer.run_epoch()
+            report(
+                f"{row['epoch']:>5}  {row['learning_rate']:<8.2g}  {row['train_loss']:>10.4f}  "
+                f"{row['train_top1']:>6.2%}  {row['train_top5']:>7.2%}  {row['loss']:>15.4f}  {row['top1']:>6.2%}  "
+                f"{row['top5']:>7.2%}  {row['seconds']:>7.1f}"
+            )
+            snapshot(row["epoch"])
+            save_if_due()

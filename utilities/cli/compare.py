@@ -9,10 +9,8 @@ Under torchrun each process takes its share of the batches; the result is that o
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -101,7 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options = [_one_or_two(one) for one in shared()] + options_of(How)
     given = parse(options, arguments or [], "python -m utilities compare", ABOUT, many="models")
-    with reporting(), process_group(given.device) as (rank, device):
+    from utilities.hooks.calls.processes import Processes, process_group
+
+    with reporting(), process_group(given.device) as device:
+        rank = Processes.now().rank
         paths = run(given, rank, device)
         if rank == 0:
             from utilities.cli.files import say_written
@@ -111,40 +112,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _one_or_two(option: Option) -> Option:
     return dataclasses.replace(option, help=option.help.replace("One or more", "One or two"))
-
-
-@contextmanager
-def process_group(device: str) -> Iterator[tuple[int, torch.device]]:
-    """Join the group that torchrun started, if it did, and leave it on exit.
-
-    Args:
-        device: Asked for; under torchrun ``auto`` and ``cuda`` give each process a GPU of its own.
-
-    Yields:
-        This process's number and its device.
-
-    Example:
-        >>> with process_group("cpu") as (rank, device):
-        ...     rank, device
-        (0, device(type='cpu'))
-    """
-    import torch
-    from torch import distributed
-
-    from utilities.utils import resolve_device
-
-    if "RANK" not in os.environ:
-        yield 0, resolve_device(device)
-        return
-    local, own = int(os.environ.get("LOCAL_RANK", 0)), resolve_device(device)
-    if own.type == "cuda" and own.index is None:
-        own = torch.device("cuda", local % torch.cuda.device_count())
-        torch.cuda.set_device(own)
-    distributed.init_process_group("gloo")  # small sums in main memory travel once, at the end
-    try:
-        yield distributed.get_rank(), own
-    finally:
-        distributed.destroy_process_group()
 
 
 def run(given: SimpleNamespace, rank: int, device: torch.device) -> list[Path]:

@@ -1,5 +1,9 @@
 """The verb ``train``: train a model with the study's recipe or another one; see `utilities.train`.
 
+Under torchrun, each process trains on its share of every batch; ``--batch-size`` is that of all together:
+
+    torchrun --nproc_per_node=8 -m utilities.train resnet50 90 0 checkpoints --recipe imagenet_general --resume
+
 ``python -m utilities.train MODEL EPOCHS SEED DIR`` and ``python utilities/train.py ...`` are the same.
 """
 
@@ -40,6 +44,8 @@ class Run:
         teacher: Checkpoint of a model whose answers to learn from as well.
         start: Checkpoint of the same model whose weights to start from; its classifier stays where the classes do.
         resume: Keep what is finished, go on with what was interrupted.
+        resume_every: Minutes of training that a killed run loses at most; one by default. Ctrl-C and SIGTERM lose none.
+        sync_norms: Under torchrun, batch norms see the images of all processes; on GPUs alone.
     """
 
     model: Annotated[str, position(metavar="MODEL")]
@@ -55,6 +61,8 @@ class Run:
     teacher: str | None = None
     start: str | None = None
     resume: bool = False
+    resume_every: float | None = None
+    sync_norms: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,11 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with reporting():
         _refuse_weights(given["model"])
         from utilities.datasets.class_order import from_options
+        from utilities.hooks.calls.processes import Processes, process_group
         from utilities.train import fit
 
         given["classes"] = from_options(given["classes"])
-        path = fit(given.pop("model"), own, given.pop("seed"), given.pop("dir"), **given)
-    print(f"wrote {path}")
+        with process_group(given["device"]) as given["device"]:
+            path = fit(given.pop("model"), own, given.pop("seed"), given.pop("dir"), **given)
+            if Processes.now().rank == 0:
+                print(f"wrote {path}")
 
 
 def _refuse_weights(word: str) -> None:

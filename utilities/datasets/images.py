@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Augmentation:
 
     pad: int
     flip: bool = True
+    served: tuple[tuple[int, ...], int] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.pad < 0:
@@ -69,14 +70,32 @@ class Augmentation:
             raise ValueError(f"images should be (batch, channels, height, width), got {tuple(images.shape)}")
         n, channels, height, width = images.shape
         device = images.device
-        top, left = send(torch.randint(0, 2 * self.pad + 1, (2, n, 1), generator=generator), device)
+        own, whole = (slice(None), n) if self.served is None else (list(self.served[0]), self.served[1])
+        shifts = torch.randint(0, 2 * self.pad + 1, (2, whole, 1), generator=generator)
+        top, left = send(shifts[:, own], device)
         rows, columns = top + torch.arange(height, device=device), left + torch.arange(width, device=device)
         if self.flip:
-            mirrored = send(torch.rand((n, 1), generator=generator), device) < 0.5
+            mirrored = send(torch.rand((whole, 1), generator=generator)[own, :], device) < 0.5
             columns = torch.where(mirrored, columns.flip(1), columns)
         pixels = rows[:, :, None] * (width + 2 * self.pad) + columns[:, None, :]
         pixels = pixels.reshape(n, 1, -1).expand(-1, channels, -1)
         return F.pad(images, (self.pad,) * 4).flatten(2).gather(2, pixels).view_as(images)
+
+    def rows(self, rows: Sequence[int], whole: int) -> Augmentation:
+        """Return what augments some rows of a batch as this does when it is given the whole batch.
+
+        Args:
+            rows: The rows.
+            whole: Number of images in the whole batch.
+
+        Example:
+            >>> images, augment = torch.rand(4, 1, 3, 3), Augmentation(1)
+            >>> whole = augment(images, torch.Generator().manual_seed(0))
+            >>> part = augment.rows([0, 3], 4)(images[[0, 3]], torch.Generator().manual_seed(0))
+            >>> bool((part == whole[[0, 3]]).all())
+            True
+        """
+        return replace(self, served=(tuple(rows), whole))
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ state of torch's global generator.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utilities.datasets.images import augmented, check_masks
+from utilities.datasets.images import Augmentation, augmented, check_masks
 
 SHUFFLES = ("once", "every_epoch", "never")
 
@@ -57,6 +57,7 @@ class Loader(DataLoader):
         generator = seeded_generator(order.seed, 1)
         super().__init__(dataset, sampler=order, generator=generator, **options)
         self.augment, self.seed, self.epoch = augment, order.seed, 0
+        self._draws = seeded_generator(order.seed, 2, 0)
 
     def __iter__(self) -> Iterator[Any]:
         epoch, self.epoch = self.epoch, self.epoch + 1
@@ -64,6 +65,53 @@ class Loader(DataLoader):
         direct = self.num_workers == 0 and hasattr(self.dataset, "batch")
         batches = map(self.dataset.batch, list(self.batch_sampler)) if direct else super().__iter__()
         return batches if self.augment is None else self._augmented(batches, epoch)
+
+    def served(
+        self,
+        epoch: int,
+        share: Callable[[int], Sequence[int]] | None = None,
+        first: int = 0,
+        draws: torch.Tensor | None = None,
+    ) -> Iterator[tuple[Any, int]]:
+        """Serve one epoch, or the part of it that is left, or of each batch only some rows.
+
+        What an image looks like depends on the seed, the epoch and its place alone, not on who else serves the rest:
+        everything is drawn for whole batches.
+
+        Args:
+            epoch: Number of the epoch.
+            share: Function from the number of images in a batch to the rows to serve; None serves all. At least row 0
+                is served.
+            first: Number of batches to leave out at the start.
+            draws: State of the augmentation's generator after these, see ``draws``.
+
+        Yields:
+            The batch, or its rows, and the number of images in the whole batch.
+        """
+        self.sampler.epoch = epoch
+        listed = list(self.batch_sampler)[first:]
+        shares = [list(range(len(one))) if share is None else list(share(len(one))) or [0] for one in listed]
+        apart = self.augment is None or isinstance(self.augment, Augmentation)  # else whole batches are augmented
+        wanted = [[one[i] for i in rows] if apart else one for one, rows in zip(listed, shares, strict=True)]
+        if self.num_workers == 0 and hasattr(self.dataset, "batch"):
+            batches: Iterator[Any] = map(self.dataset.batch, wanted)
+        else:
+            options = {"num_workers": self.num_workers, "generator": seeded_generator(self.seed, 1)}
+            batches = iter(DataLoader(self.dataset, batch_sampler=wanted, **options))
+        self._draws = seeded_generator(self.seed, 2, epoch)
+        if draws is not None:
+            self._draws.set_state(draws)
+        for batch, one, rows in zip(batches, listed, shares, strict=True):
+            if self.augment is not None and apart:
+                batch = augmented(self.augment.rows(rows, len(one)), batch, self._draws)
+            elif self.augment is not None:
+                batch = [values[rows] for values in augmented(self.augment, batch, self._draws)]
+            yield batch, len(one)
+
+    @property
+    def draws(self) -> torch.Tensor:
+        """Return the state of the augmentation's generator within the epoch that `served` serves."""
+        return self._draws.get_state()
 
     def _augmented(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
         generator = seeded_generator(self.seed, 2, epoch)

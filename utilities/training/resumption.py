@@ -187,7 +187,10 @@ def resume_run(
     Raises:
         ValueError: If the file is damaged, or belongs to other data.
     """
-    state = read_checkpoint(interrupted, "delete it to train from the start")
+    first = trainer.processes.rank == 0
+    state = trainer.processes.first(
+        read_checkpoint(interrupted, "delete it to train from the start") if first else None
+    )
     same = "name" not in state or _same_origin(state, facts)  # earlier versions did not state it
     if not (same_recipe(state.get("recipe"), recipe) and same):
         report(f"{interrupted} is of another recipe; starting anew")
@@ -198,7 +201,8 @@ def resume_run(
         return
     refuse_other_data(state, facts, interrupted, recipe.dataset)
     trainer.load_state(state)
-    report(f"going on after epoch {len(trainer.history)} of {recipe.total_epochs}")
+    within = f", step {trainer.step} of the next" if trainer.step else ""
+    report(f"going on after epoch {len(trainer.history)} of {recipe.total_epochs}{within}")
     before = trainer.precision_facts()["precision"]
     if before != trainer.precision:
         report(f"so far in {before}, from here on in {trainer.precision}")

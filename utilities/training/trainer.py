@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,21 +13,21 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from utilities.datasets.loaders import Loader
-from utilities.hooks.calls.copies import own_inputs
-from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.calls.inputs import check_gradients, explaining
 from utilities.hooks.calls.labels import check_labels, check_logits, hits, need_labels
-from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.processes import Processes
 from utilities.hooks.calls.sending import send
-from utilities.hooks.calls.weights import STATISTICS, check_weights
+from utilities.hooks.calls.weights import check_weights
 from utilities.training.augmentation import Blend
 from utilities.training.distillation import distillation_loss
+from utilities.training.evaluation import estimate_batch_norm, evaluate_shared
+from utilities.training.optimizers import make_optimizer
 from utilities.training.recipes import OPTIMIZERS, Recipe, schedule
-from utilities.utils import evaluate, evaluating, has_fast_bfloat16, resolve_device, split_batch
+from utilities.utils import has_fast_bfloat16, resolve_device, split_batch
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "estimate_batch_norm"]
 
@@ -59,84 +59,6 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
 
 
-def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.device = "auto") -> nn.Module:
-    """Estimate the statistics of all batch norms of a model in one pass, without training anything.
-
-    Only batch norms are in training mode, so nothing is dropped, and chance plays no part. With the statistics of a
-    fresh layer, mean 0 and variance 1, an untrained deep network is not normalised at all in eval mode: some Lambda
-    ResNets overflow.
-
-    Args:
-        model: Model to change in place: running means and variances become averages over the batches.
-        loader: Training images, best in one batch of as many as memory allows: each layer is then normalised by
-            the values that it really receives. Averages over many small batches miss that, a little more with each
-            layer.
-        device: See `utilities.utils.resolve_device`; the model stays there.
-
-    Returns:
-        The model.
-
-    Example:
-        >>> norm = nn.BatchNorm1d(1)
-        >>> estimate_batch_norm(norm, [torch.tensor([[1.0], [3.0]])], "cpu").running_mean
-        tensor([2.])
-    """
-    target = resolve_device(device)
-
-    def batches() -> Iterator[torch.Tensor]:
-        for module in model.modules():  # update_bn has just put all of them in training mode
-            module.training = isinstance(module, _BatchNorm)
-        for batch in loader:
-            yield as_input(split_batch(batch)[0], model, target)
-
-    with keeping_freed_memory(), own_inputs(model):
-        model.to(target)
-        update_bn(batches(), model)
-    return model
-
-
-def evaluate_or_nan(model: nn.Module, loader: Loader, device: str | torch.device = "auto") -> dict[str, float]:
-    """Evaluate a model in training, where an overflow is no error yet: its loss and accuracies are then NaN.
-
-    Before the end, running averages may not normalise a deep network on all images, see `estimate_batch_norm`.
-
-    Example:
-        >>> batch = [(torch.full((1, 2), float("inf")), torch.tensor([0]))]
-        >>> evaluate_or_nan(nn.Flatten(), batch, "cpu")["loss"]
-        nan
-    """
-    try:
-        return evaluate(model, loader, device=device)
-    except ValueError:
-        if not _overflows(model, loader, device):
-            raise
-        return {"loss": math.nan, "top1": math.nan, "top5": math.nan, "n": len(getattr(loader, "dataset", loader))}
-
-
-def _overflows(model: nn.Module, loader: Loader, device: str | torch.device) -> bool:
-    """Tell whether statistics of norms, or logits of some images, are not finite."""
-    statistics = (buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS))
-    if not all(buffer.isfinite().all() for buffer in statistics):
-        return True
-    with evaluating(model, device) as target, torch.inference_mode():
-        return any(not model(split_batch(batch)[0].to(target)).isfinite().all() for batch in loader)
-
-
-def _make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    groups: Any = model.parameters()
-    if not recipe.decay_vectors:
-        axes = {True: [], False: []}
-        for parameter in model.parameters():
-            axes[parameter.ndim < 2].append(parameter)
-        groups = [{"params": axes[False]}, {"params": axes[True], "weight_decay": 0.0}]
-    if recipe.optimizer == "sgd":
-        options = {"momentum": 0.9, "weight_decay": recipe.weight_decay, "nesterov": recipe.nesterov}
-        return torch.optim.SGD(groups, recipe.learning_rate, **options)
-    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())  # where it is not the default
-    options = {"weight_decay": recipe.weight_decay, "fused": True if on_cpu else None}
-    return torch.optim.AdamW(groups, recipe.learning_rate, **options)
-
-
 class Trainer:
     """Hold one training run: its model, optimiser, schedule and the history of its epochs.
 
@@ -151,9 +73,12 @@ class Trainer:
         device: See `utilities.utils.resolve_device`.
         precision: See `autocast_dtype`.
         teacher: A trained model whose answers are learnt besides the labels, see `utilities.training.distillation`.
+        sync_norms: Whether batch norms take their statistics from the images of all processes, not of their own.
+        processes: This process's place among those that train together, each on its share of every batch; None is
+            that in the group it has joined. All of them hold the same model and loaders.
 
     Raises:
-        ValueError: If weights of the model or the teacher are not finite.
+        ValueError: If weights of the model or the teacher are not finite, or batch norms cannot be synchronised.
 
     Example:
         >>> from utilities.datasets import load_dataset
@@ -175,6 +100,8 @@ class Trainer:
         device: str | torch.device = "auto",
         precision: str = "auto",
         teacher: nn.Module | None = None,
+        sync_norms: bool = False,
+        processes: Processes | None = None,
     ) -> None:
         for one in (model, teacher):
             if one is not None:
@@ -188,15 +115,50 @@ class Trainer:
         for module in self.model.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=self.layout)
-        self.recipe = recipe
-        self.optimizer = _make_optimizer(self.model, recipe)
+        self.recipe, self.processes = recipe, processes or Processes.now()
+        self.optimizer = make_optimizer(self.model, recipe)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule(recipe, len(train)))
         self.scaler = torch.amp.GradScaler(enabled=self.dtype == torch.float16)
         self.history: list[dict[str, float]] = []
         self.precisions: list[list[Any]] = []  # pairs of epochs and their precision, in order
+        self.after_step: Callable[[], None] | None = None  # called after each step but an epoch's last one
+        self.network = self._shared(sync_norms)
+        self._begin_epoch()
+        self._draw_apart()
+
+    def _draw_apart(self) -> None:
+        """Let other processes than the first drop out other units than it does."""
+        if self.processes.rank:
+            torch.manual_seed(
+                torch.initial_seed() + len(self.history) * len(self.train) + self.step + self.processes.rank
+            )
+
+    def _shared(self, sync_norms: bool) -> nn.Module:
+        """Return what is called in a step: the model, or with several processes what averages their gradients."""
+        norms = [name for name, module in self.model.named_modules() if isinstance(module, _BatchNorm)]
+        if sync_norms and norms:
+            if self.device.type != "cuda":
+                raise ValueError(
+                    f"batch norms ({norms[0]} and others) cannot be synchronised on {self.device.type}: torch's "
+                    "SyncBatchNorm needs CUDA; leave out sync_norms, and each process normalises its share by itself"
+                )
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        if self.processes.count == 1:
+            return self.model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(self.model, device_ids=devices)
+
+    def _begin_epoch(self) -> None:
+        """Forget the steps of the last epoch."""
+        self.step, self.count, self.seconds, self.draws = 0, 0, 0.0, None
+        self.rate = self.optimizer.param_groups[0]["lr"]
+        self.total = torch.zeros(3, device=self.device)  # loss and right answers of this process's images
 
     def run_epoch(self, progress: bool = True) -> dict[str, float]:
-        """Train for one epoch, then validate.
+        """Train for one epoch, or for what is left of one that was interrupted, then validate.
+
+        Args:
+            progress: Whether to show a progress bar.
 
         Returns:
             The epoch's row of the table. ``learning_rate`` is that of its first step, ``train_...`` are means over the
@@ -207,36 +169,44 @@ class Trainer:
             ValueError: If there are no labels, or if they are not classes of the model.
         """
         check_gradients("training")
-        start, epoch = time.perf_counter(), len(self.history)
-        self.train.epoch = epoch + 1  # orders have the numbers of the table's rows
+        epoch, before, start = len(self.history), self.seconds, time.perf_counter()
         self.model.train()
-        total, count = torch.zeros(3, device=self.device), 0
-        rate = self.optimizer.param_groups[0]["lr"]
-        options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False, "disable": not progress}
+        served = self.train.served(epoch + 1, self.processes.share, self.step, self.draws)  # as the table numbers it
+        options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False}
+        options |= {"disable": not progress or self.processes.rank > 0, "initial": self.step}
         # Not a bar around the loader: tqdm would start an iteration, with workers, that nobody finishes.
         with tqdm(total=len(self.train), **options) as bar:
-            for step, batch in enumerate(self.train):
+            for batch, whole in served:
                 images, labels = split_batch(batch)
                 need_labels(labels, "training needs labels:")
-                total += self._step(self._placed(images), labels, self._mix(images, epoch, step))
-                count += len(images)  # not the data set's length: a loader may leave out a last batch
-                if step % CHECK_EVERY == 0 or step + 1 == len(self.train):
-                    self._refuse_divergence(total[0].item(), epoch, step, rate)
+                own = len(self.processes.share(whole))  # 0 where the one image is a stand-in
+                # Gradients are averaged over the processes, where a mean over the images of all is wanted.
+                weight = own * self.processes.count / whole
+                taken = self._step(self._placed(images), labels, self._mix(images, epoch, self.step), weight)
+                self.total += taken * (own / len(images))
+                self.step, self.count, self.draws = self.step + 1, self.count + whole, self.train.draws
+                self.seconds = before + time.perf_counter() - start
+                if self.step % CHECK_EVERY == 1 or self.step == len(self.train):
+                    self._refuse_divergence(self.processes.total(self.total)[0].item(), epoch)
                 bar.update()
-        self._refuse_broken_weights(epoch, rate)
+                if self.after_step is not None and self.step < len(self.train):
+                    self.after_step()
+        self._refuse_broken_weights(epoch)
+        total = self.processes.total(self.total)
         row = {
             "epoch": epoch + 1,
-            "learning_rate": rate,
-            "train_loss": total[0].item() / count,
-            "train_top1": total[1].item() / count,
-            "train_top5": total[2].item() / count,
-            **evaluate_or_nan(self.model, self.validation, self.device),
-            "seconds": round(time.perf_counter() - start, 3),
+            "learning_rate": self.rate,
+            "train_loss": total[0].item() / self.count,
+            "train_top1": total[1].item() / self.count,
+            "train_top5": total[2].item() / self.count,
+            **evaluate_shared(self.model, self.validation, self.device, self.processes),
+            "seconds": round(before + time.perf_counter() - start, 3),
         }
         self.history.append(row)
         if not self.precisions or self.precisions[-1][1] != self.precision:
             self.precisions.append([0, self.precision])
         self.precisions[-1][0] += 1
+        self._begin_epoch()
         return row
 
     def _placed(self, images: torch.Tensor) -> torch.Tensor:
@@ -262,15 +232,16 @@ class Trainer:
         mixup, cutmix = self.recipe.mixup, self.recipe.cutmix
         if not (mixup or cutmix):
             return None
-        return Blend.draw(mixup, cutmix, images.shape[-2:], np.random.default_rng([self.train.seed, 3, epoch, step]))
+        rng = np.random.default_rng([self.train.seed, 3, epoch, step])
+        return Blend.draw(mixup, cutmix, images.shape[-2:], rng)
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, mix: Blend | None) -> torch.Tensor:
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, mix: Blend | None, weight: float = 1.0) -> torch.Tensor:
         """Take one step; return the summed loss and the numbers of right answers, first and among the first five."""
         if mix:
             images = mix.images(images)
         precise = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
         with precise, self._attention(), explaining():
-            logits = self.model(images.clone())  # the model may write into its input
+            logits = self.network(images.clone())  # the model may write into its input
             with torch.no_grad():
                 taught = None if self.teacher is None else self.teacher(images.clone()).float()
         check_logits(logits)
@@ -284,7 +255,7 @@ class Trainer:
         if taught is not None:
             loss = distillation_loss(logits, taught, targets)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss * weight).backward()
         if self.recipe.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
@@ -300,33 +271,39 @@ class Trainer:
         plain = self.device.type == "cpu" and self.dtype == torch.bfloat16
         return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
-    def _refuse_divergence(self, loss: float, epoch: int, step: int, rate: float) -> None:
+    def _refuse_divergence(self, loss: float, epoch: int) -> None:
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"training diverged: the loss is {loss} in epoch {epoch + 1}, step {step + 1}, learning rate {rate:g}; "
-                f"{DIVERGENCE_REMEDY}"
+                f"training diverged: the loss is {loss} in epoch {epoch + 1}, step {self.step}, learning rate "
+                f"{self.rate:g}; {DIVERGENCE_REMEDY}"
             )
 
-    def _refuse_broken_weights(self, epoch: int, rate: float) -> None:
+    def _refuse_broken_weights(self, epoch: int) -> None:
         """Refuse weights that the last step broke: no later loss would show it."""
         finite = {name: value.isfinite().all() for name, value in self.model.named_parameters()}
         if finite and not torch.stack(list(finite.values())).all():  # one check, for which a GPU waits
             name = next(name for name, fine in finite.items() if not fine)
             raise FloatingPointError(
-                f"training diverged: {name} is not finite after epoch {epoch + 1}, learning rate {rate:g}; "
+                f"training diverged: {name} is not finite after epoch {epoch + 1}, learning rate {self.rate:g}; "
                 f"{DIVERGENCE_REMEDY}"
             )
 
     def state(self) -> dict[str, Any]:
-        """Return all that is needed to continue after the last epoch."""
+        """Return all that is needed to continue after the last epoch or, within one, after the last step.
+
+        With several processes, all of them have to ask; any of them may then continue, or a single one.
+        """
         parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
         generators = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        begun = {"step": self.step, "count": self.count, "rate": self.rate, "seconds": self.seconds}
+        begun |= {"total": self.processes.total(self.total).cpu(), "draws": self.draws}
         return {name: part.state_dict() for name, part in parts.items()} | {
             "history": self.history,
             "precisions": self.precisions,
             "generators": generators,
+            "begun": begun,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -338,6 +315,13 @@ class Trainer:
         self.history = list(state["history"])
         unknown = [[len(self.history), "unknown"]] if self.history else []  # earlier versions did not record it
         self.precisions = [list(part) for part in state.get("precisions", unknown)]
+        self._begin_epoch()
+        begun = dict(state.get("begun", {}))  # earlier versions saved between epochs alone
+        if begun:
+            total = begun.pop("total").to(self.device)
+            self.total = total if self.processes.rank == 0 else torch.zeros_like(total)
+            vars(self).update(begun)
         torch.set_rng_state(state["generators"]["cpu"])
         if "cuda" in state["generators"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["generators"]["cuda"], self.device)
+        self._draw_apart()
