@@ -104,6 +104,8 @@ def fit(
     options: Mapping[str, Any] | None = None,
     sets: Sequence[ImageDataset] | None = None,
     sync_norms: bool = False,
+    accumulate: int = 1,
+    compiled: bool = False,
     resume_every: float | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
@@ -141,6 +143,8 @@ def fit(
         sets: What `load_sets` gives for this recipe, seed and order of classes, to train several models on images that
             are read once.
         sync_norms: Whether batch norms take their statistics from the images of all processes; needs CUDA.
+        accumulate: Number of parts in which a step computes its batch, for want of memory.
+        compiled: Whether to use torch.compile.
         resume_every: Minutes of training that an interruption costs at most; None is one. Ctrl-C and SIGTERM save
             after the step at hand.
         report: Function that receives the lines of the epoch table.
@@ -197,6 +201,7 @@ def fit(
         _check_size(model, train, model_name)
         check_writable(path, tensor_bytes(model.state_dict()))
         how = {"device": device, "precision": precision, "sync_norms": sync_norms, "processes": processes}
+        how |= {"accumulate": accumulate, "compiled": compiled}
         trainer = Trainer(model, recipe, train, validation, teacher=taught and taught[0], **how)
         facts = {"name": model_name, "num_classes": num_classes, "seed": seed, "recipe": asdict(recipe)}
         facts |= origin | {"versions": versions(), **data_facts(sets)}
@@ -206,13 +211,13 @@ def fit(
             count = min(recipe.norm_images, len(sets[0]))
             options = {"image_size": recipe.image_size, "masks": False, "classes": classes}
             still = load_dataset(recipe.dataset, "train", n_images=count, seed=seed, **options)
-            estimate_batch_norm(trainer.model, make_loader(still, count), device)
-        result = evaluate_shared(trainer.model, test, device, processes)
+            estimate_batch_norm(trainer.result, make_loader(still, count), device)
+        result = evaluate_shared(trainer.result, test, device, processes)
         report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
         refuse_diverged(trainer, result)
         facts |= trainer.precision_facts() | {"history": trainer.history, "test": result, "processes": processes.count}
         if processes.rank == 0:
-            finish(path, facts | {"model": trainer.model.state_dict()})
+            finish(path, facts | {"model": trainer.result.state_dict()})
     return path
 
 
@@ -322,7 +327,7 @@ def _run(
         if trainer.processes.rank:
             return
         if save_every and (epoch % save_every == 0 or epoch == math.ceil(recipe.warmup)):
-            content = facts | trainer.precision_facts() | {"model": trainer.model.state_dict()}
+            content = facts | trainer.precision_facts() | {"model": trainer.result.state_dict()}
             write_torch(path.with_name(f"{path.stem}_at_{epoch}.pth"), content)
 
     if not trainer.history and not trainer.step:

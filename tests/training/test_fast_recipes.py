@@ -1,7 +1,10 @@
 """Short recipes: a straight line, Nesterov's momentum, no decay of vectors, and images that lie on the device."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from utilities.datasets import load_dataset
@@ -73,3 +76,65 @@ def test_batches_are_cut_out_where_the_images_are():
     moved, still = (next(iter(make_loader(each, 20, shuffle="every_epoch")))[0] for each in (data.to("cpu"), data))
     assert torch.equal(moved, still)
     assert load_dataset("canvas", "test").to("meta").batch([0])[0].device.type == "cpu"  # its masks are on the CPU
+
+
+def trained(tmp_path, name, recipe, **options):
+    path = fit("vit_tiny_patch4_16", recipe, 0, tmp_path / name, **QUIET, **options)
+    return torch.load(path, weights_only=True)
+
+
+VIT = Recipe("digits", epochs=2, batch_size=24, n_images=60, image_size=16, learning_rate=1e-3, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+@pytest.mark.parametrize("mixup", [0.0, 0.8])
+def test_gradients_of_parts_add_up_to_that_of_the_batch(tmp_path, parts, mixup):
+    recipe = replace(VIT, mixup=mixup)
+    whole, parted = (trained(tmp_path, str(n), recipe, accumulate=n) for n in (1, parts))
+    for name in ("train_loss", "loss", "train_top1"):  # sums in another order
+        values = [[row[name] for row in each["history"]] for each in (whole, parted)]
+        assert values[0] == pytest.approx(values[1], abs=1e-4)
+
+
+def test_the_average_is_that_of_its_formula(tmp_path, monkeypatch):
+    """After t steps: d w' + (1 - d) w with d = min(ema, 1 - t^(-2/3))."""
+    update, steps = ModelEmaV3.update, []
+
+    def noted(self, model, step):
+        steps.append((step, model.head.weight.detach().clone().double()))
+        update(self, model, step)
+
+    monkeypatch.setattr(ModelEmaV3, "update", noted)
+    content = trained(tmp_path, "ema", replace(VIT, ema=0.6))
+    expected = torch.zeros_like(steps[0][1])
+    for t, weight in steps:
+        keep = min(0.6, 1 - t ** (-2 / 3))
+        expected = keep * expected + (1 - keep) * weight
+    assert [t for t, _ in steps] == list(range(1, 7))
+    torch.testing.assert_close(content["model"]["head.weight"].double(), expected, rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(expected, steps[-1][1], atol=1e-4)
+
+
+def test_an_average_is_resumed(tmp_path, monkeypatch):
+    recipe, step, taken = replace(VIT, ema=0.6), Trainer._step, []
+    whole = trained(tmp_path, "whole", recipe)
+
+    def killed(self, *args):
+        taken.append(None)
+        if len(taken) == 5:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, "again", recipe, resume_every=0)
+    again = trained(tmp_path, "again", recipe, resume=True)
+    assert all(torch.equal(value, again["model"][name]) for name, value in whole["model"].items())
+
+
+def test_code_that_is_compiled_trains_the_same_model(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    one, two = (trained(tmp_path, str(flag), VIT, compiled=flag) for flag in (False, True))
+    assert len(compiled) == 1
+    assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())

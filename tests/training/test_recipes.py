@@ -20,6 +20,7 @@ from utilities.training.augmentation import Blend, Erasing, RandAugment, Resized
 from utilities.training.distillation import distillation_loss
 from utilities.training.recipes import RECIPES, Recipe, same_recipe, schedule
 from utilities.training.trainer import Trainer
+from utilities.utils import resolve_device
 
 TINY = Recipe("digits", epochs=2, batch_size=20, n_images=40, image_size=8, learning_rate=0.01)
 EXACT = {"device": "cpu", "precision": "float32", "report": lambda line: None}
@@ -63,6 +64,7 @@ def test_the_published_recipes_have_the_published_numbers(name):
         "epoch_images",
         "nesterov",
         "decay_vectors",
+        "ema",
     }
 
 
@@ -423,8 +425,9 @@ def test_the_command_line_takes_a_recipe_and_changes_single_values(asked, capsys
     bare = replace(RECIPES["cifar_vit"], rand_augment=None, drop_path=0.0)
     assert [call[1] for call in asked] == [RECIPES["cifar_vit"], changed, Recipe(), bare]
     assert asked[2][3] == {
-        "device": "auto", "precision": "auto", "workers": 0, "classes": None, "save_every": 5, "teacher": None,
-        "start": None, "resume": False
+        "device": resolve_device("auto"), "precision": "auto", "workers": 0, "classes": None, "save_every": 5,
+        "teacher": None, "start": None, "resume": False, "resume_every": None, "accumulate": 1, "compiled": False,
+        "sync_norms": False
     }  # fmt: skip
 
 

@@ -45,6 +45,8 @@ class Run:
         start: Checkpoint of the same model whose weights to start from; its classifier stays where the classes do.
         resume: Keep what is finished, go on with what was interrupted.
         resume_every: Minutes of training that a killed run loses at most; one by default. Ctrl-C and SIGTERM lose none.
+        grad_accum: Parts in which a step computes its batch, where memory is short.
+        compile: Let torch.compile make the model's code; pays in long trainings.
         sync_norms: Under torchrun, batch norms see the images of all processes; on GPUs alone.
     """
 
@@ -62,6 +64,8 @@ class Run:
     start: str | None = None
     resume: bool = False
     resume_every: float | None = None
+    grad_accum: int = 1
+    compile: bool = False
     sync_norms: bool = False
 
 
@@ -98,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from utilities.train import fit
 
         given["classes"] = from_options(given["classes"])
+        given |= {"accumulate": given.pop("grad_accum"), "compiled": given.pop("compile")}
         with process_group(given["device"]) as given["device"]:
             path = fit(given.pop("model"), own, given.pop("seed"), given.pop("dir"), **given)
             if Processes.now().rank == 0:

@@ -30,8 +30,9 @@ _LEAST |= {
     "erasing": 0,
     "drop_path": 0,
     "epoch_images": 0,
+    "ema": 0,
 }
-_MOST = {"label_smoothing": 1, "erasing": 1, "drop_path": 1}
+_MOST = {"label_smoothing": 1, "erasing": 1, "drop_path": 1, "ema": 1}
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Recipe:
         drop_path: Rate of stochastic depth of the last block, 0 for the model's own.
         epoch_images: Number of images in an epoch, for which few images are repeated; 0 is each image once.
         nesterov: Whether the momentum of SGD is Nesterov's.
+        ema: Share of the old weights that their moving average keeps in a step, at most (timm's ``ModelEmaV3`` with its
+            warm-up); the average is the trained model. 0 takes the last step's weights.
         decay_vectors: Whether weight decay also acts on parameters with one axis: biases, and scales of norms.
 
     Example:
@@ -99,6 +102,7 @@ class Recipe:
     epoch_images: int = 0
     nesterov: bool = False
     decay_vectors: bool = True
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))  # command lines and JSON give lists
@@ -235,7 +239,7 @@ def describe_recipe(recipe: Recipe) -> str:
         optimizer += [] if value is None else [f"{name.replace('_', ' ')} {value:g}"]
     steps = f", x {recipe.step_factor:g} at {', '.join(map(str, recipe.milestones))}" if recipe.milestones else ""
     rest = [f"{recipe.crop} crops"] + ([recipe.rand_augment] if recipe.rand_augment else [])
-    for name in ("mixup", "cutmix", "label_smoothing", "erasing", "clip_grad", "drop_path"):
+    for name in ("mixup", "cutmix", "label_smoothing", "erasing", "clip_grad", "drop_path", "ema"):
         value = getattr(recipe, name)
         rest += [f"{name.replace('_', ' ')} {value:g}"] if value else []
     optimizer += ["Nesterov momentum"] if recipe.nesterov else []

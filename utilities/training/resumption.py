@@ -164,7 +164,7 @@ def refuse_diverged(trainer: Trainer, test: dict[str, float]) -> None:
     Raises:
         FloatingPointError: If they are not; the message names them, the last epoch, and the remedy.
     """
-    fault = diverged(trainer.model.state_dict(), test, trained=bool(trainer.history))
+    fault = diverged(trainer.result.state_dict(), test, trained=bool(trainer.history))
     if fault:
         raise FloatingPointError(
             f"training diverged: {fault} after epoch {len(trainer.history)}; nothing is saved as finished; "

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -74,6 +75,8 @@ class Trainer:
         precision: See `autocast_dtype`.
         teacher: A trained model whose answers are learnt besides the labels, see `utilities.training.distillation`.
         sync_norms: Whether batch norms take their statistics from the images of all processes, not of their own.
+        accumulate: Number of parts in which a step computes its batch, for want of memory; their gradients add up.
+        compiled: Whether torch.compile makes the model's code, which pays in long trainings.
         processes: This process's place among those that train together, each on its share of every batch; None is
             that in the group it has joined. All of them hold the same model and loaders.
 
@@ -101,8 +104,12 @@ class Trainer:
         precision: str = "auto",
         teacher: nn.Module | None = None,
         sync_norms: bool = False,
+        accumulate: int = 1,
+        compiled: bool = False,
         processes: Processes | None = None,
     ) -> None:
+        if accumulate < 1:
+            raise ValueError(f"accumulate={accumulate} should be 1 or more")
         for one in (model, teacher):
             if one is not None:
                 check_weights(one)
@@ -122,7 +129,11 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.precisions: list[list[Any]] = []  # pairs of epochs and their precision, in order
         self.after_step: Callable[[], None] | None = None  # called after each step but an epoch's last one
+        self.accumulate = accumulate
         self.network = self._shared(sync_norms)
+        self.network = torch.compile(self.network) if compiled else self.network
+        # Its first steps forget sooner, so that the initial weights do not linger.
+        self.average = ModelEmaV3(self.model, recipe.ema, use_warmup=True) if recipe.ema else None
         self._begin_epoch()
         self._draw_apart()
 
@@ -199,7 +210,7 @@ class Trainer:
             "train_loss": total[0].item() / self.count,
             "train_top1": total[1].item() / self.count,
             "train_top5": total[2].item() / self.count,
-            **evaluate_shared(self.model, self.validation, self.device, self.processes),
+            **evaluate_shared(self.result, self.validation, self.device, self.processes),
             "seconds": round(before + time.perf_counter() - start, 3),
         }
         self.history.append(row)
@@ -212,6 +223,11 @@ class Trainer:
     def _placed(self, images: torch.Tensor) -> torch.Tensor:
         layout = self.layout if images.ndim == 4 else torch.preserve_format
         return send(images, self.device).to(memory_format=layout)
+
+    @property
+    def result(self) -> nn.Module:
+        """Return the model that the training gives: the average over its steps, where the recipe asks for one."""
+        return self.model if self.average is None else self.average.module
 
     @property
     def precision(self) -> str:
@@ -239,32 +255,53 @@ class Trainer:
         """Take one step; return the summed loss and the numbers of right answers, first and among the first five."""
         if mix:
             images = mix.images(images)
-        precise = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
-        with precise, self._attention(), explaining():
-            logits = self.network(images.clone())  # the model may write into its input
-            with torch.no_grad():
-                taught = None if self.teacher is None else self.teacher(images.clone()).float()
-        check_logits(logits)
-        # Labels are checked on the CPU, where they are, so that a GPU does not have to wait.
-        labels = send(check_labels(labels, logits.shape[1], len(logits)), self.device)
-        logits, targets = logits.float(), labels
-        if mix or self.recipe.label_smoothing:
-            targets = (mix or Blend()).targets(labels, logits.shape[1], self.recipe.label_smoothing)
-            labels = targets.argmax(1)
-        loss = nn.functional.cross_entropy(logits, targets)
-        if taught is not None:
-            loss = distillation_loss(logits, taught, targets)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss * weight).backward()
+        size, totals, targets = math.ceil(len(images) / self.accumulate), 0.0, None
+        for rows in torch.arange(len(images)).split(size):
+            last = int(rows[-1]) + 1 == len(images)
+            part = images if len(rows) == len(images) else images[rows[0] : rows[-1] + 1]
+            with nullcontext() if last or self.processes.count == 1 else self.network.no_sync():
+                logits, taught = self._answers(part)
+                if targets is None:
+                    targets, labels = self._targets(labels, len(images), logits.shape[1], mix)
+                own, right = targets[rows[0] : rows[-1] + 1], labels[rows[0] : rows[-1] + 1]
+                loss = nn.functional.cross_entropy(logits, own)
+                if taught is not None:
+                    loss = distillation_loss(logits, taught, own)
+                self.scaler.scale(loss * (weight * len(rows) / len(images))).backward()
+            with torch.no_grad():
+                found = [hits(logits, right, k).sum().to(loss) for k in (1, 5)]
+                totals = totals + torch.stack([loss * len(rows), *found])
         if self.recipe.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
-        with torch.no_grad():
-            right = [hits(logits, labels, k).sum().to(loss) for k in (1, 5)]
-            return torch.stack([loss * len(labels), *right])
+        if self.average is not None:
+            self.average.update(self.model, self.scheduler.last_epoch)  # the number of steps
+        return totals
+
+    def _answers(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the logits of the model, and of the teacher if there is one."""
+        precise = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+        with precise, self._attention(), explaining():
+            logits = self.network(images.clone())  # the model may write into its input
+            with torch.no_grad():
+                taught = None if self.teacher is None else self.teacher(images.clone()).float()
+        check_logits(logits)
+        return logits.float(), taught
+
+    def _targets(
+        self, labels: torch.Tensor, count: int, num_classes: int, mix: Blend | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the loss asks for, and the labels that answers are counted against."""
+        # Labels are checked on the CPU, where they are, so that a GPU does not have to wait.
+        labels = send(check_labels(labels, num_classes, count), self.device)
+        if not (mix or self.recipe.label_smoothing):
+            return labels, labels
+        targets = (mix or Blend()).targets(labels, num_classes, self.recipe.label_smoothing)
+        return targets, targets.argmax(1)
 
     def _attention(self) -> AbstractContextManager[None]:
         """Choose the kernel of attention: in bfloat16 on a CPU, the gradient of torch's fused one takes far longer."""
@@ -299,6 +336,8 @@ class Trainer:
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
         begun = {"step": self.step, "count": self.count, "rate": self.rate, "seconds": self.seconds}
         begun |= {"total": self.processes.total(self.total).cpu(), "draws": self.draws}
+        if self.average is not None:
+            parts["average"] = self.average.module
         return {name: part.state_dict() for name, part in parts.items()} | {
             "history": self.history,
             "precisions": self.precisions,
@@ -310,6 +349,8 @@ class Trainer:
         """Continue from what `state` returned."""
         for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
         if state["scaler"]:  # empty if earlier epochs were not in float16
             self.scaler.load_state_dict(state["scaler"])
         self.history = list(state["history"])
