@@ -28,12 +28,11 @@ import torch
 from torchvision.ops import StochasticDepth
 
 from utilities.datasets.factory import load_dataset
-from utilities.datasets.images import Augmentation, ImageDataset
-from utilities.datasets.loaders import Loader, make_loader
+from utilities.datasets.images import ImageDataset
+from utilities.datasets.loaders import make_loader
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.calls.processes import Processes
 from utilities.results.writing import check_writable, clear_killed
-from utilities.training.augmentation import recipe_augmentation
 from utilities.training.evaluation import estimate_batch_norm, evaluate_shared
 from utilities.training.origins import load_start, read_start, read_teacher
 from utilities.training.recipes import Recipe
@@ -49,8 +48,9 @@ from utilities.training.resumption import (
     resume_run,
 )
 from utilities.training.saving import Saving
+from utilities.training.sets import check_size, load_sets, make_loaders, resident
 from utilities.training.trainer import Trainer, autocast_dtype
-from utilities.utils import evaluating, resolve_device, set_seed, versions
+from utilities.utils import resolve_device, set_seed, versions
 from utilities.zoo.checkpoints import tensor_bytes, write_torch
 from utilities.zoo.factory import check_name, create_model
 from utilities.zoo.own_models import is_own
@@ -190,7 +190,7 @@ def fit(
         if processes.first(there):
             return path
         sets = load_sets(recipe, seed, classes) if sets is None else sets
-        placed = _resident(sets, resolve_device(device), workers)
+        placed = resident(sets, resolve_device(device), workers)
         (train, validation, test), num_classes = make_loaders(placed, recipe, seed, workers), sets[0].num_classes
         set_seed(seed)
         model = _create(model_name, num_classes, seed, recipe.drop_path, options or {})
@@ -198,7 +198,7 @@ def fit(
             wider = _create(model_name, num_classes + 1, seed, recipe.drop_path, options or {})
             fresh = load_start(model, begun[0], sets[0].classes, wider)
             report(f"starting from {start}{', with random ' * bool(fresh)}{', '.join(fresh)}")
-        _check_size(model, train, model_name)
+        check_size(model, train, model_name)
         check_writable(path, tensor_bytes(model.state_dict()))
         how = {"device": device, "precision": precision, "sync_norms": sync_norms, "processes": processes}
         how |= {"accumulate": accumulate, "compiled": compiled}
@@ -253,59 +253,6 @@ def _create(
         if not (library or own) or any(rates):
             return model
     raise ValueError(f"{model_name} cannot be given drop_path={drop_path} ({reason}); --drop-path 0 leaves it as it is")
-
-
-def load_sets(recipe: Recipe, seed: int = 0, classes: Sequence[str] | str | Path | None = None) -> list[ImageDataset]:
-    """Load the training (augmented), validation and test images of a recipe, without masks.
-
-    Args:
-        recipe: Recipe with the data set, the size and number of training images, and their augmentation.
-        seed: Seed of the choice of training images.
-        classes: Order of a folder's classes; see `utilities.datasets.load_dataset`.
-
-    Example:
-        >>> [len(data) for data in load_sets(Recipe("digits", n_images=100))]
-        [100, 126, 540]
-    """
-    options = {"image_size": recipe.image_size, "masks": False, "classes": classes}
-    train = load_dataset(recipe.dataset, "train", n_images=recipe.n_images, seed=seed, augment=True, **options)
-    train.augmentation = recipe_augmentation(recipe, train)
-    return [train, *(load_dataset(recipe.dataset, split, **options) for split in ("validation", "test"))]
-
-
-def _resident(sets: Sequence[ImageDataset], device: torch.device, workers: int) -> Sequence[ImageDataset]:
-    """Put decoded images on a GPU, where batches are then cut out, unless something needs them on the CPU."""
-    if device.type == "cpu" or workers or not isinstance(sets[0].augmentation, Augmentation):
-        return sets
-    return [one.to(device) for one in sets]
-
-
-def make_loaders(sets: Sequence[ImageDataset], recipe: Recipe, seed: int, workers: int = 0) -> list[Loader]:
-    """Make loaders for the sets of `load_sets`: training images in a new order each epoch, the others in fixed order.
-
-    Example:
-        >>> recipe = Recipe("digits", batch_size=33, n_images=100)
-        >>> [len(loader) for loader in make_loaders(load_sets(recipe), recipe, seed=0)]
-        [3, 4, 17]
-    """
-    train, *held_out = sets
-    train = train.repeated(recipe.epoch_images) if recipe.epoch_images else train
-    size = min(recipe.batch_size, len(train))
-    # Batch norm cannot train on a last batch that leaves a process a single image.
-    ragged = 0 < len(train) % size < 2 * Processes.now().count
-    loader = make_loader(train, size, seed=seed, shuffle="every_epoch", workers=workers, drop_last=ragged)
-    return [loader, *(make_loader(d, recipe.batch_size, shuffle="never", workers=workers) for d in held_out)]
-
-
-def _check_size(model: torch.nn.Module, train: Loader, model_name: str) -> None:
-    """Refuse images of a size that the model cannot take, before training starts."""
-    data = train.dataset
-    try:
-        with evaluating(model), torch.inference_mode():
-            model(torch.stack([data[0][0], data[0][0]]).cpu())
-    except (AssertionError, RuntimeError, ValueError) as error:
-        size = f"{data.image_size}x{data.image_size} images of {data.name}"
-        raise ValueError(f"{model_name} cannot take the {size}: {error}; choose another --image-size") from error
 
 
 def _run(
