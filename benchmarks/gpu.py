@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu_checks
+import gpu_claims
 import gpu_speed
 import gpu_studies
 import gpu_training
@@ -68,6 +69,7 @@ PARTS = {
     "trials": gpu_training.trials,
     "training": gpu_training.items,
     "studies": gpu_studies.items,
+    "claims": gpu_claims.items,
     "speed": gpu_speed.items,
 }
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gpu import Bench
 
 N_IMAGES, BATCH = 2000, 200
+NAMES = {"cifar10-jpeg": "CIFAR-10 (JPEG)"}  # folders whose images are known
 CROSS = (
     ("resnet18", "vit_tiny_patch4_32"),
     ("resnet18", "lambda_resnet26"),
@@ -93,7 +94,11 @@ def _loader(bench: Bench, split: int = 2) -> Loader:
 
 
 def _facts(bench: Bench) -> dict[str, Any]:
-    return {"dataset": f"{bench.data.rpartition('/')[2]} (test)", "num_classes": bench.sets[2].num_classes, "seed": 0}
+    return {
+        "dataset": f"{NAMES.get(bench.data.rpartition('/')[2], bench.data)} (test)",
+        "num_classes": bench.sets[2].num_classes,
+        "seed": 0,
+    }
 
 
 def similarity(bench: Bench, one: tuple[str, int], two: tuple[str, int]) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def similarity(bench: Bench, one: tuple[str, int], two: tuple[str, int]) -> dict
     (model1, facts1), (model2, facts2) = _opened(bench, *one), _opened(bench, *two)
     model2 = model1 if one == two else model2
     layers = {"layers1": comparison_layers(model1), "layers2": comparison_layers(model2)}
-    provenance = _facts(bench) | pair_facts(facts1, facts2)
+    provenance = _facts(bench) | (facts1 if one == two else pair_facts(facts1, facts2))
     result = compare(
         model1, model2, _loader(bench), **layers, provenance=provenance, device=bench.device, progress=False
     )

@@ -8,7 +8,7 @@ import pytest
 
 from utilities.cli.images import main
 from utilities.results.similarity import Similarity
-from utilities.study.pictures import REAL, SMALL, keep
+from utilities.study.pictures import NATURAL, REAL, SMALL, keep
 from utilities.utils import PROJECT_ROOT
 
 
@@ -20,13 +20,13 @@ def test_pictures_are_made_from_saved_results(tmp_path, capsys):
         Similarity(np.eye(4), list("abcd"), list("abcd"), 9, provenance={"model": "m"}).save(tmp_path / name)
     main([str(tmp_path), "--out", str(tmp_path / "images")])
     made = sorted((tmp_path / "images").iterdir())
-    assert [path.stem for path in made] == sorted([*SMALL, *REAL])
+    assert [path.stem for path in made] == sorted([*SMALL, *REAL, *NATURAL])
     assert all(path.stat().st_size < 300_000 for path in made)
 
 
 def test_pictures_of_real_weights_need_no_runs_of_small_models(tmp_path, capsys):
     main([str(tmp_path / "absent"), "--out", str(tmp_path / "images")])
-    assert sorted(path.stem for path in (tmp_path / "images").iterdir()) == sorted(REAL)
+    assert sorted(path.stem for path in (tmp_path / "images").iterdir()) == sorted([*REAL, *NATURAL])
     assert "resnet.png, lambda.png, vit.png stay as they are; make figures" in capsys.readouterr().err
 
 
@@ -44,5 +44,5 @@ def test_claims_that_rest_on_real_weights_are_kept(tmp_path):
 
 
 def test_what_is_committed_is_small():
-    files = [path for folder in ("results", "images") for path in (PROJECT_ROOT / folder).iterdir()]
+    files = [path for folder in ("results", "images") for path in (PROJECT_ROOT / folder).rglob("*.*")]
     assert all(path.stat().st_size < (300_000 if path.suffix == ".png" else 1_000_000) for path in files)

@@ -19,8 +19,8 @@ class Pictures:
     """What is drawn.
 
     Attributes:
-        runs: Folder of results of notebooks on small models; without it, pictures of real weights alone are drawn.
-        real: Folder of results on real weights.
+        runs: Folder of results of notebooks on small models; without it, the others alone are drawn.
+        real: Folder of results on real weights, and of models trained on natural images.
         keep: Folder of notebooks run on real weights, whose results are first copied to --real as small files.
         out: The folder of the pictures.
     """
@@ -44,14 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         from utilities.plots.similarity.panels import SCREEN
         from utilities.plots.style import save_figure
-        from utilities.study.pictures import REAL, SMALL, keep
+        from utilities.study.pictures import NATURAL, REAL, SMALL, keep
 
         if given.keep is not None:
             print(*keep(given.keep, given.real), sep="\n")
         if not given.runs.is_dir():
             left = ", ".join(f"{name}.png" for name in SMALL)
             print(f"{given.runs} is not there, so {left} stay as they are; make figures makes it", file=sys.stderr)
-        for folder, pictures in ((given.real, REAL), (given.runs, SMALL if given.runs.is_dir() else {})):
+        for folder, pictures in ((given.real, REAL | NATURAL), (given.runs, SMALL if given.runs.is_dir() else {})):
             for name, picture in pictures.items():
                 if missing := picture.missing(folder):
                     lacking = f"{folder} lacks {', '.join(missing)}, of which {name}.png is made"

@@ -106,6 +106,12 @@ REAL: dict[str, Picture] = {
     "layer_probes": Picture(LayerProbes, {VIT: "Layer_Probes", CNN: f"Layer_Probes_real_{CNN}"}, plot_layer_probes),
     "lens": Picture(Identifiability, {VIT: f"Layer_Probes_lens_{VIT}"}, plot_evolution),
 }
+# Models trained here on natural images, by `benchmarks/gpu.py`.
+NATURAL: dict[str, Picture] = {
+    "natural_images": _columns(
+        *((f"gpu/similarity_{name}_{name}",) for name in ("resnet18", "resnet50", "alternet18", "vit_tiny_patch4_32"))
+    ),
+}
 
 
 def keep(runs: Path, results: Path) -> list[Path]:
