@@ -54,11 +54,12 @@ PARSED = {
     "rerun": "runs notebooks for minutes, see tests/cli/test_rerun.py",
     "fetch": "needs the network",
     "images": "needs the results of all notebooks",
-    "torchrun": "several processes, see tests/cli/test_compare.py",
+    "torchrun": "several processes, see tests/cli/test_compare.py and tests/training/test_processes.py",
     "hessian": "takes a minute, see tests/cli/test_hessian.py",
     "imagenet": "needs data that are placed by hand",
     "checkpoints/cifar100": "needs the network, and trains for hours",
     "checkpoints/cifar100_vit": "needs the network, and trains for hours",
+    "checkpoints/cifar10_fast": "needs the network",
 }
 
 
