@@ -59,7 +59,6 @@ PARSED = {
     "imagenet": "needs data that are placed by hand",
     "checkpoints/cifar100": "needs the network, and trains for hours",
     "checkpoints/cifar100_vit": "needs the network, and trains for hours",
-    "checkpoints/cifar10_fast": "needs the network",
 }
 
 
