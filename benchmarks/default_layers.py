@@ -4,8 +4,8 @@
     python benchmarks/default_layers.py --out runs/default_layers.json
     git worktree add ../before REVISION && python benchmarks/default_layers.py --before ../before
 
-A model with random weights is compared with itself, one batch of 64 images of 224 pixels. Every contender runs in a
-process of its own, in turn, round after round; its time is its best round. ``forward`` is one plain pass, and it runs
+A model with random weights is compared with itself, on three batches of 64 images of 224 pixels. Every contender runs in a
+process of its own, in turn, round after round; its time is its best round. ``forward`` is one plain pass over them, and it runs
 twice in each round, first and last, so that their spread shows how quiet the machine was. pytorch-cka gets the layers
 that this package chooses. Let nothing else run meanwhile.
 """
@@ -26,7 +26,7 @@ MODELS = ("vit_small_patch14_dinov2", "tf_efficientnet_lite0")
 CHILD = "import runpy, sys; runpy.run_path(sys.argv[1])['one'](*sys.argv[2:])"
 
 
-def one(contender: str, name: str, batch: str, size: str, layers: str) -> None:
+def one(contender: str, name: str, batch: str, batches: str, size: str, layers: str) -> None:
     """Run a contender on a model of timm and print seconds, layers and the matrix's first row as JSON."""
     import timm
     import torch
@@ -34,12 +34,12 @@ def one(contender: str, name: str, batch: str, size: str, layers: str) -> None:
     torch.manual_seed(0)
     options = {"img_size": int(size)} if name.startswith("vit") else {}
     model = timm.create_model(name, **options).eval()
-    images = torch.randn(int(batch), 3, int(size), int(size))
+    images = torch.randn(int(batch) * int(batches), 3, int(size), int(size))
 
     def ours(images: torch.Tensor) -> dict[str, float]:
         from utilities.compare import compare
 
-        result = compare(model, model, [images], device="cpu", progress=False)
+        result = compare(model, model, images.split(int(batch)), device="cpu", progress=False)
         return dict(zip(result.layers1, result.matrix[0].tolist(), strict=True))
 
     def pytorch_cka(images: torch.Tensor) -> dict[str, float]:
@@ -48,12 +48,13 @@ def one(contender: str, name: str, batch: str, size: str, layers: str) -> None:
 
         chosen = json.loads(layers)
         options = {"layers": chosen, "model2_layers": chosen, "device": "cpu", "progress": False}
-        matrix = compute_cka(model, model, DataLoader(images, len(images)), **options)[0]
+        matrix = compute_cka(model, model, DataLoader(images, min(int(batch), len(images))), **options)[0]
         return dict(zip(chosen, matrix[0].tolist(), strict=True))
 
     def forward(images: torch.Tensor) -> dict[str, float]:
         with torch.inference_mode():
-            model(images)
+            for part in images.split(int(batch)):
+                model(part)
         return {}
 
     run = {"forward": forward, "pytorch-cka": pytorch_cka}.get(contender, ours)
@@ -74,7 +75,8 @@ def measure(given: argparse.Namespace, name: str) -> dict[str, Any]:
     for _ in range(given.rounds):
         for contender, folder in order:
             chosen = json.dumps(list(layers.get("ours", {})))
-            command = [sys.executable, "-W", "ignore", "-c", CHILD, __file__, contender, name, given.batch, given.size]
+            command = [sys.executable, "-W", "ignore", "-c", CHILD, __file__, contender, name]
+            command += [given.batch, given.batches, given.size]
             done = subprocess.run(
                 [*map(str, command), chosen],
                 cwd=folder,
@@ -105,18 +107,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="checkout of the earlier version")
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names of timm")
-    parser.add_argument("--batch", type=int, default=64, help="images")
+    parser.add_argument("--batch", type=int, default=64, help="images in a batch")
+    parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--size", type=int, default=224, help="pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/default_layers.json"))
     given = parser.parse_args()
     results = {name: measure(given, name) for name in given.models}
     for name, rows in results.items():
-        print(f"\n{name}, {given.batch} images of {given.size} pixels")
+        print(f"\n{name}, {given.batches} batches of {given.batch} images of {given.size} pixels")
         for contender, row in rows.items():
             layers = f", {row['layers']} layers" if "layers" in row else ""
             print(f"  {contender:11s} {row['best']:6.2f} s, {row['over_forward']:.2f} x forward{layers}")
-    facts = {"batch": given.batch, "pixels": given.size, "cores": os.cpu_count(), **versions()}
+    facts = {
+        "batch": given.batch,
+        "batches": given.batches,
+        "pixels": given.size,
+        "cores": os.cpu_count(),
+        **versions(),
+    }
     write_json(given.out, {"environment": facts, "models": results})
 
 
