@@ -100,6 +100,18 @@ def test_other_models_and_windows_of_the_image_are_refused():
         compare_head_windows(parallel, resnet18(5), images, distances=distances, layers="conv1", **CPU)
 
 
+def test_unknown_options_are_refused_by_their_names():
+    given = vit(), resnet18(3), batches(1)
+    distances = attention_distance(given[0], given[2], **CPU)
+    for option, hint in {"window": "", "widht": "; close: width", "estimater": "; close: estimator"}.items():
+        with pytest.raises(
+            TypeError, match=rf"compare_head_windows\(\) has no option '{option}'{hint}.*; its .*width, .*view"
+        ):
+            compare_head_windows(*given, distances=distances, layers="conv1", **{option: 9}, **CPU)
+    with pytest.raises(TypeError, match="no option 'layers2'"):
+        compare_head_windows(*given, distances=distances, layers="conv1", layers2="conv1", **CPU)
+
+
 def test_the_wrapped_model_keeps_its_own_layers_once():
     from utilities.analysis.attention.layers import attention_layers
 

@@ -12,6 +12,7 @@ from utilities.study.data_size import (
     compare_shares,
     self_similarities,
     share_recipe,
+    train_on_shares,
 )
 from utilities.train import load_sets, make_loaders
 from utilities.training.recipes import Recipe
@@ -43,6 +44,15 @@ def test_a_share_is_trained_for_as_many_steps(share):
 def test_shares_out_of_range(share):
     with pytest.raises(ValueError, match="should be above 0, up to 1, and two images or more"):
         share_recipe(Recipe("digits"), share, 1131)
+
+
+@pytest.mark.parametrize("shares", [(0.03, 2.0), (0.03, 0.0)])
+def test_shares_out_of_range_are_refused_before_any_training(shares, study, monkeypatch):
+    monkeypatch.setattr("utilities.study.data_size.fit", lambda *given, **more: pytest.fail("trained"))
+    monkeypatch.setattr(Study, "finished_model", lambda self: pytest.fail("trained"))
+    for run in (compare_shares, train_on_shares):
+        with pytest.raises(ValueError, match=f"share={shares[1]} of 1131 images"):
+            run(study, shares)
 
 
 def test_shares_are_compared_with_the_model_of_all_images(study, capsys):

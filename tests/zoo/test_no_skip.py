@@ -77,6 +77,9 @@ def test_what_cannot_lose_its_skips_is_refused():
         without_skips(without_skips(model, 2), 2)
     with pytest.raises(TypeError, match="not a ResPostBlock"):
         NoSkipBlock(ResPostBlock(8, 2))
+    for name, fault in (("resnet18", "a ResNet has no row of blocks; give one of"), ("swin_tiny_patch2_16", "no row")):
+        with pytest.raises(TypeError, match=fault):
+            without_skips(create_model(name, 7), 1)
 
 
 def test_analyses_of_the_residual_stream_refuse_it():

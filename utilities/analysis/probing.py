@@ -103,6 +103,22 @@ def refuse_one_class(counts: torch.Tensor | np.ndarray) -> None:
         )
 
 
+def warn_of_still(sums: Iterable[tuple[str, RidgeSums]], stacklevel: int) -> None:
+    """Warn of layers that are the same for all training images: a probe of them can only guess.
+
+    Args:
+        sums: Name of what was read, and its sums over the training images.
+        stacklevel: As in `warnings.warn`, from where this function is called.
+    """
+    names = list(dict.fromkeys(name for name, one in sums if not one.varies()))
+    if names:
+        warnings.warn(
+            f"the same for all training images, up to rounding, so that probes can only guess: {', '.join(names)}; "
+            "give other images, or look at the model's weights",
+            stacklevel=stacklevel + 1,
+        )
+
+
 def scores(features: torch.Tensor, probe: Probe) -> torch.Tensor:
     """Compute the scores of all classes, (samples, positions, classes).
 

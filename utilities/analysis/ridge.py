@@ -74,6 +74,20 @@ class RidgeSums:
         self.class_sums += other.class_sums
         self.counts += other.counts
 
+    def varies(self) -> bool:
+        """Tell whether the features of any problem differ from sample to sample by more than the rounding of float32.
+
+        Example:
+            >>> sums = RidgeSums(problems=1, width=1, num_classes=2)
+            >>> sums.add(torch.tensor([[[0.1]], [[0.1]]]), torch.tensor([0, 1]))
+            >>> sums.varies()
+            False
+        """
+        n = self.counts.sum()
+        of_mean = (self.class_sums.sum(1) / n).square().sum(1) * n
+        spread = self.gram.diagonal(dim1=1, dim2=2).sum(1) - of_mean
+        return bool((spread > (8 * torch.finfo(torch.float32).eps) ** 2 * of_mean).any())
+
     def scatter(self, problem: int) -> torch.Tensor:
         """Compute the Gram matrix of a problem's centred features, (width, width).
 

@@ -16,7 +16,6 @@ HERE = re.compile(r"trained (for|on) [1-9]|after [1-9]|(fine-tuned|from scratch)
 REAL = re.compile(r"wheel\b|pretrained|ImageNet")  # weights that others have trained on photographs
 KINDS = ("trained here", "untrained", "real", "others")  # the words of `kind_of_weights`, in the order of tables
 ASIDE = re.compile(r" \([^()]*\)")
-IMAGES = "{:,} images"
 
 
 def rest_on(claim: Claim, results: Mapping[str, Any]) -> Claim:
@@ -110,7 +109,7 @@ def accuracy_of(result: Any) -> float | None:
 
 
 def _images_of(result: Any) -> str:
-    return describe_images(provenance_of(result), count_images(result), IMAGES)
+    return describe_images(provenance_of(result), count_images(result), "")
 
 
 def _name(label: str, result: Any) -> str:

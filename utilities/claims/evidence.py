@@ -17,6 +17,7 @@ import numpy as np
 
 from utilities.claims.basis import UNTRAINED, accuracy_of, count_images, provenance_of, rest_on
 from utilities.claims.claim import Claim
+from utilities.results.formatting import counted
 
 IMAGES = 50  # with fewer, standard errors are hardly known, and shares move in steps of two points or more
 NOT_TRIED = "not tried"
@@ -94,7 +95,7 @@ def find_doubt(name: str, result: Any, *, learnt: bool = True, shown: bool = Fal
     """
     count = count_images(result)
     if count is not None and count < IMAGES:
-        return f"{count} images of {name} are fewer than {IMAGES}"
+        return f"{counted(count, 'image')} of {name} {'is' if count == 1 else 'are'} fewer than {IMAGES}"
     if not learnt:
         return ""
     weights, accuracy, chance = provenance_of(result).get("weights"), accuracy_of(result), _chance(result)

@@ -17,6 +17,7 @@ from utilities.cli.opening import data_options, open_model
 from utilities.datasets.corrupted import CLEAN, load_corrupted
 from utilities.datasets.corruptions.parameters import check_sets
 from utilities.datasets.factory import load_dataset
+from utilities.results.formatting import percent, with_error
 from utilities.zoo.trained_on import refuse_other_classes
 
 
@@ -53,11 +54,11 @@ def report(results: Mapping[str, Robustness], given: SimpleNamespace) -> dict[st
     reference = None if given.reference is None else Robustness.load(given.reference)
     for label, result in results.items():
         mean, error = result.mean_accuracy()
-        print(f"{label}: mean accuracy over {result.accuracy.size} sets: {100 * mean:.1f} +- {100 * error:.1f} %")
+        print(f"{label}: mean accuracy over {result.accuracy.size} sets: {percent(mean, error, ' %', pm='+-')}")
         if reference is not None:
             for name, (value, spread) in (
                 ("mCE", result.mce(reference)),
                 ("relative mCE", result.relative_mce(reference)),
             ):
-                print(f"{label}: {name}: {value:.1f} +- {spread:.1f} %")
+                print(f"{label}: {name}: {with_error(value, spread, '.1f', pm='+-', unit=' %')}")
     return {}

@@ -38,6 +38,7 @@ from utilities.cli.notebook_jobs import (
     read_json,
 )
 from utilities.cli.turns import count_turns, longest_first
+from utilities.results.formatting import counted
 from utilities.results.waiting import WAITING
 from utilities.results.writing import check_writable
 
@@ -322,5 +323,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table.astype(object).where(table.notna(), "-").to_string(index=False))
     failed, skipped = (int(table["verdict"].str.startswith(word).sum()) for word in ("FAILED", "skipped"))
     some = f", {skipped} skipped" if skipped else ""
-    print(f"{len(table)} notebooks, {failed} failed{some}, {table.attrs['seconds']} s in all")
+    print(f"{counted(len(table), 'notebook')}, {failed} failed{some}, {table.attrs['seconds']} s in all")
     return 1 if failed else 0

@@ -17,6 +17,7 @@ from utilities.cli.opening import Named, epoch_of, labels, open_model
 from utilities.compare import layer_matching as matching
 from utilities.hooks.recorder import select_layers
 from utilities.hooks.views import check_view
+from utilities.results.formatting import counted
 from utilities.study.layer_matching import NAME, RECIPE, comparison_loader, trained_networks
 from utilities.utils import PROJECT_ROOT
 from utilities.zoo.checkpoints import read_checkpoint
@@ -146,7 +147,8 @@ def report_matching(results: Mapping[str, matching.LayerMatching], given: Simple
     known = [network["test"] for network in facts["trained"] if network["test"] is not None]
     accuracies = f", test accuracies {', '.join(f'{100 * value:.1f}' for value in known)} %" if known else ""
     print(
-        f"\n{facts['networks']} networks on {facts['dataset']}{accuracies}\n{result.n} test images in batches of "
-        f"{facts['batch_size']}, standard errors by jackknife over networks\n\n{result.table()}"
+        f"\n{facts['networks']} networks on {facts['dataset']}{accuracies}\n"
+        f"{counted(result.n, 'test image')} in batches of {facts['batch_size']}, standard errors by jackknife over "
+        f"networks\n\n{result.table()}"
     )
     return {}

@@ -13,6 +13,7 @@ from torch import nn
 from utilities.compare.two_models import compare
 from utilities.hooks.calls.copies import copied
 from utilities.hooks.calls.input_type import as_input
+from utilities.hooks.calls.options import check_options
 from utilities.hooks.recorder import select_layers
 from utilities.results.similarity import TABLES, Similarity
 from utilities.zoo.layers import comparison_layers
@@ -59,6 +60,7 @@ def compare_all(
         >>> list(results), results["a", "b"].layers2
         ([('a', 'a'), ('a', 'b'), ('b', 'a'), ('b', 'b')], ['0'])
     """
+    check_options(compare_all, options, compare, but=("layers1", "layers2"))
     joint, labels = SideBySide(models.values()), list(models)
     layers = [f"{i}.{name}" for i, model in enumerate(joint) for name in comparison_layers(model)]
     whole = compare(joint, joint, loader, layers1=select_layers(joint, layers), **options)

@@ -18,6 +18,7 @@ from torch import nn
 from utilities.analysis.attention.attention_distance import AttentionDistance
 from utilities.analysis.attention.layers import AttentionLayer, attention_layers
 from utilities.compare.two_models import compare
+from utilities.hooks.calls.options import check_options
 from utilities.hooks.recorder import Layers
 from utilities.results.head_windows import HeadWindowSimilarity
 
@@ -54,6 +55,7 @@ def compare_head_windows(
 
     Raises:
         ValueError: If the distances are those of another model, there is no such block or width, or as in `compare`.
+        TypeError: If `compare` has no such option.
 
     Example:
         >>> from utilities.analysis.attention.attention_distance import attention_distance
@@ -65,6 +67,7 @@ def compare_head_windows(
         >>> result.matrix.shape, bool((np.diff(result.distance) >= 0).all())
         ((3, 2), True)
     """
+    check_options(compare_head_windows, options, compare, but=("layers1", "layers2"))
     windows, layer = windows_of_heads(distances, block, width), _layer(vit, distances, block)
     wrapped = HeadWindows(vit, layer, windows)
     heads = [list(map(int, window)) for window in windows]

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from utilities.datasets.masks import refuse_random_transform, transformed_mask
 from utilities.hooks.calls.sending import send
+from utilities.results.formatting import counted
 
 MEMORY = 2**30  # bytes of decoded images to keep
 
@@ -173,7 +174,7 @@ class ImageDataset(Dataset):
         return len(self.targets)
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.split}, {len(self):,} images)"
+        return f"{self.name} ({self.split}, {counted(len(self), 'image')})"
 
     @property
     def part(self) -> str:

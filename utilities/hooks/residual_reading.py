@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from utilities.hooks.calls.evaluating import evaluating
-from utilities.hooks.residuals import Read, ResidualBranch
+from utilities.hooks.residuals import KNOWN, REMEDY, Read, ResidualBranch
 from utilities.hooks.trial import first_tensor, numbered
 
 ROUNDING = 16  # roundings of the model's own type that z + f(z) may differ by
@@ -125,13 +125,16 @@ def check_residuals(model: nn.Module, branches: Sequence[ResidualBranch], images
                 stack.callback(_watch(where, lambda x, one=one: compare(one, x)).remove)
         begin()
         model(images)
+    remedy = f". What is read are {KNOWN}: {REMEDY}"
     for one in branches:
         if one.name not in sums:
-            raise ValueError(f"residual branch {one.name!r} was not seen: skip and branch did not run, or do not fit")
+            raise ValueError(
+                f"residual branch {one.name!r} was not seen: skip and branch did not run, or do not fit{remedy}"
+            )
         dtype = sums[one.name][0].dtype
         error = closest.get(one.name, float("inf"))
         if not error <= ROUNDING * torch.finfo(dtype).eps:
             raise ValueError(
                 f"what {type(model).__name__} goes on with after {one.name!r} is not skip plus branch, by "
-                f"{error:.1e} of their size: its parts have the names of a residual block, but another meaning"
+                f"{error:.1e} of their size: its parts have the names of a residual block, but another meaning{remedy}"
             )

@@ -25,6 +25,10 @@ POST_NORM = (ResPostBlock, SwinTransformerV2Block, SwinTransformerBlockV2)
 KNOWN = (
     "timm's and torchvision's transformers, ResNets, ConvNeXts, EfficientNets and MobileNets, and this package's own"
 )
+REMEDY = (
+    "take one of these, such as 'resnet18' or 'timm/vit_small_patch16_224'. Analyses that need no skips, such as "
+    "feature_variance and receptive_field, take other models by their layers"
+)
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,7 @@ def find_residuals(model: nn.Module) -> list[ResidualBranch]:
     if not found:
         raise ValueError(
             f"{type(model).__name__} has no residual branches that are known: its layers are not added to a shortcut, "
-            f"or its blocks have other parts than those of {KNOWN}; take one of these, such as 'resnet18' or "
-            "'timm/vit_small_patch16_224'. Analyses that need no skips, such as feature_variance and receptive_field, "
-            "take other models by their layers"
+            f"or its blocks have other parts than those of {KNOWN}; {REMEDY}"
         )
     return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from utilities.results.formatting import counted
+
 # Data sets, by name, of which several images show the same thing. Standard errors take images as independent.
 ALIKE = {
     "photos": "crops of ten pictures: errors are too small",
@@ -25,20 +27,22 @@ def alike(facts: Mapping[str, Any]) -> str:
     return ALIKE.get(str(facts.get("dataset") or "").partition(" (")[0], "")
 
 
-def describe_images(facts: Mapping[str, Any], count: int | None, form: str = "n = {:,} images") -> str:
+def describe_images(facts: Mapping[str, Any], count: int | None, lead: str = "n = ") -> str:
     """State a data set and a number of images, as far as they are known, and whether the images are independent.
 
     Args:
         facts: Provenance of a result.
         count: Number of images.
-        form: How the number is stated.
+        lead: What stands before the number.
 
     Example:
         >>> describe_images({"dataset": "digits (test)"}, 1540)
         'digits (test), n = 1,540 images'
-        >>> describe_images({"dataset": "photos (test)"}, 96, "{} images")
+        >>> describe_images({}, 1)
+        'n = 1 image'
+        >>> describe_images({"dataset": "photos (test)"}, 96, "")
         'photos (test), 96 images (crops of ten pictures: errors are too small)'
     """
-    known = [facts.get("dataset"), None if count is None else form.format(count)]
+    known = [facts.get("dataset"), None if count is None else f"{lead}{counted(count, 'image')}"]
     note = alike(facts)
     return ", ".join(part for part in known if part) + (f" ({note})" if note else "")

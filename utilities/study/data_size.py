@@ -70,11 +70,13 @@ def train_on_shares(study: Study, shares: Sequence[float] | None = None) -> dict
 
     Returns:
         Label of the share -> model, and its facts for captions: ``model, weights, accuracy, n_train``.
+
+    Raises:
+        ValueError: If a share is out of range, before any training.
     """
     found = {}
-    for share in SHARES[study.profile] if shares is None else shares:
-        all_images = _train_images(study.dataset, study)
-        recipe = share_recipe(study.recipe, share, all_images)
+    for share, recipe in _recipes(study, shares).items():
+        all_images = recipe.epoch_images
         folder = study.checkpoint_folder / "shares" / f"{recipe.n_images}_images"
         path = fit(study.model, recipe, study.seed + 1, folder, resume=True, report=_quiet)
         found[f"{100 * share:g} %"] = _loaded(study, path, f"trained on {recipe.n_images:,} of {all_images:,} images")
@@ -91,7 +93,11 @@ def compare_shares(study: Study, shares: Sequence[float] | None = None) -> dict[
     Returns:
         Label of the share -> similarity of the blocks of that model (rows) to those of the model trained on all images
         (columns), on test images. The first one is ``untrained``, a model with the initial weights of the shares.
+
+    Raises:
+        ValueError: If a share is out of range, before any training.
     """
+    _recipes(study, shares)  # refuses shares before the training
     whole, untrained = study.finished_model(), replace(study, seed=study.seed + 1).untrained_model()
     loader = study.loader(n_images=study.n_images)
     shared = study.shared_facts(loader)
@@ -159,8 +165,11 @@ def _loaded(study: Study, path: Path, how: str) -> tuple[nn.Module, dict[str, An
     return model, {"model": study.model, "weights": f"{how}, {epochs} epochs, seed {seed}", "accuracy": accuracy}
 
 
-def _train_images(dataset: str, study: Study) -> int:
-    return len(load_dataset(dataset, "train", masks=False, **input_options(study.model)))
+def _recipes(study: Study, shares: Sequence[float] | None) -> dict[float, Recipe]:
+    """Make the recipe of each share; None takes the profile's."""
+    chosen = SHARES[study.profile] if shares is None else shares
+    count = len(load_dataset(study.dataset, "train", masks=False, **input_options(study.model)))
+    return {share: share_recipe(study.recipe, share, count) for share in chosen}
 
 
 def _quiet(line: str) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from utilities.compare.all_pairs import compare_all, pair_facts
 from utilities.compare.two_models import compare
 from utilities.datasets.loaders import same_input
+from utilities.hooks.calls.options import check_options
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity, average
 from utilities.study.saving import Saving
@@ -78,6 +79,7 @@ class Group:
         Returns:
             (model of the rows, model of the columns) -> similarity.
         """
+        check_options(self.trained, options, compare, but=("layers1", "layers2", "provenance"))  # before the training
         found = [study.finished_model() for study in self.studies]
         models = {study.model: model for study, (model, _) in zip(self.studies, found, strict=True)}
         facts = {study.model: facts for study, (_, facts) in zip(self.studies, found, strict=True)}
@@ -131,6 +133,7 @@ class Group:
         Returns:
             Name of the model -> result.
         """
+        check_options(self.analyse, options, analysis)
         results = {}
         for study in self.studies:
             model, facts = study.untrained_model() if untrained else study.finished_model()

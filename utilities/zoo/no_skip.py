@@ -18,6 +18,7 @@ from utilities.zoo.vit import vit_tiny_patch2_16, vit_tiny_patch2_32, vit_tiny_p
 BUILDERS = {"patch2_16": vit_tiny_patch2_16, "patch4_16": vit_tiny_patch4_16, "patch2_32": vit_tiny_patch2_32}
 # Numbers of the blocks, from 1, that have models of their own: all of six, and of twelve those in the paper's figure.
 WITHOUT = {"patch2_16": (1, 2, 3, 4, 5, 6), "patch4_16": (1, 2, 3, 4, 5, 6), "patch2_32": (1, 7, 10)}
+REMEDY = "give one of timm's Vision Transformers with pre-norm blocks, such as vit_tiny_patch2_16()"
 
 
 class NoSkipBlock(nn.Module):
@@ -42,7 +43,7 @@ class NoSkipBlock(nn.Module):
     def __init__(self, block: Block) -> None:
         super().__init__()
         if type(block) is not Block:
-            raise TypeError(f"only timm's pre-norm Block can lose its skips, not a {type(block).__name__}")
+            raise TypeError(f"only timm's pre-norm Block can lose its skips, not a {type(block).__name__}; {REMEDY}")
         for name in ("norm1", "attn", "ls1", "norm2", "mlp", "ls2"):
             setattr(self, name, getattr(block, name))
 
@@ -71,12 +72,14 @@ def without_skips(model: VisionTransformer, block: int) -> VisionTransformer:
 
     Raises:
         ValueError: If there is no such block.
-        TypeError: If the block is of another kind, or has lost its skips already.
+        TypeError: If the model has no blocks, or the block is of another kind or has lost its skips already.
 
     Example:
         >>> type(without_skips(vit_tiny_patch2_16(), 3).blocks[2]).__name__
         'NoSkipBlock'
     """
+    if not isinstance(getattr(model, "blocks", None), (nn.Sequential, nn.ModuleList)):
+        raise TypeError(f"a {type(model).__name__} has no row of blocks; {REMEDY}")
     if not 1 <= block <= len(model.blocks):
         raise ValueError(f"block={block} should be from 1 to {len(model.blocks)}, the model's number of blocks")
     model.blocks[block - 1] = NoSkipBlock(model.blocks[block - 1])

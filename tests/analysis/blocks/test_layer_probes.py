@@ -251,6 +251,29 @@ def test_bad_input():
             call()
 
 
+@pytest.mark.parametrize("options", [{}, {"shots": 2, "alpha": 1.0}, {"num_classes": CLASSES}])
+def test_a_label_below_zero_is_the_fault_that_is_named(options):
+    images, _ = labelled(8, 1)
+    with pytest.raises(ValueError, match=r"label -1 is .*; number the classes from 0, and leave images without a"):
+        layer_probes(vit(), [(images, torch.arange(8) % 2 - 1)], [labelled(5, 2)], **options, **CPU)
+
+
+def test_layers_that_are_the_same_for_all_images_are_named():
+    """A network that lets nothing through in one layer: a probe of it can only guess."""
+    model, train, test = small_resnet(), [labelled(30, 1)], [labelled(10, 2)]
+    nn.init.zeros_(model.layer4[0].bn2.weight)
+    nn.init.zeros_(model.layer4[0].downsample[1].weight)
+    with pytest.warns(UserWarning, match=r"same for all training images.*: layer4.0 by 'gap'; give") as caught:
+        layer_probes(model, train, test, ["layer?.0"], **CPU)
+    assert caught[0].filename == __file__
+    same = [(torch.full((30, 3, 16, 16), 0.3), train[0][1])]
+    with pytest.warns(UserWarning, match=r": blocks.0 by 'gap', blocks.1 by 'gap'; give other images"):
+        layer_probes(vit(), same, test, **CPU)
+    with pytest.warns(UserWarning, match=r": blocks.0 block, CLS, .*blocks.1 mlp, image; give other images") as caught:
+        linear_probes(vit(), same, test, **CPU)
+    assert caught[0].filename == __file__
+
+
 def test_files(tmp_path):
     result = layer_probes(vit(), [labelled(30, 1)], [labelled(10, 2)], view=["gap", "tokens"], **CPU)
     loaded = LayerProbes.load(result.save(tmp_path / "probes"))

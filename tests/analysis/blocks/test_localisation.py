@@ -185,8 +185,11 @@ def test_bad_input():
         localisation(Rotated(), [x], **CPU)
     with pytest.raises(ValueError, match="several sizes, 8x8 and 4x4"):
         localisation(model, [x, x[:, :, :4, :4]], patch=2, **CPU)
-    with pytest.raises(ValueError, match=r"16 patches and 5 images .* batches of 3 images or fewer"):
-        localisation(model, [x], patch=2, memory_limit=8 * 16 * 9, **CPU)
+    with pytest.raises(ValueError, match=r"16 patches and 5 images .* batches of 4 images or fewer"):
+        localisation(model, [x], patch=2, memory_limit=8 * 16 * 16, **CPU)
+    for limit in (1, 8 * 16 * 2):  # which batches that are large enough for the estimator do not fit in
+        with pytest.raises(ValueError, match=r"GB; choose larger patches \(patch=\), or raise memory_limit"):
+            localisation(model, [x], patch=2, memory_limit=limit, **CPU)
     with pytest.raises(ValueError, match=r"sums of 1 layers .* fewer layers="):
         localisation(model, [x], ["layer1.0"], patch=2, memory_limit=10_000, **CPU)
     for name, value in (("most", 0), ("blocks", 1)):

@@ -21,6 +21,16 @@ def fields(model, images, layers=None, **options):
     return receptive_field(model, [images], layers=layers, device="cpu", progress=False, **options)
 
 
+def test_layers_may_be_given_by_position():
+    model, images = (
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)).double(),
+        noise(2, 3, 8, 8),
+    )
+    result = receptive_field(model, [images], {"1": "conv"}, device="cpu", progress=False)
+    assert result.names == ["1"]
+    assert result.to_frame().equals(fields(model, images, {"1": "conv"}).to_frame())
+
+
 def box_stack(depth, channels=4):
     """Make a stack of 3x3 convolutions whose weights are all 1."""
     layers = [nn.Conv2d(3 if i == 0 else channels, channels, 3, padding=1, bias=False) for i in range(depth)]

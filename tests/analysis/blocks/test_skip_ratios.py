@@ -235,6 +235,13 @@ def test_half_precision_and_moments():
     np.testing.assert_allclose(error, values.std(0, ddof=1) / 7**0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "mvitv2_tiny"])
+def test_families_whose_blocks_are_others_are_refused_with_a_remedy(name):
+    model = timm.create_model(name, img_size=64) if "mvit" in name else timm.create_model(name, depth=2)
+    with pytest.raises(ValueError, match=r"(another meaning|was not seen)\. What is read are .*: take one of these"):
+        skip_ratios(model, [torch.rand(2, 3, 64, 64)], device="cpu", progress=False)
+
+
 def test_images_on_which_all_is_zero_are_refused():
     with pytest.raises(ValueError, match="skips and branches are exactly zero on every token"):
         ratios(nn.Sequential(Block(lambda x: 0.5 * x)), 0 * noise(2, 4, 5, 6))

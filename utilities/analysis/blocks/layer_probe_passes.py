@@ -10,8 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from utilities.analysis.blocks.probe_draws import Draws
-from utilities.analysis.probing import Probe, ProbeSums, check_classes, refuse_large_sums, refuse_one_class, scores
+from utilities.analysis.blocks.probe_draws import ASKED, Draws
+from utilities.analysis.probing import (
+    Probe,
+    ProbeSums,
+    check_classes,
+    refuse_large_sums,
+    refuse_one_class,
+    scores,
+    warn_of_still,
+)
 from utilities.analysis.ridge import RidgeSums
 from utilities.analysis.ridge_penalty import choose_penalties
 from utilities.analysis.stream import stream
@@ -124,7 +132,7 @@ class Training:
             stream(self.recorder.model, loader, labelled=True, description="training probes", **options) as batches,
         ):
             for images, labels in batches:
-                labels = check_labels(labels, self.draws.num_classes, whose="of the {} classes that are asked for")
+                labels = check_labels(labels, self.draws.num_classes, whose=ASKED)
                 self._add(images, labels)
         self._refuse_none()
         return [self._solve(sums) for sums in self.sums]
@@ -180,6 +188,8 @@ class Training:
                 )
         counts = [sum(next(iter(part.sums.values())).counts for part in sums.values()) for sums in self.sums]
         check_classes(min(counts, key=lambda one: int((one > 0).sum())), "the data's", stacklevel=4)
+        read = self.sums[0]["fit"].sums
+        warn_of_still(((f"{layer} by {view!r}", sums) for (view, layer), sums in read.items()), stacklevel=4)
 
     def _solve(self, sums: Mapping[str, ProbeSums]) -> Fitted:
         fit, probes, alphas = sums["fit"], {}, {}

@@ -9,6 +9,7 @@ import torch
 from utilities.analysis.blocks.localisation_sums import LocalisationSums, centred_grams, usable
 from utilities.analysis.blocks.patch_grid import PatchGrid, choose_patch
 from utilities.hooks.positions import PositionRecorder, Positions
+from utilities.metrics import MIN_IMAGES
 
 
 class LocalisationPass:
@@ -63,10 +64,10 @@ class LocalisationPass:
         count = len(self.grid.centres)
         if 8 * count * n**2 > self.limit:
             fits = int((self.limit / 8 / count) ** 0.5)
+            smaller = f"choose batches of {fits} images or fewer, " if fits >= MIN_IMAGES["debiased"] else "choose "
             raise ValueError(
                 f"Gram matrices of {count} patches and {n} images take {8 * count * n**2 / 1e9:.3g} GB, above "
-                f"memory_limit={self.limit / 1e9:.3g} GB; choose batches of {fits} images or fewer, larger patches "
-                "(patch=), or raise memory_limit"
+                f"memory_limit={self.limit / 1e9:.3g} GB; {smaller}larger patches (patch=), or raise memory_limit"
             )
 
     def _begin(self, found: Mapping[str, Positions], n: int) -> None:

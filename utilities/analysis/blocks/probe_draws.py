@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from utilities.analysis.probing import refuse_one_class
-from utilities.hooks.calls.labels import as_labels, classes_of, need_labels
+from utilities.hooks.calls.labels import check_labels, classes_of, need_labels
 from utilities.utils import split_batch
 
+ASKED = "of the {} classes that are asked for"  # whose classes training labels should be, see `check_labels`
 HELD_OUT = 5  # one image of so many of each class is held out to choose the penalty
 
 
@@ -79,7 +80,7 @@ def draw_images(loader: Iterable[Any], shots: int | None, draws: int, num_classe
         seed: Seed of the draws.
 
     Raises:
-        ValueError: If labels are read, and there are none, or of one class alone.
+        ValueError: If labels are read, and there are none, one is no class, or all are of one class.
 
     Example:
         >>> import torch
@@ -90,9 +91,9 @@ def draw_images(loader: Iterable[Any], shots: int | None, draws: int, num_classe
     classes = classes_of(loader) if num_classes is None else num_classes
     if shots is None and classes is not None:
         return Draws(classes)
-    labels = _labels(loader)
+    labels = _labels(loader, classes)
     classes = int(labels.max()) + 1 if classes is None else classes
-    refuse_one_class(np.bincount(labels[labels >= 0]))
+    refuse_one_class(np.bincount(labels))
     if shots is None:
         return Draws(classes)
     chosen = np.zeros((draws, len(labels)), bool)
@@ -107,12 +108,12 @@ def draw_images(loader: Iterable[Any], shots: int | None, draws: int, num_classe
     return Draws(classes, chosen, labels)
 
 
-def _labels(loader: Iterable[Any]) -> np.ndarray:
+def _labels(loader: Iterable[Any], classes: int | None) -> np.ndarray:
     found = []
     for batch in loader:
         labels = split_batch(batch)[1]
         need_labels(labels, "probes:")
-        found.append(as_labels(labels).cpu().numpy().reshape(-1))
+        found.append(check_labels(labels, classes, whose=ASKED).cpu().numpy())
     if not found or not sum(map(len, found)):
         raise ValueError("training probes: the loader yields no image")
     return np.concatenate(found).astype(int)

@@ -96,8 +96,8 @@ class ReceptiveField(Result):
 def receptive_field(
     model: nn.Module,
     loader: Iterable[Any],
-    *,
     layers: Mapping[str, str] | Sequence[str] | None = None,
+    *,
     n_images: int | None = 32,
     reduce_to: int | None = None,
     device: str | torch.device = "auto",

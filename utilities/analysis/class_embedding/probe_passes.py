@@ -15,7 +15,7 @@ from utilities.analysis.class_embedding.lens import PerImage
 from utilities.analysis.class_embedding.ranks import rank
 from utilities.analysis.class_embedding.readers import Batch
 from utilities.analysis.class_embedding.space import ClassSpace
-from utilities.analysis.probing import Probe, ProbeSums, refuse_large_sums, scores
+from utilities.analysis.probing import Probe, ProbeSums, refuse_large_sums, scores, warn_of_still
 from utilities.analysis.ridge import RidgeSums
 from utilities.analysis.stream import stream
 from utilities.hooks.calls.labels import hits
@@ -92,6 +92,8 @@ class ProbeTraining:
     def solve(self, alpha: float) -> dict[Key, Probe]:
         """Solve for weights and intercepts of all probes, and free the sums one after the other."""
         self.probes.warn_of_missing("the model's", stacklevel=3)
+        names, sums = self.layers.space.names, self.probes.sums
+        warn_of_still(((f"{names[i]} {part}, {group}", one) for (i, part, group), one in sums.items()), stacklevel=3)
         return {key: self.probes.solve(key, alpha) for key in list(self.probes.sums)}
 
 

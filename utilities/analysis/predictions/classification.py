@@ -22,6 +22,7 @@ from utilities.analysis.predictions.calibration import bin_index, calibration_er
 from utilities.analysis.predictions.uncertainty import dropout_log_probabilities, sampling_dropout
 from utilities.analysis.stream import stream
 from utilities.hooks.calls.labels import BatchCheck
+from utilities.results.formatting import with_error
 from utilities.results.result import Result
 from utilities.results.statistics import stderr_of_mean, wilson
 from utilities.utils import versions
@@ -324,7 +325,8 @@ def table(results: Mapping[str, Classification]) -> pd.DataFrame:
     columns = {}
     for model, result in results.items():
         values = {
-            result.name_of(m): f"{getattr(result, m):.4f} ± {result.stderr(m):.4f}" for m in CLASSIFICATION_MEASURES
+            result.name_of(m): with_error(getattr(result, m), result.stderr(m), ".4f", unknown="")
+            for m in CLASSIFICATION_MEASURES
         }
         columns[model] = values | {
             "parameters": f"{result.provenance.get('parameters', 0):,}",

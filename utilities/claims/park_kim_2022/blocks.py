@@ -11,7 +11,7 @@ from utilities.analysis.blocks.lesion import Lesions
 from utilities.analysis.blocks.variance import Variance
 from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import keep_sound, not_told, weigh
-from utilities.claims.formatting import percent_points, with_error
+from utilities.results.formatting import percent_points, with_error
 
 PAPER = "Park & Kim 2022"
 MOST, FEW = 0.75, 0.5  # "almost always" holds if three of four blocks agree, and fails if fewer than half do

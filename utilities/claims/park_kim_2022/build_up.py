@@ -8,6 +8,7 @@ from utilities.analysis.predictions.classification import Classification
 from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import weigh
 from utilities.claims.park_kim_2022.classification import paired_difference
+from utilities.results.formatting import percent, with_error
 
 WHERE = "Park & Kim 2022, build-up on CIFAR-100"
 
@@ -27,8 +28,9 @@ def claims_of_build_up(steps: Mapping[str, Classification]) -> list[Claim]:
     saved, saved_error = paired_difference(results[0], results[-1], "nll")
     one = "one training of each, so that the error over trainings is not in it"
     found = (
-        f"accuracy changes by {100 * gain:+.1f} +- {100 * error:.1f} percent points and the loss by {-saved:+.3f} +- "
-        f"{saved_error:.3f} nats, with {len(results) - 1} attention blocks ({one})"
+        f"accuracy changes by {percent(gain, error, ' percent points', '+.1f', pm='+-')} and the loss by "
+        f"{with_error(-saved, saved_error, '+.3f', pm='+-', unit=' nats')}, with {len(results) - 1} attention "
+        f"blocks ({one})"
     )
     whole = Claim("alternating attention blocks into a CNN raises its accuracy", WHERE, found, judge(gain, error))
     ends = {name: steps[name] for name in (next(iter(steps)), list(steps)[-1])}
@@ -36,7 +38,7 @@ def claims_of_build_up(steps: Mapping[str, Classification]) -> list[Claim]:
     for i in range(1, len(results)):
         gain, error = paired_difference(results[i], results[i - 1])
         verdicts.append(judge(gain, error))
-        texts.append(f"{100 * gain:+.1f} +- {100 * error:.1f}")
+        texts.append(percent(gain, error, "", "+.1f", pm="+-"))
     each = False if False in verdicts else True if all(verdicts) else None
     found = f"percent points by each block in turn: {', '.join(texts)} ({one})"
     every = Claim("in the paper's order, each attention block raises the accuracy", WHERE, found, each)

@@ -9,7 +9,7 @@ import numpy as np
 from utilities.analysis.predictions.classification import Classification
 from utilities.claims.claim import Claim
 from utilities.claims.evidence import not_told, weigh
-from utilities.claims.formatting import percent
+from utilities.results.formatting import counted, percent
 from utilities.results.statistics import stderr_of_mean
 from utilities.zoo.families import family
 
@@ -73,7 +73,7 @@ def claims_of_classification(results: Mapping[str, Classification]) -> list[Clai
     difference, error = paired_difference(results[hybrid], results[cnn])
     found = (
         f"{hybrid} {results[hybrid].accuracy:.1%}, {cnn} {results[cnn].accuracy:.1%}; difference "
-        f"{percent(difference, error, ' points', '+.1f')} on the same {results[cnn].n:,} images"
+        f"{percent(difference, error, ' points', '+.1f')} on the same {counted(results[cnn].n, 'image')}"
     )
     decided = abs(difference) > ERRORS * error
     judged = Claim(claim, source, found, difference > 0 if decided else None)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from utilities.analysis.loss.landscape import Landscape
 from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import not_told, weigh
-from utilities.claims.formatting import with_error
+from utilities.results.formatting import with_error
 from utilities.zoo.families import FAMILY_TITLES
 
 SOURCE = "Park & Kim 2022, Fig. 1a, https://arxiv.org/abs/2202.06709"

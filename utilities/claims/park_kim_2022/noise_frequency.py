@@ -10,7 +10,7 @@ import numpy as np
 from utilities.analysis.predictions.noise_frequency import NoiseFrequency
 from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import not_told, weigh
-from utilities.claims.formatting import with_error
+from utilities.results.formatting import with_error
 
 SOURCE = "Park & Kim 2022, Fig. 2b, https://arxiv.org/abs/2202.06709"
 # Frequencies at which the curves of ResNet and ViT have crossed in the paper's figure, and at which they have not yet

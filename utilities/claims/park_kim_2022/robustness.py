@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from utilities.analysis.predictions.robustness import Robustness
 from utilities.claims.claim import Claim, by_family, judge
 from utilities.claims.evidence import not_told, weigh
-from utilities.claims.formatting import percent
+from utilities.results.formatting import counted, percent
 
 SOURCE = "Park & Kim 2022, https://arxiv.org/abs/2202.06709"
 
@@ -42,7 +42,7 @@ def claims_of_robustness(results: Mapping[str, Robustness]) -> list[Claim]:
     if (cnn.kinds, cnn.severities) != (vit.kinds, vit.severities):
         both, what = {"CNN": cnn, "ViT": vit}, "the models met other corruptions"
         return [not_told(text, SOURCE, what, both) for text in (accuracy, drop)]
-    sets = f"{len(cnn.kinds) * len(cnn.severities)} sets of {min(cnn.n, vit.n):,} images"
+    sets = f"{len(cnn.kinds) * len(cnn.severities)} sets of {counted(min(cnn.n, vit.n), 'image')}"
     (a, a_error), (b, b_error) = cnn.mean_accuracy(), vit.mean_accuracy()
     claims = [
         Claim(

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from utilities.analysis.attention.attention_distance import AttentionDistance
 from utilities.claims.claim import Claim, all_hold, judge
 from utilities.claims.evidence import weigh
-from utilities.claims.formatting import with_error
+from utilities.results.formatting import with_error
 from utilities.results.head_windows import HeadWindowSimilarity
 
 PAPER = "Raghu et al. 2021"

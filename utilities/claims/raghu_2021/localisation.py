@@ -9,7 +9,7 @@ import numpy as np
 from utilities.analysis.blocks.localisation import Localisation
 from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import not_told, weigh
-from utilities.claims.formatting import percent, with_error
+from utilities.results.formatting import percent, with_error
 from utilities.zoo.families import family
 
 PAPER = "Raghu et al. 2021"

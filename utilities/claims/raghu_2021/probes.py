@@ -9,7 +9,7 @@ import numpy as np
 from utilities.analysis.blocks.layer_probes import LayerProbes
 from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import not_told, weigh
-from utilities.claims.formatting import percent, percent_points
+from utilities.results.formatting import percent, percent_points
 from utilities.zoo.families import family
 
 PAPER = "Raghu et al. 2021"

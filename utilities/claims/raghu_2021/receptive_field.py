@@ -13,7 +13,7 @@ import numpy as np
 from utilities.analysis.blocks.receptive_field import ReceptiveField
 from utilities.claims.claim import Claim, all_hold, by_family, judge
 from utilities.claims.evidence import not_told, weigh
-from utilities.claims.formatting import with_error
+from utilities.results.formatting import with_error
 from utilities.results.statistics import mean_and_stderr
 from utilities.zoo.families import family
 
@@ -148,6 +148,6 @@ def _shrinks(name: str, result: ReceptiveField) -> Claim:
         change = result.image_before_radius[:, i] - result.image_before_radius[:, i - 1]
         mean, error = map(float, mean_and_stderr(change))
         verdicts.append(judge(-mean, error))
-        numbers.append(f"{with_error(mean, error, '+.1f')} pixels at {result.names[i]}")
+        numbers.append(f"{with_error(mean, error, '+.1f', unit=' pixels')} at {result.names[i]}")
     found = f"{name}, radius that holds half of the gradient, less that of the branch before it: {', '.join(numbers)}"
     return weigh(Claim(text, f"{PAPER}, Fig. C.4", found, all_hold(verdicts)), {name: result})

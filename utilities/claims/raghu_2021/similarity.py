@@ -8,7 +8,7 @@ import numpy as np
 
 from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import weigh
-from utilities.claims.formatting import with_error
+from utilities.results.formatting import with_error
 from utilities.results.similarity import Similarity
 from utilities.zoo.families import family
 

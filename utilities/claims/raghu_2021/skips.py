@@ -9,7 +9,7 @@ import numpy as np
 from utilities.analysis.blocks.skip_ratios import SkipRatios
 from utilities.claims.claim import Claim, all_hold, by_family, judge
 from utilities.claims.evidence import not_told, weigh
-from utilities.claims.formatting import with_error
+from utilities.results.formatting import with_error
 from utilities.results.statistics import mean_and_stderr
 
 PAPER = "Raghu et al. 2021"

@@ -15,9 +15,9 @@ import numpy as np
 
 from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import weigh
-from utilities.claims.formatting import percent_points, with_error
 from utilities.claims.raghu_2021.sides import sides
 from utilities.claims.raghu_2021.two_blocks import two_blocks
+from utilities.results.formatting import percent_points, with_error
 from utilities.results.similarity import Similarity
 
 PAPER = "Raghu et al. 2021"

@@ -10,7 +10,7 @@ import numpy as np
 from utilities.analysis.class_embedding.agreement import ClassValueAgreement
 from utilities.claims.claim import Claim, branch, judge
 from utilities.claims.evidence import weigh
-from utilities.claims.formatting import with_error
+from utilities.results.formatting import with_error
 from utilities.results.statistics import LEVEL, mean_and_stderr
 
 _number = partial(with_error, form=".3g", error_form=".2g", pm="+-")

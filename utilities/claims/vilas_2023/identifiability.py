@@ -10,7 +10,7 @@ import numpy as np
 from utilities.analysis.class_embedding.identifiability import Identifiability
 from utilities.claims.claim import Claim, all_hold, judge
 from utilities.claims.evidence import keep_sound, not_told, weigh
-from utilities.claims.formatting import percent, with_error
+from utilities.results.formatting import counted, percent, with_error
 from utilities.results.statistics import LEVEL, mean_and_stderr
 
 PAPER = "Vilas et al. 2023, https://arxiv.org/abs/2310.18969"
@@ -173,7 +173,7 @@ def _on_object(result: Identifiability, blocks: range) -> Finding | None:
     found = (
         f"ahead by two standard errors in {ahead} of blocks {blocks[0] + 1} to {blocks[-1] + 1}, least in block "
         f"{blocks[worst] + 1} by {with_error(differences[worst], errors[worst])} in score "
-        f"({result.n_masked:,} images with tokens of both kinds)"
+        f"({counted(result.n_masked, 'image')} with tokens of both kinds)"
     )
     return found, all_hold(verdicts)
 
@@ -187,7 +187,8 @@ def _attention(result: Identifiability, twin: Identifiability | None) -> Finding
         attn, mlp = result.layer_change[:, 1:late, g].mean(1)
         # Both errors are over the same images, so their sum is the largest possible error of the difference.
         error = result.layer_change_stderr[:, 1:late, g].mean(1).sum()
-        found.append(f"{group} {100 * attn:.1f}% by attention, {100 * mlp:.1f}% by the MLP (± {100 * error:.1f})")
+        known = "error unknown" if np.isnan(error) else f"± {100 * error:.1f}"
+        found.append(f"{group} {100 * attn:.1f}% by attention, {100 * mlp:.1f}% by the MLP ({known})")
         verdicts.append(judge(attn - mlp, error))
     return f"{', '.join(found)}, mean over blocks 2 to {late}", all_hold(verdicts)
 

@@ -11,7 +11,7 @@ from utilities.analysis.class_embedding.importance import Importance
 from utilities.analysis.class_embedding.removal import RemovalCurves
 from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import weigh
-from utilities.claims.formatting import percent, with_error
+from utilities.results.formatting import counted, percent, with_error
 from utilities.results.statistics import count, mean_and_stderr
 
 _signed = partial(with_error, form="+.3f", pm="+-")
@@ -73,9 +73,9 @@ def claims_of_importance(results: Mapping[str, Importance]) -> list[Claim]:
         (mean, error), (excess, paired) = mean_and_stderr(share), mean_and_stderr(share - area)
         known = int(count(share))
         found = (
-            f"{name}: {100 * mean:.1f} +- {100 * error:.1f} % of the positive values are on the object, which fills "
+            f"{name}: {percent(mean, error, ' %', pm='+-')} of the positive values are on the object, which fills "
             f"{100 * np.nanmean(area):.1f} % of the image; difference "
-            f"{percent(excess, paired, ' points', '+.1f', pm='+-')}, {known} of {result.n} images"
+            f"{percent(excess, paired, ' points', '+.1f', pm='+-')}, {known} of {counted(result.n, 'image')}"
         )
         claims.append(weigh(Claim(text, where, found, judge(float(excess), float(paired))), {name: result}))
     return claims
@@ -96,7 +96,7 @@ def _against_random(model: str, result: RemovalCurves, name: str) -> list[Claim]
         mean, error = _paired(own, random, direction)
         found = (
             f"{model}: area under the {direction} curve {own.mean():.3f}, at random {random.mean():.3f}; difference in "
-            f"the direction of the claim {_signed(mean, error)}, paired over {result.n} images"
+            f"the direction of the claim {_signed(mean, error)}, paired over {counted(result.n, 'image')}"
         )
         claims.append(Claim(text, SOURCE, found, judge(mean, error)))
     return claims
@@ -112,7 +112,7 @@ def _about_equal(model: str, result: RemovalCurves, name: str, other: str, direc
     )
     found = (
         f"{model}: {one.mean():.3f} and {two.mean():.3f}; the gradient map is better by {_signed(mean, error)}, paired "
-        f"over {result.n} images"
+        f"over {counted(result.n, 'image')}"
     )
     return Claim(text, SOURCE, found, judge(MARGIN - abs(mean), error))
 
@@ -124,7 +124,7 @@ def _better(model: str, result: RemovalCurves, name: str, other: str, direction:
     text = f"the gradient map orders tokens better than linear probes do ({direction} curve)"
     found = (
         f"{model}: areas {one.mean():.3f} and {two.mean():.3f}; the gradient map is better by {_signed(mean, error)}, "
-        f"paired over {result.n} images"
+        f"paired over {counted(result.n, 'image')}"
     )
     return Claim(text, SOURCE, found, judge(mean, error))
 

@@ -10,7 +10,7 @@ import numpy as np
 from utilities.analysis.class_embedding.key_value import KeyValueAgreement
 from utilities.claims.claim import BRANCHES, Claim, all_hold, branch, judge
 from utilities.claims.evidence import weigh
-from utilities.claims.formatting import percent, percent_points
+from utilities.results.formatting import counted, percent, percent_points
 
 _percent = partial(percent, unit=" %", pm="+-")
 
@@ -97,7 +97,7 @@ def _goes_with_accuracy(model: str, result: KeyValueAgreement, part: str) -> Cla
     text = f"in late blocks, the agreement of {branch(part)} is higher for correctly classified images"
     late, group = _late(result), result.groups[0]
     gap, error = (float(result.of(value, part, group)[late].mean()) for value in ("gap", "gap_stderr"))
-    counts = f"{result.n_correct:,} images right, {result.n_wrong:,} wrong"
+    counts = f"{counted(result.n_correct, 'image')} right, {result.n_wrong:,} wrong"
     if not np.isfinite([gap, error]).all():
         return Claim(text, ACCURACY, f"{model}: {counts}; it takes two of either to tell", None)
     tokens = "class tokens" if group == "CLS" else "image tokens"

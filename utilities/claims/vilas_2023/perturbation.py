@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from utilities.analysis.class_embedding.perturbation import Estimate, Perturbation
 from utilities.claims.claim import Claim, all_hold, judge
 from utilities.claims.evidence import not_told, weigh
+from utilities.results.formatting import counted
 
 PAPER = "Vilas et al. 2023"
 NEAR = 0.1  # "about chance": at most a tenth of the intact model's excess over chance is left
@@ -55,7 +56,7 @@ def _found(result: Perturbation, row: int, intact: Estimate, perturbed: Estimate
     return (
         f"{result.kinds[row]}: {_with_interval(intact, confidence)} of the same tokens intact, "
         f"{_with_interval(perturbed)} perturbed, a change of {change} points; chance is {100 * result.chance:.1f}%; "
-        f"{result.images[row]} images"
+        f"{counted(result.images[row], 'image')}"
     )
 
 

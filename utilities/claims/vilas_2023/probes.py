@@ -10,7 +10,7 @@ import numpy as np
 from utilities.analysis.class_embedding.probes import LinearProbes
 from utilities.claims.claim import Claim, judge
 from utilities.claims.evidence import weigh
-from utilities.claims.formatting import percent
+from utilities.results.formatting import counted, percent
 from utilities.results.statistics import mean_and_stderr
 
 _points = partial(percent, unit=" points", form="+.1f")
@@ -52,7 +52,7 @@ def _early(result: LinearProbes, gaps: np.ndarray) -> Finding:
     probe, lens = (result.of(reading, "block")[:, :half].mean() for reading in ("probe", "lens"))
     found = (
         f"over blocks 1 to {half}, probe {100 * probe:.1f} %, lens {100 * lens:.1f} %; difference "
-        f"{_points(mean, error)} on the same {len(gaps):,} images"
+        f"{_points(mean, error)} on the same {counted(len(gaps), 'image')}"
     )
     return found, judge(mean, error)
 

@@ -110,6 +110,8 @@ def check_labels(labels: Any, num_classes: int | None, count: int | None = None,
         remedy = "use the data set that the model was trained on, or give the model as many classes"
         if whose != MODELS:
             remedy = "let both loaders serve the same classes, or pass num_classes= for all that there are"
+        if wrong < 0:
+            remedy = "number the classes from 0, and leave images without a class out of the set"
         raise ValueError(f"label {wrong} is {known}; {remedy}")
     return labels
 

@@ -12,6 +12,7 @@ from utilities.plots.captions import shared_fact
 from utilities.plots.labelled_figure import colours, finish, is_cnn, marker, named, new_figure
 from utilities.plots.paper import CURVE, DENSE, REFERENCE, THIN, TICK
 from utilities.plots.text_fitting import wrap
+from utilities.results.formatting import counted
 
 FIRST = "token:0"
 VIEW_TITLES = {
@@ -131,7 +132,7 @@ def _note(results: Mapping[str, LayerProbes], bars: bool = True) -> str:
     """State what the probes were fitted to, the penalty, chance and errors."""
     found = list(results.values())
     shots, draws, count, alpha = (shared_fact(found, name) for name in ("shots", "draws", "n_train", "alpha"))
-    images = f"{count} other images" if count else "other images"
+    images = counted(count, "other image") if count else "other images"
     if shots not in ("", "None"):
         images = f"{shots} images a class, mean of {draws} draws" if draws else f"{shots} images a class"
     penalty = {"": "", "None": ", penalty chosen on a fifth of these"}.get(alpha, f", penalty {alpha}")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from utilities.analysis.predictions.classification import CLASSIFICATION_MEASURES, Classification
 from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
 from utilities.plots.paper import CURVE, HAIRLINE, REFERENCE, TEXT_WIDTH
+from utilities.results.formatting import percent
 from utilities.results.statistics import wilson
 
 # Whether more (up) or less (down) is better. A signed error is best at 0, and no share of certain images is best.
@@ -52,8 +53,8 @@ def plot_reliability(results: Mapping[str, Classification] | Classification) -> 
         bars = _bars(result)
         _draw_bins(upper, bars, colour)
         upper.set_title(
-            f"{label}\nECE {100 * result.ece:.1f} ± {100 * result.stderr('ece'):.1f} %, "
-            f"signed {100 * result.signed_ece:+.1f} ± {100 * result.stderr('signed_ece'):.1f} %"
+            f"{label}\nECE {percent(result.ece, result.stderr('ece'), ' %', unknown='')}, "
+            f"signed {percent(result.signed_ece, result.stderr('signed_ece'), ' %', '+.1f', unknown='')}"
         )
         _draw_histogram(lower, bars, result, colour)
         lower.set_xlabel("confidence (%)")

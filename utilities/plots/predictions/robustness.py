@@ -19,6 +19,7 @@ from utilities.plots.captions import write_caption
 from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
 from utilities.plots.paper import CURVE, DARK, DENSE, HAIRLINE, LABEL, REFERENCE, TEXT_WIDTH, THIN, TICK
 from utilities.plots.text_fitting import wrap
+from utilities.results.formatting import percent, with_error
 
 AXIS_LABELS = {"accuracy": "accuracy (%)", "nll": "negative log-likelihood (nats)", "ece": "calibration error (%)"}
 
@@ -139,7 +140,7 @@ def plot_mce(results: Mapping[str, Robustness], reference: str | Robustness | Ma
     _column(ax, rows, -1.35, "left")
     for place, (label, result) in enumerate(results.items()):
         pairs = zip(*map(np.append, result.corruption_errors(other), result.mce(other)), strict=True)
-        cells = ["-" if np.isnan(value) else f"{value:.0f} ± {error:.0f}" for value, error in pairs]
+        cells = ["-" if np.isnan(value) else with_error(value, error, ".0f", unknown="") for value, error in pairs]
         _column(ax, [wrap(label, 0.9, points=TICK), *cells], place + 0.3, "right")
     for y in (0.5, len(rows) - 1.5):
         ax.axhline(y, color=DARK, linewidth=THIN)
@@ -216,5 +217,5 @@ def _errors(results: Mapping[str, Robustness]) -> str:
     """State where the corruptions come from, and the mean accuracies over all sets with their errors."""
     made = ", ".join(dict.fromkeys(str(result.provenance.get("corruptions", "")) for result in results.values()))
     pairs = {label: result.mean_accuracy() for label, result in results.items()}
-    texts = [f"{label} {100 * value:.1f} ± {100 * error:.1f}%" for label, (value, error) in pairs.items()]
+    texts = [f"{label} {percent(value, error)}" for label, (value, error) in pairs.items()]
     return f"{f'Corruptions {made}. ' if made else ''}Mean accuracy over all corrupted sets: {', '.join(texts)}."
