@@ -31,6 +31,7 @@ def test_units_and_signs_stay_with_the_number():
 
 def test_one_is_singular_in_captions_and_claims():
     assert [counted(n, "image") for n in (0, 1, 2, 1000)] == ["0 images", "1 image", "2 images", "1,000 images"]
+    assert counted(np.int64(2), "image") == "2 images"
     one = SimpleNamespace(n=1, provenance={"dataset": "digits (test)", "weights": "pretrained", "n": 1})
     assert made_from({"ViT": one}) == "ViT: pretrained. digits (test), n = 1 image."
     text = str(weigh(Claim("a", "b", "c", True), {"vit": one}))

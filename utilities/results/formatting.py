@@ -12,7 +12,7 @@ def counted(count: int, thing: str) -> str:
         >>> counted(1, "image"), counted(1540, "image"), counted(0, "image")
         ('1 image', '1,540 images', '0 images')
     """
-    return f"{count:,} {thing}{'s' * (count != 1)}"
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def with_error(

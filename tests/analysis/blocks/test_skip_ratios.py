@@ -238,7 +238,7 @@ def test_half_precision_and_moments():
 @pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "mvitv2_tiny"])
 def test_families_whose_blocks_are_others_are_refused_with_a_remedy(name):
     model = timm.create_model(name, img_size=64) if "mvit" in name else timm.create_model(name, depth=2)
-    with pytest.raises(ValueError, match=r"(another meaning|was not seen)\. What is read are .*: take one of these"):
+    with pytest.raises(ValueError, match=r"(another meaning|do not fit)\. What is read are .*: take one of these"):
         skip_ratios(model, [torch.rand(2, 3, 64, 64)], device="cpu", progress=False)
 
 

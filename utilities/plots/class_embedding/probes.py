@@ -14,6 +14,7 @@ from utilities.claims.claim import BRANCHES
 from utilities.plots.labelled_figure import colours, finish, named, new_figure
 from utilities.plots.paper import CURVE, TEXT_WIDTH, THIN
 from utilities.plots.text_fitting import wrap
+from utilities.results.formatting import counted
 from utilities.results.statistics import mean_and_stderr
 
 READING_TITLES = {"probe": "linear probe", "lens": "lens", "tuned": "tuned lens"}
@@ -88,7 +89,7 @@ def _note(results: Mapping[str, LinearProbes]) -> str:
     own = ", one for CLS" if cls else ""
     how = {"each": "one probe for each token position", "shared": f"one probe for all image tokens{own}"}
     trained = {result.provenance.get("n_train") for result in results.values()} - {None}
-    images = f", fitted to {trained.pop():,} other images" if len(trained) == 1 else ", fitted to other images"
+    images = f", fitted to {counted(trained.pop(), 'other image')}" if len(trained) == 1 else ", fitted to other images"
     probes = how.get(kinds.pop(), "") if len(kinds) == 1 else ""
     lines = "Lines: mean over image tokens; bands: 10th to 90th percentile of their positions, which is no error."
     bars = " Dashed: CLS, bars of one standard error over images." if cls else ""
