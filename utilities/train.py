@@ -120,7 +120,7 @@ def fit(
     ``num_classes``, ``seed``, ``recipe``, ``history`` (a row for each epoch), ``test`` (loss and accuracies on the test
     set, measured once, at the end), ``classes`` (their names), ``data`` (a fingerprint of each split, see
     `utilities.datasets.fingerprint`), ``precision``, ``precisions`` (for each part of the epochs), ``processes``
-    (how many ended the training), ``versions`` and ``commit``. All but the weights also stands in a JSON file beside it.
+    (how many ended the training), ``versions`` and ``commit``. A JSON file beside it states all but the weights.
 
     Args:
         model_name: A name that `utilities.zoo.create_model` knows.
