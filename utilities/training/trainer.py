@@ -203,8 +203,8 @@ class Trainer:
             return self.train.served(epoch, self.processes.share, self.step, self.draws)
         if self.processes.count > 1 or self.step:
             raise TypeError(
-                f"{type(self.train).__name__} cannot serve shares or the rest of an epoch; make the loader of the training "
-                "images by utilities.datasets.make_loader"
+                f"{type(self.train).__name__} cannot serve shares or the rest of an epoch; make the loader of the "
+                "training images by utilities.datasets.make_loader"
             )
         return ((batch, len(split_batch(batch)[0])) for batch in self.train)
 
