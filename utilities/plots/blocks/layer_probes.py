@@ -132,9 +132,10 @@ def _note(results: Mapping[str, LayerProbes], bars: bool = True) -> str:
     """State what the probes were fitted to, the penalty, chance and errors."""
     found = list(results.values())
     shots, draws, count, alpha = (shared_fact(found, name) for name in ("shots", "draws", "n_train", "alpha"))
-    images = counted(count, "other image") if count else "other images"
-    if shots not in ("", "None"):
-        images = f"{shots} images a class, mean of {draws} draws" if draws else f"{shots} images a class"
+    images = counted(int(count), "other image") if count.isdigit() else "other images"
+    if shots.isdigit():
+        images = f"{counted(int(shots), 'image')} a class"
+        images += f", mean of {counted(int(draws), 'draw')}" if draws else ""
     penalty = {"": "", "None": ", penalty chosen on a fifth of these"}.get(alpha, f", penalty {alpha}")
     chance = ", ".join(dict.fromkeys(f"{100 * result.chance:.0f}%" for result in found))
     note = f"Ridge probes fitted to {images}{penalty}. Chance: {chance}"
