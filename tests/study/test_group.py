@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from utilities.analysis.blocks.receptive_field import receptive_field
 from utilities.compare import compare
 from utilities.datasets.loaders import same_input
 from utilities.results.similarity import Similarity
@@ -185,3 +186,12 @@ def test_a_followed_model_is_trained_once(folder, monkeypatch):
     assert before.keys() - set(folder.rglob("*.pth")) == {
         last.with_name(f"{last.stem}_at_{epoch}.pth") for epoch in (0, 2)
     }
+
+
+def test_options_that_nobody_takes_are_refused_before_the_training(monkeypatch):
+    monkeypatch.setattr(Study, "finished_model", lambda self: pytest.fail("trained"))
+    group = Group("G", ("resnet18", "plain_cnn8"))
+    with pytest.raises(TypeError, match=r"trained\(\) has no option 'estimater'; close: estimator"):
+        group.trained(estimater="biased")
+    with pytest.raises(TypeError, match=r"analyse\(\) has no option 'images'; close: n_images"):
+        group.analyse(receptive_field, images=8)
