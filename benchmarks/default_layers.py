@@ -4,10 +4,10 @@
     python benchmarks/default_layers.py --out runs/default_layers.json
     git worktree add ../before REVISION && python benchmarks/default_layers.py --before ../before
 
-A model with random weights is compared with itself, on three batches of 64 images of 224 pixels. Every contender runs in a
-process of its own, in turn, round after round; its time is its best round. ``forward`` is one plain pass over them, and it runs
-twice in each round, first and last, so that their spread shows how quiet the machine was. pytorch-cka gets the layers
-that this package chooses. Let nothing else run meanwhile.
+A model with random weights is compared with itself, on three batches of 64 images of 224 pixels. Every contender runs
+in a process of its own, in turn, round after round; its time is its best round. ``forward`` is one plain pass over all
+images. It runs twice in each round, first and last, so that their spread shows how quiet the machine was. pytorch-cka
+gets the layers that this package chooses. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations

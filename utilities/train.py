@@ -36,6 +36,7 @@ from utilities.results.writing import check_writable, clear_killed
 from utilities.training.evaluation import estimate_batch_norm, evaluate_shared
 from utilities.training.origins import load_start, read_start, read_teacher
 from utilities.training.recipes import Recipe
+from utilities.training.record import Curves, commit, write_record
 from utilities.training.resumption import (
     data_facts,
     data_now,
@@ -107,6 +108,7 @@ def fit(
     accumulate: int = 1,
     compiled: bool = False,
     resume_every: float | None = None,
+    log: str | Path | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
     """Train a model and write its checkpoint, completely or not at all.
@@ -118,7 +120,7 @@ def fit(
     ``num_classes``, ``seed``, ``recipe``, ``history`` (a row for each epoch), ``test`` (loss and accuracies on the test
     set, measured once, at the end), ``classes`` (their names), ``data`` (a fingerprint of each split, see
     `utilities.datasets.fingerprint`), ``precision``, ``precisions`` (for each part of the epochs), ``processes``
-    (how many ended the training) and ``versions``.
+    (how many ended the training), ``versions`` and ``commit``. A JSON file beside it states all but the weights.
 
     Args:
         model_name: A name that `utilities.zoo.create_model` knows.
@@ -147,6 +149,7 @@ def fit(
         compiled: Whether to use torch.compile.
         resume_every: Minutes of training that an interruption costs at most; None is one. Ctrl-C and SIGTERM save
             after the step at hand.
+        log: Folder where curves are written while the training runs, see `utilities.training.record.Curves`.
         report: Function that receives the lines of the epoch table.
 
     Returns:
@@ -204,9 +207,10 @@ def fit(
         how |= {"accumulate": accumulate, "compiled": compiled}
         trainer = Trainer(model, recipe, train, validation, teacher=taught and taught[0], **how)
         facts = {"name": model_name, "num_classes": num_classes, "seed": seed, "recipe": asdict(recipe)}
-        facts |= origin | {"versions": versions(), **data_facts(sets)}
+        facts |= origin | {"versions": versions(), "commit": commit(), **data_facts(sets)}
         every = RESUME_EVERY if resume_every is None else 60 * resume_every
-        _run(trainer, recipe, path, facts, save_every, resume, every, report)
+        curves = Curves(log if processes.rank == 0 else None, path.stem)
+        _run(trainer, recipe, path, facts, save_every, resume, every, curves, report)
         if recipe.norm_images:
             count = min(recipe.norm_images, len(sets[0]))
             options = {"image_size": recipe.image_size, "masks": False, "classes": classes}
@@ -218,6 +222,7 @@ def fit(
         facts |= trainer.precision_facts() | {"history": trainer.history, "test": result, "processes": processes.count}
         if processes.rank == 0:
             finish(path, facts | {"model": trainer.result.state_dict()})
+            write_record(path, facts)
     return path
 
 
@@ -263,6 +268,7 @@ def _run(
     save_every: int | None,
     resume: bool,
     every: float,
+    curves: Curves,
     report: Callable[[str], None],
 ) -> None:
     """Run the remaining epochs, print the table, and write snapshots and a file to resume from."""
@@ -289,5 +295,6 @@ def _run(
                 f"{row['train_top1']:>6.2%}  {row['train_top5']:>7.2%}  {row['loss']:>15.4f}  {row['top1']:>6.2%}  "
                 f"{row['top5']:>7.2%}  {row['seconds']:>7.1f}"
             )
+            curves.write(trainer.history)
             snapshot(row["epoch"])
             save_if_due()

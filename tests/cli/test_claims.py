@@ -42,7 +42,7 @@ def rows(tmp_path, capsys):
             (tmp_path / folder).mkdir(exist_ok=True)
             for notebook, some in dict(claims).items():
                 state_claims(some, tmp_path / folder / f"{notebook}_claims")
-        main([str(tmp_path / "quick"), str(tmp_path / "real"), str(tmp_path / "absent"), *words])
+        main([str(tmp_path / "quick"), str(tmp_path / "real"), str(tmp_path / "absent"), "--rows", *words])
         head, rule, *found = map(cells, capsys.readouterr().out.splitlines())
         assert head == ["claim", "source", "weights", "models", "images", "verdict", "numbers", "notebook"]
         assert {len(row) for row in (rule, *found)} == {len(head)}
@@ -94,7 +94,7 @@ def test_long_findings_are_told_in_full_on_demand(rows):
 
 def test_older_tables_are_read(tmp_path, capsys):
     (tmp_path / "One_claims.csv").write_text("claim,source,found,holds\na,Raghu et al. 2021,b,True\n")
-    main([str(tmp_path)])
+    main([str(tmp_path), "--rows"])
     row = cells(capsys.readouterr().out.splitlines()[-1])
     assert row == ["a", "Raghu et al. 2021", "not said", "not said", "not said", "**holds**", "b", "One"]
 
@@ -116,3 +116,27 @@ def test_every_verdict_that_is_kept_names_its_models_and_images():
     assert kept["models"].str.contains("wheel").all()
     shown = kept["short"].where(kept["short"].notna(), kept["found"].map(shorten))
     assert shown.str.len().max() <= LONG + len(" ...")
+
+
+def test_the_overview_has_a_column_for_digits_natural_images_and_real_weights(tmp_path, capsys):
+    trained = made("trained for 12 epochs, seed 0", "CIFAR-10 (JPEG) (test)", 2000)
+    claims = [
+        weigh(Claim("a", OLD, "digits", True), {"vit": DIGITS}),
+        weigh(Claim("a", OLD, "digits", True), {"cnn": DIGITS}),
+        weigh(Claim("a", OLD, "cifar", False), {"vit": trained}),
+        weigh(Claim("a", OLD, "crops", None), {"vit": CROPS}),
+        weigh(Claim("a", OLD, "photographs", True), {"vit": PHOTOGRAPHS}),
+        weigh(Claim("b", "Park & Kim 2022, Fig. 2a", "both", True), {"vit": PHOTOGRAPHS, "small": DIGITS}),
+        not_told("c", NEW, "no CNN was run", {"vit": PHOTOGRAPHS}),
+        Claim("d", NEW, "nothing is said", False),
+    ]
+    state_claims(claims, tmp_path / "One_claims")
+    main([str(tmp_path)])
+    head, _, *found = map(cells, capsys.readouterr().out.splitlines())
+    assert head == ["claim", "source", "digits", "natural images", "real weights"]
+    assert found == [
+        ["b", "Park & Kim 2022, Fig. 2a", "", "", "holds (imagenet, digits)"],
+        ["a", OLD, "holds x 2", "does not hold (CIFAR-10 (JPEG))", "cannot be told (photos); holds (imagenet)"],
+        ["c", NEW, "", "", "not tried (imagenet)"],
+        ["d", NEW, "does not hold", "", ""],
+    ]

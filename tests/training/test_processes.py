@@ -18,6 +18,7 @@ from utilities.hooks.calls.processes import Processes
 from utilities.train import fit
 from utilities.training.augmentation import Blend, Erasing
 from utilities.training.recipes import Recipe
+from utilities.training.trainer import Trainer
 from utilities.utils import PROJECT_ROOT
 
 # The last batch has 4 of 64 + 64 + 4 images: one pair for each process. The small ViT has no batch norm.
@@ -128,3 +129,14 @@ def test_one_process_goes_on_where_two_were_told_to_end(tmp_path):
     one, two = content(tmp_path / "whole"), content(tmp_path)
     values = [[row["train_loss"] for row in each["history"]] for each in (one, two)]
     np.testing.assert_allclose(*values, atol=1e-4)
+
+
+def test_loaders_of_another_kind_train_alone_and_from_the_start():
+    batch = torch.rand(4, 3, 8, 8), torch.arange(4)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
+    recipe = Recipe("digits", epochs=1, learning_rate=0.01).resolved("linear")
+    trainer = Trainer(model, recipe, [batch] * 2, [batch], device="cpu")
+    assert trainer.run_epoch(progress=False)["n"] == 4
+    trainer.step = 1
+    with pytest.raises(TypeError, match=r"list cannot serve shares or the rest of an epoch; .*make_loader"):
+        trainer.run_epoch(progress=False)

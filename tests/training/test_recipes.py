@@ -426,8 +426,8 @@ def test_the_command_line_takes_a_recipe_and_changes_single_values(asked, capsys
     assert [call[1] for call in asked] == [RECIPES["cifar_vit"], changed, Recipe(), bare]
     assert asked[2][3] == {
         "device": resolve_device("auto"), "precision": "auto", "workers": 0, "classes": None, "save_every": 5,
-        "teacher": None, "start": None, "resume": False, "resume_every": None, "accumulate": 1, "compiled": False,
-        "sync_norms": False
+        "teacher": None, "start": None, "resume": False, "resume_every": None, "log": None, "accumulate": 1,
+        "compiled": False, "sync_norms": False
     }  # fmt: skip
 
 

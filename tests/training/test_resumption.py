@@ -281,7 +281,7 @@ def test_a_resume_file_without_room_does_not_end_a_training(tmp_path, small, mon
     assert len(said) == 4
     assert "no room for" in said[0]
     assert "resume.pth: it needs about" in said[0]
-    assert {file.suffix for file in tmp_path.iterdir()} == {".pth", ".lock"}
+    assert {file.suffix for file in tmp_path.iterdir()} == {".pth", ".lock", ".json"}
     assert len(load(path)["history"]) == 2
 
 
@@ -290,7 +290,7 @@ def test_files_of_killed_saves_are_cleared_by_the_next_run(tmp_path, small):
     for name in (base, f"{base}.resume"):
         (tmp_path / f".{name}-abcdefgh.{writing._place()}-999999999.pth").touch()
     fit("resnet18", DIGITS, 0, tmp_path, report=lambda line: None, **OPTIONS)
-    assert {file.name for file in tmp_path.iterdir()} == {f"{base}.pth", f"{base}.lock"}
+    assert {file.name for file in tmp_path.iterdir()} == {f"{base}.pth", f"{base}.lock", f"{base}.json"}
 
 
 def test_a_finished_model_without_room_says_how_to_go_on(tmp_path, small, monkeypatch):

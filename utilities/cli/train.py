@@ -45,6 +45,7 @@ class Run:
         start: Checkpoint of the same model whose weights to start from; its classifier stays where the classes do.
         resume: Keep what is finished, go on with what was interrupted.
         resume_every: Minutes of training that a killed run loses at most; one by default. Ctrl-C and SIGTERM lose none.
+        log: Folder where curves are written after each epoch, as CSV and, where it is installed, for TensorBoard.
         grad_accum: Parts in which a step computes its batch, where memory is short.
         compile: Let torch.compile make the model's code; pays in long trainings.
         sync_norms: Under torchrun, batch norms see the images of all processes; on GPUs alone.
@@ -64,6 +65,7 @@ class Run:
     start: str | None = None
     resume: bool = False
     resume_every: float | None = None
+    log: str | None = None
     grad_accum: int = 1
     compile: bool = False
     sync_norms: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -159,12 +159,11 @@ class Trainer:
         check_gradients("training")
         epoch, before, start = len(self.history), self.seconds, time.perf_counter()
         self.model.train()
-        served = self.train.served(epoch + 1, self.processes.share, self.step, self.draws)  # as the table numbers it
         options = {"desc": f"epoch {epoch + 1}", "delay": 2, "leave": False}
         options |= {"disable": not progress or self.processes.rank > 0, "initial": self.step}
         # Not a bar around the loader: tqdm would start an iteration, with workers, that nobody finishes.
         with tqdm(total=len(self.train), **options) as bar:
-            for batch, whole in served:
+            for batch, whole in self._served(epoch + 1):  # as the table numbers it
                 images, labels = split_batch(batch)
                 need_labels(labels, "training needs labels:")
                 own = len(self.processes.share(whole))  # 0 where the one image is a stand-in
@@ -172,7 +171,8 @@ class Trainer:
                 weight = own * self.processes.count / whole
                 taken = self._step(self._placed(images), labels, self._mix(images, epoch, self.step), weight)
                 self.total += taken * (own / len(images))
-                self.step, self.count, self.draws = self.step + 1, self.count + whole, self.train.draws
+                self.step, self.count = self.step + 1, self.count + whole
+                self.draws = getattr(self.train, "draws", None)
                 self.seconds = before + time.perf_counter() - start
                 if self.step % CHECK_EVERY == 1 or self.step == len(self.train):
                     self._refuse_divergence(self.processes.total(self.total)[0].item(), epoch)
@@ -196,6 +196,17 @@ class Trainer:
         self.precisions[-1][0] += 1
         self._begin_epoch()
         return row
+
+    def _served(self, epoch: int) -> Iterator[tuple[Any, int]]:
+        """Serve what is left of an epoch: the share of each batch, and the number of images in the whole batch."""
+        if isinstance(self.train, Loader):
+            return self.train.served(epoch, self.processes.share, self.step, self.draws)
+        if self.processes.count > 1 or self.step:
+            raise TypeError(
+                f"{type(self.train).__name__} cannot serve shares or the rest of an epoch; make the loader of the "
+                "training images by utilities.datasets.make_loader"
+            )
+        return ((batch, len(split_batch(batch)[0])) for batch in self.train)
 
     def _placed(self, images: torch.Tensor) -> torch.Tensor:
         layout = self.layout if images.ndim == 4 else torch.preserve_format
