@@ -65,11 +65,8 @@ def test_a_position_is_called_what_it_is_in_its_grid(localised):
     assert localised["CNN"].grids[-1].tolist() == [2, 2]
     titles = [ax.get_title() for ax in plot_localisation(localised, layers=[-1]).axes if ax.images]
     assert "interior" in titles[2]  # of the ViT
-    assert [title.split("max")[0].split("\n")[-2] for title in titles[3:]] == [
-        "corner",
-        "corner of 2x2",
-        "corner of 2x2",
-    ]
+    heads = [title.split("\nmax")[0] for title in titles[3:]]
+    assert heads == ["corner", "CNN\ncorner of 2x2", "corner of 2x2"]
     below = [ax.get_title() for ax in plot_localisation(localised["CNN"]).axes if ax.images]
     assert "interior" in below[2]
     assert below[-1].startswith("corner of 2x2")
@@ -99,9 +96,9 @@ def test_accuracy_over_depth(probed):
 
 def test_panels_that_share_a_scale_cut_nothing_of_each_other(probed):
     """The first panel alone would end far below the points of the others."""
-    accuracy = probed.accuracy.copy()
-    accuracy[probed.views.index("gap"), :, 0], accuracy[probed.views.index("cls"), :, 0] = 0.1, 0.9
-    one = replace(probed, accuracy=accuracy)
+    correct = probed.correct.copy()
+    correct[:, probed.views.index("gap")], correct[:, probed.views.index("cls")] = 0, 1
+    one = replace(probed, correct=correct, by_draw=np.zeros_like(probed.by_draw))
     figure = plot_layer_probes(one, ["gap", "cls"])
     for ax, view in zip(figure.axes, ("gap", "cls"), strict=True):
         assert ax.get_ylim()[0] == 0
