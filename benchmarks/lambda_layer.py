@@ -17,7 +17,14 @@ from torch.nn import functional as F
 from utilities.lambda_layer import choose_method, position_lambda
 from utilities.utils import versions, write_json
 
-SHAPES = [(64, 16), (128, 8), (256, 4), (512, 2)]  # channels and size of the four stages at 16 pixels
+SHAPES = [
+    (64, 32),
+    (128, 32),
+    (64, 16),
+    (128, 8),
+    (256, 4),
+    (512, 2),
+]  # channels and size: the first layers at 32 pixels, and the four stages at 16
 
 
 def plain(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -46,13 +53,14 @@ def main() -> None:
         for channels, size in SHAPES:
             weight = torch.randn(16, 1, 1, 23, 23, requires_grad=True)
             v = torch.randn(given.batch, 1, channels // 4, size, size, requires_grad=True)
-            forms = {name: partial(position_lambda, method=name) for name in ("toeplitz", "banded", "conv")}
+            forms = {name: partial(position_lambda, method=name) for name in ("toeplitz", "banded", "windows", "conv")}
             forms["plain"] = plain
             times = dict.fromkeys(forms, float("inf"))
             for _ in range(given.rounds):
                 for name, form in forms.items():
                     times[name] = min(times[name], seconds(form, weight, v, dtype))
-            chosen = choose_method(size, size, *(min(23, 2 * size - 1),) * 2)
+            half = dtype != torch.float32
+            chosen = choose_method(size, size, *(min(23, 2 * size - 1),) * 2, half=half)
             ratios = {name: round(value / times[chosen], 2) for name, value in times.items()}
             rows.append({"dtype": str(dtype), "channels": channels, "size": size, "chosen": chosen, **ratios})
             print(f"{dtype!s:15} {channels:>4} x {size:<3} {chosen}: {1000 * times[chosen]:.1f} ms; ratios {ratios}")

@@ -8,6 +8,7 @@ import yaml
 
 from tests.test_docs import FENCE, TEXTS, find_command_line
 from utilities.claims.raghu_2021 import attention, localisation, probes, receptive_field, training
+from utilities.study.data_size import SHARES
 from utilities.utils import PROJECT_ROOT
 
 
@@ -104,6 +105,31 @@ def test_the_citation_is_valid():
     )
 
 
+def test_the_citation_names_the_papers_whose_claims_are_judged():
+    abstract = yaml.safe_load((PROJECT_ROOT / "CITATION.cff").read_text())["abstract"]
+    rooms = [path.parent.name for path in (PROJECT_ROOT / "utilities" / "claims").glob("*_20*/__init__.py")]
+    assert len(rooms) == 3
+    for room in rooms:
+        *authors, year = room.split("_")
+        assert re.search(rf"{authors[0].title()}[^,]* {year}", abstract), room
+
+
+def test_the_page_on_shares_states_those_of_each_profile():
+    page = " ".join(TEXTS["docs/study-do-vits-see.md"].split())
+    quick, paper = ([f"{100 * share:g}" for share in SHARES[profile]] for profile in ("quick", "paper"))
+    assert (
+        f"is trained on {' and '.join(quick)} % of the training images ({', '.join(paper[:-1])} and {paper[-1]} %"
+        in page
+    )
+
+
+def test_the_page_without_a_network_names_all_that_the_quick_profile_takes_from_elsewhere():
+    opening = TEXTS["docs/no-network.md"].split("\n1. ")[0]
+    assert {"scikit-learn", "scikit-image", "wheels", "package registry"} <= set(
+        re.findall("scikit-[a-z]+|wheels|package registry", opening)
+    )
+
+
 def test_moved_modules_are_where_the_changes_say():
     moved = re.findall(r"^\| `(utilities[\w.]*)` \| `(utilities[\w.]*)`", TEXTS["CHANGELOG.md"], re.MULTILINE)
     assert (
@@ -116,6 +142,11 @@ def test_sentences_begin_as_one_speaks():
     texts = {**TEXTS, **{p.name: p.read_text() for p in (PROJECT_ROOT / "notebooks").glob("*.ipynb")}}
     odd = re.compile(r'(?:^|[.:;] |\| |^ *")(?:Of [a-z]|Taken are|Given is|Left out (?:of|are))', re.MULTILINE)
     assert not [(name, found[0]) for name, text in texts.items() if (found := odd.search(text))]
+    code = re.compile(r'(?:"|[.:;] )Of (?=[a-z])')  # docstrings, messages and captions
+    for path in (
+        path for folder in ("utilities", "tests", "benchmarks") for path in (PROJECT_ROOT / folder).rglob("*.py")
+    ):
+        assert not code.search(path.read_text()), path
 
 
 def test_troubles_quote_messages_that_the_code_has():

@@ -9,7 +9,7 @@ from utilities.lambda_layer import LambdaLayer, choose_method, crop_kernel, posi
 from utilities.lambda_resnet import lambda_resnet26, lambda_resnet38, lambda_resnet50
 from utilities.resnet import Bottleneck, ResNet
 
-METHODS = ("toeplitz", "banded", "conv")
+METHODS = ("toeplitz", "banded", "windows", "conv")
 
 
 def tiny_model():
@@ -93,6 +93,33 @@ def test_the_kernel_is_cropped_for_each_axis():
     assert crop_kernel(weight, 5, 5).shape == weight.shape
     assert choose_method(16, 16, 23, 23) == "toeplitz"
     assert choose_method(16, 16, 3, 3) == "conv"
+    assert choose_method(16, 16, 3, 3, half=True) == "conv"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_second_derivatives_are_those_of_finite_differences(method):
+    """Hessians differentiate the gradient."""
+    torch.manual_seed(0)
+    weight = torch.randn(2, 1, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+    v = torch.randn(1, 1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    form = lambda weight, v: position_lambda(weight, v, method).square()  # noqa: E731
+    assert torch.autograd.gradcheck(form, (weight, v))
+    assert torch.autograd.gradgradcheck(form, (weight, v))
+
+
+def test_in_half_precision_windows_take_the_place_of_bands():
+    torch.manual_seed(0)
+    weight, v = torch.randn(4, 1, 1, 23, 23, requires_grad=True), torch.randn(2, 1, 3, 24, 24, requires_grad=True)
+    exact = position_lambda(weight, v)
+    assert choose_method(24, 24, 23, 23, half=True) == "windows"
+    assert choose_method(24, 24, 23, 23, "cuda", half=True) == "toeplitz"
+    with torch.autocast("cpu", torch.bfloat16):
+        half = position_lambda(weight, v)
+    assert half.dtype == torch.bfloat16
+    gradients = [torch.autograd.grad(out.float().square().mean(), (weight, v)) for out in (exact, half)]
+    # Factors are rounded to 8 bits: some 0.4 % each, of sums whose errors are independent.
+    for a, b in ((half, exact), *zip(*gradients[::-1], strict=True)):
+        assert (a - b).norm() < 0.01 * b.norm()
 
 
 def test_unknown_method():

@@ -7,10 +7,12 @@ Notation: queries q, keys k and values v at N positions, an intra-depth u, and k
     output            y[h, v, n]  = sum over k of q[h, k, n] (lc[k, v] + lp[k, v, n])
 
 The heads share both lambdas, and no map of N x N weights is ever made. E is the kernel of a convolution.
-`position_lambda` computes it in whichever of three ways trains fastest; all give the same result.
+`position_lambda` computes it in whichever of four ways trains fastest; all give the same result.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,13 +46,15 @@ def crop_kernel(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return weight[..., top : rows - top, left : columns - left]
 
 
-def choose_method(height: int, width: int, rows: int, columns: int, device: str = "cpu") -> str:
+def choose_method(height: int, width: int, rows: int, columns: int, device: str = "cpu", half: bool = False) -> str:
     """Choose the method for a position lambda by the time of a forward and backward pass.
 
     - ``"toeplitz"`` up to 256 positions, or 1,024 on a GPU, and 2 map rows per tap: a matrix product with E spread to
       N x N.
     - ``"banded"`` up to 3 map columns per tap: E is spread along the columns only. They become the channels of a
       convolution over the rows.
+    - ``"windows"`` instead of that in half precision on a CPU: the same product over windows of rows, since the
+      gradients of that convolution take several times as long there.
     - ``"conv"`` otherwise: the convolution itself. Its gradients are slow, because it has du input channels.
 
     Args:
@@ -59,6 +63,7 @@ def choose_method(height: int, width: int, rows: int, columns: int, device: str 
         rows: Number of taps of the cropped kernel along the rows.
         columns: Number of taps of the cropped kernel along the columns.
         device: Type of the device.
+        half: Whether products are computed in bfloat16 or float16.
 
     Returns:
         The method's name, for `position_lambda`.
@@ -66,11 +71,15 @@ def choose_method(height: int, width: int, rows: int, columns: int, device: str 
     Example:
         >>> [choose_method(size, size, 23, 23) for size in (16, 32, 112)]
         ['toeplitz', 'banded', 'conv']
+        >>> choose_method(32, 32, 23, 23, half=True)
+        'windows'
     """
     limit = MAX_TOEPLITZ_POSITIONS.get(device, MAX_TOEPLITZ_POSITIONS["cpu"])
     if height * width <= limit and height <= MAX_ROWS_PER_TAP * rows:
         return "toeplitz"
-    return "banded" if width <= MAX_COLUMNS_PER_TAP * columns else "conv"
+    if width > MAX_COLUMNS_PER_TAP * columns:
+        return "conv"
+    return "windows" if half and device == "cpu" else "banded"
 
 
 def _spread(weight: torch.Tensor, axis: int, size: int) -> torch.Tensor:
@@ -99,13 +108,57 @@ def _banded(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return rearrange(out, "(b v) (k x) y 1 -> b k v y x", b=len(v), x=width)
 
 
+class _Windows(torch.autograd.Function):
+    """Multiply windows of rows by a matrix, without keeping the windows, which hold each row many times."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        """Map padded maps (n, rows + window - 1, columns) and a matrix (out, window * columns) to (n, rows, out)."""
+        ctx.save_for_backward(padded, matrix)
+        return F.linear(_windows(padded, matrix), matrix)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the gradients of both; by differentiable steps, so that Hessians have theirs."""
+        padded, matrix = ctx.saved_tensors
+        columns, rows = padded.shape[2], grad.shape[1]
+        of_matrix = grad.flatten(0, 1).T @ _windows(padded, matrix).flatten(0, 1)
+        spread = (grad @ matrix).unflatten(2, (-1, columns))
+        of_padded = torch.zeros_like(padded)
+        for place in range(spread.shape[2]):
+            of_padded[:, place : place + rows] += spread[:, :, place]
+        return of_padded, of_matrix
+
+
+def _windows(padded: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    window = matrix.shape[1] // padded.shape[2]
+    return padded.unfold(1, window, 1).transpose(2, 3).flatten(2)
+
+
+def _windowed(weight: torch.Tensor, v: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Compute a position lambda by a matrix product over windows of rows, in a type of its own."""
+    rows, width = weight.shape[-2], v.shape[-1]
+    matrix = rearrange(_spread(weight[:, :, 0], 3, width), "k u row x from_x -> (k x) (row u from_x)")
+    padded = F.pad(rearrange(v, "b u v y x -> (b v) y (u x)"), (0, 0, rows // 2, rows // 2))
+    out = _Windows.apply(padded.to(dtype), matrix.to(dtype))
+    return rearrange(out, "(b v) y (k x) -> b k v y x", b=len(v), x=width)
+
+
+def _half(v: torch.Tensor) -> torch.dtype | None:
+    """Return the half precision that products of a tensor are computed in, or None."""
+    device = v.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return v.dtype if v.dtype in (torch.bfloat16, torch.float16) else None
+
+
 def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = None) -> torch.Tensor:
     """Compute lp[b, k, v, n] = sum over u, m of E[k, u, m - n] v[b, u, v, m], without the bias.
 
     Args:
         weight: E, shape (dk, du, 1, r, r), r odd.
         v: Values, shape (batch, du, dv, height, width).
-        method: ``"toeplitz"``, ``"banded"`` or ``"conv"``; None leaves it to `choose_method`.
+        method: ``"toeplitz"``, ``"banded"``, ``"windows"`` or ``"conv"``; None leaves it to `choose_method`.
 
     Returns:
         The position lambda, (batch, dk, dv, height, width); equal for all methods up to rounding.
@@ -118,13 +171,16 @@ def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = 
     """
     height, width = v.shape[-2:]
     weight = crop_kernel(weight, height, width)
-    method = method or choose_method(height, width, *weight.shape[-2:], v.device.type)
+    half = _half(v)
+    method = method or choose_method(height, width, *weight.shape[-2:], v.device.type, half is not None)
     if method == "toeplitz":
         return _toeplitz(weight, v)
     if method == "banded":
         return _banded(weight, v)
+    if method == "windows":
+        return _windowed(weight, v, half or v.dtype)
     if method != "conv":
-        raise ValueError(f"method={method!r}: choose 'toeplitz', 'banded', 'conv' or None")
+        raise ValueError(f"method={method!r}: choose 'toeplitz', 'banded', 'windows', 'conv' or None")
     return F.conv3d(v, weight, padding=(0, weight.shape[-2] // 2, weight.shape[-1] // 2))
 
 

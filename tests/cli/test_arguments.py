@@ -30,7 +30,7 @@ def measured(
     Args:
         model: A model.
         loader: A loader.
-        kind: Of ``all`` kinds.
+        kind: ``All`` kinds of it.
         bands: How many,
             or their edges.
     """
@@ -39,7 +39,7 @@ def measured(
 def test_types_defaults_and_help_come_from_the_signature():
     options = {one.name: one for one in options_of(measured, ["loader"])}
     assert list(options) == ["kind", "bands", "layers", "names", "target", "ends", "exact"]
-    assert (options["kind"].default, options["kind"].help) == (REQUIRED, "Of all kinds.")
+    assert (options["kind"].default, options["kind"].help) == (REQUIRED, "All kinds of it.")
     assert (options["bands"].default, options["bands"].help) == (9, "How many, or their edges.")
     assert options["names"].json
 

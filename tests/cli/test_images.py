@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from utilities.analysis.blocks.localisation import Localisation
 from utilities.cli.images import main
 from utilities.results.similarity import Similarity
-from utilities.study.pictures import NATURAL, REAL, SMALL, keep
+from utilities.study.pictures import NATURAL, REAL, SMALL, _smaller, keep
 from utilities.utils import PROJECT_ROOT
 
 
@@ -41,6 +42,27 @@ def test_claims_that_rest_on_real_weights_are_kept(tmp_path):
     names = {path.name for path in paths}
     assert "Old_claims.csv" not in names
     assert {f"{name}.npz" for picture in REAL.values() for name in picture.files.values()} <= names
+
+
+def test_kept_results_leave_out_maps_and_nothing_else():
+    """A count of layers that is also that of another axis, here of measures, cuts neither."""
+    count, rng = 6, np.random.default_rng(0)
+    maps, measures = rng.random((count, 4, 4)), ["own", "others", "contrast", "found", "near", "distance"]
+    per_layer = {name: rng.random((count, 6)) for name in ("summary", "summary_stderr", "chance")}
+    full = Localisation(
+        list("abcdef"), maps, maps, np.full((count, 2), 2), rng.random((count, 4, 2)), np.ones((count, 2)), measures,
+        **per_layer, patch=4, patch_grid=[2, 2], provenance={"depth": list(np.linspace(0, 1, count))},
+    )  # fmt: skip
+    kept = _smaller(full, True)
+    for name in ("names", "grids", "centres", "cells", "measures", "summary", "summary_stderr", "chance", "depth"):
+        np.testing.assert_array_equal(getattr(kept, name), getattr(full, name))
+    there = np.isfinite(kept.similarity).all((1, 2))
+    assert there.tolist() == [True, False, False, True, False, True]
+    np.testing.assert_array_equal(kept.similarity[there], maps[there])
+    assert kept.provenance["maps_of"] == ["a", "d", "f"]
+    assert kept.map("d", 1, 1).tolist() == full.map("d", 1, 1).tolist()
+    with pytest.raises(ValueError, match="the maps of b were left out; there are those of a, d, f"):
+        kept.map("b", 1, 1)
 
 
 def test_what_is_committed_is_small():

@@ -177,7 +177,7 @@ def test_rsa_is_spearman_of_distances():
 
 
 def test_rsa_gives_ties_their_average_rank_also_after_a_rotation():
-    """Of integers and binary codes most distances are ties, which centring and rotating breaks in the last digits."""
+    """Most distances between integers and binary codes are ties, which centring and rotating break by rounding."""
     x, y = (random(40, 5).abs() * 1.5).round(), (random(40, 7, seed=1) > 0).double()
     assert len(np.unique(pdist(y))) < 9
     expected = spearmanr(pdist(x), pdist(y)).statistic
@@ -208,7 +208,7 @@ def test_equally_near_images_count_by_the_share_of_draws_they_are_in():
 
 
 def test_ties_do_not_make_unrelated_features_agree():
-    """Of two halves of the images, drawn for x and y independently, all of one's own half are equally near.
+    """Images fall into two halves, drawn for x and y independently; all of one's own half are equally near.
 
     A neighbour of x is one of y's 10 out of a half with probability 1/2 * 10 / 149.5, and so on: 10 / 299 by chance.
     Taking the first of them in both gave about a half.

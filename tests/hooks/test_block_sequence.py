@@ -161,7 +161,7 @@ def test_blocks_run_the_models_own_modules():
 
 
 def test_named_layers_with_channels_last_are_read_as_such():
-    """Of torchvision's Swin on images of 64x96 pixels: 16x24 positions of width 96, and half as many of 192."""
+    """On images of 64x96 pixels, torchvision's Swin has 16x24 positions of width 96, then 8x12 of 192."""
     model = torchvision.models.swin_t(num_classes=5).eval()
     x = images((64, 96))
     found = blocks(model, {"features.1.0": "msa", "features.3.0": "msa"})

@@ -53,6 +53,13 @@ def test_every_caption_says_where_images_are_alike(dataset, note):
     assert title.splitlines()[-1] == (note[2:].partition(":")[0] or f"{dataset}, n = 96, accuracy 97.2%")
 
 
+def test_a_panel_of_two_models_names_both():
+    facts = {"model1": "timm/cnn", "weights1": "untrained", "model2": "timm/vit", "weights2": "trained", "dataset": "d"}
+    ax = plot_panels([[Similarity(np.eye(2), ["a", "b"], ["c", "d"], 9, provenance=facts)]]).axes[0]
+    assert ax.get_title() == "timm/cnn x timm/vit\nrows: untrained\ncolumns: trained\nd, n = 9"
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("layers of cnn", "layers of vit")
+
+
 def test_what_all_results_share_is_stated_once():
     text = made_from({"a": made(), "b": made(weights="untrained", accuracy=None)})
     assert text == (

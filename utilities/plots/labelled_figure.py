@@ -84,6 +84,24 @@ def tidy(axes: Iterable[Axes]) -> None:
             sns.despine(ax=ax)
 
 
+def start_at_zero(ax: Axes, along: str = "y") -> None:
+    """Let an axis, once all is drawn, start at zero, and leave room at its end for the farthest marker.
+
+    The room is a share of the whole axis: a share of the values' range would cut markers of values that lie close
+    together far from zero. Axes that share their scale are scaled together, and values below zero stay in sight.
+
+    Args:
+        ax: Axes that all is drawn on.
+        along: ``"y"`` or ``"x"``.
+    """
+    across = along == "x"
+    ax.update_datalim([(0, 0)], updatex=across, updatey=not across)
+    ax.autoscale_view(scalex=across, scaley=not across)
+    together = getattr(ax, f"get_shared_{along}_axes")().get_siblings(ax)
+    if min(getattr(one.dataLim, f"{along}0") for one in together) >= 0:
+        ax.set(**{f"{along}lim": (0, None)})
+
+
 def finish(figure: Figure, results: Mapping[str, HasProvenance], note: str = "", legend: bool = True) -> Figure:
     """Tidy all axes, write a legend of the first axes' labels above them, and write the caption below."""
     tidy(figure.axes)

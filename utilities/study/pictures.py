@@ -44,13 +44,13 @@ class Picture:
         kind: Class of its results.
         files: Label -> name of a result's files, without their ending.
         draw: Takes the results by label, and gives the figure.
-        few_layers: Whether the first, the middle and the last layer are all that is drawn, and kept.
+        few_maps: Whether maps of the first, the middle and the last layer are all that is drawn, and kept.
     """
 
     kind: type[Result]
     files: Mapping[str, str]
     draw: Callable[[dict[str, Any]], Figure]
-    few_layers: bool = False
+    few_maps: bool = False
 
     def missing(self, folder: Path) -> list[str]:
         """List the files that are not in a folder."""
@@ -62,7 +62,7 @@ class Picture:
 
 
 def _columns(*columns: Sequence[str]) -> Picture:
-    """Draw pairs of results, the untrained model's above the trained one's."""
+    """Draw columns of results, those of untrained models above those of trained ones."""
     files = {name: name for column in columns for name in column}
     draw = lambda results: plot_panels([[results[name] for name in column] for column in columns])  # noqa: E731
     return Picture(Similarity, files, draw)
@@ -83,6 +83,7 @@ REAL: dict[str, Picture] = {
         (f"Real_Weights_untrained_{CNN}_{CNN}", "Real_Weights"),
         (f"Real_Weights_untrained_{VIT}_{VIT}", f"Real_Weights_trained_{VIT}_{VIT}"),
     ),
+    "cnn_and_vit": _columns((f"Real_Weights_untrained_{CNN}_{VIT}", f"Real_Weights_trained_{CNN}_{VIT}")),
     "best_match": Picture(
         Similarity,
         {"trained": f"Real_Weights_trained_{CNN}_{VIT}", "untrained": f"Real_Weights_untrained_{CNN}_{VIT}"},
@@ -135,7 +136,7 @@ def keep(runs: Path, results: Path) -> list[Path]:
     for picture in REAL.values():
         for name in picture.files.values():
             result = picture.kind.load(runs / name)
-            paths.append(_smaller(result, picture.few_layers).save(results / name))
+            paths.append(_smaller(result, picture.few_maps).save(results / name))
     for path in sorted(runs.glob("*_claims.csv")):
         claims = pd.read_csv(path, dtype=str)
         if "weights" not in claims:
@@ -146,18 +147,15 @@ def keep(runs: Path, results: Path) -> list[Path]:
     return paths
 
 
-def _smaller(result: Result, few_layers: bool) -> Result:
-    """Round large arrays, and of results with an entry for each layer keep three if they are all that is drawn."""
+def _smaller(result: Result, few_maps: bool) -> Result:
+    """Round large arrays, and leave out the maps of all layers but three if they are all that is drawn."""
+    if few_maps:
+        count = len(result.names)
+        result = result.with_maps_of(sorted({0, count // 2, count - 1}))
     values = {field.name: getattr(result, field.name) for field in fields(result)}
-    if few_layers:
-        count = len(values["names"])
-        kept = sorted({0, count // 2, count - 1})
-        of_layers = {
-            key: value for key, value in values.items() if isinstance(value, (list, np.ndarray)) and len(value) == count
-        }
-        for key, value in of_layers.items():
-            values[key] = value[kept] if isinstance(value, np.ndarray) else [value[place] for place in kept]
-    for key, value in values.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > LARGE:
-            values[key] = value.astype(np.float16)
-    return replace(result, **values)
+    large = {
+        key: value.astype(np.float16)
+        for key, value in values.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > LARGE
+    }
+    return replace(result, **large)

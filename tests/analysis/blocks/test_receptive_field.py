@@ -84,7 +84,7 @@ def test_a_global_average_is_flat():
 
 
 def test_a_strided_layer_sees_its_cell():
-    """Of the four positions in the middle of 4x4 the lower right is read, which covers pixels 4 and 5."""
+    """The lower right of the four positions in the middle of 4x4 is read, which covers pixels 4 and 5."""
     layer = nn.Conv2d(3, 2, 2, stride=2, bias=False)
     nn.init.ones_(layer.weight)
     result = fields(nn.Sequential(layer.double()), noise(1, 3, 8, 8), {"0": "conv"})

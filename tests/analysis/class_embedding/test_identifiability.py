@@ -175,7 +175,7 @@ def test_without_masks_there_is_no_context():
 
 
 def test_images_are_what_a_test_counts_not_their_tokens():
-    """Of three images no p-value is below 1/8, whatever their tokens say."""
+    """Three images give no p-value below 1/8, whatever their tokens say."""
     model, (images, labels), masks = toy(), pictures(3), masks_of()[:3]
     found = identifiability(model, [(images, labels, masks)], device="cpu", resamples=500)
     assert found.place_p.min() >= 1 / 8

@@ -159,7 +159,7 @@ def test_mce_follows_the_published_formula():
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_errors_of_corruption_errors_are_those_of_the_bootstrap(relative):
-    """Of two models that saw other images; 5 % is what 1000 draws and the first order leave."""
+    """The two models saw other images; 5 % is what 1000 draws and the first order leave."""
     rng, n = np.random.default_rng(0), 2000
     tables = [(rng.random((7, n)) < np.linspace(0.9, last, 7)[:, None] ** rng.random(n)) for last in (0.4, 0.3)]
     sets = {"kinds": ["fog", "snow"], "severities": [1, 3, 5]}
@@ -348,7 +348,7 @@ def _first(data):
 
 
 def test_tied_answers_are_drawn_in_each_version_by_itself():
-    """Of two answers that are equal in both versions a quarter of the images are right in both, by independence."""
+    """Where two answers are equal in both versions, a quarter of the images are right in both, by independence."""
     right = np.array([[0.5, 1.0, 0.0, 0.5], [0.5, 1.0, 1.0, 1.0]])
     both = right_in_both(right)
     np.testing.assert_allclose(both, [[2.0, 1.75], [1.75, 3.5]])

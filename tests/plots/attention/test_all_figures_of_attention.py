@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 
-from utilities.analysis.attention.attention_distance import attention_distance
+from utilities.analysis.attention.attention_distance import AttentionDistance, attention_distance
 from utilities.analysis.attention.lambda_reach import lambda_reach
 from utilities.plots.attention import plot_distance_over_depth, plot_head_windows, plot_lambda_reach, plot_sorted_heads
 from utilities.results.head_windows import HeadWindowSimilarity
@@ -60,6 +60,17 @@ def test_all_heads_stand_over_depth_with_their_entropy(result):
         points = np.ma.concatenate([each.get_offsets()[:, 1] for each in heads]).compressed()
         np.testing.assert_array_equal(np.unique(points), np.unique(values[np.isfinite(values)]))
         np.testing.assert_array_equal(ax.lines[-1].get_ydata(), even)
+
+
+def test_no_marker_is_cut_where_all_heads_look_nearly_as_far():
+    """Over an axis from zero, a share of the values' own range is no room: here it is 0.1 percent of the axis."""
+    one, even = np.array([[9.8, 10.0], [9.9, 9.9]]), np.full(2, 9.9)
+    close = AttentionDistance(["a", "b"], one, one / 99, one, one / 99, even, even)
+    for plot in (plot_sorted_heads, plot_distance_over_depth):
+        for ax in plot(close).axes:
+            low, high = ax.get_ylim()
+            assert low == 0
+            assert (high - 10.0) / (high - low) > 0.03
 
 
 def test_a_curve_for_each_layer_of_the_cnn_over_distance():

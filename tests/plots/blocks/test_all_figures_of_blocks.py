@@ -1,5 +1,7 @@
 """Figures of the analyses of blocks show the numbers of the results."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -97,6 +99,10 @@ def test_receptive_fields(vit, cnn):
         f"{label} {part} the sum" for label in results for part in ("after", "before")
     ]
     assert "Scaled to each map's own maximum" in caption(figure)
+    assert "A transformer is shown after each MLP's sum" in caption(figure)
+    assert "the nearest is read, up to 1.4 pixels off" in caption(figure)  # of 8x8 patches of 2 pixels: (1, 1)
+    middle = replace(results["ViT"], centre=np.full_like(results["ViT"].centre, 7.5))
+    assert "pixels off" not in caption(plot_receptive_fields({"ViT": middle}))
     shared = plot_receptive_fields(results, "after", scale="shared", columns=3)
     assert max(ax.images[0].get_array().max() for ax in shared.axes[:3]) == 1
     assert "the largest value in the row" in caption(shared)

@@ -61,6 +61,17 @@ def test_maps_of_single_positions(localised):
         plot_localisation(localised, ["centre"])
 
 
+def test_a_position_is_called_what_it_is_in_its_grid(localised):
+    assert localised["CNN"].grids[-1].tolist() == [2, 2]
+    titles = [ax.get_title() for ax in plot_localisation(localised, layers=[-1]).axes if ax.images]
+    assert "interior" in titles[2]  # of the ViT
+    heads = [title.split("\nmax")[0] for title in titles[3:]]
+    assert heads == ["corner", "CNN\ncorner of 2x2", "corner of 2x2"]
+    below = [ax.get_title() for ax in plot_localisation(localised["CNN"]).axes if ax.images]
+    assert "interior" in below[2]
+    assert below[-1].startswith("corner of 2x2")
+
+
 def test_sharpness_over_depth(localised):
     figure = plot_sharpness(localised, ["near", "own"])
     line = figure.axes[0].get_lines()[0]
@@ -81,6 +92,17 @@ def test_accuracy_over_depth(probed):
     assert len(plot_layer_probes(probed, ["gap"]).axes) == 1
     with pytest.raises(ValueError, match="'flatten' was not read"):
         plot_layer_probes(probed, ["flatten"])
+
+
+def test_panels_that_share_a_scale_cut_nothing_of_each_other(probed):
+    """The first panel alone would end far below the points of the others."""
+    correct = probed.correct.copy()
+    correct[:, probed.views.index("gap")], correct[:, probed.views.index("cls")] = 0, 1
+    one = replace(probed, correct=correct, by_draw=np.zeros_like(probed.by_draw))
+    figure = plot_layer_probes(one, ["gap", "cls"])
+    for ax, view in zip(figure.axes, ("gap", "cls"), strict=True):
+        assert ax.get_ylim()[0] == 0
+        assert ax.get_ylim()[1] > 100 * one.of(view)[0].max()
 
 
 def test_the_first_token_of_a_map_is_its_corner(probed):

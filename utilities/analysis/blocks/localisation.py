@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -96,15 +96,30 @@ class Localisation(Result):
             column: Its column.
 
         Raises:
-            ValueError: If there is no such layer or position.
+            ValueError: If there is no such layer or position, or the layer's maps were left out.
         """
         if isinstance(layer, str) and layer not in self.names:
             raise ValueError(f"layer {layer!r} was not measured; there are {', '.join(self.names)}")
         index = self.names.index(layer) if isinstance(layer, str) else layer
+        kept = self.provenance.get("maps_of")
+        if kept is not None and self.names[index] not in kept:
+            raise ValueError(f"the maps of {self.names[index]} were left out; there are those of {', '.join(kept)}")
         rows, columns = (int(side) for side in self.grids[index])
         if not (-rows <= row < rows and -columns <= column < columns):
             raise ValueError(f"position ({row}, {column}) is not in the {rows}x{columns} grid of {self.names[index]}")
         return self.similarity[index, row % rows * columns + column % columns].reshape(self.patch_grid)
+
+    def with_maps_of(self, layers: Sequence[int]) -> Localisation:
+        """Return the result without the maps of other layers, which are NaN; all else stays, for every layer.
+
+        Args:
+            layers: Indices of the layers whose maps stay.
+        """
+        maps, errors = np.full_like(self.similarity, np.nan), np.full_like(self.stderr, np.nan)
+        for layer in layers:
+            maps[layer], errors[layer] = self.similarity[layer], self.stderr[layer]
+        facts = self.provenance | {"maps_of": [self.names[layer] for layer in layers]}
+        return replace(self, similarity=maps, stderr=errors, provenance=facts)
 
     def to_frame(self) -> pd.DataFrame:
         """Tabulate the measures, one row per layer."""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from utilities.analysis.attention.attention_distance import AttentionDistance
 from utilities.plots.blocks.values_over_depth import colour_of
-from utilities.plots.labelled_figure import finish, named, new_figure
+from utilities.plots.labelled_figure import finish, named, new_figure, start_at_zero
 from utilities.plots.paper import CURVE, DARK, EDGE, GREY, INK, REFERENCE, THIN
 from utilities.plots.text_fitting import wrap
 
@@ -51,7 +51,7 @@ def plot_sorted_heads(results: Mapping[str, AttentionDistance] | AttentionDistan
             ax.errorbar(x, result.sorted_distance[i][heads], errors, elinewidth=THIN, label=name, **look)
         _references(ax, result.uniform_distance[[i for i, _ in _ends(len(result.names))]])
         ax.set(title=wrap(label, 2.1), xlabel="head, from local to global")
-        ax.set_ylim(0, None)
+        start_at_zero(ax)
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel(PARTS["distance"][2])
     note = f"{DEFINITION} Bars: one standard error over images. Dashed: even attention; dotted: half its distance."
@@ -84,7 +84,7 @@ def plot_distance_over_depth(results: Mapping[str, AttentionDistance] | Attentio
             ax.plot(blocks, np.nanmean(values, 1), color=DARK, linewidth=CURVE, label="mean over heads", zorder=2)
             line = {"color": GREY, "linewidth": REFERENCE, "linestyle": "--"}
             ax.plot(blocks, getattr(result, even), label="even attention", **line)
-            ax.set_ylim(0, None)
+            start_at_zero(ax)
             ax.set_ylabel(ylabel if ax in axes[:, 0] else "")
         column[0].set_title(wrap(label, 2.1))
         column[1].set_xlabel("attention layer")

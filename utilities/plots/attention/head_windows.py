@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from utilities.plots.captions import basis, heading, measure_of, write_caption
-from utilities.plots.labelled_figure import named, new_figure, tidy
+from utilities.plots.labelled_figure import named, new_figure, start_at_zero, tidy
 from utilities.plots.paper import CURVE, PALETTE, THIN, TICK
 from utilities.plots.text_fitting import wrap
 from utilities.results.head_windows import HeadWindowSimilarity
@@ -40,7 +40,7 @@ def plot_head_windows(results: Mapping[str, HeadWindowSimilarity] | HeadWindowSi
             look = {"color": colour, "linewidth": CURVE, "elinewidth": THIN, "marker": "o", "markersize": 3}
             ax.errorbar(result.distance, curve, error, label=name, **look)
         ax.set(title=wrap(label, 2.4), xlabel="mean attention distance of the heads\n(pixels of the image)")
-    axes[0, 0].set_ylim(min(0, axes[0, 0].get_ylim()[0]), None)  # once all is drawn: the panels share their scale
+    start_at_zero(axes[0, 0])  # for all panels, once all are drawn
     axes[0, 0].set_ylabel(measure_of(list(results.values())))
     style = {"fontsize": TICK, "title": "layer of\nthe CNN", "title_fontsize": TICK, "frameon": False}
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **style)

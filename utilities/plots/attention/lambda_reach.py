@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from utilities.analysis.attention.lambda_reach import LambdaReach
-from utilities.plots.labelled_figure import finish, named, new_figure
+from utilities.plots.labelled_figure import finish, named, new_figure, start_at_zero
 from utilities.plots.paper import CURVE, GREY, HAIRLINE, REFERENCE, THIN
 from utilities.plots.text_fitting import wrap
 
@@ -55,7 +55,7 @@ def plot_lambda_reach(results: Mapping[str, LambdaReach] | LambdaReach) -> Figur
             ax.set_ylabel(ylabel if ax in axes[:, 0] else "")
         look = {"color": GREY, "linewidth": REFERENCE, "linestyle": "--"}
         column[0].plot(layers, result.uniform_distance, label="equal weights", **look)
-        column[0].set_ylim(0, None)
+        start_at_zero(column[0])
         column[1].axhline(0, color=GREY, linewidth=HAIRLINE, zorder=0)
         column[0].set_title(wrap(label, 2.6))
         column[1].set_xticks(layers, result.names, rotation=90)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from utilities.analysis.blocks.layer_probes import LayerProbes
 from utilities.plots.captions import shared_fact
-from utilities.plots.labelled_figure import colours, finish, is_cnn, marker, named, new_figure
+from utilities.plots.labelled_figure import colours, finish, is_cnn, marker, named, new_figure, start_at_zero
 from utilities.plots.paper import CURVE, DENSE, REFERENCE, THIN, TICK
 from utilities.plots.text_fitting import wrap
 from utilities.results.formatting import counted
@@ -60,7 +60,7 @@ def plot_layer_probes(results: Mapping[str, LayerProbes] | LayerProbes, views: S
             ax.axhline(chance, color="0.4", linewidth=REFERENCE, linestyle=":", zorder=1)
         ax.set_title(VIEW_TITLES.get(view, view))
         ax.set_xlabel("relative depth")
-        ax.set_ylim(bottom=0)
+    start_at_zero(axes[0, 0])  # for all panels, once all are drawn
     for ax in axes.flat[len(views) :]:
         ax.set_axis_off()
     for ax in axes[:, 0]:

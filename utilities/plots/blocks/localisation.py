@@ -67,7 +67,8 @@ def plot_localisation(
             if row < len(chosen[label]):
                 line[0].set_ylabel(wrap(result.names[chosen[label][row]], 1.1, points=TICK), fontsize=TICK)
         for ax, where in zip(block[0], positions, strict=True):
-            ax.set_title(f"{where}\n{ax.get_title()}")
+            title = ax.get_title()
+            ax.set_title(title if title.startswith(POSITIONS) else f"{where}\n{title}")
         middle = block[0][across // 2]
         middle.set_title(f"{wrap(label, 0.98 * across, points=DENSE)}\n{middle.get_title()}")
     for ax in axes.flat:
@@ -95,6 +96,22 @@ def place_of(result: Localisation, layer: int, where: str) -> tuple[int, int]:
     return {"corner": (0, 0), "edge": (0, columns // 2), "interior": (rows // 2, columns // 2)}[where]
 
 
+def kind_of(grid: Sequence[int], row: int, column: int) -> str:
+    """Say which of `POSITIONS` a position is; a grid of two rows or columns has no interior, and may have only corners.
+
+    Args:
+        grid: Rows and columns.
+        row: The position's row.
+        column: Its column.
+
+    Example:
+        >>> kind_of((4, 4), 2, 2), kind_of((2, 2), 1, 1), kind_of((2, 3), 1, 1)
+        ('interior', 'corner', 'edge')
+    """
+    outer = (row in (0, grid[0] - 1)) + (column in (0, grid[1] - 1))
+    return POSITIONS[2 - outer]
+
+
 def _draw_map(ax: Axes, result: Localisation, layer: int, where: str) -> None:
     row, column = place_of(result, layer, where)
     values = result.map(layer, row, column)
@@ -106,7 +123,9 @@ def _draw_map(ax: Axes, result: Localisation, layer: int, where: str) -> None:
     corner = centre[::-1] - size[::-1] / 2
     ax.add_patch(Rectangle(corner, size[1], size[0], fill=False, edgecolor="red", linewidth=REFERENCE))
     ax.set(xticks=[], yticks=[])
-    ax.set_title(f"max {top:.2f}")
+    grid = tuple(int(side) for side in result.grids[layer])
+    kind = kind_of(grid, row, column)  # of a small grid, another one than was asked for
+    ax.set_title(f"{'' if kind == where else f'{kind} of {grid[0]}x{grid[1]}{chr(10)}'}max {top:.2f}")
 
 
 def _missing_in_grey() -> object:

@@ -10,7 +10,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from utilities.analysis.blocks.receptive_field import ReceptiveField
-from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
+from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure, start_at_zero
 from utilities.plots.paper import CURVE, DENSE, LABEL, LIGHT, REFERENCE, SMALLEST, TEXT_WIDTH, THIN
 from utilities.plots.text_fitting import shorten, wrap
 
@@ -62,12 +62,21 @@ def plot_receptive_fields(
         f"colours, mean over images. Scaled to {whose}; colours go with the square root of the value."
     )
     if any({"msa", "mlp"} <= set(results[label].kinds) for label, _, _ in rows):
-        note += " Of a transformer: after each MLP's sum, and before attention's."
+        note += " A transformer is shown after each MLP's sum, and before attention's."
+    far = max(_off_centre(results[label], layers) for label, _, layers in rows)
+    if far >= 1:
+        note += f" Where no position is centred in the image's middle, the nearest is read, up to {far:.1f} pixels off."
     finish(figure, results, note, legend=False)
     for ax in axes.flat:
         ax.title.set_size(DENSE)
         ax.spines[:].set_visible(False)
     return figure
+
+
+def _off_centre(result: ReceptiveField, layers: list[int]) -> float:
+    """Compute how far the positions that are read lie from the middle of the image, at most, in pixels."""
+    middle = (np.array(result.image_size) - 1) / 2  # pixels are counted from 0, at their own middles
+    return float(np.linalg.norm(result.centre[layers] - middle, axis=1).max())
 
 
 def _chosen(result: ReceptiveField, part: str, columns: int) -> list[int]:
@@ -120,7 +129,7 @@ def plot_field_sizes(results: Results) -> Figure:
         left.axhline(flat, color=LIGHT, linestyle="-.", linewidth=REFERENCE)
     left.set(xlabel="relative depth", ylabel="radius with half of the gradient\n" + _unit(len(sizes) > 1))
     right.set(xlabel="relative depth", ylabel="share of the gradient in\nthe position's own cell", yscale="log")
-    left.set_ylim(bottom=0)
+    start_at_zero(left)
     note = (
         "Solid: after the residual sum; dashed: before it, the branch alone (dotted: an MLP's). Bars: one standard "
         "error over images. Grey: radius of a map that is the same everywhere."

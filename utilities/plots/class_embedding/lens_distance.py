@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from utilities.analysis.class_embedding.lens_kl import LENSES, LensKL
-from utilities.plots.labelled_figure import colours, finish, named, new_figure
+from utilities.plots.labelled_figure import colours, finish, named, new_figure, start_at_zero
 from utilities.plots.paper import CURVE, TEXT_WIDTH
 from utilities.plots.text_fitting import wrap
 
@@ -44,7 +44,7 @@ def plot_lens_distances(results: Mapping[str, LensKL] | LensKL) -> Figure:
                 )
         ax.set(xlabel="block", xticks=blocks)
         ax.set_title(wrap(label, TEXT_WIDTH / len(results)))
-    axes[0, 0].set_ylim(bottom=0)  # for all panels, once all are drawn
+    start_at_zero(axes[0, 0])  # for all panels, once all are drawn
     axes[0, 0].set_ylabel("KL divergence from\nthe last block's lens (nats)")
     note = (
         "Bars: one standard error over images. The tuned lens was fitted to training images. Blocks whose width is not "

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from utilities.analysis.class_embedding.perturbation import PERTURBATION_MEASURES, SIDES, Perturbation
 from utilities.analysis.class_embedding.ranks import chance_score
 from utilities.plots.captions import shared_fact
-from utilities.plots.labelled_figure import colours, finish, named, new_figure
+from utilities.plots.labelled_figure import colours, finish, named, new_figure, start_at_zero
 from utilities.plots.paper import CURVE, FAINT, REFERENCE, TEXT_WIDTH, THICK, TICK
 from utilities.plots.text_fitting import wrap
 
@@ -65,7 +65,8 @@ def plot_perturbation(results: Mapping[str, Perturbation] | Perturbation, measur
         row[0].set_ylim(len(result.kinds) - 0.5, -0.5)
     for ax, shown in zip(axes[-1], (measure, "accuracy"), strict=True):
         ax.set_xlabel(SHOWN_TITLES[shown])
-        _start_at_zero(ax.set_xlim, ax.get_xlim()[1], shown)
+        if "score" not in shown:  # scores lie in a narrow range far from zero
+            start_at_zero(ax, "x")
     for ax in axes.flat:
         ax.tick_params(axis="y", length=0)
     note = (
@@ -127,7 +128,8 @@ def plot_perturbation_of_blocks(results: Mapping[str, Perturbation] | Perturbati
             )
             _draw_chance(ax.axhline, result, shown)
         ax.set(xlabel="perturbed block", ylabel=wrap(SHOWN_TITLES[shown], 1.6))
-        _start_at_zero(ax.set_ylim, ax.get_ylim()[1], shown)
+        if "score" not in shown:  # see plot_perturbation
+            start_at_zero(ax)
         ax.xaxis.get_major_locator().set_params(integer=True)
     note = f"{LABELS[kinds.pop()]}, in one block at a time. Dashed: intact, over the same tokens.".replace("\n", " ")
     return finish(figure, results, f"{note[0].upper()}{note[1:]} {_note(results, measure)}")
@@ -143,12 +145,6 @@ def _values(result: Perturbation, measure: str, side: str) -> tuple[np.ndarray, 
 def _draw_chance(line: Callable[..., Any], result: Perturbation, measure: str) -> None:
     chance = chance_score(result.provenance["num_classes"]) if "score" in measure else result.chance
     line(_scale(measure) * chance, color="0.4", linestyle=":", linewidth=REFERENCE, zorder=0)
-
-
-def _start_at_zero(limit: Callable[..., Any], most: float, measure: str) -> None:
-    """Let an axis in percent start at 0; scores lie in a narrow range far from it."""
-    if "score" not in measure:
-        limit(0, most)
 
 
 def _scale(measure: str) -> int:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from utilities.analysis.class_embedding.probes import LinearProbes
 from utilities.claims.claim import BRANCHES
-from utilities.plots.labelled_figure import colours, finish, named, new_figure
+from utilities.plots.labelled_figure import colours, finish, named, new_figure, start_at_zero
 from utilities.plots.paper import CURVE, TEXT_WIDTH, THIN
 from utilities.plots.text_fitting import wrap
 from utilities.results.formatting import counted
@@ -39,6 +39,7 @@ def plot_probes(results: Mapping[str, LinearProbes] | LinearProbes) -> Figure:
     for row, (label, result) in zip(axes, results.items(), strict=True):
         for ax, reading in zip(row, readings, strict=True):
             _draw(ax, result, reading)
+        start_at_zero(row[0])  # for the whole row, once all of it is drawn
         row[0].set_ylabel(f"{wrap(label, 1.6)}\ntop-1 accuracy (%)")
     for ax, reading in zip(axes[0], readings, strict=True):
         ax.set_title(READING_TITLES[reading])
@@ -66,7 +67,6 @@ def _draw(ax: Axes, result: LinearProbes, reading: str) -> None:
             else:
                 ax.fill_between(blocks, *_band(result, reading, part), color=palette[part], alpha=0.2, linewidth=0)
     ax.axhline(100 / result.num_classes, color="0.4", linewidth=0.7, linestyle=":", zorder=1, label="chance")
-    ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

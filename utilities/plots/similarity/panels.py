@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utilities.plots.captions import describe_accuracy
+from utilities.plots.captions import describe_accuracy, heading, model_names
 from utilities.plots.heatmap_layout import HeatmapLayout, Panel, bar_axes, heatmap_axes
 from utilities.plots.paper import DENSE, LABEL, PaperFigure
 from utilities.plots.similarity.heatmap import colour_bar, draw_heatmap
@@ -44,11 +44,14 @@ def plot_panels(columns: Sequence[Sequence[Similarity]], width: float | str | No
         note = f"\n{alike(facts).partition(':')[0]}" if alike(facts) else ""  # panels show no errors
         data = f"{facts['dataset']}," if facts.get("dataset") else ""
         weights = f"\n{facts['weights']}" if facts.get("weights") else ""
-        title = f"{facts.get('model', '')}{weights}\n{data} n = {result.n}{accuracy and f', {accuracy}'}{note}"
+        pair = "" if facts.get("model") else heading(result, "")  # of two models: both names, and the weights of each
+        title = f"{pair or facts.get('model', '')}{weights}\n{data} n = {result.n}{accuracy and f', {accuracy}'}{note}"
         ax.set_title(title, fontsize=DENSE)
         ax.yaxis.label.set_size(LABEL)
         ax.xaxis.label.set_size(LABEL)
-        panels.append(Panel(ax, (result.layers1, result.layers2), title, ("layer, first to last",) * 2, ([], [])))
+        names = [name.rpartition("/")[2] for name in model_names(result)]
+        sides = tuple(f"layers of {name}" if pair and name else "layer, first to last" for name in names)
+        panels.append(Panel(ax, (result.layers1, result.layers2), title, sides, ([], [])))
     values = np.concatenate([result.matrix.ravel() for result in results])
     unit = f"{facts.get('measure', 'similarity')} ({facts.get('estimator', '')})"
     bar = colour_bar(axes[0].images[0], values, unit, bar_axes(figure))
