@@ -13,7 +13,6 @@ from utilities.analysis.blocks.localisation import Localisation
 from utilities.analysis.blocks.receptive_field import ReceptiveField
 from utilities.analysis.blocks.skip_ratios import SkipRatios
 from utilities.analysis.class_embedding.identifiability import Identifiability
-from utilities.claims.formatting import with_error
 from utilities.claims.raghu_2021 import (
     claims_of_attention_distance,
     claims_of_head_windows,
@@ -25,6 +24,7 @@ from utilities.claims.raghu_2021 import (
 )
 from utilities.claims.vilas_2023 import claims_of_identifiability
 from utilities.plots.blocks import plot_sharpness
+from utilities.results.formatting import with_error
 from utilities.results.head_windows import HeadWindowSimilarity
 from utilities.results.similarity import Similarity
 from utilities.utils import PROJECT_ROOT
