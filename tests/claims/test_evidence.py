@@ -151,7 +151,7 @@ def test_the_reason_is_in_the_text_and_in_the_table(tmp_path, capsys):
     text = state_claims(claims, tmp_path / "One_claims")
     assert "About: vit vit_tiny (untrained, seed 0, 400 images)." in text
     assert "The claim cannot be told from this run: vit is untrained." in text
-    main([str(tmp_path)])
+    main([str(tmp_path), "--rows"])
     rows = capsys.readouterr().out.splitlines()[2:]
     assert rows == [
         "| a | b | untrained | vit vit_tiny (untrained, seed 0) | 400 images "

@@ -138,5 +138,5 @@ def test_the_overview_has_a_column_for_digits_natural_images_and_real_weights(tm
         ["b", "Park & Kim 2022, Fig. 2a", "", "", "holds (imagenet, digits)"],
         ["a", OLD, "holds x 2", "does not hold (CIFAR-10 (JPEG))", "cannot be told (photos); holds (imagenet)"],
         ["c", NEW, "", "", "not tried (imagenet)"],
-        ["d", NEW, "does not hold", "", ""],
+        ["d", NEW, "does not hold (images not said)", "", ""],
     ]

@@ -20,6 +20,7 @@ HEADS = ("claim", "source", "weights", "models", "images", "verdict", "numbers",
 COLUMNS = ("digits", "natural images", "real weights")  # of the overview: trained here on the first two, and by others
 SMALL = re.compile(r"digits|canvas")  # what is bundled with this package, and learnt in seconds
 SPLIT = re.compile(r" \((test|train|validation|crops)[^()]*\)")
+COUNT = re.compile(r"[\d,]+ images?")
 LONG = 150  # characters of numbers; longer ones end where the next part would begin
 NOT_SAID = "not said"
 BAR = r"\|"  # within a cell
@@ -76,11 +77,12 @@ def _line(cells: Sequence[str]) -> str:
 def _verdict(row: Any) -> tuple[str, str]:
     """Return the column of a verdict, and the verdict with the images that it was found on."""
     kinds, data = _said(row, "weights").split(" + "), SPLIT.sub("", _said(row, "data"))
-    images = ", ".join(dict.fromkeys(part.partition(",")[0] for part in data.split("; ") if part))
+    named = [part.partition(",")[0] for part in data.split("; ")]
+    images = ", ".join(dict.fromkeys(name for name in named if name and not COUNT.fullmatch(name)))
     small = not images or all(SMALL.search(part) for part in images.split(", "))
     column = COLUMNS[2] if "real" in kinds else COLUMNS[0 if small else 1]
     verdict = "not tried" if _said(row, "reason") == "not tried" else MARKS.get(row.holds, "cannot be told")
-    return column, verdict if images in ("", "digits") else f"{verdict} ({images})"
+    return column, verdict if images == "digits" else f"{verdict} ({images or 'images not said'})"
 
 
 def table(*folders: Path, full: bool = False) -> str:
