@@ -1,7 +1,7 @@
 """Check, train and time on a CUDA device, one item after the other; what is there already is done.
 
     python benchmarks/gpu.py --data folder:data/cifar10-jpeg --out runs/gpu --until 340 checks training speed
-    python benchmarks/gpu.py --toy --device cpu --data digits --out /tmp/gpu  # tries the script itself
+    python benchmarks/gpu.py --toy --device cpu --data digits --out runs/try  # tries the script itself
 
 Each item writes small files below ``--out``, with the device and the versions, and is left out if they are there. One
 that fails writes its traceback beside them and does not stop the others. None starts after ``--until`` seconds. The

@@ -27,9 +27,7 @@ from typing import Any
 import torch
 from torchvision.ops import StochasticDepth
 
-from utilities.datasets.factory import load_dataset
 from utilities.datasets.images import ImageDataset
-from utilities.datasets.loaders import make_loader
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.calls.processes import Processes
 from utilities.results.writing import check_writable, clear_killed
@@ -49,7 +47,7 @@ from utilities.training.resumption import (
     resume_run,
 )
 from utilities.training.saving import Saving
-from utilities.training.sets import check_size, load_sets, make_loaders, resident
+from utilities.training.sets import check_size, load_sets, make_loaders, resident, still_images
 from utilities.training.trainer import Trainer, autocast_dtype
 from utilities.utils import resolve_device, set_seed, versions
 from utilities.zoo.checkpoints import tensor_bytes, write_torch
@@ -180,18 +178,15 @@ def fit(
     origin = {"teacher": taught[1]} if taught else {}
     origin |= {"start": begun[1]} if begun else {}
     with locked(path) if processes.rank == 0 else nullcontext(), keeping_freed_memory():
-        there = False
-        if processes.rank == 0:
-            content = finished(path, recipe, origin, report) if resume else None
-            if content is not None:
-                refuse_other_data(content, data_now(recipe, seed, classes), path, recipe.dataset)
-                report(f"{path} is there already, trained with this recipe")
-            there = content is not None
-            if not there:
-                clear_killed(path)
-                clear_killed(resume_file(path))
-        if processes.first(there):
+        content = finished(path, recipe, origin, report) if resume and processes.rank == 0 else None
+        if content is not None:
+            refuse_other_data(content, data_now(recipe, seed, classes), path, recipe.dataset)
+            report(f"{path} is there already, trained with this recipe")
+        if processes.first(content is not None):
             return path
+        if processes.rank == 0:
+            clear_killed(path)
+            clear_killed(resume_file(path))
         sets = load_sets(recipe, seed, classes) if sets is None else sets
         placed = resident(sets, resolve_device(device), workers)
         (train, validation, test), num_classes = make_loaders(placed, recipe, seed, workers), sets[0].num_classes
@@ -206,16 +201,13 @@ def fit(
         how = {"device": device, "precision": precision, "sync_norms": sync_norms, "processes": processes}
         how |= {"accumulate": accumulate, "compiled": compiled}
         trainer = Trainer(model, recipe, train, validation, teacher=taught and taught[0], **how)
-        facts = {"name": model_name, "num_classes": num_classes, "seed": seed, "recipe": asdict(recipe)}
-        facts |= origin | {"versions": versions(), "commit": commit(), **data_facts(sets)}
+        facts = {"name": model_name, "num_classes": num_classes, "seed": seed, "recipe": asdict(recipe)} | origin
+        facts |= {"versions": versions(), "commit": commit(), **data_facts(sets)}
         every = RESUME_EVERY if resume_every is None else 60 * resume_every
         curves = Curves(log if processes.rank == 0 else None, path.stem)
         _run(trainer, recipe, path, facts, save_every, resume, every, curves, report)
         if recipe.norm_images:
-            count = min(recipe.norm_images, len(sets[0]))
-            options = {"image_size": recipe.image_size, "masks": False, "classes": classes}
-            still = load_dataset(recipe.dataset, "train", n_images=count, seed=seed, **options)
-            estimate_batch_norm(trainer.result, make_loader(still, count), device)
+            estimate_batch_norm(trainer.result, still_images(recipe, len(sets[0]), seed, classes), device)
         result = evaluate_shared(trainer.result, test, device, processes)
         report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
         refuse_diverged(trainer, result)

@@ -1,4 +1,4 @@
-"""Say which images a result rests on, and where their number is larger than that of independent pictures."""
+"""State which images a result rests on, and where their number is larger than that of independent pictures."""
 
 from __future__ import annotations
 

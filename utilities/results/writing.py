@@ -158,7 +158,7 @@ def warning_of_failure(report: Callable[[str], Any] | None = None) -> Iterator[N
 
 @contextmanager
 def _naming(folder: Path) -> Iterator[None]:
-    """Say which folder cannot be made or written to, and what to do, where a system's error says less."""
+    """Name the folder that cannot be made or written to, and what to do, where a system's error says less."""
     try:
         yield
     except OSError as error:

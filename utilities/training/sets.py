@@ -58,6 +58,24 @@ def make_loaders(sets: Sequence[ImageDataset], recipe: Recipe, seed: int, worker
     return [loader, *(make_loader(d, recipe.batch_size, shuffle="never", workers=workers) for d in held_out)]
 
 
+def still_images(recipe: Recipe, most: int, seed: int = 0, classes: Sequence[str] | str | Path | None = None) -> Loader:
+    """Serve training images that are not augmented in one batch, for the statistics of batch norms.
+
+    Args:
+        recipe: Recipe with the data set and the number of images, ``norm_images``.
+        most: Number of training images, of which there cannot be more.
+        seed: Seed of the choice of images.
+        classes: Order of a folder's classes; see `utilities.datasets.load_dataset`.
+
+    Example:
+        >>> [len(images) for images, labels in still_images(Recipe("digits", norm_images=30), most=100)]
+        [30]
+    """
+    count = min(recipe.norm_images, most)
+    options = {"image_size": recipe.image_size, "masks": False, "classes": classes}
+    return make_loader(load_dataset(recipe.dataset, "train", n_images=count, seed=seed, **options), count)
+
+
 def check_size(model: torch.nn.Module, train: Loader, model_name: str) -> None:
     """Refuse images of a size that the model cannot take, before training starts."""
     data = train.dataset

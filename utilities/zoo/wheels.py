@@ -188,7 +188,7 @@ def _fetch(name: str, wheel: Wheel, path: Path) -> None:
 
 
 def _fault(path: Path, wheel: Wheel) -> str:
-    """Say what is wrong with a file that should be the published one; return an empty string if nothing is."""
+    """Describe what is wrong with a file that should be the published one; return an empty string if nothing is."""
     if not path.exists():
         return f"{path} is not there"
     found = hashlib.sha256(path.read_bytes()).hexdigest()

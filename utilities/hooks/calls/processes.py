@@ -68,7 +68,7 @@ class Processes:
         return held[0]
 
     def same_buffers(self, model: nn.Module) -> None:
-        """Give all processes the first one's buffers, such as the averages of batch norms."""
+        """Copy the first process's buffers to all, such as the averages of batch norms."""
         if self.count > 1:
             for buffer in model.buffers():
                 distributed.broadcast(buffer, src=0)

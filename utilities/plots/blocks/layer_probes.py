@@ -70,7 +70,7 @@ def plot_layer_probes(results: Mapping[str, LayerProbes] | LayerProbes, views: S
 
 
 def _first_token(results: Mapping[str, LayerProbes], views: Sequence[str]) -> str:
-    """Say what the first token is, and of which models it is a position of a map."""
+    """State what the first token is, and of which models it is a position of a map."""
     if FIRST not in views:
         return ""
     maps = [label for label, one in results.items() if is_cnn(one.provenance.get("model", label))]

@@ -63,7 +63,7 @@ def plot_skip_lines(results: Results, value: str = "ratio") -> Figure:
 
 
 def _twice(results: Mapping[str, SkipRatios]) -> str:
-    """Say of which models the same line stands in both panels; empty where there is one panel or no such model."""
+    """Name the models whose line stands in both panels; empty where there is one panel or no such model."""
     plain = [label for label, result in results.items() if not _is_transformer(result)]
     if not plain or len(plain) == len(results):
         return ""
