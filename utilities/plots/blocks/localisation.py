@@ -97,7 +97,7 @@ def place_of(result: Localisation, layer: int, where: str) -> tuple[int, int]:
 
 
 def kind_of(grid: Sequence[int], row: int, column: int) -> str:
-    """Tell which of `POSITIONS` a position is; a grid of two rows or columns has no interior, and may have only corners.
+    """Tell which of `POSITIONS` a position is; a grid of two rows or columns has no interior, perhaps corners alone.
 
     Args:
         grid: Rows and columns.
