@@ -47,7 +47,9 @@ def crop_kernel(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def choose_method(height: int, width: int, rows: int, columns: int, device: str = "cpu", half: bool = False) -> str:
-    """Choose the method for a position lambda by the time of a forward and backward pass.
+    """Choose the method for a position lambda by the time of a forward and backward pass on CPU.
+
+    The limit for GPUs is an estimate; the methods have not been timed there.
 
     - ``"toeplitz"`` up to 256 positions, or 1,024 on a GPU, and 2 map rows per tap: a matrix product with E spread to
       N x N.

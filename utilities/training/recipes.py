@@ -5,8 +5,8 @@
 (https://github.com/xxxnell/how-do-vits-work). As published, weight decay acts on all parameters, including norms,
 biases and position embeddings. Mixup has the 1.0 and cutmix the 0.8 that DeiT has the other way round. Stochastic
 depth is 0.1: a model without it is refused unless ``drop_path=0`` is given. `utilities.training.augmentation` states
-how the augmentations differ. ``fast`` trains CNNs and hybrids on small images in some ten epochs, and ``vit`` a small
-ViT in some hundred.
+how the augmentations differ. ``fast`` is for CNNs on small images and some ten epochs, ``vit`` for a small ViT and some
+hundred.
 """
 
 from __future__ import annotations

@@ -55,10 +55,6 @@ class Processes:
         distributed.all_reduce(summed)
         return summed
 
-    def any(self, flag: bool) -> bool:
-        """Tell whether a flag is set in one of the processes."""
-        return bool(self.total(torch.tensor(int(flag)))) if self.count > 1 else flag
-
     def first(self, value: Any) -> Any:
         """Return the first process's value, in all of them; it must be possible to pickle it."""
         if self.count == 1:
