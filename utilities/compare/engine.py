@@ -72,6 +72,7 @@ class Comparison:
     Attributes:
         sums: Sums over the batches so far.
         names: The layers of each side that were asked for, or those from which the default is chosen.
+        undecided: Whether the precision has still to be decided, see `utilities.compare.measured_precision`.
     """
 
     def __init__(
@@ -87,10 +88,12 @@ class Comparison:
     ) -> None:
         self.options, self.devices = options, devices
         self.models = models = (model1, model2)
+        self._given = (model1, model2, layers1, layers2, options, devices, paired, strict)
         if options.confounder is not None and paired:
             raise ValueError("a confounder needs both models to see the same images: leave loader2 out")
         asked = (layers1, layers1 if layers2 is None and model1 is model2 else layers2)
-        self.precisions = [choose_precision(options.precision, m, d) for m, d in zip(models, devices, strict=True)]
+        self.undecided = options.precision == "auto"
+        self.precisions = self.choices("exact" if self.undecided else options.precision)
         self.recorders = [_Features(self, k, models[k], layers, strict) for k, layers in enumerate(asked)]
         self.names = [list(recorder.layers) for recorder in self.recorders]
         self.one_pass = model1 is model2 and not paired and self._alike()
@@ -99,9 +102,32 @@ class Comparison:
         elif self.one_pass:
             del self.recorders[1]
         self.wanted = [set(names) for names in self.names]
-        self.sums = BatchSums(confounded=options.confounder is not None, per_batch={} if options.per_batch else None)
+        self.sums = self._no_sums()
         self._tried, self.finished = False, set()
         self.batch_size = 0  # size of the first batch; the batch's place then tells an image's place
+
+    def _no_sums(self) -> BatchSums:
+        return BatchSums(
+            confounded=self.options.confounder is not None, per_batch={} if self.options.per_batch else None
+        )
+
+    def choices(self, precision: str) -> list[Precision]:
+        """Return what a precision means for each model on its device."""
+        return [choose_precision(precision, m, d) for m, d in zip(self.models, self.devices, strict=True)]
+
+    def use(self, precision: str) -> None:
+        """Run in this precision from now on; for a comparison that waits for it to be decided."""
+        self.precisions, self.undecided = self.choices(precision), False
+
+    def twin(self) -> Comparison:
+        """Make another comparison of the same models, layers and options, without permutations and single batches."""
+        *given, options, devices, paired, strict = self._given
+        return Comparison(*given, replace(options, permutations=0, per_batch=False), devices, paired, strict)
+
+    def restart(self, precision: str) -> None:
+        """Forget all batches, and run in this precision from now on."""
+        self.use(precision)
+        self.sums, self._tried = self._no_sums(), False
 
     def _alike(self) -> bool:
         """Tell whether one pass of a model serves both sides."""
