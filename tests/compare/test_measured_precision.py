@@ -12,6 +12,8 @@ from torch import nn
 
 from utilities.compare import compare, join, two_models
 from utilities.compare import measured_precision as module
+from utilities.compare.all_pairs import compare_all
+from utilities.plots.captions import describe_similarity
 from utilities.results.similarity import average
 
 RUN = {"device": "cpu", "progress": False}
@@ -287,3 +289,21 @@ def test_processes_share_the_first_ones_decision(tmp_path):
     np.testing.assert_array_equal(one.matrix, two.matrix)
     alone = compare(wide(), wide(), torch.utils.data.DataLoader(images(), 16), precision="half", **RUN)
     np.testing.assert_allclose(one.matrix, alone.matrix, atol=1e-6)
+
+
+def test_a_group_has_one_decision_and_names_the_models_of_the_layers():
+    results = compare_all({"first": wide(), "second": wide(1)}, [images()], **RUN)
+    found = {str(decision(result)) for result in results.values()}
+    assert len(found) == 1
+    assert all(
+        name.startswith(("first: ", "second: ")) for name in decision(results["first", "second"])["layers"]["half"]
+    )
+    assert len(results["first", "second"].report()["half_difference"]) == 6
+
+
+def test_a_caption_tells_of_bfloat16_and_of_nothing_else():
+    model = wide()
+    told = describe_similarity(compare(model, model, [images()], **RUN))
+    assert "Forward passes in bfloat16: within 0.000" in told
+    assert "on 32 images (tolerance 0.002)" in told
+    assert "bfloat16" not in describe_similarity(compare(model, model, [images()], tolerance=0, **RUN))
