@@ -307,3 +307,20 @@ def test_a_caption_tells_of_bfloat16_and_of_nothing_else():
     assert "Forward passes in bfloat16: within 0.000" in told
     assert "on 32 images (tolerance 0.002)" in told
     assert "bfloat16" not in describe_similarity(compare(model, model, [images()], tolerance=0, **RUN))
+
+
+def test_a_model_that_autocast_breaks_is_compared_without_it():
+    class Picky(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(64, 5000)
+
+        def forward(self, x):
+            if self.one(x).dtype != torch.float32:
+                raise RuntimeError("float32, please")
+            return self.one(x)
+
+    model = Picky()
+    found = decision(compare(model, model, [images()], **RUN))
+    assert found["failed"] == {"half": "float32, please"}
+    assert "half" not in found["differences"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,13 @@ from torch import nn
 from utilities.compare.batch_sums import BatchSums, LayerStatistics
 from utilities.compare.finite import refuse_non_finite
 from utilities.compare.gram_matrices import first_component, half_vectors, permuted_products, without_top_components
-from utilities.compare.measures.measure import centered
+from utilities.compare.kept_layers import KeptLayer, exponents, feature_layer, gram_layer, self_products
 from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.compare.options import ComparisonOptions
 from utilities.hooks.calls.batch_parts import images_in, split_batch
 from utilities.hooks.calls.copies import copied
 from utilities.hooks.calls.input_type import input_type
 from utilities.hooks.calls.nested import map_tensors, tensors_in
-from utilities.hooks.features import as_real, unit_scale
 from utilities.hooks.precision import Precision, choose_precision, without_autocast
 from utilities.hooks.recorder import Layers, Recorder
 from utilities.hooks.views import make_view
@@ -29,17 +28,8 @@ from utilities.metrics import center, rbf_from_gram
 CONFOUNDER = "(confounder)"
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """Hold one layer's batch: the centred Gram matrix, or centred float64 features for measures other than CKA."""
-
-    value: torch.Tensor
-    exponent: torch.Tensor  # exponent of the scale removed from the features, see `utilities.hooks.features.exponent`
-    width: int
-
-
 class _Features(Recorder):
-    """Keep of each layer what a comparison needs of a batch, see `_Layer`."""
+    """Keep of each layer what a comparison needs of a batch, see `KeptLayer`."""
 
     def __init__(
         self, comparison: Comparison, which: int, model: nn.Module, layers: Layers | None, strict: bool | None
@@ -49,9 +39,9 @@ class _Features(Recorder):
         super().__init__(model, layers, strict=strict, forward=forward, batch_axis=options.batch_axis, innermost=True)
         self._comparison, self._which = comparison, which
         self._view = make_view((options.view1, options.view2)[which], model)
-        self._make = _gram_layer if options.measure == "cka" else _feature_layer
+        self._make = gram_layer if options.measure == "cka" else feature_layer
 
-    def keep(self, value: torch.Tensor, module: nn.Module) -> _Layer:
+    def keep(self, value: torch.Tensor, module: nn.Module) -> KeptLayer:
         return self._make(self._view(value, module), self._comparison.precisions[self._which])
 
 
@@ -170,7 +160,7 @@ class Comparison:
         """
         refuse_non_finite([side.names for side in self.sums.sides], self.sums.totals()[1:], self.models)
 
-    def _run(self, inputs: list[Any]) -> list[dict[str, _Layer]]:
+    def _run(self, inputs: list[Any]) -> list[dict[str, KeptLayer]]:
         recorded = []
         for which, (recorder, batch) in enumerate(zip(self.recorders, inputs, strict=True)):
             try:
@@ -197,21 +187,21 @@ class Comparison:
         with precision.running(device), recorder:
             recorder.run(map_tensors(lambda tensor: precision.prepare(tensor, device, dtype), batch))
 
-    def _chosen(self, layers: dict[str, _Layer], which: int) -> dict[str, _Layer]:
+    def _chosen(self, layers: dict[str, KeptLayer], which: int) -> dict[str, KeptLayer]:
         return {name: layer for name, layer in layers.items() if name.partition("#")[0] in self.wanted[which]}
 
-    def _confounder(self, batch: Any) -> _Layer:
+    def _confounder(self, batch: Any) -> KeptLayer:
         asked = self.options.confounder
         images = split_batch(batch)[0] if asked == "input" else next(tensors_in(batch))
         features = images if asked == "input" else asked(copied(batch))
         shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         if not isinstance(features, torch.Tensor) or features.shape[:1] != images.shape[:1]:
             raise ValueError(f"the confounder should give a row for each of {len(images)} images, not {shape}")
-        return _gram_layer(features.to(self.devices[0]).reshape(len(images), -1), self.precisions[0])
+        return gram_layer(features.to(self.devices[0]).reshape(len(images), -1), self.precisions[0])
 
-    def _add_grams(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
+    def _add_grams(self, index: int, n: int, recorded: list[dict[str, KeptLayer]]) -> None:
         names, grams = self._stacked(recorded)
-        powers = [_exponents(layers, side.device) for layers, side in zip(recorded, grams, strict=True)]
+        powers = [exponents(layers, side.device) for layers, side in zip(recorded, grams, strict=True)]
         self._note(index, n, recorded, grams)
         if self.options.remove_top_pc:
             grams = _apply(grams, lambda side: without_top_components(side, self.options.remove_top_pc))
@@ -235,13 +225,13 @@ class Comparison:
             null = permuted_products(rows, columns.to(rows.device), n, count, generator) * both
         self.sums.add(index, n, terms, null)
 
-    def _stacked(self, recorded: list[dict[str, _Layer]]) -> tuple[list[list[str]], list[torch.Tensor]]:
+    def _stacked(self, recorded: list[dict[str, KeptLayer]]) -> tuple[list[list[str]], list[torch.Tensor]]:
         """Return the layers of both sides and their Gram matrices, (layers, n, n)."""
         exact = self.options.kernel == "rbf" or self.options.remove_top_pc > 0
         exact = exact or any(precision.gram == "native" for precision in self.precisions)
         names = [list(layers) for layers in recorded]
 
-        def stack(layers: dict[str, _Layer]) -> torch.Tensor:
+        def stack(layers: dict[str, KeptLayer]) -> torch.Tensor:
             grams = torch.stack([layer.value for layer in layers.values()])
             if grams.device.type == "mps":
                 grams = grams.cpu()  # this device has no float64
@@ -256,7 +246,7 @@ class Comparison:
         pairs = zip(grams, widths, strict=True)
         return torch.stack([rbf_from_gram(g, bandwidth=self.options.bandwidth, sigma=w) for g, w in pairs])
 
-    def _add_measures(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
+    def _add_measures(self, index: int, n: int, recorded: list[dict[str, KeptLayer]]) -> None:
         measure = SIMILARITY_MEASURES[self.options.measure]
         for layers, axis in zip(recorded, ("row", "column"), strict=True):
             for name, layer in layers.items():
@@ -265,14 +255,14 @@ class Comparison:
                     raise ValueError(f"layer {name!r}: {reason}")
         own = [torch.stack([x.value.square().sum() for x in layers.values()]) for layers in recorded]
         refuse_non_finite([list(layers) for layers in recorded], own, self.models)
-        self._note(index, n, recorded, [_self_products(layers) for layers in recorded])
+        self._note(index, n, recorded, [self_products(layers) for layers in recorded])
         rows = [measure.prepare_row(layer.value) for layer in recorded[0].values()]
         columns = [measure.prepare_column(layer.value) for layer in recorded[1].values()]
         values = measure.pairs(rows, columns).double()
         ones = values.new_ones(1)
         self.sums.add(index, n, [n * values, (n * ones).expand(len(rows)), (n * ones).expand(len(columns))])
 
-    def _note(self, index: int, n: int, recorded: list[dict[str, _Layer]], grams: list[torch.Tensor]) -> None:
+    def _note(self, index: int, n: int, recorded: list[dict[str, KeptLayer]], grams: list[torch.Tensor]) -> None:
         """Keep widths, first components and dominant images."""
         sides = []
         for layers, side in zip(recorded, grams, strict=True):
@@ -290,23 +280,6 @@ class Comparison:
         else:
             for mine, new in zip(self.sums.sides, sides, strict=True):
                 mine.merge(new)
-
-
-def _gram_layer(features: torch.Tensor, precision: Precision) -> _Layer:
-    return _Layer(*precision.gram_of(features), features.shape[1])
-
-
-def _feature_layer(features: torch.Tensor, precision: Precision) -> _Layer:
-    scaled, power = unit_scale(as_real(features.detach().cpu()).double())
-    return _Layer(centered(scaled), power, scaled.shape[1])
-
-
-def _exponents(layers: dict[str, _Layer], device: torch.device) -> torch.Tensor:
-    return torch.stack([layer.exponent for layer in layers.values()]).to(device).double()
-
-
-def _self_products(layers: dict[str, _Layer]) -> torch.Tensor:
-    return torch.stack([layer.value @ layer.value.T for layer in layers.values()])
 
 
 def _apply(

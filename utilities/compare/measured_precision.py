@@ -150,8 +150,9 @@ def _look(comparison: Comparison, held: list[Pair]) -> dict[str, Any]:
     for name in _candidates(comparison):
         try:
             found = Difference.between(exact, _similarity(twin, name, pairs))
-        except _Failed as error:
-            return facts | {"reason": f"{name} cannot be compared: {error}"}
+        except _Failed as error:  # under autocast a model may not run
+            facts.setdefault("failed", {})[name] = str(error)
+            continue
         facts["differences"][name], facts["layers"][name] = found.largest, list(found.layers)
         facts["by_layer"][name] = list(found.by_layer)
         # Other than half, a precision leaves small layers in float32: without a difference it saves no time.
