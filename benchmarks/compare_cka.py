@@ -259,8 +259,8 @@ def table(case: str, result: dict[str, Any]) -> str:
         difference = f"{row['difference']:.1e}" if "difference" in row else ""
         lines.append(f"{name:16s} {seconds:9.2f} {seconds / best:7.2f} {memory} {difference:>11s}")
     decision = ours["decision"]
-    lines.append(f"auto chose {decision['chosen']}: {decision['reason']}; {decision.get('differences', '')}")
-    if (chosen := rows.get(decision["chosen"])) and chosen["seconds"]:
+    lines.append(f"auto chose {decision['chosen']}: {decision['reason']} {decision.get('differences', '')}")
+    if "images" in decision and (chosen := rows.get(decision["chosen"])) and chosen["seconds"]:
         share = 1 - min(chosen["seconds"]) / best
         lines.append(f"looking took {100 * share:.0f}% of its time")
     return "\n".join(lines)
