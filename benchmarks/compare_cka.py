@@ -2,17 +2,22 @@
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/compare_cka.py --cases a b --out runs/compare_cka.json
+    python benchmarks/compare_cka.py --cases a b --one-process --out runs/compare_cka_one_process.json
 
 Every contender runs in a process of its own, one after the other, round after round, so that slow spells of the
-machine meet all of them; a contender's time is its best round. Let nothing else run meanwhile. ``forward`` is what
-nobody can do without: one plain pass of each model in its default layout (one in all where a model is compared with
-itself). ``difference`` is the largest deviation of an entry from a float64 reference, which is written out here with
-Song's formula.
+machine meet all of them; a contender's time is its best round. With ``--one-process`` all of a round run in one process
+in turn, where the others too have the allocator settings that ours leaves there. Let nothing else run meanwhile.
+``forward`` is what nobody can do without: one plain pass of each model in its default layout (one in all where a model
+is compared with itself). ``forward bfloat16`` is the same under autocast with channels last. ``auto``, ``exact``,
+``half``, ``centred`` and ``fast`` are ours. ``difference`` is the largest deviation of an entry from a float64
+reference, which is written out here with Song's formula. What ``auto`` decided, and by which differences on 32 images,
+stands in the file; its time over that of the precision it chose is the cost of looking.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import resource
@@ -20,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +35,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from utilities.compare import compare
+from utilities.datasets import load_dataset, make_loader
 from utilities.utils import versions, write_json
 from utilities.zoo import comparison_layers, create_model
 
@@ -38,16 +45,23 @@ CASES = {
     "b": (("resnet50",), 64, 32),
     "c": (("vit_large_patch32_224",), 64, 224),
     "d": (("lambda_resnet50", "resnet50"), 64, 32),
+    "e": (("timm/vit_small_patch14_dinov2",), 64, 224),
 }
-CONTENDERS = ("forward", "ours", "ours exact", "pytorch-cka", "torch_cka")
+WHEELS = ("timm/vit_small_patch14_dinov2",)  # with trained weights
+IMAGES = 512  # by default; `auto` looks at no fewer
+PRECISIONS = ("auto", "exact", "half", "centred", "fast")
+CONTENDERS = ("forward", "forward bfloat16", *PRECISIONS, "pytorch-cka", "torch_cka")
 
 
-def inputs(case: str, batches: int) -> tuple[list[nn.Module], list[list[str]], list[torch.Tensor]]:
+def inputs(case: str, batches: int, data: str = "noise") -> tuple[list[nn.Module], list[list[str]], torch.Tensor]:
     """Make the models, their layers and the images; every process makes the same."""
     names, batch, size = CASES[case]
-    models = [create_model(name, 100, seed=seed).eval() for seed, name in enumerate(names)]
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batches * batch, 3, size, size, generator=generator)
+    models = [
+        create_model(name, None, weights="wheel") if name in WHEELS else create_model(name, 100, seed=seed)
+        for seed, name in enumerate(names)
+    ]
+    models = [model.eval() for model in models]
+    images = pictures(data, batches * batch, size)
     with torch.no_grad():
         for model in models:  # batch norms that fit: else an untrained network's features shrink or grow without bound
             norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -59,65 +73,87 @@ def inputs(case: str, batches: int) -> tuple[list[nn.Module], list[list[str]], l
     return models, [comparison_layers(model) for model in models], images
 
 
-def prepare(contender: str, case: str, batches: int, device: str) -> Any:
-    """Return a function of images that does the whole work of a contender and gives the matrix, or None."""
-    models, layers, images = inputs(case, batches)
+def pictures(data: str, n: int, size: int) -> torch.Tensor:
+    """Draw noise, or take scikit-learn's digits, again from the first one where they do not suffice."""
+    if data == "noise":
+        return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))
+    loader = make_loader(load_dataset("digits", "train+validation", image_size=size), 64)
+    digits = torch.cat([images for images, _ in loader])
+    return digits[torch.arange(n) % len(digits)].expand(-1, 3, -1, -1).contiguous()
+
+
+def prepare(contender: str, work: Any, size: int, device: str) -> Any:
+    """Return a function of images that does the whole work of a contender and gives matrix and decision, or None."""
+    models, layers, _ = work
     one, two, layers1, layers2 = models[0], models[-1], layers[0], layers[-1]
-    size = CASES[case][1]
 
     def forward(images: torch.Tensor) -> None:
-        with torch.inference_mode():
+        half = "bfloat16" in contender
+        layout = torch.channels_last if half else torch.contiguous_format
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
             for batch in images.split(size):
                 for model in models:
-                    model(batch.to(device))
+                    model(batch.to(device, memory_format=layout))
 
-    def ours(images: torch.Tensor) -> np.ndarray:
-        precision = "exact" if "exact" in contender else "auto"
-        options = {"layers1": layers1, "layers2": layers2, "precision": precision, "device": device}
-        return compare(one, two, DataLoader(images, size), **options, progress=False).matrix
+    def ours(images: torch.Tensor) -> tuple[np.ndarray, Any]:
+        options = {"layers1": layers1, "layers2": layers2, "precision": contender, "device": device}
+        result = compare(one, two, DataLoader(images, size), **options, progress=False)
+        return result.matrix, result.provenance.get("auto_precision")
 
     def pytorch_cka(images: torch.Tensor) -> np.ndarray:
         from cka import compute_cka
 
         options = {"layers": layers1, "model2_layers": layers2, "device": device, "progress": False}
-        return compute_cka(one, two, DataLoader(images, size), **options)[0].cpu().numpy()
+        return compute_cka(one, two, DataLoader(images, size), **options)[0].cpu().numpy(), None
 
     def torch_cka(images: torch.Tensor) -> np.ndarray:
         from torch_cka import CKA
 
         cka = CKA(one, two, "one", "two", layers1, layers2, device=device)
         cka.compare(DataLoader([(image, 0) for image in images], size))
-        return cka.hsic_matrix.numpy()
+        return cka.hsic_matrix.numpy(), None
 
     for model in models:
         model.to(device)
-    functions = {"forward": forward, "pytorch-cka": pytorch_cka, "torch_cka": torch_cka}
-    return functions.get(contender, ours), images
+    functions = {"forward": forward, "forward bfloat16": forward, "pytorch-cka": pytorch_cka, "torch_cka": torch_cka}
+    return functions.get(contender, ours)
 
 
-def run_one(contender: str, case: str, batches: int, device: str, path: Path) -> None:
+def run_here(contenders: Sequence[str], given: argparse.Namespace) -> None:
+    """Run contenders in turn in this process, and write each one's seconds, peak memory and matrix."""
+    work = inputs(given.cases[0], given.batches, given.data)
+    for contender in contenders:
+        run_one(contender, work, CASES[given.cases[0]][1], given.device, path_of(given.out, contender))
+
+
+def path_of(folder: Path, contender: str) -> Path:
+    """Return where a contender's numbers are written."""
+    return folder / f"{contender}.npz"
+
+
+def run_one(contender: str, work: Any, size: int, device: str, path: Path) -> None:
     """Run a contender and write seconds, peak memory and the matrix. The warm-up is eight images."""
-    function, images = prepare(contender, case, batches, device)
+    function, images = prepare(contender, work, size, device), work[2]
     if contender != "torch_cka":  # its hooks stay on the models: it would record twice
         function(images[:8])
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.synchronize()
     start = time.perf_counter()
-    matrix = function(images)
+    answer = function(images)
     if device == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     unit = 1 if platform.system() == "Darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else peak
-    found = {} if matrix is None else {"matrix": matrix}
+    found = {} if answer is None else {"matrix": answer[0], "decision": json.dumps(answer[1])}
     np.savez(path, seconds=seconds, peak=peak, **found)
 
 
-def reference(case: str, batches: int, path: Path) -> None:
+def reference(case: str, given: argparse.Namespace) -> None:
     """Compute the debiased CKA in float64, each pair by Song's formula, sums over batches divided at the end."""
-    models, layers, images = inputs(case, batches)
+    models, layers, images = inputs(case, given.batches, given.data)
     sums: Any = 0.0
     for batch in images.split(CASES[case][1]):
         grams = [_grams(model.double(), names, batch.double()) for model, names in zip(models, layers, strict=True)]
@@ -125,7 +161,7 @@ def reference(case: str, batches: int, path: Path) -> None:
         sums = sums + np.array(
             [terms[0], terms[1].diagonal()[:, None] + 0 * terms[0], terms[2].diagonal() + 0 * terms[0]]
         )
-    np.savez(path, matrix=sums[0] / np.sqrt(sums[1] * sums[2]))
+    np.savez(path_of(given.out, "reference"), matrix=sums[0] / np.sqrt(sums[1] * sums[2]))
 
 
 def _grams(model: nn.Module, names: list[str], batch: torch.Tensor) -> torch.Tensor:
@@ -158,56 +194,75 @@ def measure(case: str, given: argparse.Namespace) -> dict[str, Any]:
     """Run all contenders of a case in turn, and the reference."""
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        truth = _child(["--reference"], case, given, Path(folder) / "reference.npz")
+        _child(["--reference"], case, given, Path(folder))
+        truth = _read(path_of(Path(folder), "reference"))
         for turn in range(given.rounds):
-            for contender in given.contenders:
-                if contender == "torch_cka" and turn >= given.torch_cka_rounds:
-                    continue
-                found = _child(["--one", contender], case, given, Path(folder) / "one.npz")
-                row = rows.setdefault(contender, {"seconds": []})
-                if "seconds" not in found:
-                    row["stopped_after"] = given.limit
-                    continue
-                row["seconds"].append(float(found["seconds"]))
-                row["peak_bytes"] = max(row.get("peak_bytes", 0), int(found["peak"]))
-                if "matrix" in found:
-                    row["difference"] = float(np.abs(found["matrix"] - truth["matrix"]).max())
-                print(f"case {case}, round {turn + 1}, {contender}: {row['seconds'][-1]:.2f} s", flush=True)
+            wanted = [one for one in given.contenders if one != "torch_cka" or turn < given.torch_cka_rounds]
+            for together in [wanted] if given.one_process else [[one] for one in wanted]:
+                ended = _child(["--run", *together], case, given, Path(folder))
+                for contender in together:
+                    row = rows.setdefault(contender, {"seconds": []})
+                    if not ended:
+                        row["stopped_after"] = given.limit
+                        continue
+                    _note(row, _read(path_of(Path(folder), contender)), truth["matrix"])
+                    print(f"case {case}, round {turn + 1}, {contender}: {row['seconds'][-1]:.2f} s", flush=True)
     names, batch, size = CASES[case]
-    shape = list(truth["matrix"].shape)
-    return {"models": names, "batch": batch, "batches": given.batches, "pixels": size, "layers": shape, "rows": rows}
+    facts = {"models": names, "images": given.data, "batch": batch, "batches": given.batches, "pixels": size}
+    process = "all in one process" if given.one_process else "each in a separate process"
+    return {**facts, "measured": process, "layers": list(truth["matrix"].shape), "rows": rows}
 
 
-def _child(what: list[str], case: str, given: argparse.Namespace, path: Path) -> dict[str, np.ndarray]:
-    path.unlink(missing_ok=True)
-    command = [sys.executable, __file__, *what, "--cases", case, "--batches", str(given.batches)]
-    command += ["--device", given.device, "--out", str(path)]
-    try:
-        subprocess.run(command, check=True, timeout=None if "--reference" in what else given.limit, capture_output=True)
-    except subprocess.TimeoutExpired:
-        return {}
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"{' '.join(what)} failed:\n{error.stderr.decode()[-3000:]}")
+def _note(row: dict[str, Any], found: dict[str, np.ndarray], truth: np.ndarray) -> None:
+    row["seconds"].append(float(found["seconds"]))
+    row["peak_bytes"] = max(row.get("peak_bytes", 0), int(found["peak"]))
+    if "matrix" in found:
+        row["difference"] = float(np.abs(found["matrix"] - truth).max())
+        decision = json.loads(str(found["decision"]))
+        row |= {} if decision is None else {"decision": decision}
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
     with np.load(path) as content:
         return dict(content)
 
 
+def _child(what: list[str], case: str, given: argparse.Namespace, folder: Path) -> bool:
+    """Run a part in a process of its own; tell whether it ended within the limit."""
+    command = [sys.executable, __file__, "--cases", case, "--batches", str(given.batches), "--data", given.data]
+    command += ["--device", given.device, "--out", str(folder), *what]
+    try:
+        subprocess.run(command, check=True, timeout=None if "--reference" in what else given.limit, capture_output=True)
+    except subprocess.TimeoutExpired:
+        return False
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{' '.join(what)} failed:\n{error.stderr.decode()[-3000:]}")
+    return True
+
+
 def table(case: str, result: dict[str, Any]) -> str:
-    """Lay out a case as text: best seconds, how many times as long as ours, peak memory and its ratio, difference."""
-    rows, ours = result["rows"], result["rows"]["ours"]
+    """Lay out a case as text: best seconds, how many times as long as auto, peak memory and its ratio, difference."""
+    rows, ours = result["rows"], result["rows"]["auto"]
     best = min(ours["seconds"])
     names = " x ".join(result["models"]) if len(result["models"]) > 1 else f"{result['models'][0]} with itself"
     title = f"({case}) {names}, {result['layers'][0]} x {result['layers'][1]} layers"
-    lines = [f"{title}, {result['batches']} batches of {result['batch']} images of {result['pixels']} px"]
-    lines.append(f"{'':12s} {'seconds':>9s} {'/ ours':>7s} {'peak GB':>8s} {'ours /':>7s} {'difference':>11s}")
+    title += f", {result['batches']} batches of {result['batch']} images of {result['pixels']} px ({result['images']})"
+    lines = [f"{title}, {result['measured']}"]
+    lines.append(f"{'':16s} {'seconds':>9s} {'/ auto':>7s} {'peak GB':>8s} {'auto /':>7s} {'difference':>11s}")
     for name, row in rows.items():
         if not row["seconds"]:
-            lines.append(f"{name:12s} stopped after {row['stopped_after']:.0f} s")
+            lines.append(f"{name:16s} stopped after {row['stopped_after']:.0f} s")
             continue
         seconds, peak = min(row["seconds"]), row["peak_bytes"]
+        memory = f"{peak / 2**30:8.2f} {ours['peak_bytes'] / peak:7.2f}"
+        memory = memory if "separate" in result["measured"] else f"{'':16s}"  # one process has one peak
         difference = f"{row['difference']:.1e}" if "difference" in row else ""
-        lines.append(f"{name:12s} {seconds:9.2f} {seconds / best:7.2f} {peak / 2**30:8.2f} "
-                     f"{ours['peak_bytes'] / peak:7.2f} {difference:>11s}")  # fmt: skip
+        lines.append(f"{name:16s} {seconds:9.2f} {seconds / best:7.2f} {memory} {difference:>11s}")
+    decision = ours["decision"]
+    lines.append(f"auto chose {decision['chosen']}: {decision['reason']} {decision.get('differences', '')}")
+    if "images" in decision and (chosen := rows.get(decision["chosen"])) and chosen["seconds"]:
+        share = 1 - min(chosen["seconds"]) / best
+        lines.append(f"looking took {100 * share:.0f}% of its time")
     return "\n".join(lines)
 
 
@@ -216,23 +271,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--batches", type=int, default=2)
+    parser.add_argument("--batches", type=int, help=f"default: {IMAGES} images")
+    parser.add_argument("--data", choices=("noise", "digits"), default="noise")
+    parser.add_argument("--one-process", action="store_true", help="all contenders of a round in one process")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torch-cka-rounds", type=int, default=1, help="it takes minutes (default 1)")
     parser.add_argument("--limit", type=float, default=1800, help="seconds after which a contender is stopped")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/compare_cka.json"))
-    parser.add_argument("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--run", nargs="+", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--reference", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.reference:
-        return reference(given.cases[0], given.batches, given.out)
-    if given.one:
-        return run_one(given.one, given.cases[0], given.batches, given.device, given.out)
-    if "ours" not in given.contenders:
-        parser.error("ratios need 'ours' among the contenders")
-    results = {}
+        return reference(given.cases[0], given)
+    if given.run:
+        return run_here(given.run, given)
+    if "auto" not in given.contenders:
+        parser.error("ratios need 'auto' among the contenders")
+    if given.one_process and "torch_cka" in given.contenders[:-1]:
+        parser.error("torch_cka leaves its hooks on the models: in one process it has to come last")
+    results, asked = {}, given.batches
     for case in given.cases:
+        given.batches = asked or IMAGES // CASES[case][1]
         results[case] = measure(case, given)
         print("\n" + table(case, results[case]) + "\n", flush=True)
     processor = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 import training_steps
-from compare_cka import CASES, prepare
+from compare_cka import CASES, inputs, prepare
 from lambda_layer import plain
 
 from utilities import lambda_layer
@@ -67,19 +67,21 @@ def _wait(bench: Bench) -> None:
 
 def time_compare(bench: Bench, case: str) -> dict[str, Any]:
     """Time all pairs of layers of two models, all contenders within one process."""
-    names = ["forward", "ours", "ours exact", "pytorch-cka"] + (["torch_cka"] if case == "a" and not bench.toy else [])
+    names = ["forward", "auto", "exact", "half", "pytorch-cka"]
+    names += ["torch_cka"] if case == "a" and not bench.toy else []
     batches = 2 if bench.toy else 8
-    prepared = {name: prepare(name, case, batches, bench.device.type) for name in names}
-    once = {name: partial(function, images) for name, (function, images) in prepared.items() if name != "torch_cka"}
+    works = {name: inputs(case, batches) for name in names}
+    prepared = {name: prepare(name, work, CASES[case][1], bench.device.type) for name, work in works.items()}
+    once = {name: partial(function, works[name][2]) for name, function in prepared.items() if name != "torch_cka"}
     seconds = timed(bench, once)
     if "torch_cka" in prepared:  # its hooks stay on the models, so it can run but once
-        function, images = prepared["torch_cka"]
+        function, images = prepared["torch_cka"], works["torch_cka"][2]
         start = time.perf_counter()
         function(images)
         _wait(bench)
         seconds["torch_cka"] = round(time.perf_counter() - start, 5)
-    ratios = {name: round(value / seconds["ours"], 2) for name, value in seconds.items()}
-    return {"models": CASES[case][0], "images": batches * CASES[case][1], "seconds": seconds, "of ours": ratios}
+    ratios = {name: round(value / seconds["auto"], 2) for name, value in seconds.items()}
+    return {"models": CASES[case][0], "images": batches * CASES[case][1], "seconds": seconds, "of auto": ratios}
 
 
 def fft(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

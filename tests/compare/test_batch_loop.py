@@ -21,6 +21,7 @@ class Sees:
 
     def __init__(self):
         self.devices, self.sums, self.seen = [torch.device("cpu")] * 2, Sums(), []
+        self.undecided = False
 
     def add(self, index, batch1, batch2):
         self.sums.n += len(batch1)

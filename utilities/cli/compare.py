@@ -52,8 +52,10 @@ class How:
         forward: How the models are run: forward_features, encode_image, ...
         forward2: How the second model is run; default: as --forward.
         batch_axis: Dimension of outputs that counts images, or LAYER DIMENSION pairs; default: found out.
-        precision: exact or float32: float32 throughout; fast: sums in bfloat16 where hardware has it; half or bfloat16:
-            the models too; auto: fast where it is safe, else exact.
+        precision: exact or float32: float32 throughout; fast: sums in bfloat16 where hardware has it; centred: linear
+            layers too, around the batch's mean; half or bfloat16: the models; auto: the fastest that is close enough
+            on the first 32 images.
+        tolerance: Largest difference from the exact similarity that auto accepts; 0 is always exact.
         repeats: Passes, each shuffled anew.
         permutations: For a null distribution; 100 is usual.
         confounder: input: regress the input images' own similarity out.
@@ -76,7 +78,8 @@ class How:
     forward: str | None = None
     forward2: str | None = None
     batch_axis: int | dict[str, int] | None = None
-    precision: Literal["auto", "exact", "float32", "fast", "half", "bfloat16"] = "auto"
+    precision: Literal["auto", "exact", "float32", "fast", "centred", "half", "bfloat16"] = "auto"
+    tolerance: float = 0.002
     repeats: int = 1
     permutations: int = 0
     confounder: Literal["input"] | None = None
@@ -87,7 +90,7 @@ class How:
 
 PASSED = (
     "measure", "kernel", "estimator", "bandwidth", "sigma", "view", "view2", "forward", "forward2", "batch_axis",
-    "repeats", "permutations", "confounder", "remove_top_pc", "per_batch", "seed",
+    "tolerance", "repeats", "permutations", "confounder", "remove_top_pc", "per_batch", "seed",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,7 +66,7 @@ def compare_all(
     whole = compare(joint, joint, loader, layers1=select_layers(joint, layers), **options)
     facts = {label: dict((facts or {}).get(label, {"model": label})) for label in labels}
     return {
-        (one, two): _block(whole, i, j, facts[one] if one == two else pair_facts(facts[one], facts[two]))
+        (one, two): _block(whole, i, j, facts[one] if one == two else pair_facts(facts[one], facts[two]), labels)
         for i, one in enumerate(labels)
         for j, two in enumerate(labels)
     }
@@ -82,7 +82,13 @@ def pair_facts(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]
     return {f"{key}{k}": value for k, side in ((1, one), (2, two)) for key, value in side.items()}
 
 
-def _block(whole: Similarity, i: int, j: int, facts: dict[str, Any]) -> Similarity:
+def _labelled(layer: str, labels: Sequence[str]) -> str:
+    """Put the model's label in place of its number."""
+    number, _, name = layer.partition(".")
+    return f"{labels[int(number)]}: {name}"
+
+
+def _block(whole: Similarity, i: int, j: int, facts: dict[str, Any], labels: Sequence[str]) -> Similarity:
     """Cut out the rows of model i and the columns of model j."""
     rows = [k for k, name in enumerate(whole.layers1) if name.startswith(f"{i}.")]
     columns = [k for k, name in enumerate(whole.layers2) if name.startswith(f"{j}.")]
@@ -98,6 +104,10 @@ def _block(whole: Similarity, i: int, j: int, facts: dict[str, Any]) -> Similari
 
     arrays = {name: cut(getattr(whole, name)) for name in (*TABLES, "replicates", "per_batch")}
     provenance = {key: value for key, value in whole.provenance.items() if key != "model"}
+    if "layers" in provenance.get("auto_precision", {}):  # of all pairs of models: theirs is one decision
+        decided = provenance["auto_precision"]
+        layers = {name: [_labelled(layer, labels) for layer in pair] for name, pair in decided["layers"].items()}
+        provenance["auto_precision"] = {**decided, "layers": layers}
     return replace(
         whole,
         **arrays,

@@ -10,8 +10,10 @@ from torch import distributed
 from tqdm.auto import tqdm
 
 from utilities.compare.engine import Comparison
+from utilities.compare.measured_precision import settled
 from utilities.compare.paired_batches import PairedBatches, prefetched
 from utilities.compare.unfinished_sums import UnfinishedSums
+from utilities.hooks.calls.processes import Processes
 from utilities.results.unfinished import code_of, fingerprint
 
 
@@ -45,7 +47,7 @@ def run_batches(
             saved = UnfinishedSums(path, key, rank)
             _take_up(comparison, saved, sharded)
         indices = batches.share(comparison.finished, rank, processes)
-    _show(comparison, batches, indices, saved, progress and rank == 0)
+    _show(comparison, batches, indices, saved, progress, Processes(rank, processes))
     comparison.sums = comparison.sums.cpu()
     if sharded:
         first, *others = _gathered(comparison.sums)
@@ -65,11 +67,15 @@ def _show(
     indices: Sequence[int] | None,
     saved: UnfinishedSums | None,
     progress: bool,
+    processes: Processes,
 ) -> None:
     """Show batches to a comparison, and save its sums now and then."""
     total = batches.length if indices is None else len(indices)
     pairs = prefetched(batches.read(indices), comparison.devices[0])
-    for index, batch1, batch2 in tqdm(pairs, total=total, desc="comparing", delay=2, disable=not progress):
+    if comparison.undecided:
+        pairs = settled(comparison, pairs, total, processes)
+    quiet = not progress or processes.rank > 0
+    for index, batch1, batch2 in tqdm(pairs, total=total, desc="comparing", delay=2, disable=quiet):
         comparison.add(index, batch1, batch2)
         if saved is not None:
             saved.save_now_and_then(comparison.sums)
@@ -78,7 +84,9 @@ def _show(
 def _key(comparison: Comparison, batches: PairedBatches, sharded: bool) -> str:
     """Tell this comparison from others, and check that all processes do the same one."""
     models = list(dict.fromkeys(recorder.model for recorder in comparison.recorders))
-    options = [code_of(value) for value in vars(comparison.options).values()]
+    # The tolerance counts where it decides; the decision itself is kept with the sums.
+    left_out = () if comparison.options.precision == "auto" else ("tolerance",)
+    options = [code_of(value) for name, value in vars(comparison.options).items() if name not in left_out]
     key = fingerprint(models, (options, [sorted(names) for names in comparison.names], *batches.key()))
     if sharded and len(set(_gathered(key))) > 1:
         raise ValueError("the processes do not compare the same models, images and options: seed all of them alike")
@@ -98,7 +106,7 @@ def _take_up(comparison: Comparison, saved: UnfinishedSums, sharded: bool) -> No
     if sharded:
         distributed.barrier()
     if sums is not None:
-        comparison.finished = set(sums.done)
+        comparison.finished, comparison.sums.decision = set(sums.done), sums.decision
         if saved.number == 0:
             comparison.sums = sums
             saved.save(sums)

@@ -87,6 +87,8 @@ class BatchSums:
         n: Number of images.
         largest: Number of images in the largest batch.
         sides: The layers of both models.
+        decision: How the precision was decided, if that was to be measured; see
+            `utilities.compare.measured_precision`.
     """
 
     confounded: bool = False
@@ -98,6 +100,7 @@ class BatchSums:
     n: int = 0
     largest: int = 0
     sides: tuple[LayerStatistics, LayerStatistics] | None = None
+    decision: dict[str, Any] | None = None
 
     def add(self, index: int, images: int, terms: list[torch.Tensor], null: torch.Tensor | None = None) -> None:
         """Add one batch.

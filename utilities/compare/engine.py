@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,13 @@ from torch import nn
 from utilities.compare.batch_sums import BatchSums, LayerStatistics
 from utilities.compare.finite import refuse_non_finite
 from utilities.compare.gram_matrices import first_component, half_vectors, permuted_products, without_top_components
-from utilities.compare.measures.measure import centered
+from utilities.compare.kept_layers import KeptLayer, exponents, feature_layer, gram_layer, self_products
 from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.compare.options import ComparisonOptions
 from utilities.hooks.calls.batch_parts import images_in, split_batch
 from utilities.hooks.calls.copies import copied
 from utilities.hooks.calls.input_type import input_type
 from utilities.hooks.calls.nested import map_tensors, tensors_in
-from utilities.hooks.features import as_real, unit_scale
 from utilities.hooks.precision import Precision, choose_precision, without_autocast
 from utilities.hooks.recorder import Layers, Recorder
 from utilities.hooks.views import make_view
@@ -29,17 +28,8 @@ from utilities.metrics import center, rbf_from_gram
 CONFOUNDER = "(confounder)"
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """Hold one layer's batch: the centred Gram matrix, or centred float64 features for measures other than CKA."""
-
-    value: torch.Tensor
-    exponent: torch.Tensor  # exponent of the scale removed from the features, see `utilities.hooks.features.exponent`
-    width: int
-
-
 class _Features(Recorder):
-    """Keep of each layer what a comparison needs of a batch, see `_Layer`."""
+    """Keep of each layer what a comparison needs of a batch, see `KeptLayer`."""
 
     def __init__(
         self, comparison: Comparison, which: int, model: nn.Module, layers: Layers | None, strict: bool | None
@@ -49,9 +39,9 @@ class _Features(Recorder):
         super().__init__(model, layers, strict=strict, forward=forward, batch_axis=options.batch_axis, innermost=True)
         self._comparison, self._which = comparison, which
         self._view = make_view((options.view1, options.view2)[which], model)
-        self._make = _gram_layer if options.measure == "cka" else _feature_layer
+        self._make = gram_layer if options.measure == "cka" else feature_layer
 
-    def keep(self, value: torch.Tensor, module: nn.Module) -> _Layer:
+    def keep(self, value: torch.Tensor, module: nn.Module) -> KeptLayer:
         return self._make(self._view(value, module), self._comparison.precisions[self._which])
 
 
@@ -72,6 +62,7 @@ class Comparison:
     Attributes:
         sums: Sums over the batches so far.
         names: The layers of each side that were asked for, or those from which the default is chosen.
+        undecided: Whether the precision has still to be decided, see `utilities.compare.measured_precision`.
     """
 
     def __init__(
@@ -87,10 +78,12 @@ class Comparison:
     ) -> None:
         self.options, self.devices = options, devices
         self.models = models = (model1, model2)
+        self._given = (model1, model2, layers1, layers2, options, devices, paired, strict)
         if options.confounder is not None and paired:
             raise ValueError("a confounder needs both models to see the same images: leave loader2 out")
         asked = (layers1, layers1 if layers2 is None and model1 is model2 else layers2)
-        self.precisions = [choose_precision(options.precision, m, d) for m, d in zip(models, devices, strict=True)]
+        self.undecided = options.precision == "auto"
+        self.precisions = self.choices("exact" if self.undecided else options.precision)
         self.recorders = [_Features(self, k, models[k], layers, strict) for k, layers in enumerate(asked)]
         self.names = [list(recorder.layers) for recorder in self.recorders]
         self.one_pass = model1 is model2 and not paired and self._alike()
@@ -99,9 +92,32 @@ class Comparison:
         elif self.one_pass:
             del self.recorders[1]
         self.wanted = [set(names) for names in self.names]
-        self.sums = BatchSums(confounded=options.confounder is not None, per_batch={} if options.per_batch else None)
+        self.sums = self._no_sums()
         self._tried, self.finished = False, set()
         self.batch_size = 0  # size of the first batch; the batch's place then tells an image's place
+
+    def _no_sums(self) -> BatchSums:
+        return BatchSums(
+            confounded=self.options.confounder is not None, per_batch={} if self.options.per_batch else None
+        )
+
+    def choices(self, precision: str) -> list[Precision]:
+        """Return what a precision means for each model on its device."""
+        return [choose_precision(precision, m, d) for m, d in zip(self.models, self.devices, strict=True)]
+
+    def use(self, precision: str) -> None:
+        """Run in this precision from now on; for a comparison that waits for it to be decided."""
+        self.precisions, self.undecided = self.choices(precision), False
+
+    def twin(self) -> Comparison:
+        """Make another comparison of the same models, layers and options, without permutations and single batches."""
+        *given, options, devices, paired, strict = self._given
+        return Comparison(*given, replace(options, permutations=0, per_batch=False), devices, paired, strict)
+
+    def restart(self, precision: str) -> None:
+        """Forget all batches, and run in this precision from now on."""
+        self.use(precision)
+        self.sums, self._tried = self._no_sums(), False
 
     def _alike(self) -> bool:
         """Tell whether one pass of a model serves both sides."""
@@ -144,7 +160,7 @@ class Comparison:
         """
         refuse_non_finite([side.names for side in self.sums.sides], self.sums.totals()[1:], self.models)
 
-    def _run(self, inputs: list[Any]) -> list[dict[str, _Layer]]:
+    def _run(self, inputs: list[Any]) -> list[dict[str, KeptLayer]]:
         recorded = []
         for which, (recorder, batch) in enumerate(zip(self.recorders, inputs, strict=True)):
             try:
@@ -171,21 +187,21 @@ class Comparison:
         with precision.running(device), recorder:
             recorder.run(map_tensors(lambda tensor: precision.prepare(tensor, device, dtype), batch))
 
-    def _chosen(self, layers: dict[str, _Layer], which: int) -> dict[str, _Layer]:
+    def _chosen(self, layers: dict[str, KeptLayer], which: int) -> dict[str, KeptLayer]:
         return {name: layer for name, layer in layers.items() if name.partition("#")[0] in self.wanted[which]}
 
-    def _confounder(self, batch: Any) -> _Layer:
+    def _confounder(self, batch: Any) -> KeptLayer:
         asked = self.options.confounder
         images = split_batch(batch)[0] if asked == "input" else next(tensors_in(batch))
         features = images if asked == "input" else asked(copied(batch))
         shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         if not isinstance(features, torch.Tensor) or features.shape[:1] != images.shape[:1]:
             raise ValueError(f"the confounder should give a row for each of {len(images)} images, not {shape}")
-        return _gram_layer(features.to(self.devices[0]).reshape(len(images), -1), self.precisions[0])
+        return gram_layer(features.to(self.devices[0]).reshape(len(images), -1), self.precisions[0])
 
-    def _add_grams(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
+    def _add_grams(self, index: int, n: int, recorded: list[dict[str, KeptLayer]]) -> None:
         names, grams = self._stacked(recorded)
-        powers = [_exponents(layers, side.device) for layers, side in zip(recorded, grams, strict=True)]
+        powers = [exponents(layers, side.device) for layers, side in zip(recorded, grams, strict=True)]
         self._note(index, n, recorded, grams)
         if self.options.remove_top_pc:
             grams = _apply(grams, lambda side: without_top_components(side, self.options.remove_top_pc))
@@ -209,13 +225,13 @@ class Comparison:
             null = permuted_products(rows, columns.to(rows.device), n, count, generator) * both
         self.sums.add(index, n, terms, null)
 
-    def _stacked(self, recorded: list[dict[str, _Layer]]) -> tuple[list[list[str]], list[torch.Tensor]]:
+    def _stacked(self, recorded: list[dict[str, KeptLayer]]) -> tuple[list[list[str]], list[torch.Tensor]]:
         """Return the layers of both sides and their Gram matrices, (layers, n, n)."""
         exact = self.options.kernel == "rbf" or self.options.remove_top_pc > 0
         exact = exact or any(precision.gram == "native" for precision in self.precisions)
         names = [list(layers) for layers in recorded]
 
-        def stack(layers: dict[str, _Layer]) -> torch.Tensor:
+        def stack(layers: dict[str, KeptLayer]) -> torch.Tensor:
             grams = torch.stack([layer.value for layer in layers.values()])
             if grams.device.type == "mps":
                 grams = grams.cpu()  # this device has no float64
@@ -230,7 +246,7 @@ class Comparison:
         pairs = zip(grams, widths, strict=True)
         return torch.stack([rbf_from_gram(g, bandwidth=self.options.bandwidth, sigma=w) for g, w in pairs])
 
-    def _add_measures(self, index: int, n: int, recorded: list[dict[str, _Layer]]) -> None:
+    def _add_measures(self, index: int, n: int, recorded: list[dict[str, KeptLayer]]) -> None:
         measure = SIMILARITY_MEASURES[self.options.measure]
         for layers, axis in zip(recorded, ("row", "column"), strict=True):
             for name, layer in layers.items():
@@ -239,14 +255,14 @@ class Comparison:
                     raise ValueError(f"layer {name!r}: {reason}")
         own = [torch.stack([x.value.square().sum() for x in layers.values()]) for layers in recorded]
         refuse_non_finite([list(layers) for layers in recorded], own, self.models)
-        self._note(index, n, recorded, [_self_products(layers) for layers in recorded])
+        self._note(index, n, recorded, [self_products(layers) for layers in recorded])
         rows = [measure.prepare_row(layer.value) for layer in recorded[0].values()]
         columns = [measure.prepare_column(layer.value) for layer in recorded[1].values()]
         values = measure.pairs(rows, columns).double()
         ones = values.new_ones(1)
         self.sums.add(index, n, [n * values, (n * ones).expand(len(rows)), (n * ones).expand(len(columns))])
 
-    def _note(self, index: int, n: int, recorded: list[dict[str, _Layer]], grams: list[torch.Tensor]) -> None:
+    def _note(self, index: int, n: int, recorded: list[dict[str, KeptLayer]], grams: list[torch.Tensor]) -> None:
         """Keep widths, first components and dominant images."""
         sides = []
         for layers, side in zip(recorded, grams, strict=True):
@@ -264,23 +280,6 @@ class Comparison:
         else:
             for mine, new in zip(self.sums.sides, sides, strict=True):
                 mine.merge(new)
-
-
-def _gram_layer(features: torch.Tensor, precision: Precision) -> _Layer:
-    return _Layer(*precision.gram_of(features), features.shape[1])
-
-
-def _feature_layer(features: torch.Tensor, precision: Precision) -> _Layer:
-    scaled, power = unit_scale(as_real(features.detach().cpu()).double())
-    return _Layer(centered(scaled), power, scaled.shape[1])
-
-
-def _exponents(layers: dict[str, _Layer], device: torch.device) -> torch.Tensor:
-    return torch.stack([layer.exponent for layer in layers.values()]).to(device).double()
-
-
-def _self_products(layers: dict[str, _Layer]) -> torch.Tensor:
-    return torch.stack([layer.value @ layer.value.T for layer in layers.values()])
 
 
 def _apply(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import torch
 
 from utilities.compare.measures.table import SIMILARITY_MEASURES
-from utilities.hooks.precision import PRECISIONS
+from utilities.hooks.precision import PRECISIONS as STATED
 from utilities.hooks.recorder import BatchAxis, Forward
 from utilities.hooks.views import View, check_view
 from utilities.metrics import MIN_IMAGES, Estimator, Kernel, check_choices
+
+PRECISIONS = ("auto", *STATED)
+TOLERANCE = 0.002  # a third of a usual standard error
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class ComparisonOptions:
     forward1: Forward | None = None
     forward2: Forward | None = None
     batch_axis: BatchAxis | None = None
+    tolerance: float = TOLERANCE
 
     def __post_init__(self) -> None:
         if self.measure != "cka" and self.measure not in SIMILARITY_MEASURES:
@@ -55,6 +60,7 @@ class ComparisonOptions:
             check_view(view)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is not known; choose from {', '.join(PRECISIONS)}")
+        _check_tolerance(self.tolerance, self.precision)
         for name in ("remove_top_pc", "permutations"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
                 raise ValueError(f"{name} should be a whole number, 0 or more, not {getattr(self, name)!r}")
@@ -93,3 +99,11 @@ class ComparisonOptions:
         for name in ("remove_top_pc", "permutations"):
             facts |= {name: getattr(self, name)} if getattr(self, name) else {}
         return facts
+
+
+def _check_tolerance(tolerance: float, precision: str) -> None:
+    number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
+    if not number or not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance should be a finite number, 0 (always exact) or more, not {tolerance!r}")
+    if tolerance != TOLERANCE and precision != "auto":
+        raise ValueError(f"tolerance is that of precision='auto', and the precision is {precision!r}")

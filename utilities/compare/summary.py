@@ -47,6 +47,12 @@ def to_similarity(comparison: Comparison, provenance: Mapping[str, Any] | None) 
     facts["error_samples"] = len(sums.blocks)
     choices = [choice.facts() for choice in comparison.precisions]
     facts["precision"] = choices[0] if choices[0] == choices[1] else choices
+    details = [side.details(sums.n) for side in sums.sides]
+    if sums.decision is not None:
+        facts["auto_precision"] = {key: value for key, value in sums.decision.items() if key != "by_layer"}
+        for name, sides in sums.decision.get("by_layer", {}).items():
+            for own, values in zip(details, sides, strict=True):
+                own[f"{name}_difference"] = values
     return Similarity(
         matrix=matrix,
         layers1=rows.names,
@@ -54,8 +60,8 @@ def to_similarity(comparison: Comparison, provenance: Mapping[str, Any] | None) 
         n=sums.n,
         stderr=sums.stderr(),
         per_batch=sums.batch_values(),
-        details1=rows.details(sums.n),
-        details2=columns.details(sums.n),
+        details1=details[0],
+        details2=details[1],
         provenance=names | dict(provenance or {}) | facts | {"versions": versions()},
         **tables,
     )

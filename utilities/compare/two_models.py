@@ -12,7 +12,7 @@ from torch import nn
 
 from utilities.compare.batch_loop import run_batches
 from utilities.compare.engine import Comparison
-from utilities.compare.options import ComparisonOptions
+from utilities.compare.options import TOLERANCE, ComparisonOptions
 from utilities.compare.paired_batches import PairedBatches
 from utilities.compare.summary import mean_of, to_similarity
 from utilities.hooks.calls.memory import keeping_freed_memory
@@ -43,6 +43,7 @@ def compare(
     batch_axis: BatchAxis | None = None,
     strict: bool | None = None,
     precision: str = "auto",
+    tolerance: float = TOLERANCE,
     repeats: int = 1,
     permutations: int = 0,
     confounder: str | Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -93,7 +94,13 @@ def compare(
             by default it is found out, see `utilities.hooks.placement`.
         strict: Whether a layer that does not run, or has no row for each image, is an error or left out with a warning;
             by default it is an error where you name the layers.
-        precision: ``"auto"``, ``"exact"``, ``"fast"`` or ``"half"``, see `utilities.hooks.precision.choose_precision`.
+        precision: ``"exact"``, ``"fast"``, ``"centred"`` or ``"half"``, see
+            `utilities.hooks.precision.choose_precision`; or ``"auto"``: the similarity of the first 32 images is
+            computed exactly and in ``half``; where that is too far off, in ``centred``, then in ``fast``. The first
+            whose largest difference is under ``tolerance`` is taken for all images, else ``exact``. Fewer images than
+            `utilities.compare.measured_precision.FEWEST` are not worth a look, and are compared exactly.
+            ``provenance["auto_precision"]`` and `Similarity.report` tell the differences.
+        tolerance: Largest difference from the exact similarity that ``"auto"`` accepts; 0 is always exact.
         repeats: Number of passes over the data, each shuffled anew; the result is their mean, with the passes as
             ``replicates``.
         permutations: Number of orders of the images of one side from which to compute a null distribution; 100 is
@@ -132,6 +139,7 @@ def compare(
     options = ComparisonOptions(
         measure, kernel, estimator, bandwidth, sigma, view, view if view2 is None else view2, precision, confounder,
         remove_top_pc, permutations, per_batch, seed, forward, forward if forward2 is None else forward2, batch_axis,
+        tolerance,
     )  # fmt: skip
     if repeats < 1:
         raise ValueError(f"repeats should be 1 or more, not {repeats}")
@@ -141,13 +149,15 @@ def compare(
     batches = PairedBatches(loader, loader2, min_images=options.min_images, whole=options.whole_batches)
     orders = [batches] if repeats == 1 else [batches.reshuffled(seed + k) for k in range(repeats)]
     passes = list(product(pairs, orders))
-    results, unfinished = [], []
+    results, unfinished, decisions = [], [], {}
     for number, ((one, two), order) in enumerate(passes):
         path = f"{resume}.{number}" if resume is not None and len(passes) > 1 else resume
         with keeping_freed_memory(), evaluating(one, device) as device1, evaluating(two, device) as device2:
             devices = (device1, device2)
             comparison = Comparison(one, two, layers1, layers2, options, devices, order.two_loaders, strict)
+            comparison.sums.decision = decisions.get((one, two))  # one for all passes over the data
             unfinished.append(run_batches(comparison, order, sharded, path, progress))
+        decisions[one, two] = comparison.sums.decision
         results.append(to_similarity(comparison, provenance))
     for files in unfinished:
         if files is not None and files.number == 0:

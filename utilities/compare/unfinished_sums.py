@@ -63,7 +63,7 @@ def _to_arrays(sums: BatchSums) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays["null"] = sums.null.numpy()
     for which, side in enumerate(sums.sides or ()):
         arrays |= {f"side {which} {name}": getattr(side, name).numpy() for name in ("first", "share", "image")}
-    meta = {name: getattr(sums, name) for name in ("confounded", "stride", "n", "largest")}
+    meta = {name: getattr(sums, name) for name in ("confounded", "stride", "n", "largest", "decision")}
     meta |= {"done": sorted(sums.done), "counts": {key: block[3] for key, block in sums.blocks.items()}}
     meta |= {"sides": [[s.names, s.widths] for s in sums.sides or ()], "batches": sorted(sums.per_batch or [])}
     return {**meta, "per_batch": sums.per_batch is not None}, arrays
@@ -86,4 +86,5 @@ def _from_arrays(meta: dict[str, Any], arrays: dict[str, torch.Tensor]) -> Batch
         n=meta["n"],
         largest=meta["largest"],
         sides=tuple(sides) if sides else None,
+        decision=meta.get("decision"),
     )

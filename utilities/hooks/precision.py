@@ -17,9 +17,11 @@ from torch import nn
 
 from utilities.hooks.calls.evaluating import has_fast_bfloat16
 from utilities.hooks.calls.tf32 import choosing_tf32
+from utilities.hooks.centred_products import CentredProducts
 from utilities.hooks.grams import scaled_gram
 
-PRECISIONS = ("auto", "exact", "fast", "half")
+PRECISIONS = ("exact", "fast", "centred", "half")
+CENTRED = "bfloat16 around the mean"
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,10 @@ class Precision:
     """State how one model runs on one device.
 
     Attributes:
-        name: ``exact``, ``fast`` or ``half``.
-        forward: Type of the forward pass: ``native`` (the model's own), ``tf32``, ``bfloat16``, or the type of the
-            autocast that the caller has entered, such as ``float16 (autocast of the caller)``.
+        name: ``exact``, ``fast``, ``centred`` or ``half``.
+        forward: Type of the forward pass: ``native`` (the model's own), ``tf32``, ``bfloat16``, ``bfloat16 around the
+            mean`` (see `CentredProducts`), or the type of the autocast that the caller has entered, such as ``float16
+            (autocast of the caller)``.
         gram: Type of the factors of the Gram matrices: ``native`` or ``bfloat16``; sums are float32 or wider.
         channels_last: Whether images are passed with channels last, which convolutions then keep.
     """
@@ -50,6 +53,8 @@ class Precision:
             stack.enter_context(choosing_tf32(device, allowed=self.forward == "tf32"))
             if self.forward == "bfloat16":
                 stack.enter_context(torch.autocast(device.type, torch.bfloat16))
+            elif self.forward == CENTRED:
+                stack.enter_context(CentredProducts())
             yield
 
     def prepare(self, images: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -98,8 +103,10 @@ def choose_precision(precision: str, model: nn.Module, device: torch.device) -> 
         precision: One of the following; inside an autocast of the caller, the forward pass runs under that.
             ``"exact"``: the model's own type throughout, no TF32. ``"fast"``: Gram matrices in bfloat16 where the
             device has it, the forward pass in the model's own type (TF32 on CUDA); CKA within 1e-3. ``"half"``: the
-            forward pass in bfloat16 too; within some 1e-2. ``"auto"``: ``fast`` where bfloat16 is native, else
-            ``exact``. A float64 model is always compared exactly.
+            forward pass in bfloat16 too; within some 1e-2. ``"centred"``: as ``fast``, and on a CPU linear layers in
+            bfloat16 around the mean of the batch, if the model has no convolutions to speak of; within some 1e-3, for
+            a sixth more time than ``half``. A float64 model is always compared exactly.
+            `utilities.compare.measured_precision` looks which of them is close enough.
         model: Model to run. Channels come last if it has two or more spatial 2-D convolutions: then the copy of the
             images pays off, and no weight needs another layout.
         device: Device to run on.
@@ -115,12 +122,12 @@ def choose_precision(precision: str, model: nn.Module, device: torch.device) -> 
         raise ValueError(f"precision {precision!r} is not known; choose from {', '.join(PRECISIONS)}")
     double = any(p.dtype == torch.float64 for p in model.parameters())
     native = has_fast_bfloat16(device)
-    if double or (precision == "auto" and not native):
-        precision = "exact"
-    precision = "fast" if precision == "auto" else precision
+    precision = "exact" if double else precision
     caller = autocast_type(device)
-    forward = {"fast": "tf32" if device.type == "cuda" else "native", "half": "bfloat16"}.get(precision, "native")
+    spatial = [m for m in model.modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
+    forward = {"exact": "native", "half": "bfloat16"}.get(precision, "tf32" if device.type == "cuda" else "native")
+    if precision == "centred" and native and device.type == "cpu" and len(spatial) < 2:
+        forward = CENTRED  # around a mean, a convolution takes as long as in float32
     forward = forward if caller is None else f"{caller} (autocast of the caller)".removeprefix("torch.")
     gram = "bfloat16" if precision != "exact" and native else "native"
-    spatial = [m for m in model.modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
     return Precision(precision, forward, gram, channels_last=len(spatial) > 1 and device.type in ("cpu", "cuda"))

@@ -13,6 +13,7 @@ from torch import nn
 
 from utilities.hooks.calls.nested import map_tensors, tensors_in
 from utilities.hooks.calls.seeding import seeded_torch
+from utilities.hooks.centred_products import without_centred_products
 from utilities.hooks.placement import Evidence, Placement
 
 ENOUGH = 3  # fewest images that tell an order from its reverse
@@ -117,7 +118,8 @@ class Trial:
                 return _rows(tensor, images) if tensor.ndim and len(tensor) == n else tensor.clone()
 
             self._step, self._calls = step, Counter()
-            with seeded_torch(0):  # layers that draw at random draw the same each time
+            # Layers that draw at random draw the same each time.
+            with seeded_torch(0), without_centred_products():
                 call(*map_tensors(cut, args), **map_tensors(cut, dict(kwargs)))
 
         def show_again(chosen: list[int], order: list[int]) -> None:

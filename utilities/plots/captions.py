@@ -78,6 +78,7 @@ def describe_similarity(result: Similarity) -> str:
     changes = [f"{text} {facts[key]}" for key, text in CHANGES.items() if facts.get(key)]
     measure = ", ".join(([measure] if measure else []) + changes)
     sentences.append(f"{measure[:1].upper()}{measure[1:]}{_range(result)}")
+    sentences.append(_rounding(facts))
     if result.stderr is not None and np.isfinite(result.stderr).any():
         sentences.append(
             f"Standard errors {np.nanmean(result.stderr):.3f} on average, {np.nanmax(result.stderr):.3f} at most"
@@ -85,6 +86,17 @@ def describe_similarity(result: Similarity) -> str:
     if facts.get("profile") == "quick":
         sentences.append("Quick profile: not comparable with published figures")
     return ". ".join(s for s in sentences if s) + "."
+
+
+def _rounding(facts: Mapping[str, Any]) -> str:
+    """State how far forward passes in bfloat16 were from exact ones, if the result was made in them by measurement."""
+    decided = facts.get("auto_precision")
+    if not isinstance(decided, Mapping) or decided["chosen"] not in ("half", "centred"):
+        return ""
+    return (
+        f"Forward passes in bfloat16: within {decided['differences'][decided['chosen']]:.4f} of exact ones on "
+        f"{decided['images']} images (tolerance {decided['tolerance']:g})"
+    )
 
 
 def _range(result: Similarity) -> str:

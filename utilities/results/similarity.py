@@ -99,7 +99,10 @@ class Similarity(Result):
         Returns:
             One row for each layer of both models, with these columns: its width; whether that exceeds the number of
             images in a batch, in which case the biased estimate is near 1 whatever the features; the first component's
-            share of variance; and the most dominant image with its share.
+            share of variance; and the most dominant image with its share. Where a precision was measured
+            (``precision="auto"``), ``half_difference`` and others tell by how much the layer's similarities
+            differed at most from the exact ones; ``attrs["auto_precision"]`` holds the decision with the
+            largest difference and the tolerance.
 
         Raises:
             ValueError: If the result was made without these details.
@@ -109,6 +112,8 @@ class Similarity(Result):
         sides = ((self.layers1, self.details1), (self.layers2, self.details2))
         table = pd.concat([pd.DataFrame(d, index=names) for names, d in sides], keys=[1, 2], names=["model", "layer"])
         table.insert(1, "wider_than_batch", table["width"] > self.provenance.get("batch_size", self.n))
+        if "auto_precision" in self.provenance:
+            table.attrs["auto_precision"] = self.provenance["auto_precision"]
         return table
 
     def best_match(self, axis: int = 1) -> pd.DataFrame:
@@ -182,7 +187,7 @@ def average(results: Sequence[Similarity]) -> Similarity:
         replicates=stack,
         details1=first.details1,
         details2=first.details2,
-        provenance=first.provenance | {"replicates": len(stack), "error_samples": len(stack)},
+        provenance=first.provenance | _precisions(results) | {"replicates": len(stack), "error_samples": len(stack)},
     )
 
 
@@ -208,7 +213,8 @@ def join(parts: Sequence[Similarity]) -> Similarity:
     if not parts:
         raise ValueError("there are no parts to join")
     first = parts[0]
-    _refuse_differing(parts, (*OPTIONS, "permutations", "precision", *MODELS))
+    measured = all("auto_precision" in part.provenance for part in parts)  # each is within the tolerance
+    _refuse_differing(parts, (*OPTIONS, "permutations", *(() if measured else ("precision",)), *MODELS))
     rows = list(dict.fromkeys(name for part in parts for name in part.layers1))
     columns = list(dict.fromkeys(name for part in parts for name in part.layers2))
     count = np.zeros((len(rows), len(columns)), int)
@@ -225,7 +231,17 @@ def join(parts: Sequence[Similarity]) -> Similarity:
             whole[place] = getattr(part, name)
     details = [_joined_details(parts, side, names) for side, names in ((1, rows), (2, columns))]
     return Similarity(**tables, layers1=rows, layers2=columns, n=first.n, details1=details[0], details2=details[1],
-                      provenance=first.provenance)  # fmt: skip
+                      provenance=first.provenance | _precisions(parts))  # fmt: skip
+
+
+def _precisions(results: Sequence[Similarity]) -> dict[str, Any]:
+    """State the precision of several results, and how it was decided: once, or of each where they differ."""
+    facts = {}
+    for key in ("precision", "auto_precision"):
+        values = [result.provenance[key] for result in results if key in result.provenance]
+        if values:
+            facts[key] = values[0] if all(value == values[0] for value in values) else values
+    return facts
 
 
 def _refuse_differing(results: Sequence[Similarity], keys: Sequence[str]) -> None:
