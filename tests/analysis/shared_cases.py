@@ -96,8 +96,12 @@ def evaluated(loader):
     return {name: np.array(value) for name, value in evaluate(resnet(), loader, device="cpu").items()}
 
 
-def with_penalty(folder):
-    return loss_landscape(resnet(), images(12), points=3, report=None, resume=folder / "landscape", **RUN)
+def landscape(folder, halves=()):
+    """Measure the points that are left, after some halves of them."""
+    options = {"points": 3, "report": None, "resume": folder / "landscape", **RUN}
+    for half in halves:
+        loss_landscape(vit(), images(12), part=(half, 2), **options)
+    return loss_landscape(vit(), images(12), **options)
 
 
 def on_sets():
@@ -132,7 +136,8 @@ CASES = {
     "robustness": lambda _: robustness(resnet(), images(), kinds=["gaussian_noise"], severities=[1, 5], **RUN),
     "robustness files": lambda _: on_sets(),
     "noise_frequency": lambda _: noise_frequency(resnet(), images(), bands=4, **RUN),
-    "landscape": with_penalty,
+    "landscape": landscape,
+    "landscape resumed": lambda folder: landscape(folder, halves=[1]),
     "hessian": lambda _: both_readings(
         vit(), images(), images(), k=1, batch_size=4, n_batches=3, full_images=8, full_sets=1, chunk=8, **RUN
     ),

@@ -6,12 +6,16 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from utilities.hooks.calls.processes import Processes
+
+# Shares of eigenvalues differ by more than half an hour; where a process ends, torchrun ends the others.
+PATIENCE = timedelta(days=1)
 
 
 @contextmanager
@@ -32,7 +36,7 @@ def together(given: SimpleNamespace) -> Iterator[Processes]:
     from utilities.hooks.calls.processes import process_group
     from utilities.hooks.calls.sharing import sharing_batches
 
-    with process_group(given.device) as device, sharing_batches() as processes:
+    with process_group(given.device, PATIENCE) as device, sharing_batches() as processes:
         if processes.count > 1:
             given.device = device
         if processes.rank == 0:
