@@ -32,6 +32,7 @@ from unittest import mock
 import torch
 from torch import nn
 
+from utilities.compare.batch_sums import MAX_BLOCKS
 from utilities.hooks.calls import sharing
 from utilities.utils import versions, write_json
 from utilities.zoo import create_model
@@ -222,7 +223,11 @@ def table(measured: dict[str, Any]) -> str:
         finishing = last.get("finishing", 0.0)
         times = (values["seconds"][0] - finishing) / plain
         rows, fixed = values["sums"]
-        sums, disk = rows * IMAGES + fixed, values["disk"][0] * IMAGES + values["disk"][1]
+        if name == "compare":  # a block for each batch, up to so many, whatever the number of images
+            rows, fixed = 0.0, fixed + rows * facts["batch"] * MAX_BLOCKS
+        sums, disk = rows * IMAGES + fixed, last["disk"]
+        if name == "identifiability":  # the scores of each image
+            disk = values["disk"][0] * IMAGES + values["disk"][1]
         work = (last["peak"] - last["before"]) / facts["batch"] * ASSUMED["batch"]
         for count in GPUS:
             passes = IMAGES / count * times / rate

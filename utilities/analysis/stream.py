@@ -70,8 +70,8 @@ def stream(
         gradients: Whether autograd stays on.
         progress: Whether to show a bar at all.
         sums: Everything that the caller sums over the images: lists of rows, and objects with a method ``merge`` in
-            dictionaries and tuples. Of a caller that does not say it, each process reads all images, with a warning;
-            one that sums nothing says ``()``.
+            dictionaries and tuples. Where a caller does not say it, each process reads all images, with a warning. One
+            that sums nothing says ``()``.
         most: Number of images after which to end; None serves all.
         least: See `utilities.hooks.calls.sharing.shared_pass`.
 

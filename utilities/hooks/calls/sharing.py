@@ -48,7 +48,7 @@ class _Sharing:
 
         Args:
             what: Names the point.
-            value: Of this process.
+            value: This process's value.
             error: Why this process does not go on.
 
         Raises:
@@ -81,8 +81,8 @@ def sharing_batches() -> Iterator[Processes]:
     """Share the batches of all analyses inside among the processes that have joined a group.
 
     Every process has to call the same analyses with the same models, images and options. Each serves its share of the
-    batches; sums are merged once, at the end of each pass, and the result is that of one process, in all of them. Of a
-    loader that shuffles anew each time, and of a stream, all images are read in each process.
+    batches; sums are merged once, at the end of each pass, and the result is that of one process, in all of them. A
+    loader that shuffles anew each time and a stream are read in whole by each process.
 
     Yields:
         This process's place among the others; the first one should write files.
