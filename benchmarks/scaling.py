@@ -149,7 +149,7 @@ def decode(folder: Path, count: int = 100) -> dict[str, float]:
 
     from utilities.datasets import load_dataset
 
-    data = load_dataset(f"folder:{folder}", image_size=SIZE, n_images=count)
+    data = load_dataset(f"folder:{folder}", "train", image_size=SIZE, n_images=count)
     data[0]
     start = time.process_time()
     for i in range(len(data)):
@@ -203,52 +203,61 @@ def slopes(sizes: dict[str, dict[str, float]]) -> dict[str, tuple[float, float]]
 
 def table(measured: dict[str, Any]) -> str:
     """Work the table out, with its assumptions above it."""
-    facts, found = measured["facts"], measured["found"]
-    plain = slopes(found["forward"])["seconds"][0]
-    rate = ASSUMED["flop_per_second"] / facts["flop"]
-    decoding = measured["decode"] or {"seconds": 0.0, "pixels": 1}
-    decoding = decoding["seconds"] * ASSUMED["pixels"] / decoding["pixels"]
+    facts, plain, rate, decoding = _bases(measured)
     lines = [
         f"Measured: {facts['model']}, batches of {facts['batch']}, {facts['threads']} thread(s): {plain:.2f} s an "
         f"image for a plain pass, {1000 * decoding:.1f} ms to decode one of ImageNet's size.",
         f"Assumed: {rate:.0f} images a second and GPU in float32 ({facts['flop'] / 1e9:.0f} GFLOP an image), "
         f"{ASSUMED['bytes_per_second'] / 1e9:g} GB/s between processes, {ASSUMED['cores']} cores a GPU, batches of "
-        f"{ASSUMED['batch']}.",
+        f"{ASSUMED['batch']}. Beside each analysis stands the time of its pass over that of a plain one, on the CPU.",
         "",
         "| | GPUs | passes | decoding | merging | finishing | in all | memory a process | sums | files |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name in ANALYSES:
-        values, last = slopes(found[name]), list(found[name].values())[-1]
-        finishing = last.get("finishing", 0.0)
-        times = (values["seconds"][0] - finishing) / plain
-        rows, fixed = values["sums"]
-        if name == "compare":  # a block for each batch, up to so many, whatever the number of images
-            rows, fixed = 0.0, fixed + rows * facts["batch"] * MAX_BLOCKS
-        sums, disk = rows * IMAGES + fixed, last["disk"]
-        if name == "identifiability":  # the scores of each image
-            disk = values["disk"][0] * IMAGES + values["disk"][1]
-        work = (last["peak"] - last["before"]) / facts["batch"] * ASSUMED["batch"]
         for count in GPUS:
-            passes = IMAGES / count * times / rate
-            reading = IMAGES / count * decoding / ASSUMED["cores"]
-            rounds = math.ceil(math.log2(count))
-            sent = sum((rows * IMAGES / count * 2**k + fixed) for k in range(rounds)) + rounds * sums
-            merging, end = sent / ASSUMED["bytes_per_second"], finishing * IMAGES
-            total = max(passes, reading) + merging + end
-            memory = facts["weights"] + work + sums * (1 if count == 1 else 2)
-            lines.append(
-                f"| {name if count == GPUS[0] else ''} | {count} | {_time(passes)} | {_time(reading)} | "
-                f"{_time(merging)} | {_time(end)} | {_time(total)} | {_size(memory)} | {_size(sums)} | {_size(disk)} |"
-            )
-        lines.append(f"| *{name}: {times:.2f} plain passes* | | | | | | | | | |")
+            times, seconds, sizes = expected(name, measured, count)
+            cells = [f"{name}, {times:.2f} times" if count == GPUS[0] else "", str(count)]
+            lines.append(f"| {' | '.join([*cells, *map(_time, seconds), *map(_size, sizes)])} |")
     return "\n".join(lines)
+
+
+def _bases(measured: dict[str, Any]) -> tuple[dict[str, Any], float, float, float]:
+    """Return the facts, seconds of a plain pass on the CPU, images a second on a GPU, and seconds to decode one."""
+    facts, decode = measured["facts"], measured["decode"] or {"seconds": 0.0, "pixels": 1}
+    plain = slopes(measured["found"]["forward"])["seconds"][0]
+    decoding = decode["seconds"] * ASSUMED["pixels"] / decode["pixels"]
+    return facts, plain, ASSUMED["flop_per_second"] / facts["flop"], decoding
+
+
+def expected(name: str, measured: dict[str, Any], count: int) -> tuple[float, list[float], list[float]]:
+    """Work out what an analysis takes on so many GPUs.
+
+    Returns:
+        Its pass over a plain one; seconds of passes, decoding, merging, finishing and all; bytes of memory, sums and
+        files.
+    """
+    facts, plain, rate, decoding = _bases(measured)
+    values, last = slopes(measured["found"][name]), list(measured["found"][name].values())[-1]
+    finishing, (rows, fixed), disk = last.get("finishing", 0.0), values["sums"], last["disk"]
+    if name == "compare":  # a block for each batch, up to so many, whatever the number of images
+        rows, fixed = 0.0, fixed + rows * facts["batch"] * MAX_BLOCKS
+    if name == "identifiability":  # the scores of each image
+        disk = values["disk"][0] * IMAGES + values["disk"][1]
+    times, sums = (values["seconds"][0] - finishing) / plain, rows * IMAGES + fixed
+    passes, reading = IMAGES / count * times / rate, IMAGES / count * decoding / ASSUMED["cores"]
+    rounds = math.ceil(math.log2(count))  # towards the first process, pair by pair; and back to all
+    sent = sum(rows * IMAGES / count * 2**k + fixed for k in range(rounds)) + rounds * sums
+    merging, end = sent / ASSUMED["bytes_per_second"], finishing * IMAGES
+    memory = last["before"] + (last["peak"] - last["before"]) / facts["batch"] * ASSUMED["batch"]
+    memory += sums * (1 if count == 1 else 2)
+    return times, [passes, reading, merging, end, max(passes, reading) + merging + end], [memory, sums, disk]
 
 
 def _time(seconds: float) -> str:
     """Put a time into words."""
-    if seconds < 100:
-        return f"{seconds:.2g} s"
+    if seconds < 600:
+        return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
@@ -256,6 +265,8 @@ def _size(count: float) -> str:
     """Put a number of bytes into words."""
     if count >= 1e9:
         return f"{count / 1e9:.2g} GB"
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
     return f"{count / 1e6:.2g} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"
 
 
