@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
+import training_steps
 from compare_cka import CASES, prepare
 from lambda_layer import plain
-from torch import nn
 
 from utilities import lambda_layer
 from utilities.analysis.class_embedding.identifiability import identifiability
 from utilities.compare import compare
-from utilities.datasets.loaders import make_loader
-from utilities.training.recipes import RECIPES, Recipe
 from utilities.training.trainer import Trainer
 from utilities.zoo import comparison_layers, create_model
 
@@ -148,49 +146,16 @@ def _forced(method: str | None, step: Callable[[], None]) -> None:
 
 def _bare_step(bench: Bench, name: str, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
     """Return a function that takes a step on a batch that is there: forward, backward, optimiser."""
-    model = create_model(name, 10, seed=0).to(bench.device).train()
-    half = bench.device.type == "cuda"
-    for module in model.modules():
-        if half and isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-    images = images.to(memory_format=torch.channels_last) if half else images
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True)
-    if name.startswith("vit"):
-        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-
-    def step() -> None:
-        with torch.autocast(bench.device.type, torch.bfloat16):
-            logits = model(images)
-        optimizer.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-
-    return step
+    batches = [(images, labels)]
+    recipe = training_steps.recipe_of(name, len(images))
+    trainer = Trainer(create_model(name, 10, seed=0), recipe, batches, batches, device=bench.device)
+    return training_steps.bare_step(trainer, name, images, labels)
 
 
 def time_training(bench: Bench, name: str) -> dict[str, Any]:
     """Time an epoch of the trainer against as many bare steps on one batch that lies on the device."""
-    recipe = RECIPES["vit" if name.startswith("vit") else "fast"]
-    recipe = Recipe(bench.data, 1, 50 if bench.toy else 512, optimizer=recipe.optimizer, nesterov=recipe.nesterov)
-    recipe = Recipe(**{**vars(recipe), "image_size": 32, "learning_rate": 0.01 if recipe.nesterov else 1e-3})
-    data = bench.sets[0].to(bench.device)
-    loader = make_loader(data, recipe.batch_size, shuffle="every_epoch", drop_last=True)
-    held = make_loader(bench.sets[1], recipe.batch_size, shuffle="never")
-    model = create_model(name, 10, seed=0)
-    trainer = Trainer(model, recipe.resolved(name), loader, held, device=bench.device, precision="bfloat16")
-    images, labels = next(iter(loader))
-    bare = _bare_step(bench, name, images.to(bench.device), labels.to(bench.device))
-
-    def steps() -> None:
-        for _ in range(len(loader)):
-            bare()
-
-    with patch("utilities.training.trainer.evaluate_or_nan", lambda *args: {}):  # the training alone
-        seconds = timed(bench, {"epoch": partial(trainer.run_epoch, progress=False), "bare": steps})
-    count = len(loader) * recipe.batch_size
-    return {"images a second": {key: round(count / value) for key, value in seconds.items()}} | {
-        "share of the bare step": round(seconds["bare"] / seconds["epoch"], 3)
-    }
+    count, batch = (100, 50) if bench.toy else (45000, 512)
+    return training_steps.time_training(name, count, batch, bench.device, ROUNDS)
 
 
 def time_large_vit(bench: Bench) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def fit(
     sync_norms: bool = False,
     accumulate: int = 1,
     compiled: bool = False,
+    mirrored: bool = False,
     resume_every: float | None = None,
     log: str | Path | None = None,
     report: Callable[[str], None] = print,
@@ -145,6 +147,8 @@ def fit(
         sync_norms: Whether batch norms take their statistics from the images of all processes; needs CUDA.
         accumulate: Number of parts in which a step computes its batch, for want of memory.
         compiled: Whether to use torch.compile.
+        mirrored: Whether to test on the mean logits of each image and its mirror image as well; ``..._mirrored`` in
+            ``test``.
         resume_every: Minutes of training that an interruption costs at most; None is one. Ctrl-C and SIGTERM save
             after the step at hand.
         log: Folder where curves are written while the training runs, see `utilities.training.record.Curves`.
@@ -208,9 +212,14 @@ def fit(
         _run(trainer, recipe, path, facts, save_every, resume, every, curves, report)
         if recipe.norm_images:
             estimate_batch_norm(trainer.result, still_images(recipe, len(sets[0]), seed, classes), device)
-        result = evaluate_shared(trainer.result, test, device, processes)
+        evaluated = partial(evaluate_shared, trainer.result, test, device, processes, autocast=trainer.dtype)
+        result = evaluated()
         report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
         refuse_diverged(trainer, result)
+        if mirrored:
+            both = evaluated(mirrored=True)
+            result |= {f"{name}_mirrored": value for name, value in both.items() if name != "n"}
+            report(f"with mirror images: loss {both['loss']:.4f}, top-1 {both['top1']:.2%}, top-5 {both['top5']:.2%}")
         facts |= trainer.precision_facts() | {"history": trainer.history, "test": result, "processes": processes.count}
         if processes.rank == 0:
             finish(path, facts | {"model": trainer.result.state_dict()})

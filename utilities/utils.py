@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import random
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def evaluate(
     *,
     device: str | torch.device = "auto",
     topk: tuple[int, ...] = (1, 5),
+    autocast: torch.dtype | None = None,
+    mirrored: bool = False,
 ) -> dict[str, float]:
     """Measure cross-entropy and top-k accuracy of a classifier over all batches of a loader.
 
@@ -62,6 +65,8 @@ def evaluate(
         device: See `resolve_device`.
         topk: Values of k to report the accuracy for. A k above the number of classes counts every image as right.
             `utilities.hooks.calls.labels.hits` defines how equal logits count.
+        autocast: Type of mixed precision, such as ``torch.bfloat16``; None computes in the model's own.
+        mirrored: Whether logits are the mean of those of an image and of its mirror image.
 
     Returns:
         ``{"loss": nats, "top1": fraction, ..., "n": images}``.
@@ -88,7 +93,11 @@ def evaluate(
         for batch in batches:
             images, labels = split_batch(batch)
             need_labels(labels, "evaluate needs labels:")
-            logits = model(images.to(target))
+            images = images.to(target)
+            with torch.autocast(target.type, autocast) if autocast else nullcontext():
+                logits = model(images)
+                if mirrored:
+                    logits = (logits + model(images.flip(-1))) / 2
             labels = check(logits, labels).to(target)
             loss.add(nn.functional.cross_entropy(logits.float(), labels, reduction="sum").item())
             count.add(len(labels))

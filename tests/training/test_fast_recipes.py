@@ -1,5 +1,6 @@
 """Short recipes: a straight line, Nesterov's momentum, no decay of vectors, and images that lie on the device."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,14 @@ from torch import nn
 
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader
+from utilities.datasets.images import mirror
 from utilities.train import fit, load_sets
+from utilities.training.augmentation import recipe_augmentation
+from utilities.training.muon import MuonAdamW
 from utilities.training.recipes import RECIPES, Recipe, schedule
+from utilities.training.sets import make_loaders
 from utilities.training.trainer import Trainer
+from utilities.utils import evaluate
 
 TINY = Recipe("digits", epochs=1, batch_size=20, n_images=40, image_size=8, learning_rate=0.01)
 QUIET = {"device": "cpu", "precision": "float32", "report": lambda line: None}
@@ -32,7 +38,7 @@ def test_the_straight_line_rises_to_its_peak_and_falls_to_zero():
     assert RECIPES["fast"].total_epochs == 10  # the warm-up is part of them
 
 
-@pytest.mark.parametrize("name_of_optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("name_of_optimizer", ["sgd", "adamw", "muon"])
 def test_biases_and_norms_do_not_decay(name_of_optimizer):
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 10))
     for parameter in model.parameters():
@@ -59,6 +65,138 @@ def test_nesterovs_first_step_looks_ahead(nesterov, factor):
 def test_nesterovs_momentum_is_refused_where_there_is_none():
     with pytest.raises(ValueError, match="nesterov=True is for the optimizer sgd, not adamw"):
         Recipe(nesterov=True).resolved("vit_tiny_patch4_32")
+
+
+def filters(layout=torch.contiguous_format):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.Conv2d(6, 2, 1)).to(memory_format=layout)
+    model[0].weight.grad = torch.randn(6, 4, 3, 3).to(memory_format=layout)
+    return model
+
+
+def test_muon_is_torchs_own_on_filters_as_matrices():
+    model = filters()
+    matrix = nn.Parameter(model[0].weight.detach().flatten(1).clone())
+    matrix.grad = model[0].weight.grad.flatten(1).clone()
+    optimizer = MuonAdamW(model, lr=0.01, weight_decay=0.1)
+    twin = torch.optim.Muon([matrix], 0.01, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(2):
+        optimizer.step()
+        twin.step()
+    assert torch.equal(model[0].weight.flatten(1), matrix)
+
+
+def test_muon_steps_by_an_orthogonal_matrix_whose_entries_are_as_large_as_adams_steps():
+    model = filters()
+    before, gradient = model[0].weight.detach().clone(), model[0].weight.grad.flatten(1).double()
+    MuonAdamW(model, lr=0.01, weight_decay=0.0).step()
+    step = (before - model[0].weight.detach()).flatten(1).double() / 0.01
+    # The iteration leaves singular values between 0.68 and 1.13 of that, and works in bfloat16.
+    values = torch.linalg.svdvals(step) / (0.2 * 36**0.5)
+    assert values.min() > 0.6
+    assert values.max() < 1.25
+    u, _, v = torch.linalg.svd(gradient, full_matrices=False)
+    assert torch.cosine_similarity((u @ v).flatten(), step.flatten(), 0) > 0.97
+
+
+def test_muon_does_not_mind_where_the_channels_lie():
+    steps = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = filters(layout)
+        before = model[0].weight.detach().clone()
+        MuonAdamW(model, lr=0.1, weight_decay=0.0).step()
+        steps.append(before - model[0].weight.detach())
+    assert steps[1].norm() > 0.1
+    torch.testing.assert_close(*steps, rtol=0, atol=0.01 * steps[0].abs().max().item())  # sums in bfloat16
+
+
+def test_muon_goes_on_where_it_was_kept():
+    models, optimizers = zip(*((m, MuonAdamW(m, 0.01, 0.1)) for m in (filters(), filters())), strict=True)
+    optimizers[0].step()
+    optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))
+    models[1].load_state_dict(models[0].state_dict())
+    for model, optimizer in zip(models, optimizers, strict=True):
+        model[0].weight.grad = torch.ones_like(model[0].weight)
+        optimizer.step()
+    assert torch.equal(models[0][0].weight, models[1][0].weight)
+
+
+def test_muon_needs_a_torch_that_has_it(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ValueError, match=r"muon needs torch 2\.9 or newer.*choose sgd or adamw"):
+        MuonAdamW(filters(), 0.01, 0.1)
+
+
+def test_each_image_is_mirrored_in_every_other_epoch():
+    data = load_dataset("digits", "train", n_images=64, augment=True)
+    data.flip = True
+    recipe = Recipe("digits", flips="alternating", batch_size=24)
+    data.augmentation = recipe_augmentation(recipe, data)
+    assert not data.augmentation.flip
+    data.augmentation = None
+    loader, still = make_loaders([data], recipe, 0)[0], data.batch(range(64))[0]
+    shown = []
+    for epoch in range(4):
+        order = torch.tensor([row for batch in _order(loader, epoch) for row in batch])
+        seen = torch.cat([images for (images, _), _ in loader.served(epoch)])
+        mirrored = (seen == still[order].flip(-1)).flatten(1).all(1)
+        assert torch.equal(seen[~mirrored], still[order][~mirrored])
+        shown.append(mirrored[order.argsort()])
+    assert 16 < shown[0].sum() < 48  # half of them, at random
+    assert torch.equal(shown[1], ~shown[0])
+    assert torch.equal(shown[2], shown[0])
+    assert torch.equal(shown[3], shown[1])
+
+
+def _order(loader, epoch):
+    loader.sampler.epoch = epoch
+    return list(loader.batch_sampler)
+
+
+def test_digits_are_never_mirrored():
+    data = load_dataset("digits", "train", n_images=8)
+    loader = make_loaders([data], Recipe("digits", flips="alternating", batch_size=8), 0)[0]
+    assert not loader.alternating
+
+
+def test_masks_are_mirrored_with_their_images():
+    images, masks = torch.rand(2, 3, 4, 4), torch.rand(2, 4, 4)
+    moved, _, along = mirror([images, torch.zeros(2), masks], torch.tensor([True, False]))
+    assert torch.equal(moved, torch.stack([images[0].flip(-1), images[1]]))
+    assert torch.equal(along, torch.stack([masks[0].flip(-1), masks[1]]))
+
+
+def test_the_mean_of_both_sides_of_an_image():
+    """The first column decides, so that each side of an image has the logits of one of its columns."""
+    images = torch.tensor([[3.0, -1.0], [0.0, 0.5]]).view(2, 1, 1, 2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    model[1].weight.data = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    labels = torch.tensor([0, 1])
+    single = evaluate(model, [(images, labels)], device="cpu", topk=(1,))
+    both = evaluate(model, [(images, labels)], device="cpu", topk=(1,), mirrored=True)
+    logits = torch.tensor([[1.0, 0.0], [0.25, 0.0]])
+    assert both["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
+    assert single["loss"] != pytest.approx(both["loss"])
+
+
+def test_held_out_images_are_computed_in_the_precision_of_the_training(tmp_path):
+    seen = []
+
+    class Noting(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x)
+            seen.append(out.dtype)
+            return out
+
+    data = make_loader(load_dataset("digits", "train", n_images=20), 20)
+    model = nn.Sequential(nn.Flatten(), Noting(768, 10))
+    recipe = Recipe("digits", epochs=1, batch_size=20).resolved("resnet18")
+    Trainer(model, recipe, data, data, device="cpu", precision="bfloat16").run_epoch(progress=False)
+    assert set(seen) == {torch.bfloat16}
+    path = fit("resnet18", TINY, 0, tmp_path, mirrored=True, device="cpu", precision="bfloat16", report=str)
+    test = torch.load(path, weights_only=True)["test"]
+    assert {"top1", "top1_mirrored", "loss_mirrored"} <= set(test)
+    assert test["loss"] != test["loss_mirrored"]
 
 
 def test_images_that_are_there_already_train_the_same_weights(tmp_path):

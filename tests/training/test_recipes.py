@@ -65,6 +65,7 @@ def test_the_published_recipes_have_the_published_numbers(name):
         "nesterov",
         "decay_vectors",
         "ema",
+        "flips",
     }
 
 
@@ -427,7 +428,7 @@ def test_the_command_line_takes_a_recipe_and_changes_single_values(asked, capsys
     assert asked[2][3] == {
         "device": resolve_device("auto"), "precision": "auto", "workers": 0, "classes": None, "save_every": 5,
         "teacher": None, "start": None, "resume": False, "resume_every": None, "log": None, "accumulate": 1,
-        "compiled": False, "sync_norms": False
+        "compiled": False, "mirrored": False, "sync_norms": False
     }  # fmt: skip
 
 

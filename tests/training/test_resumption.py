@@ -212,7 +212,7 @@ def test_a_loss_that_diverges_in_the_last_step_is_not_saved_as_finished(tmp_path
 
 @pytest.mark.parametrize("what", ["running_var", "loss"])
 def test_finite_weights_with_statistics_or_a_loss_that_are_not(tmp_path, small, monkeypatch, what):
-    def evaluated(model, loader, *options):
+    def evaluated(model, loader, *options, autocast):
         if what == "running_var" and len(loader.dataset) == 540:
             model[1].running_var.fill_(math.inf)
         return {"loss": math.nan if what == "loss" else 1.0, "top1": 0.5, "top5": 0.5, "n": len(loader.dataset)}

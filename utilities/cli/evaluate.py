@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from utilities.cli.arguments import options_of, parse
 from utilities.cli.options import shared
@@ -17,9 +18,13 @@ class Table:
 
     Attributes:
         out: A CSV file; without it the table is printed alone.
+        precision: exact: in the model's own, float32; half: the model in bfloat16.
+        mirrored: Average the answers to each image and to its mirror image.
     """
 
     out: Path | None = None
+    precision: Literal["exact", "half"] = "exact"
+    mirrored: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with reporting(), together(given) as processes:
         import pandas as pd
+        import torch
 
         from utilities.cli.opening import named_models, open_loader, open_model
         from utilities.results.writing import check_writable, write_whole
@@ -46,13 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ValueError(f"{given.out}: the table is written as .csv alone; choose that ending")
             check_writable(given.out)
         rows: list[dict] = []
+        how = {"autocast": None if given.precision == "exact" else torch.bfloat16, "mirrored": given.mirrored}
         try:
             for named in named_models(given.models, given.model_seeds, given.seed):
                 loader = open_loader(given, named)
                 model, facts = open_model(named, loader.dataset.num_classes)
                 refuse_other_classes(model, loader.dataset)
                 about = {"dataset": f"{loader.dataset.name} ({loader.dataset.part})"}
-                rows.append(facts | about | evaluate(model, loader, device=given.device))
+                rows.append(facts | about | evaluate(model, loader, device=given.device, **how))
         finally:  # what was measured before a model failed is not lost
             if rows and processes.rank == 0:
                 table = pd.DataFrame(rows)

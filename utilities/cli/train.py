@@ -17,11 +17,11 @@ from typing import Annotated, Literal
 
 from utilities.cli.arguments import Option, options_of, parse, position
 from utilities.cli.user_errors import fail, nearest, reporting
-from utilities.training.recipes import CROPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe
+from utilities.training.recipes import CROPS, FLIPS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe, describe_recipe
 
 PROG = "python -m utilities train"
 PRECISIONS = {"exact": "float32", "half": "bfloat16"}  # compare's words for the same
-CHOICES = {"crop": CROPS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+CHOICES = {"crop": CROPS, "flips": FLIPS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class Run:
         log: Folder where curves are written after each epoch, as CSV and, where it is installed, for TensorBoard.
         grad_accum: Parts in which a step computes its batch, where memory is short.
         compile: Let torch.compile make the model's code; pays in long trainings.
+        mirrored: Test on the mean of each image and its mirror image as well.
         sync_norms: Under torchrun, batch norms see the images of all processes; on GPUs alone.
     """
 
@@ -68,6 +69,7 @@ class Run:
     log: str | None = None
     grad_accum: int = 1
     compile: bool = False
+    mirrored: bool = False
     sync_norms: bool = False
 
 

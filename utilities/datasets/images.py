@@ -142,6 +142,7 @@ class ImageDataset(Dataset):
         note: How the split was made then, or empty.
         files: The image files of this split, or None where images are in memory.
         root: The folder of these files, or None.
+        flip: Whether an image's label holds for its mirror image.
         augmentation: Augmentation or None. `utilities.datasets.make_loader` applies it from the loader's seed; on
             indexing, it draws from torch's global generator.
     """
@@ -151,7 +152,7 @@ class ImageDataset(Dataset):
         self.indices, self.targets = source.members, source.labels[source.members].astype(np.int64)
         self.image_size, self.augmentation, self._transform, self._zoom = source.size, None, transform, source.zoom
         self.mean, self.std = (tuple(source.mean), tuple(source.std)) if transform is None else (None, None)
-        self.note, self.root, self._files = source.note, source.root, source.files
+        self.note, self.root, self._files, self.flip = source.note, source.root, source.files, source.flip
         self._labels = torch.from_numpy(self.targets)
         self._open, self._images = source.open, source.images
         if self._images is not None:
@@ -328,12 +329,36 @@ def augmented(
         True
     """
     images, *rest = batch
-    masks = rest[1] if len(rest) > 1 else None
-    if not isinstance(masks, torch.Tensor) or masks.shape != images[:, 0].shape:
+    if len(rest) < 2 or not has_masks(images, rest[1]):
         return [augment(images, generator), *rest]
+    masks = rest[1]
     check_masks(augment)
     moved = augment(torch.cat([images, masks[:, None].to(images.dtype)], dim=1), generator)
     return [moved[:, :-1], rest[0], moved[:, -1].to(masks.dtype), *rest[2:]]
+
+
+def mirror(batch: Sequence[torch.Tensor], which: torch.Tensor) -> list[torch.Tensor]:
+    """Mirror some images of a batch, left and right, and their masks with them.
+
+    Args:
+        batch: Images, labels and perhaps more; masks, (batch, height, width) like the images, come third.
+        which: A boolean for each image.
+
+    Example:
+        >>> images = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(2, 1, 1, 2)
+        >>> mirror([images, torch.zeros(2)], torch.tensor([False, True]))[0].flatten()
+        tensor([1., 2., 4., 3.])
+    """
+    images, *rest = batch
+    flags = send(which, images.device)
+    if len(rest) > 1 and has_masks(images, rest[1]):
+        rest[1] = torch.where(flags[:, None, None], rest[1].flip(-1), rest[1])
+    return [torch.where(flags[:, None, None, None], images.flip(-1), images), *rest]
+
+
+def has_masks(images: torch.Tensor, part: Any) -> bool:
+    """Tell whether a part of a batch is masks of its images."""
+    return isinstance(part, torch.Tensor) and part.shape == images[:, 0].shape
 
 
 def check_masks(augment: Callable) -> None:

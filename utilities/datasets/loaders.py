@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utilities.datasets.images import Augmentation, augmented, check_masks
+from utilities.datasets.images import Augmentation, augmented, check_masks, mirror
 
 SHUFFLES = ("once", "every_epoch", "never")
 
@@ -49,22 +49,22 @@ class Loader(DataLoader):
     Attributes:
         epoch: The epoch that the next iteration serves, counted from 0. Set it to continue a training run.
         augment: Augmentation of every batch of images, or None.
+        alternating: Whether each image is mirrored in every other epoch.
         seed: The seed of the order and of the augmentation.
     """
 
-    def __init__(self, dataset: Dataset, order: _Order, augment: Callable | None, **options: Any) -> None:
+    def __init__(
+        self, dataset: Dataset, order: _Order, augment: Callable | None, alternating: bool = False, **options: Any
+    ) -> None:
         # With its own generator: otherwise every iteration draws a number from torch's global one.
         generator = seeded_generator(order.seed, 1)
         super().__init__(dataset, sampler=order, generator=generator, **options)
-        self.augment, self.seed, self.epoch = augment, order.seed, 0
+        self.augment, self.alternating, self.seed, self.epoch = augment, alternating, order.seed, 0
         self._draws = seeded_generator(order.seed, 2, 0)
 
     def __iter__(self) -> Iterator[Any]:
         epoch, self.epoch = self.epoch, self.epoch + 1
-        self.sampler.epoch = epoch
-        direct = self.num_workers == 0 and hasattr(self.dataset, "batch")
-        batches = map(self.dataset.batch, list(self.batch_sampler)) if direct else super().__iter__()
-        return batches if self.augment is None else self._augmented(batches, epoch)
+        return (batch for batch, _ in self.served(epoch))
 
     def served(
         self,
@@ -93,30 +93,36 @@ class Loader(DataLoader):
         shares = [list(range(len(one))) if share is None else list(share(len(one))) or [0] for one in listed]
         apart = self.augment is None or isinstance(self.augment, Augmentation)  # else whole batches are augmented
         wanted = [[one[i] for i in rows] if apart else one for one, rows in zip(listed, shares, strict=True)]
-        if self.num_workers == 0 and hasattr(self.dataset, "batch"):
-            batches: Iterator[Any] = map(self.dataset.batch, wanted)
-        else:
-            options = {"num_workers": self.num_workers, "generator": seeded_generator(self.seed, 1)}
-            batches = iter(DataLoader(self.dataset, batch_sampler=wanted, **options))
-        self._draws = seeded_generator(self.seed, 2, epoch)
+        mirrored = self._mirrored(epoch)
+        generator = self._draws = seeded_generator(self.seed, 2, epoch)
         if draws is not None:
-            self._draws.set_state(draws)
-        for batch, one, rows in zip(batches, listed, shares, strict=True):
-            if self.augment is not None and apart:
-                batch = augmented(self.augment.rows(rows, len(one)), batch, self._draws)
-            elif self.augment is not None:
-                batch = [values[rows] for values in augmented(self.augment, batch, self._draws)]
-            yield batch, len(one)
+            generator.set_state(draws)
+        for batch, whole, some, rows in zip(self._read(wanted), listed, wanted, shares, strict=True):
+            if self.augment is not None:
+                augment = self.augment.rows(rows, len(whole)) if apart else self.augment
+                batch = augmented(augment, batch, generator)
+            if mirrored is not None:
+                batch = mirror(batch, mirrored[some])
+            yield batch if apart or share is None else [values[rows] for values in batch], len(whole)
+
+    def _read(self, batches: list[list[int]]) -> Iterator[Any]:
+        """Read batches of the dataset, here or in workers."""
+        if self.num_workers == 0 and hasattr(self.dataset, "batch"):
+            return map(self.dataset.batch, batches)
+        options = {"num_workers": self.num_workers, "generator": seeded_generator(self.seed, 1)}
+        return iter(DataLoader(self.dataset, batch_sampler=batches, **options))
+
+    def _mirrored(self, epoch: int) -> torch.Tensor | None:
+        """Tell for each image of the dataset whether this epoch shows it mirrored, if epochs alternate."""
+        if not self.alternating:
+            return None
+        sides = torch.randint(2, (len(self.dataset),), generator=seeded_generator(self.seed, 4))
+        return (sides + epoch) % 2 == 1
 
     @property
     def draws(self) -> torch.Tensor:
-        """Return the state of the augmentation's generator within the epoch that `served` serves."""
+        """Return the state of the augmentation's generator within the epoch that was last begun."""
         return self._draws.get_state()
-
-    def _augmented(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
-        generator = seeded_generator(self.seed, 2, epoch)
-        for batch in batches:
-            yield augmented(self.augment, batch, generator)
 
 
 def make_loader(
@@ -128,6 +134,7 @@ def make_loader(
     workers: int = 0,
     augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | bool | None = None,
     drop_last: bool = False,
+    alternating: bool = False,
 ) -> Loader:
     """Make a loader whose batches depend on the seed and the epoch alone.
 
@@ -145,6 +152,9 @@ def make_loader(
             `Augmentation`. None takes the dataset's own (that of ``load_dataset(augment=True)``); False switches it
             off.
         drop_last: Whether to leave out a smaller last batch.
+        alternating: Whether to mirror each image in every other epoch, half of them in the first: two epochs in a row
+            show both sides of all (Jordan 2024, section 3.6, https://arxiv.org/abs/2404.00498). For an ``augment``
+            that does not mirror.
 
     Returns:
         The loader. If the dataset brought its own augmentation, ``loader.dataset`` is a copy without it, since the
@@ -181,7 +191,8 @@ def make_loader(
         dataset = copy.copy(dataset)
         dataset.augmentation = None
     order = _Order(count, shuffle, seed)
-    return Loader(dataset, order, augment, batch_size=batch_size, num_workers=workers, drop_last=drop_last)
+    options = {"batch_size": batch_size, "num_workers": workers, "drop_last": drop_last}
+    return Loader(dataset, order, augment, alternating, **options)
 
 
 def same_input(one: Loader, two: Loader) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -153,6 +153,7 @@ def recipe_augmentation(recipe: Recipe, dataset: ImageDataset) -> Callable[..., 
         InTurn(parts=(ResizedCrop(flip=False), Erasing(probability=0.25)))
     """
     usual = dataset.augmentation
+    usual = replace(usual, flip=usual.flip and recipe.flips == "random")  # alternating flips are the loader's
     parts: list[Callable[..., torch.Tensor]] = [usual if recipe.crop == "padded" else ResizedCrop(usual.flip)]
     if recipe.rand_augment:
         parts.append(RandAugment(recipe.rand_augment, dataset.mean, dataset.std))

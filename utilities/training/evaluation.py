@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -56,10 +57,18 @@ def estimate_batch_norm(model: nn.Module, loader: Loader, device: str | torch.de
     return model
 
 
-def evaluate_or_nan(model: nn.Module, loader: Loader, device: str | torch.device = "auto") -> dict[str, float]:
+def evaluate_or_nan(
+    model: nn.Module, loader: Loader, device: str | torch.device = "auto", **options: Any
+) -> dict[str, float]:
     """Evaluate a model in training, where an overflow is no error yet: its loss and accuracies are then NaN.
 
     Before the end, running averages may not normalise a deep network on all images, see `estimate_batch_norm`.
+
+    Args:
+        model: The model.
+        loader: Held-out images.
+        device: See `utilities.utils.resolve_device`.
+        options: ``autocast`` and ``mirrored`` of `utilities.utils.evaluate`.
 
     Example:
         >>> batch = [(torch.full((1, 2), float("inf")), torch.tensor([0]))]
@@ -67,19 +76,25 @@ def evaluate_or_nan(model: nn.Module, loader: Loader, device: str | torch.device
         nan
     """
     try:
-        return evaluate(model, loader, device=device)
+        return evaluate(model, loader, device=device, **options)
     except ValueError:
-        if not _overflows(model, loader, device):
+        if not _overflows(model, loader, device, options.get("autocast")):
             raise
         return {"loss": math.nan, "top1": math.nan, "top5": math.nan, "n": len(getattr(loader, "dataset", loader))}
 
 
-def _overflows(model: nn.Module, loader: Loader, device: str | torch.device) -> bool:
+def _overflows(
+    model: nn.Module, loader: Loader, device: str | torch.device, autocast: torch.dtype | None = None
+) -> bool:
     """Tell whether statistics of norms, or logits of some images, are not finite."""
     statistics = (buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS))
     if not all(buffer.isfinite().all() for buffer in statistics):
         return True
-    with evaluating(model, device) as target, torch.inference_mode():
+    with (
+        evaluating(model, device) as target,
+        torch.inference_mode(),
+        torch.autocast(target.type, autocast) if autocast else nullcontext(),
+    ):
         return any(not model(split_batch(batch)[0].to(target)).isfinite().all() for batch in loader)
 
 
@@ -96,7 +111,11 @@ class _Share:
 
 
 def evaluate_shared(
-    model: nn.Module, loader: Loader, device: str | torch.device = "auto", processes: Processes | None = None
+    model: nn.Module,
+    loader: Loader,
+    device: str | torch.device = "auto",
+    processes: Processes | None = None,
+    **options: Any,
 ) -> dict[str, float]:
     """Evaluate as `evaluate_or_nan` does, each process on its share of the images; all get the result for all images.
 
@@ -105,6 +124,7 @@ def evaluate_shared(
         loader: Held-out images; every process has the same.
         device: See `utilities.utils.resolve_device`.
         processes: This process's place; None is that in the group it has joined.
+        options: See `evaluate_or_nan`.
 
     Example:
         >>> from utilities.datasets import load_dataset, make_loader
@@ -115,10 +135,10 @@ def evaluate_shared(
     """
     processes = processes or Processes.now()
     if processes.count == 1:
-        return evaluate_or_nan(model, loader, device)
+        return evaluate_or_nan(model, loader, device, **options)
     processes.same_buffers(model)
     names, count = ("loss", "top1", "top5"), sum(len(processes.share(len(one))) for one in loader.batch_sampler)
-    found = evaluate_or_nan(model, _Share(loader, processes), device) if count else dict.fromkeys(names, 0.0)
+    found = evaluate_or_nan(model, _Share(loader, processes), device, **options) if count else dict.fromkeys(names, 0.0)
     own = torch.tensor([*(found[name] * count for name in names), count], dtype=torch.float64)
     *sums, count = processes.total(own).tolist()
     return {name: value / count for name, value in zip(names, sums, strict=True)} | {"n": int(count)}

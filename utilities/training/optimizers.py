@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from utilities.training.muon import MuonAdamW
 from utilities.training.recipes import Recipe
 
 
@@ -22,6 +23,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         >>> [group["weight_decay"] for group in make_optimizer(nn.Linear(2, 2), recipe).param_groups]
         [0.0005, 0.0]
     """
+    if recipe.optimizer == "muon":
+        return MuonAdamW(model, recipe.learning_rate, recipe.weight_decay, recipe.decay_vectors)
     groups: Any = model.parameters()
     if not recipe.decay_vectors:
         axes = {True: [], False: []}

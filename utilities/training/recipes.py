@@ -18,9 +18,10 @@ from typing import Any
 
 from utilities.zoo.families import usual_optimizer
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw", "muon")
 SCHEDULES = ("cosine", "linear", "epochwise_cosine", "epochwise_steps")
 CROPS = ("padded", "resized")
+FLIPS = ("random", "alternating")
 _LEAST = {"epochs": 0, "batch_size": 2, "weight_decay": 0, "warmup": 0, "norm_images": 0}
 _LEAST |= {
     "mixup": 0,
@@ -43,10 +44,10 @@ class Recipe:
         dataset: A name that `utilities.datasets.load_dataset` knows.
         epochs: Passes over the training images; for some values of ``schedule`` those of the warm-up are extra.
         batch_size: Number of images in a step.
-        learning_rate: Learning rate at its peak; None is 0.1 for SGD and 0.001 for AdamW.
-        optimizer: ``"sgd"`` with momentum 0.9, or ``"adamw"``; None is AdamW for transformers and SGD for all
-            else, see `utilities.zoo.families`.
-        weight_decay: Weight decay of all parameters; None is 5e-4 for SGD and 0.05 for AdamW.
+        learning_rate: Learning rate at its peak; None is 0.1 for SGD, 0.001 for AdamW and 0.004 for Muon.
+        optimizer: ``"sgd"`` with momentum 0.9, ``"adamw"``, or ``"muon"``, see `utilities.training.muon`; None is
+            AdamW for transformers and SGD for all else, see `utilities.zoo.families`.
+        weight_decay: Weight decay of all parameters; None is 5e-4 for SGD and 0.05 for the others.
         warmup: Epochs of linear growth of the learning rate, from step to step.
         image_size: Height and width in pixels; None is the data set's own.
         n_images: Number of training images to use, evenly from all classes; None is all.
@@ -70,6 +71,8 @@ class Recipe:
         nesterov: Whether the momentum of SGD is Nesterov's.
         ema: Share of the old weights that their moving average keeps in a step, at most (timm's ``ModelEmaV3`` with its
             warm-up); the average is the trained model. 0 takes the last step's weights.
+        flips: ``"random"`` mirrors an image with probability 1/2; ``"alternating"`` does in every other epoch, see
+            `utilities.datasets.make_loader`. Sets whose labels a mirror would change are never mirrored.
         decay_vectors: Whether weight decay also acts on parameters with one axis: biases, and scales of norms.
 
     Example:
@@ -103,6 +106,7 @@ class Recipe:
     nesterov: bool = False
     decay_vectors: bool = True
     ema: float = 0.0
+    flips: str = "random"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))  # command lines and JSON give lists
@@ -119,12 +123,12 @@ class Recipe:
             ValueError: If an option makes no sense; the message names it, its value and what it may be.
         """
         optimizer = self.optimizer or usual_optimizer(model_name)
-        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "crop": CROPS}
+        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "crop": CROPS, "flips": FLIPS}
         for name, known in choices.items():
             value = optimizer if name == "optimizer" else getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
-        defaults = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05)}[optimizer]
+        defaults = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05), "muon": (4e-3, 0.05)}[optimizer]
         rate, decay = (
             d if v is None else v for v, d in zip((self.learning_rate, self.weight_decay), defaults, strict=True)
         )
@@ -242,6 +246,7 @@ def describe_recipe(recipe: Recipe) -> str:
     for name in ("mixup", "cutmix", "label_smoothing", "erasing", "clip_grad", "drop_path", "ema"):
         value = getattr(recipe, name)
         rest += [f"{name.replace('_', ' ')} {value:g}"] if value else []
+    rest += ["alternating flips"] if recipe.flips == "alternating" else []
     optimizer += ["Nesterov momentum"] if recipe.nesterov else []
     optimizer += [] if recipe.decay_vectors else ["no decay of biases and norms"]
     return "; ".join([first, ", ".join(optimizer), recipe.schedule + steps, ", ".join(rest)])
@@ -251,13 +256,11 @@ _STEPS = {"optimizer": "sgd", "learning_rate": 0.1, "warmup": 1, "schedule": "ep
 _ADAMW = {"optimizer": "adamw", "learning_rate": 1.25e-4, "weight_decay": 0.05, "warmup": 5}
 _ADAMW |= {"epochs": 300, "schedule": "epochwise_cosine", "drop_path": 0.1}
 _MIXED = {"mixup": 1.0, "cutmix": 0.8, "label_smoothing": 0.1}
-_QUICK = {"batch_size": 512, "label_smoothing": 0.1, "decay_vectors": False}
+_QUICK = {"label_smoothing": 0.1, "decay_vectors": False}
 RECIPES: dict[str, Recipe] = {
     "study": Recipe(),
-    "fast": Recipe(
-        "cifar10", 10, learning_rate=0.4, warmup=2, optimizer="sgd", schedule="linear", nesterov=True, **_QUICK
-    ),
-    "vit": Recipe("cifar10", 100, learning_rate=1e-3, warmup=5, optimizer="adamw", mixup=0.8, cutmix=1.0, **_QUICK),
+    "fast": Recipe("cifar10", 10, 256, 4e-3, "muon", warmup=1, schedule="linear", flips="alternating", **_QUICK),
+    "vit": Recipe("cifar10", 100, 512, learning_rate=1e-3, warmup=5, optimizer="adamw", mixup=0.8, cutmix=1.0, **_QUICK),
     "cifar_general": Recipe(
         "cifar100", 200, 128, weight_decay=5e-4, milestones=(60, 120, 160), step_factor=0.2, **_STEPS
     ),

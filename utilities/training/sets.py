@@ -54,7 +54,9 @@ def make_loaders(sets: Sequence[ImageDataset], recipe: Recipe, seed: int, worker
     size = min(recipe.batch_size, len(train))
     # Batch norm cannot train on a last batch that leaves a process a single image.
     ragged = 0 < len(train) % size < 2 * Processes.now().count
-    loader = make_loader(train, size, seed=seed, shuffle="every_epoch", workers=workers, drop_last=ragged)
+    alternating = train.flip and recipe.flips == "alternating"
+    options = {"shuffle": "every_epoch", "drop_last": ragged, "alternating": alternating}
+    loader = make_loader(train, size, seed=seed, workers=workers, **options)
     return [loader, *(make_loader(d, recipe.batch_size, shuffle="never", workers=workers) for d in held_out)]
 
 

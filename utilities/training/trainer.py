@@ -187,7 +187,7 @@ class Trainer:
             "train_loss": total[0].item() / self.count,
             "train_top1": total[1].item() / self.count,
             "train_top5": total[2].item() / self.count,
-            **evaluate_shared(self.result, self.validation, self.device, self.processes),
+            **evaluate_shared(self.result, self.validation, self.device, self.processes, autocast=self.dtype),
             "seconds": round(before + time.perf_counter() - start, 3),
         }
         self.history.append(row)
