@@ -54,7 +54,8 @@ PARSED = {
     "rerun": "runs notebooks for minutes, see tests/cli/test_rerun.py",
     "fetch": "needs the network",
     "images": "needs the results of all notebooks",
-    "torchrun": "several processes, see tests/cli/test_compare.py and tests/training/test_processes.py",
+    "torchrun": "several processes, see tests/cli/test_clusters.py and tests/training/test_processes.py",
+    "sbatch": "a scheduler, see tests/cli/test_clusters.py",
     "hessian": "takes a minute, see tests/cli/test_hessian.py",
     "imagenet": "needs data that are placed by hand",
     "checkpoints/cifar100": "needs the network, and trains for hours",
@@ -263,6 +264,13 @@ def test_commands_are_taken_as_printed(block, line, parse_alone, run):
             assert "--output-dir" in arguments, "executed copies do not belong among the notebooks"
             (notebook,) = [word for word in arguments if word.endswith(".ipynb")]
             assert (PROJECT_ROOT / notebook).is_file()
+        case ["sbatch", *words]:
+            script = next(word for word in words if word.endswith(".sbatch"))
+            assert (PROJECT_ROOT / script).is_file()
+            arguments = words[words.index(script) + 1 :]
+            if script.endswith("notebooks.sbatch"):
+                arguments = ["rerun", *arguments]
+            check_verb(block, arguments, parse_alone, run, ["sbatch"])
         case ["source", ".venv/bin/activate"] | ["ruff", *_]:
             pass
         case _:

@@ -1,6 +1,7 @@
 """README and docs: links lead somewhere, each fact has one place, and sentences read well."""
 
 import importlib.util
+import json
 import re
 
 import pytest
@@ -136,6 +137,15 @@ def test_moved_modules_are_where_the_changes_say():
         len(dict(moved)) == len(moved) == 163
     )  # every module that has moved; those whose path is as it was have no row
     assert not [new for _, new in moved if importlib.util.find_spec(new) is None]
+
+
+def test_the_page_on_clusters_has_the_table_that_the_benchmark_works_out():
+    path = PROJECT_ROOT / "benchmarks" / "scaling.py"
+    spec = importlib.util.spec_from_file_location("scaling", path)
+    scaling = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scaling)
+    measured = json.loads((path.parent / "results" / "scaling_cpu.json").read_text())
+    assert scaling.table(measured).partition("\n\n")[2] in TEXTS["docs/clusters.md"]
 
 
 def test_sentences_begin_as_one_speaks():

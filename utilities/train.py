@@ -224,6 +224,7 @@ def fit(
         if processes.rank == 0:
             finish(path, facts | {"model": trainer.result.state_dict()})
             write_record(path, facts)
+    processes.first(None)  # the others may read what it has written
     return path
 
 

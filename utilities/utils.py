@@ -20,8 +20,10 @@ from utilities.hooks.calls.evaluating import has_fast_bfloat16 as has_fast_bfloa
 from utilities.hooks.calls.evaluating import resolve_device as resolve_device
 from utilities.hooks.calls.labels import BatchCheck, hits, need_labels
 from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.merging import Total
 from utilities.hooks.calls.seeding import keeping_generators as keeping_generators
 from utilities.hooks.calls.seeding import seeded_torch as seeded_torch
+from utilities.hooks.calls.sharing import shared_pass
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.writing import check_writable as check_writable
 from utilities.results.writing import write_json as write_json
@@ -81,9 +83,14 @@ def evaluate(
     """
     check_loader(loader)
     check_weights(model)
-    loss, count, right, check = 0.0, 0, dict.fromkeys(topk, 0.0), BatchCheck(loader)
-    with keeping_freed_memory(), evaluating(model, device) as target:
-        for batch in loader:
+    loss, count, right, check = Total(0.0), Total(), {k: Total(0.0) for k in topk}, BatchCheck(loader)
+    sums = loss, count, right, check
+    with (
+        keeping_freed_memory(),
+        evaluating(model, device) as target,
+        shared_pass(loader, sums, "evaluate", model=model, device=target) as batches,
+    ):
+        for batch in batches:
             images, labels = split_batch(batch)
             need_labels(labels, "evaluate needs labels:")
             images = images.to(target)
@@ -92,14 +99,15 @@ def evaluate(
                 if mirrored:
                     logits = (logits + model(images.flip(-1))) / 2
             labels = check(logits, labels).to(target)
-            loss += nn.functional.cross_entropy(logits.float(), labels, reduction="sum").item()
-            count += len(labels)
+            loss.add(nn.functional.cross_entropy(logits.float(), labels, reduction="sum").item())
+            count.add(len(labels))
             for k in topk:
-                right[k] += hits(logits, labels, k).sum().item()
-    if count == 0:
+                right[k].add(hits(logits, labels, k).sum().item())
+    if count.value == 0:
         raise ValueError("evaluate got no images: the loader is empty")
     check.finish(stacklevel=4)  # above the frame of inference_mode
-    return {"loss": loss / count, **{f"top{k}": right[k] / count for k in topk}, "n": count}
+    shares = {f"top{k}": right[k].value / count.value for k in topk}
+    return {"loss": loss.value / count.value, **shares, "n": count.value}
 
 
 def versions() -> dict[str, str]:

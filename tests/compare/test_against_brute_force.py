@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from utilities.compare import CKA, Similarity, compare, join
-from utilities.compare.batch_lists import reshuffled
 from utilities.compare.batch_sums import MAX_BLOCKS, BatchSums
 from utilities.compare.gram_matrices import first_component
 from utilities.compare.measures import (
@@ -23,6 +22,7 @@ from utilities.compare.measures import (
     rsa,
     svcca,
 )
+from utilities.hooks.calls.batch_lists import reshuffled
 from utilities.metrics import center, cka, gram
 from utilities.zoo import comparison_layers, create_model
 

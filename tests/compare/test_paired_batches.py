@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 
 from utilities.compare import compare
-from utilities.compare.batch_lists import batch_indices, reshuffled
 from utilities.compare.paired_batches import PairedBatches
+from utilities.hooks.calls.batch_lists import batch_indices, reshuffled
 
 IMAGES, LABELS = torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
 

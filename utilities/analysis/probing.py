@@ -17,11 +17,12 @@ import torch
 from utilities.analysis.ridge import RidgeSums
 from utilities.analysis.stream import readable_twice
 from utilities.datasets.images import ImageDataset
+from utilities.hooks.calls.merging import Sums
 
 Probe = tuple[torch.Tensor, torch.Tensor]  # weights (problems, width, classes) and intercepts (problems, classes)
 
 
-class ProbeSums:
+class ProbeSums(Sums):
     """Sums of several sets of probes, each with its own width, by key.
 
     Attributes:
@@ -33,6 +34,8 @@ class ProbeSums:
         >>> scores(torch.tensor([[[3.0]]]), probes.solve("layer", 1.0)).argmax().item()
         1
     """
+
+    KEEPS = ("num_classes",)
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes

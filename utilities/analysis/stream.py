@@ -15,10 +15,27 @@ from utilities.hooks.calls.batch_parts import check_loader
 from utilities.hooks.calls.inputs import FROM_BYTES, SINGLE, channels_last, check_gradients, has_channels_last
 from utilities.hooks.calls.labels import as_labels, need_labels
 from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.sharing import Served, shared_pass, sharing_processes
 from utilities.hooks.calls.weights import check_weights
 from utilities.utils import evaluating, split_batch
 
-Batches = Iterator[tuple[torch.Tensor | None, ...]]
+
+class Batches:
+    """Iterate over batches on the model's device, see `stream`.
+
+    Attributes:
+        served: Where the current batch lies among those of all processes: ``served.number`` counts batches, and
+            ``served.first`` is the number of its first image.
+    """
+
+    def __init__(self, served: Served, batches: Iterator[tuple[torch.Tensor | None, ...]]) -> None:
+        self.served, self._batches = served, batches
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor | None, ...]]:
+        return self._batches
+
+    def __next__(self) -> tuple[torch.Tensor | None, ...]:
+        return next(self._batches)
 
 
 @contextmanager
@@ -32,8 +49,14 @@ def stream(
     masked: bool | None = None,
     gradients: bool = False,
     progress: bool = True,
+    sums: Any = None,
+    most: int | None = None,
+    least: int = 1,
 ) -> Iterator[Batches]:
     """Serve a loader's batches on a model's device, with the model in eval mode. Everything is restored on exit.
+
+    Inside `utilities.hooks.calls.sharing.sharing_batches` each process is served its share of the batches, and on exit
+    ``sums`` are those over all batches, in all processes.
 
     Args:
         model: The model. Its device and each submodule's mode are restored.
@@ -46,6 +69,11 @@ def stream(
             or None where they are missing.
         gradients: Whether autograd stays on.
         progress: Whether to show a bar at all.
+        sums: Everything that the caller sums over the images: lists of rows, and objects with a method ``merge`` in
+            dictionaries and tuples. Where a caller does not say it, each process reads all images, with a warning. One
+            that sums nothing says ``()``.
+        most: Number of images after which to end; None serves all.
+        least: See `utilities.hooks.calls.sharing.shared_pass`.
 
     Yields:
         An iterator of (images, labels), or (images, labels, masks), on the device. Missing labels are None.
@@ -64,20 +92,39 @@ def stream(
     check_weights(model)
     if gradients:
         check_gradients(description)
-    with keeping_freed_memory(), evaluating(model, device) as target, torch.set_grad_enabled(gradients):
-        yield _batches(loader, target, description, labelled, masked, progress)
+    progress = progress and sharing_processes().rank == 0
+    with (
+        keeping_freed_memory(),
+        evaluating(model, device) as target,
+        torch.set_grad_enabled(gradients),
+        shared_pass(loader, sums, description, model=model, device=target, most=most, least=least) as served,
+    ):
+        bar = tqdm(served, desc=description, total=served.total, delay=2, leave=False, disable=not progress)
+        batches = _batches(bar, served, target, description, labelled, masked)
+        yield Batches(served, batches if most is None else _first(batches, served, most))
+
+
+def _first(
+    batches: Iterator[tuple[torch.Tensor | None, ...]], served: Served, most: int
+) -> Iterator[tuple[torch.Tensor | None, ...]]:
+    """Serve so many images and no more."""
+    for parts in batches:
+        left = most - served.first
+        yield tuple(None if part is None else part[:left] for part in parts)
+        if left <= len(parts[0]):
+            return
 
 
 def _batches(
-    loader: Iterable[Any],
+    batches: Iterable[Any],
+    served: Served,
     target: torch.device,
     description: str,
     labelled: bool | None,
     masked: bool | None,
-    progress: bool,
-) -> Batches:
+) -> Iterator[tuple[torch.Tensor | None, ...]]:
     count, found = 0, None
-    for batch in tqdm(loader, desc=description, delay=2, leave=False, disable=not progress):
+    for batch in batches:
         images, labels = split_batch(batch)
         labels = _labels(labels, labelled)
         if labelled:
@@ -97,6 +144,7 @@ def _batches(
             count += len(images)
             parts = [images, labels] if masked is None else [images, labels, masks]
             yield tuple(None if part is None else part.to(target) for part in parts)
+            served.first += len(images)
     if count == 0:
         raise ValueError(f"{description}: the loader yields no image")
 

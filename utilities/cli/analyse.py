@@ -4,7 +4,10 @@
         --dataset imagenet --n-images 1000 --out runs/frequencies
 
 Options of an analysis are those of its signature. Results, figures and a table go where ``--out`` says, and what the
-results say about a paper's claims is printed.
+results say about a paper's claims is printed. Under torchrun the batches are shared among processes:
+
+    torchrun --nproc_per_node=8 -m utilities analyse fourier --models timm/vit_large_patch16_224=pretrained \
+        --dataset imagenet --out runs/frequencies
 """
 
 from __future__ import annotations
@@ -104,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     entry = ANALYSES[name]
     options, own = all_options(entry)
     given = parse(options, rest, f"{PROG} {name}", summary(entry.function), many="models")
-    with reporting():
+    from utilities.cli.together import together
+
+    with reporting(), together(given):
         run(entry, given, own, [name, *rest])
 
 
@@ -140,9 +145,11 @@ def _in_words_of_commands(one: Option, defaults: Mapping[str, Any]) -> Option:
 def run(entry: Analysis, given: SimpleNamespace, own: Sequence[str], words: Sequence[str]) -> None:
     """Analyse as the command line says, write results and figures, and say where they are."""
     from utilities.cli.files import Files, say_written
+    from utilities.hooks.calls.sharing import sharing_processes
     from utilities.utils import resolve_device
 
-    files = Files.of(given)
+    first = sharing_processes().rank == 0
+    files = Files.of(given) if first else Files.of(given).none()
     resolve_device(given.device)
     if files.formats and not files.result and not entry.figures:
         raise ValueError(f"{given.out}: this analysis has no figure; write its result (.npz) or its table (.csv)")
@@ -155,7 +162,7 @@ def run(entry: Analysis, given: SimpleNamespace, own: Sequence[str], words: Sequ
         for label, result, own_loaders in measure(entry, given, options, words, files):
             results[label], loaders[label] = result, own_loaders
     finally:  # what was measured before a model failed is not lost
-        if results:
+        if results and first:
             say_written(write(entry, given, files, results, loaders))
 
 
@@ -247,10 +254,12 @@ def _plain(entry: Analysis, call: Call, options: Mapping[str, Any]) -> Any:
     """Call an analysis with a model, its loaders, and what it takes of what is known."""
     from utilities.cli.loaders import mixing
     from utilities.cli.opening import epoch_of
+    from utilities.hooks.calls.sharing import sharing_processes
 
     model, facts = call.open()
     facts |= {"epoch": epoch_of(call.model), "seed": call.given.seed} if "augmented" in entry.images else {}
     known = {"device": call.given.device, "seed": call.given.seed, "provenance": facts}
+    known |= {"progress": sharing_processes().rank == 0}
     known |= {"n_images": getattr(call.given, "n_images", None)}
     if "augmented" in entry.images:
         known["mix"] = mixing(call.given, facts["num_classes"])

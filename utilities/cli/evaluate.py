@@ -1,4 +1,4 @@
-"""The verb ``evaluate``: loss and accuracy of models on a data set."""
+"""The verb ``evaluate``: loss and accuracy of models on a data set. Under torchrun the batches are shared."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = "Measure the cross-entropy and the accuracies of classifiers."
     options = [*shared(out=False), *options_of(Table)]
     given = parse(options, arguments or [], "python -m utilities evaluate", about, many="models")
-    with reporting():
+    from utilities.cli.together import together
+
+    with reporting(), together(given) as processes:
         import pandas as pd
         import torch
 
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 about = {"dataset": f"{loader.dataset.name} ({loader.dataset.part})"}
                 rows.append(facts | about | evaluate(model, loader, device=given.device, **how))
         finally:  # what was measured before a model failed is not lost
-            if rows:
+            if rows and processes.rank == 0:
                 table = pd.DataFrame(rows)
                 print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
                 if given.out is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,10 @@ class Files:
         check_writable(base)
         formats = (kind,) if kind in FORMATS else () if kind else (".png", ".pdf")
         return cls(base, kind in ("", *RESULTS), kind in ("", ".csv"), formats, width, given.caption)
+
+    def none(self) -> Files:
+        """Return the same with no file wanted, for a process beside the one that writes."""
+        return replace(self, result=False, table=False, formats=())
 
     @property
     def everything(self) -> bool:

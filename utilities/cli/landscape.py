@@ -23,6 +23,7 @@ from utilities.analysis.loss.landscape import Landscape, loss_landscape
 from utilities.analysis.loss.unfinished_landscape import unfinished_files
 from utilities.cli.analyse import Call
 from utilities.datasets.loaders import Loader
+from utilities.hooks.calls.sharing import sharing_processes
 from utilities.plots.loss.landscape import plot_contours, plot_cuts, plot_surfaces
 from utilities.utils import PROJECT_ROOT
 
@@ -54,9 +55,12 @@ def landscape(
     given, (loader,), base = call.given, call.loaders, call.files.beside(call.own_label)
     if jobs < 1 or (part and jobs > 1):
         raise ValueError(f"--jobs {jobs} should be 1 or more, and 1 beside --part")
+    place = sharing_processes()
+    if place.count > 1 and (part or jobs > 1):
+        raise ValueError("the processes of torchrun share the points by themselves; leave out --jobs and --part")
     mix = _mix(given, loader, label_smoothing)
     model, facts = call.open()
-    if not resume:
+    if not resume and place.rank == 0:
         for path in unfinished_files(base, call.model.name):
             path.unlink()
     if jobs > 1 and call.model is call.models[0]:

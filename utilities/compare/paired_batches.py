@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from utilities.compare.batch_lists import batch_indices, chosen, is_listed, reshuffled
 from utilities.compare.pairing import Partners, check_pairing
+from utilities.hooks.calls.batch_lists import batch_indices, chosen, is_listed, reshuffled
 from utilities.hooks.calls.batch_parts import check_loader, first_images, images_in, known_length, split_batch
 from utilities.hooks.calls.nested import map_tensors, tensors_in
 

@@ -48,11 +48,18 @@ class Moments:
         """Add a batch with one value or one array of values per image, (batch, ...)."""
         if isinstance(values, torch.Tensor):
             values = precise(values.detach().cpu()).numpy()
-        count, mean = len(values), np.asarray(values, np.float64).mean(0)
-        squares, total = ((values - mean) ** 2).sum(0), self.n + count
-        change = mean - self.mean
-        self.mean = self.mean + change * (count / total)
-        self._squares = self._squares + squares + change**2 * (self.n * count / total)
+        batch = Moments()
+        batch.n, batch.mean = len(values), np.asarray(values, np.float64).mean(0)
+        batch._squares = ((values - batch.mean) ** 2).sum(0)
+        self.merge(batch)
+
+    def merge(self, later: Moments) -> None:
+        """Add the images of other moments."""
+        if not later.n:
+            return
+        total, change = self.n + later.n, later.mean - self.mean
+        self.mean = self.mean + change * (later.n / total)
+        self._squares = self._squares + later._squares + change**2 * (self.n * later.n / total)
         self.n = total
 
     @property

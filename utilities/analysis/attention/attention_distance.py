@@ -28,6 +28,7 @@ from utilities.analysis.attention.eager import attention_matrices
 from utilities.analysis.attention.layers import AttentionLayer, attention_layers
 from utilities.analysis.attention.places import Places, Size
 from utilities.analysis.stream import stream
+from utilities.hooks.calls.merging import Total
 from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
@@ -127,9 +128,11 @@ def attention_distance(
     readers = [_Reader(layer) for layer in attention_layers(model)]
     layers = {reader.layer.name: reader.layer.module for reader in readers}
     visits = {reader.layer.name: reader.visit for reader in readers}
-    count, size = 0, None
+    count, size = Total(), None
+    sums = {reader.layer.name: reader.sums for reader in readers}, count
+    run = {"device": device, "description": "attention distance", "progress": progress}
     with (
-        stream(model, loader, device=device, description="attention distance", progress=progress) as batches,
+        stream(model, loader, sums=sums, **run) as batches,
         attention_matrices(layers, visits),
     ):
         for images, _ in batches:
@@ -137,9 +140,9 @@ def attention_distance(
             for reader in readers:
                 reader.begin(size, len(images))
             model(images)
-            count += len(images)
-            _refuse_other_calls(model, readers, count)
-    facts = {"n": count, "image_size": list(size), "versions": versions()}
+            count.add(len(images))
+            _refuse_other_calls(model, readers, count.value)
+    facts = {"n": count.value, "image_size": list(size), "versions": versions()}
     return _collect(readers, dict(provenance or {}) | facts)
 
 

@@ -85,7 +85,7 @@ def attention_diversity(
 
     visits = {name: partial(look, name=name) for name in layers}
     with (
-        stream(model, loader, device=device, description="attention maps", progress=progress) as batches,
+        stream(model, loader, device=device, description="attention maps", progress=progress, sums=sums) as batches,
         attention_matrices(layers, visits),
     ):
         for images, _ in batches:

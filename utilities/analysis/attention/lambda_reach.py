@@ -25,6 +25,7 @@ from torch import nn
 from utilities.analysis.attention.lambda_weights import LambdaWeights, lambda_weights
 from utilities.analysis.attention.places import pixel_distances, step_of_map
 from utilities.analysis.stream import stream
+from utilities.hooks.calls.merging import Total
 from utilities.lambda_layer import LambdaLayer
 from utilities.results.moments import Moments
 from utilities.results.result import Result
@@ -131,9 +132,10 @@ def lambda_reach(
         module.register_forward_pre_hook(lambda module, args, name=name: readers[name].read(module, args[0].clone()))
         for name, module in layers.items()
     ]
-    count, sizes = 0, set()
+    count, sizes = Total(), set()
+    sums = {name: reader.sums for name, reader in readers.items()}, count
     try:
-        with stream(model, loader, device=device, description="lambda reach", progress=progress) as batches:
+        with stream(model, loader, device=device, description="lambda reach", progress=progress, sums=sums) as batches:
             for images, _ in batches:
                 sizes.add(tuple(images.shape[-2:]))
                 if len(sizes) > 1:
@@ -141,14 +143,15 @@ def lambda_reach(
                 for reader in readers.values():
                     reader.image = tuple(images.shape[-2:])
                 model(images)
-                count += len(images)
+                count.add(len(images))
     finally:
         for handle in handles:
             handle.remove()
-    unused = [name for name, reader in readers.items() if reader.sums.n != count]
+    unused = [name for name, reader in readers.items() if reader.sums.n != count.value]
     if unused:
         raise ValueError(f"{', '.join(unused)} did not run once for each image")
-    facts = {"n": count, "image_size": list(sizes.pop()), "queries": queries, "seed": seed, "versions": versions()}
+    facts = {"n": count.value, "image_size": list(sizes.pop()), "queries": queries, "seed": seed}
+    facts |= {"versions": versions()}
     return _collect(readers, dict(provenance or {}) | facts)
 
 

@@ -24,6 +24,7 @@ from utilities.analysis.blocks.spectra import PATHS, REFERENCES, WINDOWS, freque
 from utilities.analysis.stream import stream
 from utilities.hooks.block import Block
 from utilities.hooks.block_sequence import BlockSequence, blocks
+from utilities.hooks.calls.merging import Sums
 from utilities.hooks.recorder import Forward
 from utilities.results.moments import Moments
 from utilities.results.result import Result
@@ -144,7 +145,8 @@ def fourier(
         if value not in known:
             raise ValueError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
     sequence, spectra = blocks(model, layers, forward), {}
-    with stream(model, loader, device=device, description="Fourier", progress=progress) as batches:
+    run = {"device": device, "description": "Fourier", "progress": progress}
+    with stream(model, loader, sums=spectra, **run) as batches:
         for images, maps_of_blocks in sequence.walk(batches):
             path, size = path or _fitting_path(sequence, images[:1]), images.shape[-2:]
             previous = (size, log_curves(images, path, reference, window))
@@ -163,8 +165,10 @@ def _fitting_path(sequence: BlockSequence, images: torch.Tensor) -> str:
     return "diagonal" if all(height == width for height, width in sizes) else "radial"
 
 
-class _Spectrum:
+class _Spectrum(Sums):
     """Sums over images of one block's curves."""
+
+    KEEPS = ("size", "frequency", "image", "path")
 
     def __init__(self, block: Block, size: Iterable[int], image: Iterable[int], path: str) -> None:
         self.block, self.size = block, tuple(size)

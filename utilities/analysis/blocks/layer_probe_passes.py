@@ -24,6 +24,7 @@ from utilities.analysis.ridge import RidgeSums
 from utilities.analysis.ridge_penalty import choose_penalties
 from utilities.analysis.stream import stream
 from utilities.hooks.calls.labels import check_labels, hits
+from utilities.hooks.calls.merging import Sums
 from utilities.hooks.positions import PositionRecorder
 from utilities.hooks.recorder import Forward
 from utilities.hooks.views import View, make_view
@@ -105,7 +106,7 @@ class Fitted:
     alpha: dict[Key, float]
 
 
-class Training:
+class Training(Sums):
     """Sum training images.
 
     Args:
@@ -118,10 +119,12 @@ class Training:
         counts: Number of images that each draw holds.
     """
 
+    ADDS, OWN = ("counts",), ("alpha", "limit")
+
     def __init__(self, recorder: ViewRecorder, draws: Draws, alpha: float | None, memory_limit: float) -> None:
         self.recorder, self.draws, self.alpha, self.limit = recorder, draws, alpha, memory_limit
         parts = ("fit",) if alpha is not None else ("fit", "held out")
-        self.sums = [{part: ProbeSums(draws.num_classes) for part in parts} for _ in range(draws.count)]
+        self.sums = {i: {part: ProbeSums(draws.num_classes) for part in parts} for i in range(draws.count)}
         self.counts = np.zeros(draws.count, int)
         self._checked = False
 
@@ -129,13 +132,16 @@ class Training:
         """Run the model over the training images, and fit all probes."""
         with (
             self.recorder,
-            stream(self.recorder.model, loader, labelled=True, description="training probes", **options) as batches,
+            stream(
+                self.recorder.model, loader, labelled=True, description="training probes", sums=self, **options
+            ) as batches,
         ):
+            self.draws.skip(batches.served.first)
             for images, labels in batches:
                 labels = check_labels(labels, self.draws.num_classes, whose=ASKED)
                 self._add(images, labels)
         self._refuse_none()
-        return [self._solve(sums) for sums in self.sums]
+        return [self._solve(sums) for sums in self.sums.values()]
 
     def _add(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         chosen = self.draws.next(labels.cpu().numpy())
@@ -167,7 +173,7 @@ class Training:
                 sums.add(key, one.values[torch.from_numpy(rows).to(one.values.device)], labels)
 
     def _check_memory(self, found: Mapping[Key, Read]) -> None:
-        copies, classes = sum(map(len, self.sums)), self.draws.num_classes
+        copies, classes = sum(map(len, self.sums.values())), self.draws.num_classes
         needed = {key: copies * RidgeSums.bytes_needed(*x.values.shape[1:], classes) for key, x in found.items()}
         probes = self.draws.count * sum(one.values.shape[1] for one in found.values())
         (view, layer), most = max(needed.items(), key=lambda item: item[1])
@@ -179,14 +185,15 @@ class Training:
 
     def _refuse_none(self) -> None:
         """Refuse draws without images, or with one class alone, and warn of classes without any."""
-        for sums in self.sums:
+        for sums in self.sums.values():
             refuse_one_class(sum(next(iter(part.sums.values())).counts for part in sums.values() if part.sums))
             if any(not part.sums for part in sums.values()):
                 raise ValueError(
                     "no training image is held out to choose the penalty on: no class has two; pass alpha=, or more "
                     "images"
                 )
-        counts = [sum(next(iter(part.sums.values())).counts for part in sums.values()) for sums in self.sums]
+        draws = self.sums.values()
+        counts = [sum(next(iter(part.sums.values())).counts for part in sums.values()) for sums in draws]
         check_classes(min(counts, key=lambda one: int((one > 0).sum())), "the data's", stacklevel=4)
         read = self.sums[0]["fit"].sums
         warn_of_still(((f"{layer} by {view!r}", sums) for (view, layer), sums in read.items()), stacklevel=4)
@@ -202,7 +209,7 @@ class Training:
         return Fitted(probes, alphas)
 
 
-class Testing:
+class Testing(Sums):
     """Read test images with the probes of all draws.
 
     Args:
@@ -212,6 +219,8 @@ class Testing:
     Attributes:
         shapes: (view, layer) -> (width, prefix, grid).
     """
+
+    ADDS, KEEPS, OWN = ("right",), ("shapes",), ("fitted",)
 
     def __init__(self, recorder: ViewRecorder, fitted: Sequence[Fitted]) -> None:
         self.recorder, self.fitted = recorder, fitted
@@ -224,7 +233,9 @@ class Testing:
         """Run the model over the test images."""
         with (
             self.recorder,
-            stream(self.recorder.model, loader, labelled=True, description="testing probes", **options) as batches,
+            stream(
+                self.recorder.model, loader, labelled=True, description="testing probes", sums=self, **options
+            ) as batches,
         ):
             for images, labels in batches:
                 labels = check_labels(labels, num_classes, whose="of the {} classes that probes are fitted to")

@@ -123,7 +123,8 @@ def lesions(
     found: list[Unit] = []
     means: dict[str, torch.Tensor] = {}
     drops, intact, check = Moments(), Moments(), BatchCheck(loader)
-    with stream(model, loader, description="lesions", labelled=True, **run) as batches:
+    sums = drops, intact, check
+    with stream(model, loader, description="lesions", labelled=True, sums=sums, **run) as batches:
         for images, labels in batches:
             images = as_input(images, model)
             if not found:
@@ -152,7 +153,7 @@ def lesions(
         loss=drops.mean[:, 1],
         loss_stderr=drops.stderr[:, 1],
         accuracy=float(intact.mean),
-        provenance=dict(provenance or {}) | facts | {"num_classes": features[-1].shape[1]},
+        provenance=dict(provenance or {}) | facts | {"num_classes": check.outputs},
     )
 
 

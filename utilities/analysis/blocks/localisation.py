@@ -26,6 +26,7 @@ from utilities.analysis.stream import stream
 from utilities.hooks.block_families import block_outputs
 from utilities.hooks.positions import PositionRecorder
 from utilities.hooks.recorder import Forward
+from utilities.metrics import MIN_IMAGES
 from utilities.results.result import Result
 from utilities.results.statistics import block_jackknife
 from utilities.utils import versions
@@ -187,10 +188,12 @@ def localisation(
     names, depth = _default_layers(model, blocks) if layers is None else (layers, None)
     recorder = PositionRecorder(model, names, most=most, forward=forward)
     work = LocalisationPass(recorder, patch, memory_limit)
-    with recorder, stream(model, loader, device=device, description="localisation", progress=progress) as batches:
+    run = {"device": device, "description": "localisation", "progress": progress, "least": MIN_IMAGES["debiased"]}
+    with recorder, stream(model, loader, sums=work, **run) as batches:
+        work.begin(batches.served.before)
         for images, *_ in batches:
             work.add(images)
-    facts = {"n": work.n, "left_out": work.left_out, "batches": work.index, "patch": work.grid.patch}
+    facts = {"n": work.n, "left_out": work.left_out, "batches": work.count, "patch": work.grid.patch}
     facts |= {"most": most, "estimator": "debiased", "depth": depth, "versions": versions()}
     return _collect(work, readout_facts(model) | dict(provenance or {}) | facts)
 

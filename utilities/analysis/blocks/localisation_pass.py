@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from utilities.analysis.blocks.localisation_sums import LocalisationSums, centred_grams, usable
 from utilities.analysis.blocks.patch_grid import PatchGrid, choose_patch
+from utilities.hooks.calls.merging import Sums
 from utilities.hooks.positions import PositionRecorder, Positions
 from utilities.metrics import MIN_IMAGES
 
 
-class LocalisationPass:
+class LocalisationPass(Sums):
     """Sum HSIC of all layers while images stream by.
 
     Args:
@@ -29,12 +30,27 @@ class LocalisationPass:
         left_out: Number of images in batches that were too small.
     """
 
+    ADDS, KEEPS, OWN = ("n", "count", "left_out"), ("grid", "where"), ("patch", "limit", "start")
+
     def __init__(self, recorder: PositionRecorder, patch: int | None, memory_limit: float) -> None:
         self.recorder, self.patch, self.limit = recorder, patch, memory_limit
         self.grid: PatchGrid | None = None
         self.sums: dict[str, LocalisationSums] = {}
         self.where: dict[str, Positions] = {}
-        self.n = self.index = self.left_out = 0
+        self.n = self.count = self.left_out = self.start = 0
+
+    def begin(self, before: Sequence[int]) -> None:
+        """Begin behind batches of other processes.
+
+        Args:
+            before: Number of images of each of these.
+        """
+        self.start = sum(usable(count, place) for place, count in enumerate(before))
+
+    @property
+    def index(self) -> int:
+        """Number of the next batch, among those of all processes that are large enough."""
+        return self.start + self.count
 
     def add(self, images: torch.Tensor) -> None:
         """Add a batch."""
@@ -58,7 +74,7 @@ class LocalisationPass:
             self._begin(found, len(images))
         for name, positions in found.items():
             self.sums[name].add(self.index, positions.values[:, positions.prefix :].transpose(0, 1), pixels)
-        self.n, self.index = self.n + len(images), self.index + 1
+        self.n, self.count = self.n + len(images), self.count + 1
 
     def _check_memory(self, n: int) -> None:
         count = len(self.grid.centres)

@@ -91,6 +91,15 @@ class LocalisationSums:
             self._halve()
         self._join(index // self.stride, terms)
 
+    def merge(self, later: LocalisationSums) -> None:
+        """Add the batches of other sums, whose numbers are others."""
+        while self.stride < later.stride:
+            self._halve()
+        while later.stride < self.stride:
+            later._halve()
+        for key, block in later.blocks.items():
+            self._join(key, block)
+
     def _halve(self) -> None:
         before, self.blocks, self.stride = self.blocks, {}, self.stride * 2
         for key, block in before.items():

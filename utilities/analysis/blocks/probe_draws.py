@@ -11,6 +11,7 @@ import numpy as np
 
 from utilities.analysis.probing import refuse_one_class
 from utilities.hooks.calls.labels import check_labels, classes_of, need_labels
+from utilities.hooks.calls.sharing import shared_pass, sharing_processes
 from utilities.utils import split_batch
 
 ASKED = "of the {} classes that are asked for"  # whose classes training labels should be, see `check_labels`
@@ -54,6 +55,14 @@ class Draws:
             )
         return self.chosen[:, start : self._place]
 
+    def skip(self, images: int) -> None:
+        """Begin behind images that another process sees, as if they had streamed by."""
+        if images:
+            self._place = images
+            chosen = np.ones((1, images), bool) if self.chosen is None else self.chosen[:, :images]
+            counts = [np.bincount(self.labels[:images][row], minlength=self.num_classes) for row in chosen]
+            self._counts = np.stack(counts)
+
     def held_out(self, draw: int, labels: np.ndarray) -> np.ndarray:
         """Tell which of a draw's next images are held out to choose the penalty: the second of every five of a class.
 
@@ -89,13 +98,16 @@ def draw_images(loader: Iterable[Any], shots: int | None, draws: int, num_classe
         (2, [4, 4, 4])
     """
     classes = classes_of(loader) if num_classes is None else num_classes
-    if shots is None and classes is not None:
+    if shots is None and classes is not None and sharing_processes().count == 1:
         return Draws(classes)
+    epoch = getattr(loader, "epoch", None)
     labels = _labels(loader, classes)
+    if shots is None and epoch is not None:
+        loader.epoch = epoch  # as if nothing had been read beforehand
     classes = int(labels.max()) + 1 if classes is None else classes
     refuse_one_class(np.bincount(labels))
     if shots is None:
-        return Draws(classes)
+        return Draws(classes, labels=labels)
     chosen = np.zeros((draws, len(labels)), bool)
     members = [np.flatnonzero(labels == label) for label in range(classes)]
     for draw, row in enumerate(chosen):
@@ -109,11 +121,12 @@ def draw_images(loader: Iterable[Any], shots: int | None, draws: int, num_classe
 
 
 def _labels(loader: Iterable[Any], classes: int | None) -> np.ndarray:
-    found = []
-    for batch in loader:
-        labels = split_batch(batch)[1]
-        need_labels(labels, "probes:")
-        found.append(check_labels(labels, classes, whose=ASKED).cpu().numpy())
+    found: list[np.ndarray] = []
+    with shared_pass(loader, found, "labels of training images") as batches:
+        for batch in batches:
+            labels = split_batch(batch)[1]
+            need_labels(labels, "probes:")
+            found.append(check_labels(labels, classes, whose=ASKED).cpu().numpy())
     if not found or not sum(map(len, found)):
         raise ValueError("training probes: the loader yields no image")
     return np.concatenate(found).astype(int)

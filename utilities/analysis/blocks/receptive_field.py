@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import nn
 from utilities.analysis.blocks.gradient_extent import half_radius, own_share, pooled
 from utilities.analysis.blocks.pixel_gradients import PARTS, Middle, MiddleReader, frozen, pixel_gradients
 from utilities.analysis.stream import stream
+from utilities.hooks.calls.merging import Sums
 from utilities.results.moments import Moments, precise
 from utilities.results.result import Result
 from utilities.results.statistics import mean_and_stderr
@@ -146,19 +147,18 @@ def receptive_field(
             raise ValueError(f"{name} should be at least 1, or None for all, got {value}")
     reader, sums = MiddleReader(model, layers), _Sums(reduce_to)
     run = {"device": device, "progress": progress, "description": "receptive fields", "gradients": True}
-    with frozen(model), stream(model, loader, **run) as batches:
+    with frozen(model), stream(model, loader, sums=sums, most=n_images, **run) as batches:
         for images, _ in batches:
-            images = images[: None if n_images is None else n_images - sums.n]
             reader.prepare(images)
             sums.add(images, pixel_gradients(reader, images))
-            if sums.n == n_images:
-                break
     facts = {"n": sums.n, "reduce_to": reduce_to, "versions": versions()}
     return sums.result(dict(provenance or {}) | facts)
 
 
-class _Sums:
+class _Sums(Sums):
     """Maps, radii and shares of all images so far."""
+
+    ADDS, KEEPS, OWN = ("n",), ("size",), ("layers", "reduce_to")
 
     def __init__(self, reduce_to: int | None) -> None:
         self.n, self.size, self.reduce_to = 0, (0, 0), reduce_to
@@ -172,7 +172,7 @@ class _Sums:
         for one, gradient in gradients:
             name, maps = one.block.name, precise(gradient)
             if one.part == "after":
-                self.layers.setdefault(name, one)
+                self.layers.setdefault(name, replace(one, value=one.value[:0].detach()))
             cell = [length / count for length, count in zip(self.size, one.grid, strict=True)]
             values = torch.stack([half_radius(maps, one.centre), own_share(maps, one.centre, cell)])
             self.values.setdefault((name, one.part), []).append(values.cpu())

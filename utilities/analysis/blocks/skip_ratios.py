@@ -151,7 +151,7 @@ def skip_ratios(
             sums[name] = BranchSums(name, branch.kind)
         sums[name].add(*tokens.norms(name, branch, skip, added, size))
 
-    run = {"device": device, "progress": progress, "description": "skip ratios"}
+    run = {"device": device, "progress": progress, "description": "skip ratios", "sums": sums}
     with stream(model, loader, **run) as batches:
         for images, _ in batches:
             if size is None:

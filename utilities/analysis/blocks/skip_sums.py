@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.hooks.calls.merging import Sums
 from utilities.hooks.layout import Layout, has_class_token
 from utilities.hooks.residuals import ResidualBranch
 from utilities.results.statistics import mean_and_stderr
@@ -89,7 +90,7 @@ def _grid(count: int, size: tuple[int, int]) -> tuple[int, int]:
     return (rows, count // rows) if rows and count % rows == 0 else (0, 0)
 
 
-class BranchSums:
+class BranchSums(Sums):
     """Ratios and cosines of one branch over all images so far.
 
     Args:
@@ -102,6 +103,8 @@ class BranchSums:
         seen: Number of tokens in all images.
         without: ``"ratio"`` and ``"cosine"`` -> number of tokens that have none.
     """
+
+    ADDS, KEEPS = ("seen", "without"), ("name", "kind", "grid", "prefix")
 
     def __init__(self, name: str, kind: str) -> None:
         self.name, self.kind, self.grid, self.prefix, self.seen = name, kind, (0, 0), 0, 0
@@ -149,6 +152,14 @@ class TokenMoments:
             self._shift = np.nan_to_num(mean_and_stderr(values)[0])
         moved = np.nan_to_num(values - self._shift)
         self._sums = self._sums + np.stack([(~np.isnan(values)).sum(0), moved.sum(0), (moved**2).sum(0)])
+
+    def merge(self, later: TokenMoments) -> None:
+        """Add the images of other moments, whose sums are about another shift."""
+        if self._shift is None or later._shift is None:
+            self._shift, self._sums = (later._shift, later._sums) if self._shift is None else (self._shift, self._sums)
+            return
+        moved, (n, total, squares) = later._shift - self._shift, later._sums
+        self._sums = self._sums + np.stack([n, total + n * moved, squares + 2 * moved * total + n * moved**2])
 
     def mean_and_stderr(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean (NaN without values) and its standard error (NaN with fewer than two), each (tokens,)."""

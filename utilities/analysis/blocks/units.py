@@ -234,7 +234,7 @@ def mean_outputs(
                     sums[name].add(first_tensor(output))
 
                 stack.callback(unit.part.register_forward_hook(look).remove)
-        with stream(sequence.model, loader, description="means", **run) as batches:
+        with stream(sequence.model, loader, description="means", sums=sums, **run) as batches:
             for images, _ in batches:
                 before = as_input(images, sequence.model)
                 for place, (block, x) in enumerate(sequence.features(images)):

@@ -19,6 +19,7 @@ from torch import nn
 from utilities.analysis.stream import readable_twice, stream
 from utilities.hooks.block import Block
 from utilities.hooks.block_sequence import BlockSequence, blocks
+from utilities.hooks.calls.merging import Sums
 from utilities.hooks.recorder import Forward
 from utilities.results.moments import Moments, precise
 from utilities.results.result import Result
@@ -122,7 +123,7 @@ def feature_variance(
     run = {"device": device, "progress": progress}
     means = _means(sequence, loader, run) if over == "samples" else {}
     found: dict[str, _Spread] = {}
-    with stream(model, loader, description="variance", **run) as batches:
+    with stream(model, loader, description="variance", sums=found, **run) as batches:
         for _, maps_of_blocks in sequence.walk(batches):
             before = None
             for block, maps in maps_of_blocks:
@@ -151,7 +152,7 @@ def over_positions(maps: torch.Tensor) -> torch.Tensor:
 def _means(sequence: BlockSequence, loader: Iterable[Any], run: Mapping[str, Any]) -> dict:
     """Average the features and what each block adds over all images: name -> the two means."""
     sums: dict[str, tuple[Moments, Moments]] = {}
-    with stream(sequence.model, loader, description="means", **run) as batches:
+    with stream(sequence.model, loader, description="means", sums=sums, **run) as batches:
         for _, maps_of_blocks in sequence.walk(batches):
             before = None
             for block, features in maps_of_blocks:
@@ -164,7 +165,7 @@ def _means(sequence: BlockSequence, loader: Iterable[Any], run: Mapping[str, Any
     return {name: tuple(torch.from_numpy(part.mean) for part in parts) for name, parts in sums.items()}
 
 
-class _Spread:
+class _Spread(Sums):
     """Sums over images of one block's variances."""
 
     def __init__(self, block: Block, means: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:

@@ -19,6 +19,7 @@ from utilities.analysis.class_embedding.ranks import ranks_and_firsts, target_lo
 from utilities.analysis.class_embedding.readers import Batch
 from utilities.analysis.class_embedding.space import ClassSpace
 from utilities.hooks.calls.labels import hits
+from utilities.hooks.calls.merging import Sums
 from utilities.results.moments import precise
 
 REFERENCES = ("input", "own")
@@ -118,7 +119,7 @@ def over_groups(values: torch.Tensor, groups: dict[str, slice]) -> torch.Tensor:
     return torch.stack([values[:, tokens].mean(1) for tokens in groups.values()], 1)
 
 
-class BlockReader:
+class BlockReader(Sums):
     """Reduces each block of a batch to a few numbers per image, see `utilities.analysis.class_embedding.readers`.
 
     Shares are kept in float32. Quantities that enter a test are kept in float64. Scores are multiples of
@@ -128,6 +129,8 @@ class BlockReader:
         values: What `utilities.analysis.class_embedding.identifiability.Identifiability` averages over images.
         image_tokens: Number of image tokens in the block read last.
     """
+
+    KEEPS, OWN = ("image_tokens",), ("groups", "prefix", "num_classes", "threshold")
 
     def __init__(self, space: ClassSpace, reference: str, threshold: float) -> None:
         self.groups, self.prefix, self.has_layers = space.groups(), space.prefix, len(space.parts) > 1

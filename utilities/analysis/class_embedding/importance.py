@@ -135,7 +135,10 @@ def importance(
     grid, rng = list(space.model.patch_embed.grid_size), np.random.default_rng(seed)
     maps, targets, labels, coverage = [], [], [], []
     options = {"labelled": target == "label", "masked": False, "device": device, "progress": progress}
+    options |= {"sums": (maps, targets, labels, coverage)}
     with stream(model, loader, description="importance", **options) as batches:
+        if method == "random":  # what is drawn for images that another process sees
+            random_maps(rng, batches.served.first, space.model.patch_embed.num_patches)
         for images, label, masks in batches:
             label = None if label is None else check_labels(label, space.num_classes)
             check_size(space, images, own=True)

@@ -23,6 +23,7 @@ from utilities.analysis.class_embedding.ranks import places, score, target_logit
 from utilities.analysis.class_embedding.readers import Batch, Target, check_target, run_readers
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.spaces import class_space
+from utilities.hooks.calls.merging import Sums
 from utilities.results.result import Result
 from utilities.utils import versions
 
@@ -202,7 +203,7 @@ def known_labels(batch: Batch) -> torch.Tensor:
     return batch.labels
 
 
-class PerImage:
+class PerImage(Sums):
     """Values of images, gathered block by block and batch by batch.
 
     Example:
@@ -214,6 +215,8 @@ class PerImage:
         >>> {name: array.shape for name, array in values.arrays().items()}
         {'depth': (3, 4, 3), 'image': (3,)}
     """
+
+    OWN = ("_blocks", "_axes")
 
     def __init__(self) -> None:
         self._blocks: dict[str, list[torch.Tensor]] = defaultdict(list)
@@ -237,13 +240,15 @@ class PerImage:
         return {name: np.concatenate(batches) for name, batches in self._batches.items()}
 
 
-class TokenReader:
+class TokenReader(Sums):
     """Keeps rank, logit and first classes of every token, and optionally all its logits.
 
     Args:
         top: Number of classes to keep for each token.
         logits: Whether to keep all logits.
     """
+
+    KEEPS, OWN = ("grid",), ("top",)
 
     def __init__(self, top: int, logits: bool = False) -> None:
         self.top, self.logits, self.grid, self.values = top, logits, None, PerImage()

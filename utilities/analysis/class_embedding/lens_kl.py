@@ -24,6 +24,7 @@ from utilities.analysis.class_embedding.readers import Batch, run_readers
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.spaces import space_of
 from utilities.analysis.class_embedding.tuned import TunedLens
+from utilities.hooks.calls.merging import Sums
 from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
@@ -169,8 +170,10 @@ class AllBlocks(ABC):
         return [on_grid(last, self.space.prefix, self.grids[-1], grid) for grid in self.grids]
 
 
-class _Measure(AllBlocks):
+class _Measure(AllBlocks, Sums):
     """Measures the divergence of raw and tuned lens for each image, block and group of tokens."""
+
+    OWN = ("after", "grids")
 
     def __init__(self, space: ClassSpace, tuned: TunedLens) -> None:
         super().__init__(space)

@@ -22,6 +22,7 @@ from utilities.analysis.class_embedding.readers import Batch
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.analysis.class_embedding.values import MEMORY_PARTS, memory_logits
 from utilities.datasets.loaders import seeded_generator
+from utilities.hooks.calls.merging import Sums
 from utilities.results.moments import Moments
 
 DEFINITIONS = ("code", "text")
@@ -156,12 +157,14 @@ def other_class(target: torch.Tensor, num_classes: int, generator: torch.Generat
     return (target + step.to(target.device)) % num_classes
 
 
-class MatchReader:
+class MatchReader(Sums):
     """Reads tokens batch by batch, and keeps shares of tokens for each image."""
+
+    OWN = ("k", "memories", "preactivation", "other", "found", "drawn")
 
     def __init__(self, space: TransformerSpace, definition: str, k: int, keys: str, fold: str, seed: int) -> None:
         self.space, self.definition, self.k, self.keys, self.fold = space, definition, k, keys, fold
-        self.generator = seeded_generator(seed)
+        self.generator, self.drawn = seeded_generator(seed), 0
         self.memories: dict[tuple[int, str], Memories] = {}
         self.preactivation: list[torch.Tensor] = []
         self.shares: list[np.ndarray] = []
@@ -186,10 +189,17 @@ class MatchReader:
     def block(self, tokens: BlockTokens, batch: Batch) -> None:
         """Compare a block's coefficients with its memories."""
         if tokens.index == 0:
-            self.other, self.found = other_class(batch.target, self.space.num_classes, self.generator), []
+            self.other, self.found = self._other(batch), []
         mlp_keys = self.preactivation.pop() if self.keys == "preactivation" else tokens.mlp_keys
         for part, keys in zip(MEMORY_PARTS, (tokens.attn_keys, mlp_keys), strict=True):
             self.found.append(self._look(tokens, part, keys, batch.target))
+
+    def _other(self, batch: Batch) -> torch.Tensor:
+        """Draw another class for each image; an image's draw is the same whoever sees those before it."""
+        if self.drawn < batch.first:
+            other_class(torch.zeros(batch.first - self.drawn).long(), self.space.num_classes, self.generator)
+        self.drawn = batch.first + len(batch.target)
+        return other_class(batch.target, self.space.num_classes, self.generator)
 
     def _look(self, tokens: BlockTokens, part: str, keys: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Compare one part's coefficients with its memories, averaged over groups of tokens: (7, batch, groups)."""

@@ -16,12 +16,13 @@ from utilities.analysis.class_embedding.ranks import ranks_and_firsts
 from utilities.analysis.class_embedding.readers import Batch
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.hooks.calls.labels import hits
+from utilities.hooks.calls.merging import Sums
 from utilities.results.statistics import bootstrap_interval, mean_and_stderr, paired_p
 
 OF_TOKENS = ("no_context", "no_class")
 
 
-class Perturber:
+class Perturber(Sums):
     """Reads the intact model's last block, and then runs each batch again for each perturbation.
 
     Args:
@@ -31,6 +32,8 @@ class Perturber:
         left_out: Kinds that are left out, with the reason; kinds that need masks may be added later. None if all kinds
             have to run.
     """
+
+    OWN = ("rows", "threshold", "left_out")
 
     def __init__(
         self,

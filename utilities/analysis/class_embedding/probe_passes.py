@@ -19,6 +19,7 @@ from utilities.analysis.probing import Probe, ProbeSums, refuse_large_sums, scor
 from utilities.analysis.ridge import RidgeSums
 from utilities.analysis.stream import stream
 from utilities.hooks.calls.labels import hits
+from utilities.hooks.calls.merging import Sums, Total
 
 READOUTS = ("probe", "lens", "tuned")
 Key = tuple[int, str, str]  # block, part, group of tokens
@@ -63,7 +64,7 @@ class ProbedLayers:
                 needed[key] = RidgeSums.bytes_needed(problems, x.shape[2], self.space.num_classes)
                 probes += problems
 
-        with stream(self.space.model, islice(loader, 1), description="probes", **options) as batches:
+        with stream(self.space.model, islice(loader, 1), description="probes", sums=(), **options) as batches:
             read_blocks(self.space, next(batches)[0][:1], visit)
         if sum(needed.values()) > limit:
             sharing = "" if self.shared else ", tokens='shared' for one probe for all image tokens"
@@ -72,7 +73,7 @@ class ProbedLayers:
             refuse_large_sums(probes, sum(needed.values()), limit, remedy)
 
 
-class ProbeTraining:
+class ProbeTraining(Sums):
     """Accumulates the sums of all probes."""
 
     def __init__(self, layers: ProbedLayers) -> None:
@@ -97,15 +98,17 @@ class ProbeTraining:
         return {key: self.probes.solve(key, alpha) for key in list(self.probes.sums)}
 
 
-class ProbeTest:
+class ProbeTest(Sums):
     """Reads each token with its probe and with the lens."""
+
+    OWN = ("probes", "readings", "groups", "ranks")
 
     def __init__(self, layers: ProbedLayers, probes: dict[Key, Probe]) -> None:
         self.layers, self.probes, self.values = layers, probes, PerImage()
         space = layers.space
         self.readings = list(READOUTS if space.options.tuned is not None else READOUTS[:2])
         self.groups = [slice(0, 1), slice(1, None)] if space.class_token else [slice(None)]  # CLS first, no registers
-        self.hits: dict[tuple[int, str], torch.Tensor] = {}
+        self.hits: dict[tuple[int, str], Total] = {}
         self.ranks: list[torch.Tensor] = []
 
     def block(self, tokens: BlockTokens, batch: Batch) -> None:
@@ -115,7 +118,7 @@ class ProbeTest:
         for part, x in self.layers.of(tokens):
             readings = [read[part], *self._lenses(tokens, part, x)]
             right = torch.stack([_right(logits, batch.labels, read[part].shape[1]) for logits in readings])
-            self.hits[tokens.index, part] = self.hits.get((tokens.index, part), 0) + right.sum(1)
+            self.hits.setdefault((tokens.index, part), Total()).add(right.sum(1))
             shares.append(torch.stack([right[:, :, group].mean(2) for group in self.groups], 2).transpose(0, 1))
         if shares:
             self.values.add("correct", torch.stack(shares, 2), axis=3)
@@ -133,10 +136,10 @@ class ProbeTest:
     def accuracy(self, n: int) -> np.ndarray:
         """Compute the accuracy of each token position, (readings, parts, blocks, positions)."""
         parts, blocks = self.layers.parts, self.layers.blocks
-        most = max(hits.shape[1] for hits in self.hits.values())
+        most = max(hits.value.shape[1] for hits in self.hits.values())
         table = np.full((len(self.readings), len(parts), len(blocks), most), np.nan)
         for (p, part), (b, index) in product(enumerate(parts), enumerate(blocks)):
-            hits = self.hits[index, part].double().cpu().numpy()
+            hits = self.hits[index, part].value.double().cpu().numpy()
             table[:, p, b, : hits.shape[1]] = hits / n
         return table
 

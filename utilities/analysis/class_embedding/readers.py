@@ -16,6 +16,7 @@ from utilities.analysis.stream import stream
 from utilities.datasets.masks import class_tokens, token_coverage
 from utilities.hooks.calls.inputs import channels_last, has_channels_last
 from utilities.hooks.calls.labels import BatchCheck, check_labels
+from utilities.hooks.calls.merging import Sums, Total
 
 Target = str | int
 TARGETS = ("label", "prediction")
@@ -30,6 +31,7 @@ class Batch:
         target: The class whose rank and logit are looked at, (batch,).
         labels: The true class, (batch,), or None.
         masks: Fraction of each pixel that the object covers, (batch, height, width), or None.
+        first: Number of the first of these images in the loader.
         logits: The model's own logits, (batch, classes); set once all blocks have been visited.
     """
 
@@ -37,6 +39,7 @@ class Batch:
     target: torch.Tensor
     labels: torch.Tensor | None
     masks: torch.Tensor | None
+    first: int = 0
     logits: torch.Tensor | None = None
 
     def on_object(self, grid: tuple[int, int], threshold: float = 0.5) -> torch.Tensor | None:
@@ -45,7 +48,10 @@ class Batch:
 
 
 class Reader(Protocol):
-    """Something that looks at tokens, and keeps a few numbers for each image."""
+    """Something that looks at tokens, and keeps a few numbers for each image.
+
+    One with a method ``merge``, as `utilities.hooks.calls.merging.Sums` gives it, may see a share of the images.
+    """
 
     def block(self, tokens: BlockTokens, batch: Batch) -> None:
         """Look at one block of a batch."""
@@ -91,21 +97,23 @@ def run_readers(
         3
     """
     check_target(target, space.num_classes)
-    count, readers, check = 0, [_Readout(space), *readers], BatchCheck(loader)
+    count, readers, check = Total(), [_Readout(space), *readers], BatchCheck(loader)
+    shared = all(hasattr(reader, "merge") for reader in readers)
     options = {"device": device, "progress": progress, "description": description}
+    options |= {"sums": (*readers, count, check) if shared else None}
     with stream(space.model, loader, labelled=target == "label" or masked, masked=masked, **options) as batches:
         for images, labels, masks in batches:
             labels = None if labels is None else check_labels(labels, space.num_classes)
             check_size(space, images)
-            batch = Batch(images, targets_of(space, images, labels, target), labels, masks)
+            batch = Batch(images, targets_of(space, images, labels, target), labels, masks, batches.served.first)
             batch.logits = read_blocks(space, images, partial(_show, readers, batch))
             if labels is not None:
                 check(batch.logits, labels)
             for reader in readers:
                 reader.finish(batch)
-            count += len(images)
+            count.add(len(images))
     check.finish(stacklevel=4)
-    return count
+    return count.value
 
 
 def _show(readers: Sequence[Reader], batch: Batch, tokens: BlockTokens) -> None:
@@ -113,8 +121,10 @@ def _show(readers: Sequence[Reader], batch: Batch, tokens: BlockTokens) -> None:
         reader.block(tokens, batch)
 
 
-class _Readout:
+class _Readout(Sums):
     """Checks on the first batch that the model classifies the tokens of its last block as its space does."""
+
+    OWN = ("final",)
 
     def __init__(self, space: ClassSpace) -> None:
         self.space, self.final, self.checked = space, None, False

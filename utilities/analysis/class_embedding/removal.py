@@ -27,12 +27,14 @@ from utilities.analysis.class_embedding.removal_orders import (
     check_number,
     orders_of_curves,
     removal_points,
+    skip_orders,
     values_of,
 )
 from utilities.analysis.class_embedding.spaces import transformer_space
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.analysis.stream import stream
 from utilities.hooks.calls.labels import check_labels, hits
+from utilities.hooks.calls.merging import Total
 from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.results.statistics import bootstrap_interval, mean_and_stderr, stderr_of_share
@@ -199,29 +201,32 @@ def removal_curves(
     removed, tokens = removal_points(space, steps), space.model.patch_embed.num_patches
     check_maps(space, loader, maps, random, seed)
     draws = [np.random.default_rng([seed, i]) for i in range(random + 1)]
-    counts, areas, targets, mean_of_random, n = 0, [], [], Moments(), 0
+    counts, areas, targets, mean_of_random, n = Total(), [], [], Moments(), Total()
     options = {"labelled": target == "label", "device": device, "progress": progress}
+    options |= {"sums": (counts, areas, targets, mean_of_random, n)}
     with stream(model, loader, description="token removal", **options) as batches:
+        skip_orders(draws, batches.served.first, tokens)
         for images, labels in batches:
             labels = None if labels is None else check_labels(labels, space.num_classes)
             check_size(space, images, own=True)
-            rows, n = slice(n, n + len(images)), n + len(images)
+            rows = slice(batches.served.first, batches.served.first + len(images))
+            n.add(len(images))
             orders = orders_of_curves(values_of(maps, rows, labels), (len(images), tokens), draws)
             asked = targets_of(space, images, labels, target)
             right = _sweep(space, images, asked, orders, removed)
-            counts = counts + right.sum(2)
+            counts.add(right.sum(2))
             areas.append(curve_area(right.swapaxes(1, 2), removed / tokens))
             targets.append(asked.cpu().numpy())
             if random:
                 mean_of_random.add(right[-random:].mean(0).T)
-    check_number(maps, n)
+    check_number(maps, n.value)
     parts = np.split(np.arange(2 * len(maps) + random), [len(maps), 2 * len(maps)])
-    facts = {"n": n, "target": target, "random": random, "steps": steps, "seed": seed, "versions": versions()}
+    facts = {"n": n.value, "target": target, "random": random, "steps": steps, "seed": seed, "versions": versions()}
     return RemovalCurves(
         list(maps),
         removed,
         tokens,
-        *(counts[part] / n for part in parts),
+        *(counts.value[part] / n.value for part in parts),
         mean_of_random.stderr if random else np.full(len(removed), np.nan),
         *(np.concatenate(areas, 1)[part] for part in parts),
         np.concatenate(targets),

@@ -71,6 +71,12 @@ def orders_of_curves(
     return np.stack([*negative, *positive, *(random_maps(rng, *shape).astype(np.int64) for rng in draws[1:])])
 
 
+def skip_orders(draws: Sequence[np.random.Generator], images: int, tokens: int) -> None:
+    """Draw what `orders_of_curves` draws for images that another process sees."""
+    for rng in draws:
+        random_maps(rng, images, tokens)
+
+
 def check_maps(space: TransformerSpace, loader: Iterable[Any], maps: Maps, random: int, seed: int) -> None:
     """Refuse bad options and maps as far as possible before any image is read."""
     for name, value in (("random", random), ("seed", seed)):

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from utilities.analysis.loss.curvature import Objective
 from utilities.analysis.loss.eigenvalues import ENDS, check_ends, extreme_eigenpairs, hutchinson, shifted
 from utilities.analysis.loss.mini_batches import SeededMixFunction, as_type, check_targets, image_facts, mini_batches
+from utilities.hooks.calls.sharing import adding_up
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
 from utilities.results.statistics import jackknife
@@ -230,21 +231,25 @@ def hessian_spectra(
     batches = mini_batches(loader, batch_size, n_batches, mix=mix, seed=seed)
     check_targets(model, batches[0][0], [targets for _, targets in batches], goal, device, loader)
     settings = {"tolerance": tolerance, "lanczos_vectors": lanczos_vectors, "restarts": restarts}
-    found, traces = [], []
-    with goal.of(model, device) as make:
-        for number, batch in enumerate(tqdm(batches, desc="Hessian", delay=2, leave=False, disable=not progress)):
-            parts = zip(*(t.split(chunk or batch_size) for t in as_type(*batch, goal.type)), strict=True)
+    by_batch: dict[int, tuple[Any, ...]] = {}
+    with goal.of(model, device) as make, adding_up(by_batch, "Hessian") as processes:
+        own = range(len(batches))[processes.rank :: processes.count]
+        quiet = not progress or processes.rank > 0
+        for number in tqdm(own, desc="Hessian", delay=2, leave=False, disable=quiet):
+            images, targets = as_type(*batches[number], goal.type)
+            parts = zip(*(t.split(chunk or batch_size) for t in (images, targets)), strict=True)
             loss = shifted(make(list(parts), batch_size).to_scipy(np.dtype(goal.dtype)))
             operator = shifted(loss, goal.weight_decay)
-            found.append(extreme_eigenpairs(operator, k, ends, seed=[seed, number], **settings))
-            traces.append(hutchinson(loss, trace_probes, [seed, number, 1]))
-            found[-1] = {end: (pairs.values, pairs.residuals) for end, pairs in found[-1].items()}
+            pairs = extreme_eigenpairs(operator, k, ends, seed=[seed, number], **settings)
+            values = {end: (one.values, one.residuals) for end, one in pairs.items()}
+            by_batch[number] = values, hutchinson(loss, trace_probes, [seed, number, 1]), operator.shape[0]
+    found, traces, rows = zip(*(by_batch[number] for number in range(len(batches))), strict=True)
     eigenvalues, residuals = (np.array([[pairs[end][i] for end in ends] for pairs in found]) for i in (0, 1))
     _warn_of_missing(eigenvalues, settings)
     known = {"seed": seed, **(provenance or {}), **goal.facts(), **settings, "k": k, "batch_size": batch_size}
     known |= {"n_batches": len(batches), "n": len(batches) * batch_size, "chunk": chunk, "hessian_seed": seed}
     known |= {**image_facts(loader, mix), "versions": versions()}
-    return HessianSpectra(eigenvalues, residuals, list(ends), np.array(traces), operator.shape[0], known)
+    return HessianSpectra(eigenvalues, residuals, list(ends), np.array(traces), rows[0], known)
 
 
 def _check(chunk: int | None, mode: str, tolerance: float, restarts: int, trace_probes: int) -> None:

@@ -31,9 +31,10 @@ from utilities.analysis.loss.grid_losses import (
     normalising,
     same_epoch,
 )
-from utilities.analysis.loss.unfinished_landscape import UnfinishedLandscape
+from utilities.analysis.loss.unfinished_landscape import Points, UnfinishedLandscape
 from utilities.analysis.stream import stream
 from utilities.hooks.calls.labels import BatchCheck
+from utilities.hooks.calls.sharing import adding_up, sharing_processes
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
 from utilities.results.unfinished import code_of, fingerprint
@@ -195,7 +196,8 @@ def loss_landscape(
         n_images: Number of images to use, from the start of the loader; None is all.
         memory: GiB that the frozen images may take.
         loss: Returns each image's loss from outputs and targets.
-        part: (i, count) measures only the points i, i + count, ..., for `join_landscapes`.
+        part: (i, count) measures only the points i, i + count, ..., for `join_landscapes`. Inside
+            `utilities.hooks.calls.sharing.sharing_batches` the processes share the points without it.
         resume: Path of a file of finished points, without its ending. The file ``RESUME.points0.npz`` is written from
             time to time. If ``provenance`` has the model's name, it comes before ``points``, so that one path serves
             several models. If files of a killed run are found, whatever their parts, only the remaining points are
@@ -232,19 +234,26 @@ def loss_landscape(
     products = inner_products(model, directions.tensors("first"), directions.tensors("second"), decay_vectors)
     settings = {"points": points, "extent": extent, "one_dimensional": one_dimensional, "seed": seed}
     settings |= {"orthogonal": directions.orthogonal, "directions": kind, "batch_norm": batch_norm}
-    saved = None if resume is None else UnfinishedLandscape(resume, (provenance or {}).get("model", ""), part[0])
+    place = sharing_processes()
+    number = part[0] * place.count + place.rank
+    saved = None if resume is None else UnfinishedLandscape(resume, (provenance or {}).get("model", ""), number)
     # The seed identifies random directions. Their norms, and so their last bits, depend on the number of threads.
     own_directions = b"" if kind == "random" else directions.first.tobytes() + directions.second.tobytes()
     identity = fingerprint([model], (settings, hashlib.sha256(own_directions).hexdigest(), code_of(loss)))
-    with same_epoch(loader), stream(model, loader, device=device, labelled=True, progress=progress) as batches:
+    run_options = {"device": device, "labelled": True, "progress": progress, "sums": ()}  # all keep all images
+    with same_epoch(loader), stream(model, loader, **run_options) as batches:
         frozen = freeze(batches, n_images, mix, seed, memory)
         run = hashlib.sha256(f"{identity} {digest_of(frozen)}".encode()).hexdigest()
-        done = {} if saved is None else saved.load(run)
+        done = _done_before(saved, run)
         todo = [index for index in own if index not in done]
         with moving(model, directions) as moved, normalising(model, batch_norm):
             losses = GridLosses(model, moved, frozen, batch_norm == "estimate", loss, BatchCheck(loader))
-            losses.measure(grid, todo, done, saved, report, progress)
-    if saved is not None and part[1] == 1:
+            speaks, mine, new = place.rank == 0, todo[place.rank :: place.count], {}
+            with adding_up(new, "points of a loss landscape"):
+                losses.measure(grid, mine, done, saved, report if speaks else None, progress and speaks)
+                new |= {index: done[index] for index in mine}
+            done |= new
+    if saved is not None and part[1] == 1 and place.rank == 0:
         saved.remove()
     values = np.full((4, len(grid)), np.nan)
     for index in own:
@@ -296,6 +305,16 @@ def join_landscapes(parts: Sequence[Landscape]) -> Landscape:
         for name in names:
             whole[name].flat[own] = getattr(one, name).flat[own]
     return dataclasses.replace(parts[0], **whole, provenance=parts[0].provenance | {"part": [0, 1]})
+
+
+def _done_before(saved: UnfinishedLandscape | None, run: str) -> Points:
+    """Return the points that an earlier run has left, as the first process finds them, in all that share the points."""
+    found: Points = {}
+    if saved is not None:
+        with adding_up(found, "points that are done") as processes:
+            saved.key = run
+            found |= saved.load(run) if processes.rank == 0 else {}
+    return found
 
 
 def _check(

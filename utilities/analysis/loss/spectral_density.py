@@ -24,6 +24,7 @@ from utilities.analysis.loss.lanczos import lanczos, quadrature
 from utilities.analysis.loss.mini_batches import SeededMixFunction, check_targets, image_facts
 from utilities.analysis.loss.repeated_passes import RepeatedPasses
 from utilities.datasets.loaders import seeded_generator
+from utilities.hooks.calls.sharing import adding_up
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
 from utilities.results.statistics import jackknife
@@ -163,16 +164,16 @@ def spectral_density(
     check_weights(model)
     data = RepeatedPasses(loader, goal.type, mix, seed, together=goal.mode == "train" and _has_batch_norm(model))
     check_targets(model, data.first, data.targets, goal, device, loader)
-    found = []
-    with goal.of(model, device) as make:
+    by_vector: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    with goal.of(model, device) as make, adding_up(by_vector, "spectral density") as processes:
         operator = make(list(data) if data.count == 1 else data, data.n)
         rows = operator.shape[0]
-        with tqdm(
-            total=n_vectors * min(steps, rows), desc="density", delay=2, leave=False, disable=not progress
-        ) as bar:
-            for number in range(n_vectors):
+        own, quiet = range(n_vectors)[processes.rank :: processes.count], not progress or processes.rank > 0
+        with tqdm(total=len(own) * min(steps, rows), desc="density", delay=2, leave=False, disable=quiet) as bar:
+            for number in own:
                 start = torch.randn(rows, generator=seeded_generator(seed, number), dtype=goal.type)
-                found.append(quadrature(*lanczos(_counted(operator, bar), start.to(operator.device), steps)))
+                by_vector[number] = quadrature(*lanczos(_counted(operator, bar), start.to(operator.device), steps))
+    found = [by_vector[number] for number in range(n_vectors)]
     nodes, weights = (np.zeros((n_vectors, max(len(pair[0]) for pair in found))) for _ in range(2))
     for row, (values, shares) in enumerate(found):
         # The penalty shifts all eigenvalues and keeps the eigenvectors, so it needs no computation.

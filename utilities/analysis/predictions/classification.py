@@ -288,12 +288,12 @@ def classify(
     parts, check = [], BatchCheck(loader)
     options = {"device": device, "description": "predictions", "labelled": True, "progress": progress}
     sampling = nullcontext([]) if passes is None else sampling_dropout(model, dropout)
-    with stream(model, loader, **options) as batches, sampling as layers:
-        for number, (images, labels) in enumerate(batches):
+    with stream(model, loader, sums=(parts, check), **options) as batches, sampling as layers:
+        for images, labels in batches:
             if passes is None:
                 logits = model(images)
             else:
-                logits = dropout_log_probabilities(model, images, passes, (seed, number))
+                logits = dropout_log_probabilities(model, images, passes, (seed, batches.served.number))
             parts.append(score(logits, check(logits, labels)))
     check.finish()
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -305,7 +305,7 @@ def classify(
         "seed_of_dropout": seed,
         "versions": versions(),
     }
-    return Classification(**arrays, num_classes=logits.shape[1], cutoff=cutoff, bins=bins, seed=seed, provenance=facts)
+    return Classification(**arrays, num_classes=check.outputs, cutoff=cutoff, bins=bins, seed=seed, provenance=facts)
 
 
 def table(results: Mapping[str, Classification]) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from utilities.analysis.predictions.paired_accuracy import contrast, right_in_bo
 from utilities.analysis.stream import stream
 from utilities.datasets.loaders import seeded_generator
 from utilities.hooks.calls.labels import BatchCheck, check_batch, hits
+from utilities.hooks.calls.merging import Total
 from utilities.results.result import Result
 from utilities.utils import versions
 
@@ -238,24 +239,25 @@ def noise_frequency(
     if not (math.isfinite(eps) and eps >= 0) or seed < 0:
         raise ValueError(f"eps should be a number of at least 0 and seed at least 0; got {eps} and {seed}")
     edges = band_edges(bands)
-    both_right, n, check = np.zeros((), np.int64), 0, BatchCheck(loader)
-    with stream(model, loader, device=device, description="noise", labelled=True, progress=progress) as batches:
+    both_right, n, check = Total(np.zeros((), np.int64)), Total(), BatchCheck(loader)
+    run = {"device": device, "description": "noise", "labelled": True, "progress": progress}
+    with stream(model, loader, sums=(both_right, n, check), **run) as batches:
         for images, labels in batches:
             masks = frequency_bands(*images.shape[-2:], edges).to(images.device)
-            drawn = draw_noise(noise, seed, n, images.shape).to(images.device)
+            drawn = draw_noise(noise, seed, batches.served.first, images.shape).to(images.device)
             logits = model(images)
             labels = check(logits, labels)
             rows = [hits(logits, labels)]
             for mask in masks:
                 noisy = model(images + eps * _in_band(drawn, mask, equal_energy))
                 rows.append(hits(noisy, check_batch(noisy, labels)))
-            both_right = both_right + right_in_both(torch.stack(rows).cpu().double().numpy())
-            n += len(labels)
+            both_right.add(right_in_both(torch.stack(rows).cpu().double().numpy()))
+            n.add(len(labels))
     check.finish()
     options = {"eps": float(eps), "noise": noise, "equal_energy": equal_energy, "seed": seed}
-    options["num_classes"] = logits.shape[1]
-    facts = {**(provenance or {}), "n": n, **options, "versions": versions()}
-    return NoiseFrequency(both_right, edges, n, facts)
+    options["num_classes"] = check.outputs
+    facts = {**(provenance or {}), "n": n.value, **options, "versions": versions()}
+    return NoiseFrequency(both_right.value, edges, n.value, facts)
 
 
 def _in_band(noise: torch.Tensor, mask: torch.Tensor, equal_energy: bool) -> torch.Tensor:

@@ -27,6 +27,8 @@ from utilities.datasets.corruptions.parameters import check_sets
 from utilities.datasets.pixels import normalisation, to_images, to_pixels
 from utilities.hooks.calls.batch_parts import check_loader
 from utilities.hooks.calls.labels import BatchCheck
+from utilities.hooks.calls.merging import Total
+from utilities.hooks.calls.sharing import sharing_processes
 from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
@@ -252,8 +254,11 @@ def robustness(
     check_loader(loader)
     scale = normalisation(loader, mean, std)
     check = BatchCheck(loader)
-    both_right, nll, gaps, n = np.zeros((), np.int64), Moments(), np.zeros(()), 0
-    with stream(model, loader, device=device, description="corrupted", labelled=True, progress=progress) as batches:
+    both_right, nll, gaps = Total(np.zeros((), np.int64)), Moments(), Total(np.zeros(()))
+    sums = both_right, nll, gaps, check
+    progress = progress and sharing_processes().rank == 0
+    run = {"device": device, "description": "corrupted", "labelled": True, "progress": progress}
+    with stream(model, loader, sums=sums, **run) as batches:
         for images, labels in batches:
             pixels = to_pixels(images, *scale)
             logits = model(images)
@@ -262,18 +267,19 @@ def robustness(
             for kind, severity in tqdm(
                 list(product(kinds, severities)), "sets", delay=2, leave=False, disable=not progress
             ):
-                changed = corrupt(pixels, kind, severity, seed=seed, first=n, **options)
+                changed = corrupt(pixels, kind, severity, seed=seed, first=batches.served.first, **options)
                 scores.append(score_logits(model(to_images(changed, *scale)), labels))
             right, losses, new = (np.stack(values) for values in zip(*scores, strict=True))
-            both_right, gaps, n = both_right + right_in_both(right), gaps + new, n + len(labels)
+            both_right.add(right_in_both(right))
+            gaps.add(new)
             nll.add(losses.T)
     check.finish()
     table = options.get("parameters") or choose_table(*pixels.shape[-2:])
     made = f"made here with the parameters of {'CIFAR-10-C' if table == '32' else 'ImageNet-C'}"
-    facts = {"n": n, "seed": seed, "corruptions": made, "versions": versions()}
-    measures = both_right, nll.mean, nll.stderr, np.abs(gaps).sum(1) / n
-    facts["num_classes"] = logits.shape[1]
-    return Robustness(*measures, kinds, severities, n, {**(provenance or {}), **facts})
+    facts = {"n": nll.n, "seed": seed, "corruptions": made, "versions": versions()}
+    measures = both_right.value, nll.mean, nll.stderr, np.abs(gaps.value).sum(1) / nll.n
+    facts["num_classes"] = check.outputs
+    return Robustness(*measures, kinds, severities, nll.n, {**(provenance or {}), **facts})
 
 
 def score_logits(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

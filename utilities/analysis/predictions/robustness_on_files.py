@@ -20,6 +20,7 @@ from utilities.datasets.factory import load_dataset
 from utilities.datasets.images import ImageDataset
 from utilities.datasets.loaders import Loader, make_loader
 from utilities.hooks.calls.labels import BatchCheck
+from utilities.hooks.calls.merging import Total
 from utilities.results.moments import Moments
 from utilities.utils import versions
 
@@ -81,19 +82,21 @@ def _classify(
     Returns:
         Each image's label and whether it is right, then mean loss, its standard error, and calibration error.
     """
-    rights, targets, nll, gaps, check = [], [], Moments(), 0.0, BatchCheck(loader if name == "clean" else [])
-    with stream(model, loader, device=device, description=name, labelled=True, progress=progress) as batches:
+    rights, targets, nll, gaps = [], [], Moments(), Total(0.0)
+    check = BatchCheck(loader if name == "clean" else [])
+    run = {"device": device, "description": name, "labelled": True, "progress": progress}
+    with stream(model, loader, sums=(rights, targets, nll, gaps, check), **run) as batches:
         for images, labels in batches:
             logits = model(images)
             labels = check(logits, labels)
             right, losses, new = score_logits(logits, labels)
             nll.add(losses)
-            gaps = gaps + new
+            gaps.add(new)
             rights.append(right)
             targets.append(labels.cpu().numpy())
     if name == "clean":
         check.finish()
-    return np.concatenate(targets), np.concatenate(rights), nll.mean, nll.stderr, np.abs(gaps).sum() / nll.n
+    return np.concatenate(targets), np.concatenate(rights), nll.mean, nll.stderr, np.abs(gaps.value).sum() / nll.n
 
 
 def robustness_on_files(

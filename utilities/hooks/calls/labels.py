@@ -214,6 +214,11 @@ class BatchCheck:
             self.count += len(targets)
             self.highest = max(self.highest, int(targets.max()))
 
+    def merge(self, later: BatchCheck) -> None:
+        """Count what another check has noted."""
+        self.outputs, self.highest = max(self.outputs, later.outputs), max(self.highest, later.highest)
+        self.count += later.count
+
     def finish(self, stacklevel: int = 3) -> None:
         """Warn if labels point to a set of fewer classes: an accuracy would then compare numbers, not names."""
         seen = self.highest + 1

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -71,13 +72,14 @@ class Processes:
 
 
 @contextmanager
-def process_group(device: str | torch.device) -> Iterator[torch.device]:
+def process_group(device: str | torch.device, patience: timedelta | None = None) -> Iterator[torch.device]:
     """Join the group that torchrun started, if it did, and leave it on exit.
 
     Sums in main memory travel by gloo, gradients on GPUs by NCCL where each process has a GPU of its own.
 
     Args:
         device: Asked for; under torchrun ``auto`` and ``cuda`` give each process a GPU of its own.
+        patience: How long a process waits for the others; None is torch's default, half an hour or less.
 
     Yields:
         This process's device.
@@ -98,7 +100,7 @@ def process_group(device: str | torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(own)
         if distributed.is_nccl_available() and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= gpus:
             backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend)
+    distributed.init_process_group(backend, timeout=patience)
     try:
         yield own
     finally:
