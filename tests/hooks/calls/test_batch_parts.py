@@ -36,7 +36,7 @@ Named = namedtuple("Named", "image label")
         UserDict(pixel_values=IMAGES, labels=LABELS, path=NAMES),
         UserDict(img=IMAGES, fine_label=LABELS),
     ],
-    ids=str,
+    ids=map(str, range(11)),  # the workers of a parallel run need the same names
 )
 def test_images_and_labels_are_found_wherever_they_are(batch):
     images, labels = split_batch(batch)
