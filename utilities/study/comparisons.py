@@ -15,7 +15,7 @@ from utilities.study.group import Group
 from utilities.study.study import Study
 from utilities.zoo.layers import comparison_layers
 
-OTHER_DATASET = {"quick": "photos", "paper": "cifar10"}
+OTHER_DATASET = {"quick": "photos", "natural": "photos", "paper": "cifar10"}
 MOST_AT_ONCE = 2000  # images in one batch, at most; some measures hold the Gram matrices of all of them
 
 
