@@ -53,8 +53,8 @@ PROFILES = {
         batch_size=180,
         required_accuracy=(0.95, 0.90),
     ),
-    # Ten epochs bring a ViT nowhere near a CNN. After 40 it has passed 70 % of CIFAR-10, which takes minutes on a GPU;
-    # a ViT below some 65 % has not learnt enough for conclusions.
+    # Ten epochs bring a ViT nowhere near a CNN. After 40 it has passed 70% of CIFAR-10, which takes minutes on a GPU;
+    # a ViT below some 65% has not learnt enough for conclusions.
     "natural": Profile(
         RECIPES["fast"], batch_size=250, n_images=2000, image_size=32, vit_recipe=replace(RECIPES["vit"], epochs=40)
     ),
