@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from utilities.cli import rerun
-from utilities.study import Group, Study
+from utilities.study import Group, Study, across_datasets
 from utilities.study import study as module
+from utilities.study.data_size import compare_fine_tuned
 from utilities.study.profiles import CNN, HYBRID, PROFILES, VIT
 from utilities.training.recipes import RECIPES
 from utilities.utils import PROJECT_ROOT
@@ -132,3 +133,12 @@ def test_models_that_are_trained_on_small_natural_images_take_images_of_32_pixel
     for name in names:
         create_model(name, 10)
         assert input_options(name).get("image_size", 32) == 32
+
+
+def test_another_set_may_have_fewer_test_images_than_are_compared(folder, tmp_path, monkeypatch):
+    """As the bundled photographs have fewer than 2,000."""
+    monkeypatch.setattr(module, "PROJECT_ROOT", tmp_path)
+    study = Study("x", "plain_cnn8", epochs=0, n_images=200, batch_size=40)
+    assert {result.n for result in across_datasets(study, folder).values()} == {120}
+    tuned = compare_fine_tuned(study, folder, epochs=0, n_images=20, norm_images=0, warmup=0)
+    assert {result.n for result in tuned.values()} == {120}

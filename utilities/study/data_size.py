@@ -133,7 +133,9 @@ def compare_fine_tuned(study: Study, other: str | None = None, **training: Any) 
     recipe = replace(study.recipe, **fields, image_size=size)
     if recipe.n_images is not None:
         recipe = replace(recipe, n_images=min(recipe.n_images, most))
-    data = load_dataset(other, "test", n_images=study.n_images, seed=study.seed, **options)
+    data = load_dataset(other, "test", seed=study.seed, **options)
+    if study.n_images is not None and study.n_images < len(data):
+        data = load_dataset(other, "test", n_images=study.n_images, seed=study.seed, **options)
     before, loader = study.finished_model(), make_loader(data, study.batch_size, seed=study.seed)
     results = {}
     for label, start in (("fine-tuned", study.checkpoint()), ("from scratch", None)):
