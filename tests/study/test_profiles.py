@@ -73,6 +73,13 @@ def test_all_models_see_images_of_32_pixels(folder):
     assert next(iter(quick.loader(n_images=20)))[0].shape[-1] == 40  # as before
 
 
+def test_a_small_set_is_used_whole_but_more_than_it_holds_is_refused(folder):
+    study = natural("vit_tiny_patch4_32", dataset=folder)
+    assert (study.n_images, len(study.loader(n_images=study.n_images).dataset)) == (2000, 120)
+    with pytest.raises(ValueError, match="n_images=500 is more than the 120"):
+        study.loader(n_images=500)
+
+
 def test_checkpoints_do_not_replace_those_of_other_profiles(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PROJECT_ROOT", tmp_path)
     options = {"dataset": folder, "epochs": 0, "n_images": 20}

@@ -19,7 +19,7 @@ class Profile:
     Attributes:
         recipe: How models are trained, the data set included.
         batch_size: Images in a batch of the comparison.
-        n_images: Number of test images to compare on; None uses all.
+        n_images: Number of test images to compare on, or all where there are fewer; None uses all.
         image_size: Height and width in pixels for models that take any size; None is the data set's own.
         vit_recipe: How Vision Transformers are trained; None is as all models.
         required_accuracy: Accuracy that a CNN or hybrid must reach with these settings, and the one that a ViT or Swin

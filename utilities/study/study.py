@@ -138,9 +138,12 @@ class Study(Saving):
     def loader(self, split: str = "test", n_images: int | None = None) -> Loader:
         """Load images, shuffled once: all or some of ``test``, or one batch of ``train`` for batch norms.
 
+        The profile's own number of images is all of them where there are fewer; more of them than there are is refused.
         If the data set marks objects, test images come with their masks.
         """
         options = self._input_options | ({} if split == "test" else {"masks": False})
+        if split == "test" and n_images is not None and n_images == PROFILES[self.profile].n_images:
+            n_images = min(n_images, len(load_dataset(self.dataset, split, **options)))
         data = load_dataset(self.dataset, split, n_images=n_images, seed=self.seed, **options)
         if split == "train" and len(data) > NORM_IMAGES:
             data = load_dataset(self.dataset, split, n_images=NORM_IMAGES, seed=self.seed, **options)
