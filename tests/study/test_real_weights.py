@@ -69,7 +69,8 @@ def test_the_natural_profile_takes_as_many_images_of_any_set():
     assert real_images("natural", small=168) == {"dataset": "cifar10", "n_images": 300, "image_size": 168}
     named = real_images("natural", "folder:x", small=168)
     assert named == {"dataset": "folder:x", "n_images": 300, "image_size": 168}
-    assert real_images("natural", "folder:x", 20) == {"dataset": "folder:x", "n_images": 20}
+    assert real_images("natural", "folder:x", 20) == {"dataset": "folder:x", "n_images": 20, "image_size": 224}
+    assert real_images("natural", image_size=98, small=168)["image_size"] == 98
 
 
 def test_smaller_images_are_for_the_quick_profiles_own_photographs():

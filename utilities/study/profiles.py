@@ -99,10 +99,10 @@ FOLLOWED = {name: (CNN[name], HYBRID[name], VIT[name]) for name in ("quick", "na
 # Models that are meant to lose accuracy, by the beginning of their names: none is required of them.
 ABLATED = ("vit_tiny_noskip",)
 CANVAS_ACCURACY = (0.95, 0.88)  # required accuracies, as in `Profile.required_accuracy`
-# Images for models with the weights of others.
+# Images for models with the weights of others. Small ones are enlarged, which captions state by the number of pixels.
 REAL_IMAGES = {
     "quick": {"dataset": "photos", "n_images": 96},
-    "natural": {"dataset": "cifar10", "n_images": 300},
+    "natural": {"dataset": "cifar10", "n_images": 300, "image_size": 224},
     "paper": {"dataset": "imagenet", "n_images": None},
 }
 # The study's ViT takes images of 224 pixels.

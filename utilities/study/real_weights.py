@@ -41,7 +41,7 @@ def real_images(
         n_images: Number of images; None takes the profile's for its own data set, and all of another. The natural
             profile takes its number of any.
         image_size: Height and width in pixels; None takes ``small`` for the quick profile's own data set and for any
-            of the natural profile, and what the weights take for others.
+            of the natural profile (or 224), and what the weights take for others.
         small: A size at which an analysis is quick, or None.
 
     Returns:
