@@ -25,8 +25,8 @@ RUNS = [(name, 0) for name in FIRST] + [("resnet18", 1), ("lambda_resnet26", 1),
 RUNS += [("resnet101", 0), ("vit_tiny_patch4_32", 1)] + [(name, 2) for name in SEEDED] + [("vit_tiny_patch2_32", 0)]
 # Family -> the model of its trials, their epochs and learning rates.
 TRIALS = {
-    "resnet": ("resnet18", 4, (0.2, 0.4, 0.8)),
-    "lambda": ("lambda_resnet26", 3, (0.025, 0.05, 0.1)),
+    "resnet": ("resnet18", 3, (2e-3, 4e-3, 8e-3)),
+    "lambda": ("lambda_resnet26", 3, (2e-3, 4e-3, 8e-3)),
     "vit": ("vit_tiny_patch4_32", 5, (5e-4, 1e-3, 2e-3)),
 }
 # Lambda layers trained at a high rate overflow on single images with running averages, so these are estimated anew.
@@ -46,12 +46,13 @@ def trials(bench: Bench) -> Iterator[tuple[str, Callable[[], Any]]]:
             yield f"{family}_{rate:g}", partial(train, bench, name, 0, rate=rate, epochs=1 if bench.toy else epochs)
 
 
-def chosen_rate(bench: Bench, family: str) -> float | None:
+def chosen_rate(bench: Bench, family: str, optimizer: str | None) -> float | None:
     """Return the learning rate whose trial did best on the validation images; None where there was no trial."""
     best: dict[float, float] = {}
     for path in bench.out.glob(f"trials_{family}_*.json"):
         found = json.loads(path.read_text())["found"]
-        best[found["recipe"]["learning_rate"]] = found["history"][-1]["top1"]
+        if found["recipe"]["optimizer"] == optimizer:
+            best[found["recipe"]["learning_rate"]] = found["history"][-1]["top1"]
     return max(best, key=lambda rate: best[rate]) if best else None
 
 
@@ -61,7 +62,7 @@ def recipe_of(bench: Bench, name: str) -> Recipe:
     recipe = RECIPES["vit" if family == "vit" else "fast"]
     epochs = 1 if bench.toy else bench.epochs.get(name, recipe.epochs)
     small = {"warmup": 0, "batch_size": 50, "n_images": 200} if bench.toy else {}
-    rate = chosen_rate(bench, family) or recipe.learning_rate
+    rate = chosen_rate(bench, family, recipe.optimizer) or recipe.learning_rate
     own = small | OWN.get(family, {})
     return replace(recipe, dataset=bench.data, epochs=epochs, image_size=32, learning_rate=rate, **own)
 

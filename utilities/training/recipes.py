@@ -256,13 +256,11 @@ _STEPS = {"optimizer": "sgd", "learning_rate": 0.1, "warmup": 1, "schedule": "ep
 _ADAMW = {"optimizer": "adamw", "learning_rate": 1.25e-4, "weight_decay": 0.05, "warmup": 5}
 _ADAMW |= {"epochs": 300, "schedule": "epochwise_cosine", "drop_path": 0.1}
 _MIXED = {"mixup": 1.0, "cutmix": 0.8, "label_smoothing": 0.1}
-_QUICK = {"batch_size": 512, "label_smoothing": 0.1, "decay_vectors": False}
+_QUICK = {"label_smoothing": 0.1, "decay_vectors": False}
 RECIPES: dict[str, Recipe] = {
     "study": Recipe(),
-    "fast": Recipe(
-        "cifar10", 10, learning_rate=0.4, warmup=2, optimizer="sgd", schedule="linear", nesterov=True, **_QUICK
-    ),
-    "vit": Recipe("cifar10", 100, learning_rate=1e-3, warmup=5, optimizer="adamw", mixup=0.8, cutmix=1.0, **_QUICK),
+    "fast": Recipe("cifar10", 10, 256, 4e-3, "muon", warmup=1, schedule="linear", flips="alternating", **_QUICK),
+    "vit": Recipe("cifar10", 100, 512, learning_rate=1e-3, warmup=5, optimizer="adamw", mixup=0.8, cutmix=1.0, **_QUICK),
     "cifar_general": Recipe(
         "cifar100", 200, 128, weight_decay=5e-4, milestones=(60, 120, 160), step_factor=0.2, **_STEPS
     ),
