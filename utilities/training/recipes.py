@@ -260,7 +260,9 @@ _QUICK = {"label_smoothing": 0.1, "decay_vectors": False}
 RECIPES: dict[str, Recipe] = {
     "study": Recipe(),
     "fast": Recipe("cifar10", 10, 256, 4e-3, "muon", warmup=1, schedule="linear", flips="alternating", **_QUICK),
-    "vit": Recipe("cifar10", 100, 512, learning_rate=1e-3, warmup=5, optimizer="adamw", mixup=0.8, cutmix=1.0, **_QUICK),
+    "vit": Recipe(
+        "cifar10", 100, 512, learning_rate=1e-3, warmup=5, optimizer="adamw", mixup=0.8, cutmix=1.0, **_QUICK
+    ),
     "cifar_general": Recipe(
         "cifar100", 200, 128, weight_decay=5e-4, milestones=(60, 120, 160), step_factor=0.2, **_STEPS
     ),
