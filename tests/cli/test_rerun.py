@@ -227,7 +227,7 @@ def test_wrong_use_is_told_before_anything_runs(notebooks, tmp_path, capsys):
         rerun("R18*", parameters={"PROFILE": "paper"}, **options)
     with pytest.raises(ValueError, match="jobs and timeout must be positive"):
         rerun("R18*", jobs=0, **options)
-    with pytest.raises(ValueError, match="choose from quick, paper"):
+    with pytest.raises(ValueError, match="choose from quick, natural, paper"):
         rerun("R18*", profile="full", **options)
     assert main(["nothing", "--notebooks", str(folder), "--out", str(tmp_path)]) == 2
     assert main(["R18*", "--list", "--notebooks", str(folder)]) == 0

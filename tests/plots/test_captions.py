@@ -53,6 +53,13 @@ def test_every_caption_says_where_images_are_alike(dataset, note):
     assert title.splitlines()[-1] == (note[2:].partition(":")[0] or f"{dataset}, n = 96, accuracy 97.2%")
 
 
+def test_figures_of_short_trainings_do_not_pass_for_published_ones():
+    for profile, words in {"quick": "Quick profile: not", "natural": "Natural profile: not", "paper": None}.items():
+        result = Similarity(np.eye(2), ["a", "b"], ["a", "b"], 96, provenance=FACTS | {"profile": profile})
+        text = describe_similarity(result)
+        assert words in text if words else "not comparable" not in text
+
+
 def test_a_panel_of_two_models_names_both():
     facts = {"model1": "timm/cnn", "weights1": "untrained", "model2": "timm/vit", "weights2": "trained", "dataset": "d"}
     ax = plot_panels([[Similarity(np.eye(2), ["a", "b"], ["c", "d"], 9, provenance=facts)]]).axes[0]

@@ -65,6 +65,14 @@ def test_what_cannot_be_opened_is_refused(words):
     assert real_images("quick", None, 5) == {"dataset": "photos", "n_images": 5}
 
 
+def test_the_natural_profile_takes_as_many_images_of_any_set():
+    assert real_images("natural", small=168) == {"dataset": "cifar10", "n_images": 300, "image_size": 168}
+    named = real_images("natural", "folder:x", small=168)
+    assert named == {"dataset": "folder:x", "n_images": 300, "image_size": 168}
+    assert real_images("natural", "folder:x", 20) == {"dataset": "folder:x", "n_images": 20, "image_size": 224}
+    assert real_images("natural", image_size=98, small=168)["image_size"] == 98
+
+
 def test_smaller_images_are_for_the_quick_profiles_own_photographs():
     assert real_images(small=168)["image_size"] == 168
     assert real_images(image_size=224, small=168)["image_size"] == 224

@@ -28,7 +28,7 @@ def test_profiles_fill_in_what_is_not_given():
     assert Study("x", "resnet18", dataset="cifar10", epochs=3).recipe.dataset == "cifar10"
     assert Study("x", {"quick": "a", "paper": "b"}, "paper").model == "b"
     assert Study("x", "vit_large_patch32_224").dataset == "photos"
-    with pytest.raises(ValueError, match="'fast' is not known; choose from quick, paper"):
+    with pytest.raises(ValueError, match="'fast' is not known; choose from quick, natural, paper"):
         Study("x", "resnet18", profile="fast")
 
 

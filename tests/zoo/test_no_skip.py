@@ -62,7 +62,9 @@ def test_which_models_there_are():
     assert list_models("vit_tiny_noskip*16") == [
         f"vit_tiny_noskip{block}_patch{patch}_16" for block in range(1, 7) for patch in (2, 4)
     ]
-    assert list_models("vit_tiny_noskip*32") == [f"vit_tiny_noskip{block}_patch2_32" for block in (10, 1, 7)]
+    assert list_models("vit_tiny_noskip*32") == [
+        f"vit_tiny_noskip{block}_patch{patch}_32" for block in (10, 1, 7) for patch in (2, 4)
+    ]
     model = create_model("vit_tiny_noskip7_patch2_32", 7, embed_dim=24)
     assert [i for i, block in enumerate(model.blocks, 1) if isinstance(block, NoSkipBlock)] == [7]
     assert model(images(32)).shape == (2, 7)

@@ -31,8 +31,8 @@ class Runs:
     """What is read.
 
     Attributes:
-        runs: Folders of results of notebooks and commands; default: runs/quick, results and results/gpu, in the
-            project's folder.
+        runs: Folders of results of notebooks and commands; default: runs/quick, results, results/gpu and
+            results/natural, in the project's folder.
         rows: Print a row for each verdict, with its numbers and what it rests on, in place of one for each claim.
         full: Print all that was found, a row for each verdict, with what is known of each model.
     """
@@ -41,6 +41,7 @@ class Runs:
         PROJECT / "runs" / "quick",
         PROJECT / "results",
         PROJECT / "results" / "gpu",
+        PROJECT / "results" / "natural",
     )
     rows: bool = False
     full: bool = False

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 # What is heavy is imported where it is used: --help is quick, and the child processes do without torch.
 
-PROFILES = ("quick", "paper")
+PROFILES = ("quick", "natural", "paper")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -69,7 +69,7 @@ class Notebooks:
     """
 
     patterns: Annotated[tuple[str, ...], position(metavar="NOTEBOOK ...")] = ()
-    profile: Literal["quick", "paper"] = "quick"
+    profile: Literal["quick", "natural", "paper"] = "quick"
     parameters: Annotated[tuple[tuple[str, str], ...], position("-p", "NAME VALUE")] = ()
     jobs: int | None = None
     out: Path | None = None
@@ -237,7 +237,7 @@ def rerun(
 
     Args:
         patterns: Names with or without ``.ipynb``, with ``*`` and ``?``, or paths; none means all.
-        profile: ``"quick"`` or ``"paper"``; passed as PROFILE.
+        profile: ``"quick"``, ``"natural"`` or ``"paper"``; passed as PROFILE.
         parameters: Further values for the notebooks' ``parameters`` cells.
         jobs: Number of notebooks run at a time, sharing the cores. The default is two, or one on a single core.
         out: Folder of the results, by default ``runs`` in the project's folder. They go to ``out/<profile>``, which is

@@ -83,8 +83,8 @@ def describe_similarity(result: Similarity) -> str:
         sentences.append(
             f"Standard errors {np.nanmean(result.stderr):.3f} on average, {np.nanmax(result.stderr):.3f} at most"
         )
-    if facts.get("profile") == "quick":
-        sentences.append("Quick profile: not comparable with published figures")
+    if facts.get("profile") in ("quick", "natural"):
+        sentences.append(f"{facts['profile'].capitalize()} profile: not comparable with published figures")
     return ". ".join(s for s in sentences if s) + "."
 
 

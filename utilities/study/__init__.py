@@ -10,7 +10,7 @@ from utilities.study.group import Group, each_pair, save_all, split_off
 from utilities.study.layer_probes import probe_group_layers, probe_opened
 from utilities.study.local_heads import heads_against_cnn
 from utilities.study.probe_head import lens_through_probe
-from utilities.study.real_weights import analyse_opened, compare_opened, open_models, real_images
+from utilities.study.real_weights import analyse_opened, compare_opened, open_models, own_dataset, real_images
 from utilities.study.saving import Output
 from utilities.study.study import Study
 from utilities.study.wording import describe
@@ -27,6 +27,7 @@ __all__ = [
     "heads_against_cnn",
     "lens_through_probe",
     "open_models",
+    "own_dataset",
     "probe_group_layers",
     "probe_opened",
     "real_images",

@@ -22,20 +22,33 @@ from utilities.datasets.loaders import Loader
 from utilities.study.group import Group
 from utilities.zoo.vilas_2023 import PAPER_MODELS
 
-DATA = {"quick": "canvas", "paper": "imagenet-s919"}
-VIT = {"quick": "vit_tiny_patch4_24", "paper": PAPER_MODELS["vit_b_32"].zoo}
+# CIFAR-10 has no masks of its objects. What needs them then states that there are none.
+DATA = {"quick": "canvas", "natural": "cifar10", "paper": "imagenet-s919"}
+VIT = {"quick": "vit_tiny_patch4_24", "natural": "vit_tiny_patch4_32", "paper": PAPER_MODELS["vit_b_32"].zoo}
 VITS = {
     "quick": ["vit_tiny_patch4_24"],
+    "natural": ["vit_tiny_patch4_32"],
     "paper": [model.zoo for model in PAPER_MODELS.values() if not model.source],
 }
-# Without attention, and with lambda layers in place of attention. For lambda networks whose final stage can be read
-# here, no ImageNet weights are public.
-CNNS = {"quick": ["resnet18", "lambda_resnet26"], "paper": ["torchvision/resnet50"]}
+# Without attention, and with lambda layers in place of attention, or with attention in some blocks. For hybrids whose
+# final stage can be read here, no ImageNet weights are public.
+CNNS = {
+    "quick": ["resnet18", "lambda_resnet26"],
+    "natural": ["resnet18", "alternet18"],
+    "paper": ["torchvision/resnet50"],
+}
 UNTRAINED = 3  # initialisations, for analyses that need no images
 # With a probe for each token of ViT-B/32 in every layer, the sums take 20 GB.
-PROBED = {"quick": "each", "paper": "shared"}
+PROBED = {"quick": "each", "natural": "each", "paper": "shared"}
+N_TRAIN = {"quick": 2000, "natural": 5000, "paper": None}  # images that probes are fitted to
 # Lambda layers are slow on a CPU.
-FEW = {"quick": 200, "paper": None}
+FEW = {"quick": 200, "natural": 1000, "paper": None}
+# Every patch is removed by itself, or as many at a time as leave this number of steps.
+REMOVED = {
+    "quick": {"n_images": 150, "steps": None},
+    "natural": {"n_images": 200, "steps": 16},
+    "paper": {"n_images": 4550, "steps": 49},
+}
 METHODS = {"gradient": {}, "double softmax": {"loss": "ce_double_softmax"}, "relevance": {"method": "relevance"}}
 
 

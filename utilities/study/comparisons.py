@@ -15,7 +15,7 @@ from utilities.study.group import Group
 from utilities.study.study import Study
 from utilities.zoo.layers import comparison_layers
 
-OTHER_DATASET = {"quick": "photos", "paper": "cifar10"}
+OTHER_DATASET = {"quick": "photos", "natural": "photos", "paper": "cifar10"}
 MOST_AT_ONCE = 2000  # images in one batch, at most; some measures hold the Gram matrices of all of them
 
 
@@ -35,8 +35,7 @@ def across_datasets(study: Study, other: str | None = None) -> dict[str, Similar
     own = study.loader(n_images=study.n_images).dataset
     like = {"image_size": own.image_size, "mean": own.mean, "std": own.std, "seed": study.seed}
     other = other or OTHER_DATASET[study.profile]
-    foreign = load_dataset(other, "test", n_images=study.n_images, **like)
-    count = min(len(own), len(foreign))
+    count = min(len(own), len(load_dataset(other, "test", **like)))
     own = load_dataset(study.dataset, "test", n_images=count, **like)
     foreign = load_dataset(other, "test", n_images=count, **like)
     size = min(study.batch_size, max(MIN_IMAGES["debiased"], count // 5))  # five batches or more, for the errors

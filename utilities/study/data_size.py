@@ -32,11 +32,16 @@ from utilities.zoo.factory import create_model
 from utilities.zoo.inputs import input_options
 from utilities.zoo.layers import block_layers
 
-SHARES = {"quick": (0.03, 1.0), "paper": (0.03, 0.1, 0.3, 1.0)}  # claims rest on the smallest and the largest
-NEW_DATASET = {"quick": "photos", "paper": "cifar10"}
+# Claims rest on the smallest and the largest.
+SHARES = {"quick": (0.03, 1.0), "natural": (0.03, 1.0), "paper": (0.03, 0.1, 0.3, 1.0)}
+NEW_DATASET = {"quick": "photos", "natural": "photos", "paper": "cifar10"}
 # Training on the new data set, where it differs from that on the first one. By validation accuracy, 4 epochs were as
 # good as 8, and better than 4 at a lower rate.
-TUNING = {"quick": {"epochs": 5, "n_images": 1000, "warmup": 1}, "paper": {"epochs": 20}}
+TUNING = {
+    "quick": {"epochs": 5, "n_images": 1000, "warmup": 1},
+    "natural": {"epochs": 10, "n_images": 1000, "warmup": 1, "batch_size": 32},
+    "paper": {"epochs": 20},
+}
 
 
 def share_recipe(recipe: Recipe, share: float, count: int) -> Recipe:
@@ -128,7 +133,9 @@ def compare_fine_tuned(study: Study, other: str | None = None, **training: Any) 
     recipe = replace(study.recipe, **fields, image_size=size)
     if recipe.n_images is not None:
         recipe = replace(recipe, n_images=min(recipe.n_images, most))
-    data = load_dataset(other, "test", n_images=study.n_images, seed=study.seed, **options)
+    data = load_dataset(other, "test", seed=study.seed, **options)
+    if study.n_images is not None and study.n_images < len(data):
+        data = load_dataset(other, "test", n_images=study.n_images, seed=study.seed, **options)
     before, loader = study.finished_model(), make_loader(data, study.batch_size, seed=study.seed)
     results = {}
     for label, start in (("fine-tuned", study.checkpoint()), ("from scratch", None)):

@@ -32,7 +32,7 @@ class Group:
     Attributes:
         name: Name of the notebook and of the files it writes.
         models: Names of the models; each may be one name for each profile, as in a study.
-        profile: ``"quick"`` or ``"paper"``.
+        profile: ``"quick"``, ``"natural"`` or ``"paper"``.
         dataset: Data set for all models; one name, or one for each profile.
         epochs: Number of training epochs for all models; None takes each model's own number.
         seed: Seed of training, of the first of several initialisations, and of the order of the images.

@@ -35,11 +35,13 @@ def real_images(
     """Choose the photographs that a notebook takes: the profile's own, or those that are named.
 
     Args:
-        profile: ``"quick"`` takes crops of bundled photographs, ``"paper"`` ImageNet's validation images.
+        profile: ``"quick"`` takes crops of bundled photographs, ``"natural"`` small images, enlarged, and ``"paper"``
+            ImageNet's validation images.
         dataset: See `utilities.datasets.load_dataset`; None takes the profile's.
-        n_images: Number of images; None takes the profile's for its own data set, and all of another.
-        image_size: Height and width in pixels; None takes ``small`` for the quick profile's own data set, and what
-            the weights take for another.
+        n_images: Number of images; None takes the profile's for its own data set, and all of another. The natural
+            profile takes its number of any.
+        image_size: Height and width in pixels; None takes ``small`` for the quick profile's own data set and for any
+            of the natural profile (or 224), and what the weights take for others.
         small: A size at which an analysis is quick, or None.
 
     Returns:
@@ -57,11 +59,28 @@ def real_images(
     if profile not in REAL_IMAGES:
         raise ValueError(f"profile {profile!r} is not known; choose from {', '.join(REAL_IMAGES)}")
     usual = REAL_IMAGES[profile]
-    bundled = dataset in (None, usual["dataset"])
-    chosen = usual if bundled else {"dataset": dataset, "n_images": None}
-    image_size = small if image_size is None and bundled and profile == "quick" else image_size
+    own = profile == "natural" or dataset in (None, usual["dataset"])
+    chosen = usual | {"dataset": dataset or usual["dataset"]} if own else {"dataset": dataset, "n_images": None}
+    image_size = small if image_size is None and own and profile != "paper" else image_size
     asked = {"n_images": n_images, "image_size": image_size}
     return chosen | {name: value for name, value in asked.items() if value is not None}
+
+
+def own_dataset(profile: str, dataset: str | None) -> str | None:
+    """Name the data set that a notebook trains its own models on, where it opens those of others too.
+
+    Args:
+        profile: In the natural profile, all models see the same images.
+        dataset: The images that were named for models of others, or None.
+
+    Returns:
+        A name, or None for the profile's data set.
+
+    Example:
+        >>> own_dataset("natural", "folder:cifar"), own_dataset("quick", "folder:scans")
+        ('folder:cifar', None)
+    """
+    return dataset if profile == "natural" else None
 
 
 class Opened(NamedTuple):

@@ -44,7 +44,7 @@ class Output(Saving):
 
     Attributes:
         name: Name of the notebook and of the files it writes.
-        profile: ``"quick"`` or ``"paper"``.
+        profile: ``"quick"``, ``"natural"`` or ``"paper"``.
         output_dir: Folder of the results; None means ``runs/PROFILE`` in the project.
 
     Raises:

@@ -21,6 +21,7 @@ from utilities.study.profiles import (
     FOLLOWED,
     LARGE_VIT,
     LARGE_VIT_DATA,
+    NATURAL_TRAINING,
     NORM_IMAGES,
     PROFILES,
     QUICK_TRAINING,
@@ -48,9 +49,9 @@ class Study(Saving):
     Attributes:
         name: Name of the notebook and of the files it writes.
         model: A name that `utilities.zoo.create_model` knows, or one for each profile.
-        profile: ``"quick"`` or ``"paper"``.
+        profile: ``"quick"``, ``"natural"`` or ``"paper"``, see `utilities.study.profiles.PROFILES`.
         dataset: Name of the data set, or one for each profile; see `utilities.datasets.load_dataset`.
-        epochs: Number of training epochs.
+        epochs: Number of training epochs; None takes the profile's number for this kind of model.
         seed: Seed of training, of the first of several initialisations, and of the order of the images.
         n_images: Number of test images to compare on, equally many from each class; None takes the profile's number,
             which may be all.
@@ -111,16 +112,23 @@ class Study(Saving):
     @property
     def _usual_recipe(self) -> Recipe:
         """Return the profile's own training recipe for this model."""
-        recipe = PROFILES[self.profile].recipe
+        recipe = PROFILES[self.profile].recipe_of(self.model)
         if self.profile == "paper" and self.training != "study":
             recipe = RECIPES[self.training]
-        recipe = replace(recipe, image_size=input_options(self.model).get("image_size"))
-        kind = next((name for name in QUICK_TRAINING if self.model.startswith(name)), None)
-        if self.profile == "quick" and kind:
-            recipe = replace(recipe, **QUICK_TRAINING[kind])
+        recipe = replace(recipe, image_size=self._input_options.get("image_size"))
+        own = {"quick": QUICK_TRAINING, "natural": NATURAL_TRAINING}.get(self.profile, {})
+        kind = next((name for name in own if self.model.startswith(name)), None)
+        if kind:
+            recipe = replace(recipe, **own[kind])
         if self._on_canvas:
             recipe = replace(recipe, dataset="canvas", **CANVAS_TRAINING[self.model])
         return recipe
+
+    @property
+    def _input_options(self) -> dict[str, Any]:
+        """Return how images are prepared: as the model needs them, or of the profile's size if it takes any."""
+        size = PROFILES[self.profile].image_size
+        return ({} if size is None else {"image_size": size}) | input_options(self.model)
 
     @property
     def _on_canvas(self) -> bool:
@@ -130,9 +138,12 @@ class Study(Saving):
     def loader(self, split: str = "test", n_images: int | None = None) -> Loader:
         """Load images, shuffled once: all or some of ``test``, or one batch of ``train`` for batch norms.
 
+        The profile's own number of images is all of them where there are fewer; more of them than there are is refused.
         If the data set marks objects, test images come with their masks.
         """
-        options = input_options(self.model) | ({} if split == "test" else {"masks": False})
+        options = self._input_options | ({} if split == "test" else {"masks": False})
+        if split == "test" and n_images is not None and n_images == PROFILES[self.profile].n_images:
+            n_images = min(n_images, len(load_dataset(self.dataset, split, **options)))
         data = load_dataset(self.dataset, split, n_images=n_images, seed=self.seed, **options)
         if split == "train" and len(data) > NORM_IMAGES:
             data = load_dataset(self.dataset, split, n_images=NORM_IMAGES, seed=self.seed, **options)
@@ -142,7 +153,7 @@ class Study(Saving):
         self, batch_size: int | None = None, n_images: int | None = None, augment: bool = True
     ) -> Loader:
         """Load training images in another order each epoch, augmented as in training unless that is switched off."""
-        options = input_options(self.model) | {"masks": False}
+        options = self._input_options | {"masks": False}
         data = load_dataset(self.dataset, "train", n_images=n_images, seed=self.seed, augment=augment, **options)
         if augment:
             data.augmentation = recipe_augmentation(self.recipe, data)
@@ -158,13 +169,18 @@ class Study(Saving):
 
     @property
     def checkpoint_folder(self) -> Path:
-        """Return the folder of the checkpoints for this data set and recipe."""
+        """Return the folder of the checkpoints for this data set and recipe.
+
+        Profiles may train a model on one data set by different recipes; then neither replaces the other's checkpoint.
+        """
         folder = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", self.dataset)
+        if self.profile == "natural":
+            return folder / self.profile
         return folder / self.training if self.profile == "paper" and self.training != "study" else folder
 
     def checkpoint(self, teacher: Path | None = None) -> Path:
         """Train the model unless a checkpoint of the same recipe exists, and return the checkpoint's path."""
-        followed = self.profile == "quick" and self.model in FOLLOWED and teacher is None
+        followed = self.model in FOLLOWED.get(self.profile, ()) and teacher is None
         every = self._never if followed else None
         return fit(
             self.model, self.recipe, self.seed, self.checkpoint_folder, resume=True, teacher=teacher, save_every=every

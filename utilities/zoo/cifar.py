@@ -211,6 +211,19 @@ def mixer_tiny_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs:
     return _mixer(num_classes, in_channels, **{**size, **kwargs})
 
 
+def mixer_tiny_patch4_32(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> MlpMixer:
+    """Build an MLP-Mixer for 32-pixel images as deep and wide as `utilities.zoo.vit.vit_tiny_patch4_32`.
+
+    It has 64 patches of 4x4 and 12 blocks of width 192; arguments as above.
+
+    Example:
+        >>> mixer_tiny_patch4_32().stem.num_patches
+        64
+    """
+    size = {"patch_size": 4, "num_blocks": 12, "embed_dim": 192}
+    return mixer_tiny_patch2_32(num_classes, in_channels, **{**size, **kwargs})
+
+
 def mixer_tiny_patch2_16(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> MlpMixer:
     """Build a small MLP-Mixer for 16-pixel images: 64 patches of 2x2, 6 blocks of width 96; arguments as above.
 

@@ -50,10 +50,10 @@ _BUILDERS = {
     alternet: "alternet18 alternet34 alternet50 alternet101 alternet152",
     vit: "vit_large_patch32_224 vit_tiny_patch2_16 vit_tiny_patch4_16 vit_tiny_patch4_24 vit_tiny_patch4_32 "
     "vit_tiny_patch2_32 vit_ti_patch2_32",
-    swin: "swin_tiny_patch2_16 swin_tiny_patch1_32",
+    swin: "swin_tiny_patch2_16 swin_tiny_patch2_32 swin_tiny_patch1_32",
     plain_cnn: "plain_cnn8",
     cifar_models: "resnext50 vgg11 vgg13 vgg16 vgg19 alexnet pit_tiny_patch2_32 mixer_tiny_patch2_32 "
-    "mixer_tiny_patch2_16 mixer_tiny_patch4_16",
+    "mixer_tiny_patch4_32 mixer_tiny_patch2_16 mixer_tiny_patch4_16",
 }
 _OWN: dict[str, Callable[..., nn.Module]] = {
     name: getattr(module, name) for module, names in _BUILDERS.items() for name in names.split()
@@ -74,7 +74,7 @@ _OWN |= {
 # The small ViTs without a class token, trained on the mean over tokens.
 _OWN |= {
     f"vit_tiny_gap_{form}": partial(_OWN[f"vit_tiny_{form}"], class_token=False, global_pool="avg")
-    for form in ("patch2_16", "patch2_32", "patch4_16")
+    for form in ("patch2_16", "patch2_32", "patch4_16", "patch4_32")
 }
 # Small ViTs without the skip connections of one block, by its number from 1.
 _OWN |= {

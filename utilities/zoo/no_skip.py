@@ -13,11 +13,17 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from utilities.zoo.vit import vit_tiny_patch2_16, vit_tiny_patch2_32, vit_tiny_patch4_16
+from utilities.zoo.vit import vit_tiny_patch2_16, vit_tiny_patch2_32, vit_tiny_patch4_16, vit_tiny_patch4_32
 
-BUILDERS = {"patch2_16": vit_tiny_patch2_16, "patch4_16": vit_tiny_patch4_16, "patch2_32": vit_tiny_patch2_32}
+BUILDERS = {
+    "patch2_16": vit_tiny_patch2_16,
+    "patch4_16": vit_tiny_patch4_16,
+    "patch2_32": vit_tiny_patch2_32,
+    "patch4_32": vit_tiny_patch4_32,
+}
 # Numbers of the blocks, from 1, that have models of their own: all of six, and of twelve those in the paper's figure.
-WITHOUT = {"patch2_16": (1, 2, 3, 4, 5, 6), "patch4_16": (1, 2, 3, 4, 5, 6), "patch2_32": (1, 7, 10)}
+OF_SIX, OF_TWELVE = (1, 2, 3, 4, 5, 6), (1, 7, 10)
+WITHOUT = {"patch2_16": OF_SIX, "patch4_16": OF_SIX, "patch2_32": OF_TWELVE, "patch4_32": OF_TWELVE}
 REMEDY = "give one of timm's Vision Transformers with pre-norm blocks, such as vit_tiny_patch2_16()"
 
 
@@ -94,7 +100,7 @@ def vit_without_skips(
     Its initial weights are those of the ordinary ViT of the same seed.
 
     Args:
-        size: Patch and image: ``"patch2_16"`` or ``"patch4_16"`` (6 blocks), or ``"patch2_32"`` (12 blocks).
+        size: Patch and image: ``"patch2_16"`` or ``"patch4_16"`` (6 blocks), ``"patch2_32"`` or ``"patch4_32"`` (12).
         num_classes: Number of logits.
         in_channels: Channels of the images.
         block: Number of the block, from 1.

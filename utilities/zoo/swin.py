@@ -40,6 +40,20 @@ def swin_tiny_patch2_16(num_classes: int = 100, in_channels: int = 3, **kwargs: 
     return model
 
 
+def swin_tiny_patch2_32(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> SwinTransformer:
+    """Build a Swin for 32-pixel images with as many blocks as `utilities.zoo.vit.vit_tiny_patch4_32`.
+
+    It has 16x16 patches of 2x2 in 2 blocks of width 96, then 8x8 in 8 of width 192, then 4x4 in 2 of width 384. All
+    else is as in `swin_tiny_patch2_16`.
+
+    Example:
+        >>> [stage.output_resolution for stage in swin_tiny_patch2_32(embed_dim=12).layers]
+        [(16, 16), (8, 8), (4, 4)]
+    """
+    size = {"img_size": 32, "embed_dim": 96, "depths": (2, 8, 2), "num_heads": (3, 6, 12)}
+    return swin_tiny_patch2_16(num_classes, in_channels, **{**size, **kwargs})
+
+
 def swin_tiny_patch1_32(num_classes: int = 100, in_channels: int = 3, **kwargs: Any) -> SwinTransformer:
     """Build Park and Kim's Swin-Ti for CIFAR (2022, https://arxiv.org/abs/2202.06709): 27.6 million parameters.
 
