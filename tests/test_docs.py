@@ -299,5 +299,5 @@ def test_all_verbs_are_documented_and_all_analyses_listed(capsys):
 
 def test_most_commands_are_run():
     ours = [words for words in COMMANDS if "utilities" in words]
-    assert len([words for words in ours if set(words) & set(PARSED)]) <= 0.4 * len(ours)
+    assert len([words for words in ours if set(words) & set(PARSED)]) <= 0.42 * len(ours)
     assert not [word for word in PARSED if not any(word in words for words in COMMANDS)]

@@ -77,4 +77,4 @@ def test_errors_are_one_line_and_leave_no_result(tmp_path, capsys, arguments, wo
     assert stop.value.code == 2
     assert message.startswith("error: ")
     assert word in message
-    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "out").rglob("*"))

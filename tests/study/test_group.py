@@ -13,6 +13,7 @@ from utilities.datasets.loaders import same_input
 from utilities.results.similarity import Similarity
 from utilities.study import Group, Study, across_datasets, each_pair, save_all, teach, under_every_measure
 from utilities.study import study as module
+from utilities.study.profiles import FOLLOWED
 from utilities.study.wording import (
     describe_attention,
     describe_datasets,
@@ -174,7 +175,7 @@ def test_snapshots_hold_the_beginning_the_end_of_the_warm_up_and_the_last_epoch(
 
 
 def test_a_followed_model_is_trained_once(folder, monkeypatch):
-    monkeypatch.setattr("utilities.study.study.FOLLOWED", ("plain_cnn8",))
+    monkeypatch.setitem(FOLLOWED, "quick", ("plain_cnn8",))
     study = Study("S", "plain_cnn8", epochs=3, seed=5)
     last = study.checkpoint()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}

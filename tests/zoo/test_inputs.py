@@ -11,7 +11,7 @@ from utilities.zoo import create_model, input_options, list_models, preprocessin
 
 def test_models_of_fixed_size_say_so():
     sizes = {name: input_options(name).get("image_size") for name in list_models("*_tiny_*") + list_models("vit_ti_*")}
-    assert len(sizes) == 42
+    assert len(sizes) == 48
     assert all(size == int(name.rpartition("_")[2]) for name, size in sizes.items())
     assert input_options("vgg11") == input_options("resnext50") == input_options("alexnet") == {}
 
