@@ -46,24 +46,28 @@ CASES = {
     "c": (("vit_large_patch32_224",), 64, 224),
     "d": (("lambda_resnet50", "resnet50"), 64, 32),
     "e": (("timm/vit_small_patch14_dinov2",), 64, 224),
+    "f": (("resnet18", "vit_tiny_patch4_32"), 256, 32),  # with --weights
 }
 WHEELS = ("timm/vit_small_patch14_dinov2",)  # with trained weights
-IMAGES = 512  # by default; `auto` looks at no fewer
+IMAGES = 1024  # by default; `auto` looks at no fewer
 PRECISIONS = ("auto", "exact", "half", "centred", "fast")
 CONTENDERS = ("forward", "forward bfloat16", *PRECISIONS, "pytorch-cka", "torch_cka")
 
 
-def inputs(case: str, batches: int, data: str = "noise") -> tuple[list[nn.Module], list[list[str]], torch.Tensor]:
+def inputs(
+    case: str, batches: int, data: str = "noise", weights: Sequence[str] = ()
+) -> tuple[list[nn.Module], list[list[str]], torch.Tensor]:
     """Make the models, their layers and the images; every process makes the same."""
     names, batch, size = CASES[case]
+    origins = weights or ["wheel" if name in WHEELS else None for name in names]
     models = [
-        create_model(name, None, weights="wheel") if name in WHEELS else create_model(name, 100, seed=seed)
-        for seed, name in enumerate(names)
+        create_model(name, None if origin else 100, seed=seed, weights=origin).eval()
+        for seed, (name, origin) in enumerate(zip(names, origins, strict=True))
     ]
-    models = [model.eval() for model in models]
     images = pictures(data, batches * batch, size)
     with torch.no_grad():
-        for model in models:  # batch norms that fit: else an untrained network's features shrink or grow without bound
+        # Batch norms that fit: else an untrained network's features shrink or grow without bound.
+        for model in [] if weights else models:
             norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
             for norm in norms:
                 norm.momentum = None
@@ -74,12 +78,13 @@ def inputs(case: str, batches: int, data: str = "noise") -> tuple[list[nn.Module
 
 
 def pictures(data: str, n: int, size: int) -> torch.Tensor:
-    """Draw noise, or take scikit-learn's digits, again from the first one where they do not suffice."""
+    """Draw noise, or take training images of a data set, again from the first one where they do not suffice."""
     if data == "noise":
         return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))
-    loader = make_loader(load_dataset("digits", "train+validation", image_size=size), 64)
-    digits = torch.cat([images for images, _ in loader])
-    return digits[torch.arange(n) % len(digits)].expand(-1, 3, -1, -1).contiguous()
+    dataset = load_dataset(data, "train", image_size=size)
+    loader = make_loader(dataset, min(n, len(dataset)))
+    images = next(iter(loader))[0]
+    return images[torch.arange(n) % len(images)].expand(-1, 3, -1, -1).contiguous()
 
 
 def prepare(contender: str, work: Any, size: int, device: str) -> Any:
@@ -121,7 +126,7 @@ def prepare(contender: str, work: Any, size: int, device: str) -> Any:
 
 def run_here(contenders: Sequence[str], given: argparse.Namespace) -> None:
     """Run contenders in turn in this process, and write each one's seconds, peak memory and matrix."""
-    work = inputs(given.cases[0], given.batches, given.data)
+    work = inputs(given.cases[0], given.batches, given.data, given.weights)
     for contender in contenders:
         run_one(contender, work, CASES[given.cases[0]][1], given.device, path_of(given.out, contender))
 
@@ -153,7 +158,7 @@ def run_one(contender: str, work: Any, size: int, device: str, path: Path) -> No
 
 def reference(case: str, given: argparse.Namespace) -> None:
     """Compute the debiased CKA in float64, each pair by Song's formula, sums over batches divided at the end."""
-    models, layers, images = inputs(case, given.batches, given.data)
+    models, layers, images = inputs(case, given.batches, given.data, given.weights)
     sums: Any = 0.0
     for batch in images.split(CASES[case][1]):
         grams = [_grams(model.double(), names, batch.double()) for model, names in zip(models, layers, strict=True)]
@@ -230,7 +235,14 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _child(what: list[str], case: str, given: argparse.Namespace, folder: Path) -> bool:
     """Run a part in a process of its own; tell whether it ended within the limit."""
     command = [sys.executable, __file__, "--cases", case, "--batches", str(given.batches), "--data", given.data]
-    command += ["--device", given.device, "--out", str(folder), *what]
+    command += [
+        "--device",
+        given.device,
+        "--out",
+        str(folder),
+        *(["--weights", *given.weights] if given.weights else []),
+    ]
+    command += what
     try:
         subprocess.run(command, check=True, timeout=None if "--reference" in what else given.limit, capture_output=True)
     except subprocess.TimeoutExpired:
@@ -269,10 +281,11 @@ def table(case: str, result: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, print tables and write them as JSON with the environment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list("abcde"))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--batches", type=int, help=f"default: {IMAGES} images")
-    parser.add_argument("--data", choices=("noise", "digits"), default="noise")
+    parser.add_argument("--data", default="noise", help="noise, or a data set such as digits (default noise)")
+    parser.add_argument("--weights", nargs="+", default=[], help="checkpoints of the models, for a single case")
     parser.add_argument("--one-process", action="store_true", help="all contenders of a round in one process")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torch-cka-rounds", type=int, default=1, help="it takes minutes (default 1)")
@@ -288,6 +301,8 @@ def main() -> None:
         return run_here(given.run, given)
     if "auto" not in given.contenders:
         parser.error("ratios need 'auto' among the contenders")
+    if bool(given.weights) != (given.cases == ["f"]):
+        parser.error("case f takes --weights of a ResNet-18 and a vit_tiny_patch4_32, and the other cases take none")
     if given.one_process and "torch_cka" in given.contenders[:-1]:
         parser.error("torch_cka leaves its hooks on the models: in one process it has to come last")
     results, asked = {}, given.batches

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CANDIDATES = ("half", "centred", "fast")  # the fastest first
 LOOKED_AT = 32  # images
 ROUNDING = 1e-6  # largest difference between sums in float32 and in float64
-FEWEST = 512  # images of one process; a look that finds nothing takes as long as 85 of them do exactly
+FEWEST = 1024  # images of one process; a look that finds nothing takes as long as some 85 of them do exactly
 
 
 @dataclass(frozen=True)
