@@ -176,6 +176,13 @@ def fit(
     autocast_dtype(precision, resolve_device(device))
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every={save_every} must be at least 1")
+    if resume_every is not None and not 0 <= resume_every < math.inf:
+        raise ValueError(f"resume_every={resume_every} should be a number of minutes, 0 or more")
+    if not 1 <= accumulate <= max(1, recipe.batch_size // (2 * processes.count)):
+        raise ValueError(
+            f"accumulate={accumulate} (--grad-accum) parts of batches of {recipe.batch_size} should be 1 or more and "
+            "leave two images in each part of every process; take fewer parts or larger batches"
+        )
     path = checkpoint_path(folder, model_name, seed, recipe.epochs, teacher, start)
     taught = None if teacher is None else read_teacher(Path(teacher), recipe, classes)
     begun = None if start is None else read_start(start, model_name)

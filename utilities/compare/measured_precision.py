@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CANDIDATES = ("half", "centred", "fast")  # the fastest first
 LOOKED_AT = 32  # images
 ROUNDING = 1e-6  # largest difference between sums in float32 and in float64
-FEWEST = 1024  # images of one process; a look that finds nothing takes as long as some 85 of them do exactly
+FEWEST = 1024  # images; a look that finds nothing takes as long as some 85 of them do exactly
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def settled(comparison: Comparison, pairs: Iterable[Pair], batches: int | None, 
     if processes.rank == 0 and comparison.sums.decision is None:
         first = next(pairs, None)
         held = [] if first is None else [first]
-        reason = _reason_not_to_look(comparison, first, batches)
+        reason = _reason_not_to_look(comparison, first, None if batches is None else batches * processes.count)
         while reason is None and sum(images_in(one) for _, one, _ in held) < LOOKED_AT:
             following = next(pairs, None)
             if following is None:
@@ -114,7 +114,7 @@ def _reason_not_to_look(comparison: Comparison, first: Pair | None, batches: int
     if not _candidates(comparison):
         return "the models' own type leaves no choice"
     if batches is not None and batches * images_in(first[1]) < FEWEST:
-        return f"fewer than {FEWEST} images for a process are not worth a look"
+        return f"fewer than {FEWEST:,} images are not worth a look"
     return None
 
 

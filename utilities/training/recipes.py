@@ -149,6 +149,8 @@ def _check_numbers(recipe: Recipe) -> None:
     for name, bound in _MOST.items():
         if not given[name] <= bound:
             raise ValueError(f"{name}={given[name]} should be {bound} or less")
+    if recipe.ema == 1:
+        raise ValueError("ema=1 never takes a step's weights into the average; give less than 1, such as 0.999")
     for name in ("learning_rate", "step_factor"):
         if not given[name] > 0:
             raise ValueError(f"{name}={given[name]} should be above 0")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from utilities.results.writing import write_json, write_whole
+from utilities.results.writing import check_writable, write_json, write_whole
 from utilities.utils import PROJECT_ROOT
 
 STATED = ("name", "num_classes", "seed", "recipe", "teacher", "start", "precision", "precisions", "processes")
@@ -83,6 +83,8 @@ class Curves:
 
     def __init__(self, folder: str | Path | None, name: str) -> None:
         self.folder, self.name = None if folder is None else Path(folder), name
+        if self.folder is not None:  # now, not after an epoch
+            check_writable(self.folder / f"{name}.csv")
         self._writer, self._written = None, 0
 
     def write(self, history: Sequence[Mapping[str, float]]) -> None:

@@ -244,8 +244,9 @@ class Trainer:
         if mix:
             images = mix.images(images)
         self.optimizer.zero_grad(set_to_none=True)
-        size, totals, targets = math.ceil(len(images) / self.accumulate), 0.0, None
-        for rows in torch.arange(len(images)).split(size):
+        totals, targets = 0.0, None
+        parts = max(1, min(self.accumulate, len(images) // 2))  # batch norms cannot train on a single image
+        for rows in torch.arange(len(images)).tensor_split(parts):
             last = int(rows[-1]) + 1 == len(images)
             part = images if len(rows) == len(images) else images[rows[0] : rows[-1] + 1]
             with nullcontext() if last or self.processes.count == 1 else self.network.no_sync():
