@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,6 +132,20 @@ def test_where_looking_cannot_help_it_is_not_done(monkeypatch):
     assert few.provenance["precision"]["name"] == "exact"
     monkeypatch.setattr(module, "has_fast_bfloat16", lambda device: False)
     assert "no bfloat16 in hardware" in decision(compare(wide(), wide(), [x] * 2, **RUN))["reason"]
+
+
+@pytest.mark.parametrize(("count", "looks"), [(1, 0), (2, 1)])
+def test_the_images_of_all_processes_count(monkeypatch, count, looks):
+    seen = []
+    monkeypatch.setattr(module, "FEWEST", 100)
+    monkeypatch.setattr(module, "has_fast_bfloat16", lambda device: True)
+    monkeypatch.setattr(module, "_candidates", lambda comparison: ["half"])
+    monkeypatch.setattr(module, "_look", lambda *_: seen.append(1) or {"chosen": "half"})
+    comparison = SimpleNamespace(sums=SimpleNamespace(decision=None), devices=[], use=lambda chosen: None)
+    comparison.options = SimpleNamespace(tolerance=0.1)
+    processes = SimpleNamespace(rank=0, count=count, first=lambda value: value)
+    list(module.settled(comparison, [(0, images(), images())], 1, processes))  # this process has 64
+    assert len(seen) == looks
 
 
 @pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf"), "0.1", True])
