@@ -1,6 +1,7 @@
 """Commands in several processes, as torchrun and SLURM start them: shares of the work, and one that writes."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -67,6 +68,9 @@ def test_the_script_for_several_machines_runs_on_each(tmp_path):
     fake(tmp_path, "scontrol", "echo localhost; echo other")
     fake(tmp_path, "srun", 'for node in 0 1; do "$@" & done; wait')
     slurm = {"SLURM_JOB_NODELIST": "localhost,other", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "PROCESSES": "1"}
+    with socket.socket() as free:  # another run may hold the usual port
+        free.bind(("localhost", 0))
+        slurm["PORT"] = str(free.getsockname()[1])
     words = ["evaluate", "--models", "resnet18", *IMAGES, "--out"]
     done = finished(
         ["bash", SCRIPTS / "torchrun.sbatch", *words, "two.csv"], tmp_path, env=environment(tmp_path, **slurm)
