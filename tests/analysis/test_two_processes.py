@@ -1,8 +1,5 @@
 """Two processes that share the batches find what one does: every analysis of the command line, every number of it."""
 
-import os
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -10,8 +7,8 @@ import pytest
 import torch
 
 from tests.analysis.shared_cases import CASES, EXPECTED, arrays_of
+from tests.torchrun import run_in_processes
 from utilities.cli.analyses import ANALYSES
-from utilities.utils import PROJECT_ROOT
 
 # They have no batches to share: weights alone, or networks that are trained and compared.
 WITHOUT = {"trajectory", "layer_matching"}
@@ -27,11 +24,7 @@ RESIDUALS = 0.05
 def folder(tmp_path_factory):
     """Run all cases in two processes, once, and return the folder of what they have found."""
     folder = tmp_path_factory.mktemp("shared")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "tests.analysis.shared_cases", str(folder)]
-    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT_ROOT)}
-    done = subprocess.run(command, env=own, cwd=PROJECT_ROOT, text=True, capture_output=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_in_processes(2, "tests.analysis.shared_cases", folder, timeout=900)
     return folder
 
 

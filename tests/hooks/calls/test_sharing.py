@@ -1,20 +1,17 @@
 """Processes share batches where they are asked to, and nowhere else; what fails in one of them ends all of them."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from tests.hooks.calls.shared_work import BATCHES, rows
+from tests.torchrun import run_in_processes
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader
 from utilities.hooks.calls.shares import listed
 from utilities.hooks.calls.sharing import sharing_batches
-from utilities.utils import PROJECT_ROOT
 
 ALL = [[float(k) for k in range(7) for _ in range(3)], 21]
 
@@ -23,11 +20,7 @@ ALL = [[float(k) for k in range(7) for _ in range(3)], 21]
 def found(tmp_path_factory):
     """Let three processes work together, and return what each has found."""
     folder = tmp_path_factory.mktemp("work")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
-    command += ["-m", "tests.hooks.calls.shared_work", str(folder)]
-    own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT_ROOT)}
-    done = subprocess.run(command, env=own, cwd=PROJECT_ROOT, text=True, capture_output=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_in_processes(3, "tests.hooks.calls.shared_work", folder, timeout=300)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(3)]
 
 
