@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from gpu import Bench
 
 ROUNDS = 3
-FORMS = ("toeplitz", "banded", "conv", "plain", "fft")
+FORMS = ("toeplitz", "spectral", "conv", "plain", "fft")
 STEPS = {
     "resnet50": (None,),
-    "lambda_resnet26": ("toeplitz", "banded", "conv"),
-    "lambda_resnet50": ("toeplitz", "banded"),
+    "lambda_resnet26": ("toeplitz", "spectral", "conv"),
+    "lambda_resnet50": ("toeplitz", "spectral"),
 }
 
 
@@ -111,7 +111,7 @@ def time_lambda(bench: Bench, size: int) -> dict[str, Any]:
     for dtype in (torch.float32, torch.bfloat16):
         forms = [form for form in FORMS if size < 64 or form != "plain" or dtype != torch.float32]
         found[str(dtype)] = timed(bench, {form: partial(step, form, dtype) for form in forms})
-    difference = (fft(weight, v) - lambda_layer.position_lambda(weight, v, "banded")).abs().max().item()
+    difference = (fft(weight, v) - lambda_layer.position_lambda(weight, v, "spectral")).abs().max().item()
     return {
         "batch": batch,
         "chosen": lambda_layer.choose_method(size, size, *(min(23, 2 * size - 1),) * 2, bench.device.type),

@@ -53,14 +53,13 @@ def main() -> None:
         for channels, size in SHAPES:
             weight = torch.randn(16, 1, 1, 23, 23, requires_grad=True)
             v = torch.randn(given.batch, 1, channels // 4, size, size, requires_grad=True)
-            forms = {name: partial(position_lambda, method=name) for name in ("toeplitz", "banded", "windows", "conv")}
+            forms = {name: partial(position_lambda, method=name) for name in ("toeplitz", "spectral", "conv")}
             forms["plain"] = plain
             times = dict.fromkeys(forms, float("inf"))
             for _ in range(given.rounds):
                 for name, form in forms.items():
                     times[name] = min(times[name], seconds(form, weight, v, dtype))
-            half = dtype != torch.float32
-            chosen = choose_method(size, size, *(min(23, 2 * size - 1),) * 2, half=half)
+            chosen = choose_method(size, size, *(min(23, 2 * size - 1),) * 2)
             ratios = {name: round(value / times[chosen], 2) for name, value in times.items()}
             rows.append({"dtype": str(dtype), "channels": channels, "size": size, "chosen": chosen, **ratios})
             print(f"{dtype!s:15} {channels:>4} x {size:<3} {chosen}: {1000 * times[chosen]:.1f} ms; ratios {ratios}")

@@ -7,16 +7,16 @@ Notation: queries q, keys k and values v at N positions, an intra-depth u, and k
     output            y[h, v, n]  = sum over k of q[h, k, n] (lc[k, v] + lp[k, v, n])
 
 The heads share both lambdas, and no map of N x N weights is ever made. E is the kernel of a convolution.
-`position_lambda` computes it in whichever of four ways trains fastest; all give the same result.
+`position_lambda` computes it in whichever of three ways trains fastest; all give the same result.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import rearrange
 from torch import nn
 
 MAX_TOEPLITZ_POSITIONS = {"cpu": 256, "cuda": 1024}  # limits of the methods; see `choose_method`
@@ -46,17 +46,15 @@ def crop_kernel(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return weight[..., top : rows - top, left : columns - left]
 
 
-def choose_method(height: int, width: int, rows: int, columns: int, device: str = "cpu", half: bool = False) -> str:
+def choose_method(height: int, width: int, rows: int, columns: int, device: str = "cpu") -> str:
     """Choose the method for a position lambda by the time of a forward and backward pass on CPU.
 
     The limit for GPUs is an estimate; the methods have not been timed there.
 
     - ``"toeplitz"`` up to 256 positions, or 1,024 on a GPU, and 2 map rows per tap: a matrix product with E spread to
       N x N.
-    - ``"banded"`` up to 3 map columns per tap: E is spread along the columns only. They become the channels of a
-      convolution over the rows.
-    - ``"windows"`` instead of that in half precision on a CPU: the same product over windows of rows, since the
-      gradients of that convolution take several times as long there.
+    - ``"spectral"`` up to 3 map columns per tap: a Fourier transform along the columns, and at each frequency a matrix
+      product with E spread along the rows.
     - ``"conv"`` otherwise: the convolution itself. Its gradients are slow, because it has du input channels.
 
     Args:
@@ -65,23 +63,18 @@ def choose_method(height: int, width: int, rows: int, columns: int, device: str 
         rows: Number of taps of the cropped kernel along the rows.
         columns: Number of taps of the cropped kernel along the columns.
         device: Type of the device.
-        half: Whether products are computed in bfloat16 or float16.
 
     Returns:
         The method's name, for `position_lambda`.
 
     Example:
         >>> [choose_method(size, size, 23, 23) for size in (16, 32, 112)]
-        ['toeplitz', 'banded', 'conv']
-        >>> choose_method(32, 32, 23, 23, half=True)
-        'windows'
+        ['toeplitz', 'spectral', 'conv']
     """
     limit = MAX_TOEPLITZ_POSITIONS.get(device, MAX_TOEPLITZ_POSITIONS["cpu"])
     if height * width <= limit and height <= MAX_ROWS_PER_TAP * rows:
         return "toeplitz"
-    if width > MAX_COLUMNS_PER_TAP * columns:
-        return "conv"
-    return "windows" if half and device == "cpu" else "banded"
+    return "conv" if width > MAX_COLUMNS_PER_TAP * columns else "spectral"
 
 
 def _spread(weight: torch.Tensor, axis: int, size: int) -> torch.Tensor:
@@ -102,56 +95,47 @@ def _toeplitz(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return rearrange(out, "(b v) (y x k) -> b k v y x", b=len(v), y=height, x=width)
 
 
-def _banded(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Compute a position lambda by a convolution over the rows, with the columns as channels."""
-    rows, width = weight.shape[-2], v.shape[-1]
-    kernel = rearrange(_spread(weight[:, :, 0], 3, width), "k u row x from_x -> (k x) (u from_x) row 1")
-    out = F.conv2d(rearrange(v, "b u v y x -> (b v) (u x) y 1"), kernel, padding=(rows // 2, 0))
-    return rearrange(out, "(b v) (k x) y 1 -> b k v y x", b=len(v), x=width)
+def _spectral(weight: torch.Tensor, v: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Compute a position lambda by Fourier transforms of the columns, and at each frequency one matrix product.
+
+    The correlation along the columns becomes a product at each frequency, of matrices with E spread to all pairs of
+    places in a row. Zeros behind the last row keep the circular correlation from wrapping round. All products are real,
+    with real and imaginary parts side by side, so that they can be computed in ``dtype``. The transforms of E and of v,
+    which are small, are computed in float32 or wider.
+    """
+    (rows, _), (height, width) = weight.shape[-2:], v.shape[-2:]
+    length = height + rows // 2
+    exact = torch.promote_types(v.dtype, torch.float32)
+    kernel = F.pad(weight[:, :, 0].to(exact), (0, 0, 0, length - rows)).roll(-(rows // 2), dims=2)
+    kernel = torch.view_as_real(torch.fft.rfft(kernel, dim=2)).unbind(-1)
+    real, imaginary = (_spread(part, 3, width) for part in kernel)
+    # The product with the conjugate: a correlation, not a convolution. First axis of `matrix`: parts of the input.
+    matrix = torch.stack([torch.stack([real, -imaginary]), torch.stack([imaginary, real])])
+    matrix = rearrange(matrix, "part out k u f x from_x -> f out (part u from_x) (k x)").to(dtype)
+    values = torch.view_as_real(torch.fft.rfft(v.to(exact), n=length, dim=3, norm="ortho"))
+    values = rearrange(values, "b u v f x part -> f 1 (b v) (part u x)").to(dtype)
+    spectra = (values @ matrix).flatten(0, 1).flatten(1)
+    out = _inverse_transform(height, length, exact, v.device).to(dtype) @ spectra
+    return rearrange(out, "y (b v k x) -> b k v y x", b=len(v), v=v.shape[2], x=width)
 
 
-class _Windows(torch.autograd.Function):
-    """Multiply windows of rows by a matrix, without keeping the windows, which hold each row many times."""
-
-    @staticmethod
-    def forward(ctx: Any, padded: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-        """Map padded maps (n, rows + window - 1, columns) and a matrix (out, window * columns) to (n, rows, out)."""
-        ctx.save_for_backward(padded, matrix)
-        return F.linear(_windows(padded, matrix), matrix)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the gradients of both; by differentiable steps, so that Hessians have theirs."""
-        padded, matrix = ctx.saved_tensors
-        columns, rows = padded.shape[2], grad.shape[1]
-        of_matrix = grad.flatten(0, 1).T @ _windows(padded, matrix).flatten(0, 1)
-        spread = (grad @ matrix).unflatten(2, (-1, columns))
-        of_padded = torch.zeros_like(padded)
-        for place in range(spread.shape[2]):
-            of_padded[:, place : place + rows] += spread[:, :, place]
-        return of_padded, of_matrix
+def _inverse_transform(height: int, length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return the matrix that maps real and imaginary parts in turn to the first values of a real signal."""
+    frequencies = torch.arange(length // 2 + 1, device=device)
+    turns = torch.arange(height, device=device)[:, None] * frequencies % length
+    # A frequency that is its own mirror image counts once: zero, and the highest of an even length.
+    weights = torch.where(2 * frequencies % length == 0, 1, 2).to(dtype) / math.sqrt(length)
+    waves = torch.polar(weights.expand_as(turns), turns.to(dtype) * (2 * math.pi / length))
+    parts = torch.view_as_real(waves.conj().resolve_conj())
+    return parts.flatten(1)
 
 
-def _windows(padded: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    window = matrix.shape[1] // padded.shape[2]
-    return padded.unfold(1, window, 1).transpose(2, 3).flatten(2)
-
-
-def _windowed(weight: torch.Tensor, v: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Compute a position lambda by a matrix product over windows of rows, in a type of its own."""
-    rows, width = weight.shape[-2], v.shape[-1]
-    matrix = rearrange(_spread(weight[:, :, 0], 3, width), "k u row x from_x -> (k x) (row u from_x)")
-    padded = F.pad(rearrange(v, "b u v y x -> (b v) y (u x)"), (0, 0, rows // 2, rows // 2))
-    out = _Windows.apply(padded.to(dtype), matrix.to(dtype))
-    return rearrange(out, "(b v) y (k x) -> b k v y x", b=len(v), x=width)
-
-
-def _half(v: torch.Tensor) -> torch.dtype | None:
-    """Return the half precision that products of a tensor are computed in, or None."""
+def _product_type(v: torch.Tensor) -> torch.dtype:
+    """Return the type that products of a tensor are computed in: autocast's where it is on."""
     device = v.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
-    return v.dtype if v.dtype in (torch.bfloat16, torch.float16) else None
+    return v.dtype
 
 
 def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = None) -> torch.Tensor:
@@ -160,29 +144,26 @@ def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = 
     Args:
         weight: E, shape (dk, du, 1, r, r), r odd.
         v: Values, shape (batch, du, dv, height, width).
-        method: ``"toeplitz"``, ``"banded"``, ``"windows"`` or ``"conv"``; None leaves it to `choose_method`.
+        method: ``"toeplitz"``, ``"spectral"`` or ``"conv"``; None leaves it to `choose_method`.
 
     Returns:
         The position lambda, (batch, dk, dv, height, width); equal for all methods up to rounding.
 
     Example:
         >>> e, v = torch.randn(2, 1, 1, 5, 5), torch.randn(3, 1, 4, 6, 7)
-        >>> a, b, c = (position_lambda(e, v, method) for method in ("toeplitz", "banded", "conv"))
+        >>> a, b, c = (position_lambda(e, v, method) for method in ("toeplitz", "spectral", "conv"))
         >>> torch.allclose(a, c, atol=1e-5), torch.allclose(b, c, atol=1e-5)
         (True, True)
     """
     height, width = v.shape[-2:]
     weight = crop_kernel(weight, height, width)
-    half = _half(v)
-    method = method or choose_method(height, width, *weight.shape[-2:], v.device.type, half is not None)
+    method = method or choose_method(height, width, *weight.shape[-2:], v.device.type)
     if method == "toeplitz":
         return _toeplitz(weight, v)
-    if method == "banded":
-        return _banded(weight, v)
-    if method == "windows":
-        return _windowed(weight, v, half or v.dtype)
+    if method == "spectral":
+        return _spectral(weight, v, _product_type(v))
     if method != "conv":
-        raise ValueError(f"method={method!r}: choose 'toeplitz', 'banded', 'windows', 'conv' or None")
+        raise ValueError(f"method={method!r}: choose 'toeplitz', 'spectral', 'conv' or None")
     return F.conv3d(v, weight, padding=(0, weight.shape[-2] // 2, weight.shape[-1] // 2))
 
 
@@ -276,13 +257,16 @@ class LambdaLayer(nn.Module):
         if x.dim() != 4 or x.shape[1] != self.d:
             raise ValueError(f"LambdaLayer(d={self.d}) got {tuple(x.shape)}, not (batch, {self.d}, H, W)")
         sizes = (self.Nh * self.dk, self.dk * self.du, self.dv * self.du)
-        q, k, v = self.conv_qkv(x).split(sizes, dim=1)
+        layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        q, k, v = (part.contiguous(memory_format=layout) for part in self.conv_qkv(x).split(sizes, dim=1))
         q = rearrange(self.norm_q(q), "b (h k) y x -> b h k y x", h=self.Nh)
         k = rearrange(k, "b (u k) y x -> b u k (y x)", u=self.du)
         v = rearrange(self.norm_v(v), "b (u v) y x -> b u v y x", u=self.du)
         content = self.content_lambda(k, v.flatten(3))
         content = content + self.lambda_conv.bias[:, None]  # the bias is the same for every position
         position = position_lambda(self.lambda_conv.weight, v)
-        lambdas = position + content.to(position.dtype)[..., None, None]
-        y = einsum(q, lambdas, "b h k y x, b k v y x -> b h v y x")
-        return self.pool(rearrange(y, "b h v y x -> b (h v) y x"))
+        q = rearrange(q, "b h k y x -> b (y x) h k").to(position.dtype)
+        y = q @ rearrange(position, "b k v y x -> b (y x) k v")
+        y = y + (q.flatten(1, 2) @ content.to(q.dtype)).view_as(y)
+        y = rearrange(y, "b (y x) h v -> b h v y x", x=x.shape[3])
+        return self.pool(rearrange(y, "b h v y x -> b (h v) y x").contiguous(memory_format=layout))
