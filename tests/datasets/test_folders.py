@@ -11,6 +11,7 @@ from PIL import Image
 
 from utilities.datasets import factory as datasets
 from utilities.datasets import load_dataset
+from utilities.datasets.folders import find_folder
 from utilities.datasets.picture import open_picture, picture_size
 
 GREY = (np.arange(36, dtype=np.uint16).reshape(6, 6) * 7) % 256  # 8-bit levels
@@ -170,6 +171,13 @@ def test_every_name_of_the_validation_part(tmp_path, name, recwarn):
         write(tmp_path / part / "a", count)
     assert [len(load_dataset(f"folder:{tmp_path}", split)) for split in SPLITS] == [8, 3, 2]
     assert not recwarn.list
+
+
+def test_a_link_keeps_its_own_name(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "Well-known set").symlink_to(tmp_path / "set")
+    assert find_folder(str(tmp_path / "Well-known set")).name == "Well-known set"
+    assert find_folder(str(tmp_path / "set" / "..")).name == tmp_path.name
 
 
 def test_two_folders_for_one_part_are_refused(tmp_path):

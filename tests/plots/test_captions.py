@@ -45,12 +45,13 @@ def test_every_figure_says_the_same_of_a_model():
 def test_every_caption_says_where_images_are_alike(dataset, note):
     facts = FACTS | {"dataset": dataset}
     result = Similarity(np.eye(2), ["a", "b"], ["a", "b"], 96, provenance=facts)
-    text = f"{dataset}, n = 96 images{note}"
+    name = dataset.removeprefix("folder:")
+    text = f"{name}, n = 96 images{note}"
     assert f"{text}." in describe_similarity(result)
     assert f"{text}." in basis([result])
     assert f"{text}, quick profile." in made_from({"CNN": made(dataset=dataset, n=96)})
     title = plot_panels([[result]]).axes[0].get_title()
-    assert title.splitlines()[-1] == (note[2:].partition(":")[0] or f"{dataset}, n = 96, accuracy 97.2%")
+    assert title.splitlines()[-1] == (note[2:].partition(":")[0] or f"{name}, n = 96, accuracy 97.2%")
 
 
 def test_figures_of_short_trainings_do_not_pass_for_published_ones():

@@ -76,7 +76,8 @@ def find_folder(name: str) -> Path:
     if not name or found is None:
         looked = " and ".join(dict.fromkeys(map(str, places)))
         raise FileNotFoundError(f"no folder 'folder:{name}': looked at {looked}; {LAYOUT}")
-    return found.resolve()
+    # A link keeps its own name, which figures show.
+    return found.resolve() if found.name == ".." else found.absolute()
 
 
 def subfolders(folder: Path) -> list[str]:

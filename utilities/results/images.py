@@ -27,6 +27,19 @@ def alike(facts: Mapping[str, Any]) -> str:
     return ALIKE.get(str(facts.get("dataset") or "").partition(" (")[0], "")
 
 
+def dataset_name(facts: Mapping[str, Any]) -> str:
+    """Name a data set as figures do: a folder by its name alone.
+
+    Args:
+        facts: Provenance of a result.
+
+    Example:
+        >>> dataset_name({"dataset": "folder:CIFAR-10 (JPEG) (test)"})
+        'CIFAR-10 (JPEG) (test)'
+    """
+    return str(facts.get("dataset") or "").removeprefix("folder:")
+
+
 def describe_images(facts: Mapping[str, Any], count: int | None, lead: str = "n = ") -> str:
     """State a data set and a number of images, as far as they are known, and whether the images are independent.
 
@@ -43,6 +56,6 @@ def describe_images(facts: Mapping[str, Any], count: int | None, lead: str = "n 
         >>> describe_images({"dataset": "photos (test)"}, 96, "")
         'photos (test), 96 images (crops of ten pictures: errors are too small)'
     """
-    known = [facts.get("dataset"), None if count is None else f"{lead}{counted(count, 'image')}"]
+    known = [dataset_name(facts), None if count is None else f"{lead}{counted(count, 'image')}"]
     note = alike(facts)
     return ", ".join(part for part in known if part) + (f" ({note})" if note else "")

@@ -10,7 +10,7 @@ from utilities.plots.captions import describe_accuracy, heading, model_names
 from utilities.plots.heatmap_layout import HeatmapLayout, Panel, bar_axes, heatmap_axes
 from utilities.plots.paper import DENSE, LABEL, PaperFigure
 from utilities.plots.similarity.heatmap import colour_bar, draw_heatmap
-from utilities.results.images import alike
+from utilities.results.images import alike, dataset_name
 from utilities.results.similarity import Similarity
 
 SCREEN = 130  # dots per inch of pictures for a README; they are not meant for print
@@ -42,7 +42,7 @@ def plot_panels(columns: Sequence[Sequence[Similarity]], width: float | str | No
         draw_heatmap(ax, result.matrix, result, vmin=0, vmax=1, cmap="rocket", labels=False)
         accuracy = describe_accuracy(facts)
         note = f"\n{alike(facts).partition(':')[0]}" if alike(facts) else ""  # panels show no errors
-        data = f"{facts['dataset']}," if facts.get("dataset") else ""
+        data = f"{dataset_name(facts)}," if facts.get("dataset") else ""
         weights = f"\n{facts['weights']}" if facts.get("weights") else ""
         pair = "" if facts.get("model") else heading(result, "")  # of two models: both names, and the weights of each
         title = f"{pair or facts.get('model', '')}{weights}\n{data} n = {result.n}{accuracy and f', {accuracy}'}{note}"
