@@ -7,8 +7,6 @@ process alone, say, is served as in a process by itself.
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ import torch
 from torch import distributed, nn
 
 from utilities.hooks.calls.merging import adopt, merged
+from utilities.hooks.calls.packing import packed_sums, unpacked_sums
 from utilities.hooks.calls.processes import Processes
 from utilities.hooks.calls.shares import listed
 
@@ -291,14 +290,14 @@ def _add_up(sums: Any, sharing: _Sharing, what: str, device: torch.device | str)
             try:
                 if text is not None:
                     raise ChildProcessError(text)
-                whole = merged(whole, _unpacked(received, device)) if error is None else whole
+                whole = merged(whole, unpacked_sums(received, device)) if error is None else whole
             except Exception as fault:
                 error = error or fault
         step *= 2
     packed = None
     if error is None:
         try:
-            packed = _packed(whole)
+            packed = packed_sums(whole)
         except Exception as fault:
             error = fault
     text = _in_words(error)
@@ -309,43 +308,10 @@ def _add_up(sums: Any, sharing: _Sharing, what: str, device: torch.device | str)
         sharing._refuse(error)
     if text is not None:
         sharing._refuse(ChildProcessError(f"the sums of {what} could not be merged: {text}"))
-    adopt(sums, whole if own == 0 else _unpacked(packed, device))
+    adopt(sums, whole if own == 0 else unpacked_sums(packed, device))
 
 
 def _receive(source: int) -> list[Any]:
     found: list[Any] = [None, None]
     distributed.recv_object_list(found, src=source)
     return found
-
-
-class _Pickler(pickle.Pickler):
-    """Pickle sums, with tensors from main memory, and refuse models, which every process has for itself."""
-
-    def persistent_id(self, value: Any) -> torch.Tensor | None:
-        if isinstance(value, nn.Module):
-            raise TypeError(
-                f"a {type(value).__name__} is among the sums; models do not travel between processes: name the "
-                "attribute that holds it in OWN"
-            )
-        return value.detach().cpu() if isinstance(value, torch.Tensor) and value.device.type != "cpu" else None
-
-
-class _Unpickler(pickle.Unpickler):
-    """Read what `_Pickler` has written, and put those tensors on this process's device."""
-
-    device: torch.device | str = "cpu"
-
-    def persistent_load(self, found: torch.Tensor) -> torch.Tensor:
-        return found.to(self.device)
-
-
-def _packed(sums: Any) -> bytes:
-    file = io.BytesIO()
-    _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(sums)
-    return file.getvalue()
-
-
-def _unpacked(packed: bytes, device: torch.device | str) -> Any:
-    reader = _Unpickler(io.BytesIO(packed))
-    reader.device = device
-    return reader.load()
