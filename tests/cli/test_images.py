@@ -37,11 +37,13 @@ def test_claims_that_rest_on_real_weights_are_kept(tmp_path):
         {"claim": list("abcd"), "weights": ["real", "trained here", "trained here + real", None], "holds": True}
     ).to_csv(copied / "One_claims.csv", index=False)
     (copied / "Old_claims.csv").write_text("claim,holds\na,True\n")
-    paths = keep(copied, tmp_path / "kept")
+    paths = keep(copied, tmp_path / "kept", REAL, "real")
     assert list(pd.read_csv(tmp_path / "kept" / "One_claims.csv")["claim"]) == ["a", "c"]
     names = {path.name for path in paths}
     assert "Old_claims.csv" not in names
     assert {f"{name}.npz" for picture in REAL.values() for name in picture.files.values()} <= names
+    keep(copied, tmp_path / "all", {})
+    assert list(pd.read_csv(tmp_path / "all" / "One_claims.csv")["claim"]) == list("abcd")
 
 
 def test_kept_results_leave_out_maps_and_nothing_else():

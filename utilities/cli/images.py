@@ -20,14 +20,16 @@ class Pictures:
 
     Attributes:
         runs: Folder of results of notebooks on small models; without it, the others alone are drawn.
-        real: Folder of results on real weights, and of models trained on natural images.
+        real: Folder of results on real weights; in its folder ``natural``, of models trained on natural images.
         keep: Folder of notebooks run on real weights, whose results are first copied to --real as small files.
+        keep_natural: Folder of notebooks run in the natural profile, whose results are first copied likewise.
         out: The folder of the pictures.
     """
 
     runs: Annotated[Path, position(metavar="RUNS")] = PROJECT_ROOT / "runs" / "quick"
     real: Path = PROJECT_ROOT / "results"
     keep: Path | None = None
+    keep_natural: Path | None = None
     out: Path = PROJECT_ROOT / "images"
 
 
@@ -47,11 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from utilities.study.pictures import NATURAL, REAL, SMALL, keep
 
         if given.keep is not None:
-            print(*keep(given.keep, given.real), sep="\n")
+            print(*keep(given.keep, given.real, REAL, "real"), sep="\n")
+        natural = given.real / "natural"
+        if given.keep_natural is not None:
+            print(*keep(given.keep_natural, natural, NATURAL), sep="\n")
         if not given.runs.is_dir():
             left = ", ".join(f"{name}.png" for name in SMALL)
             print(f"{given.runs} is not there, so {left} stay as they are; make figures makes it", file=sys.stderr)
-        for folder, pictures in ((given.real, REAL | NATURAL), (given.runs, SMALL if given.runs.is_dir() else {})):
+        small = SMALL if given.runs.is_dir() else {}
+        for folder, pictures in ((given.real, REAL), (natural, NATURAL), (given.runs, small)):
             for name, picture in pictures.items():
                 if missing := picture.missing(folder):
                     lacking = f"{folder} lacks {', '.join(missing)}, of which {name}.png is made"

@@ -12,20 +12,30 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from utilities.analysis.attention.attention_distance import AttentionDistance
+from utilities.analysis.blocks.fourier import Fourier
 from utilities.analysis.blocks.layer_probes import LayerProbes
+from utilities.analysis.blocks.lesion import Lesions
 from utilities.analysis.blocks.localisation import Localisation
 from utilities.analysis.blocks.receptive_field import ReceptiveField
 from utilities.analysis.blocks.skip_ratios import SkipRatios
+from utilities.analysis.blocks.variance import Variance
 from utilities.analysis.class_embedding.identifiability import Identifiability
+from utilities.analysis.loss.landscape import Landscape
+from utilities.analysis.predictions.robustness import Robustness
 from utilities.plots.attention import plot_head_windows, plot_sorted_heads
 from utilities.plots.blocks import (
     plot_field_sizes,
+    plot_high_frequency,
     plot_layer_probes,
+    plot_lesions,
     plot_localisation,
     plot_receptive_fields,
     plot_skip_lines,
+    plot_variance,
 )
 from utilities.plots.class_embedding import plot_evolution
+from utilities.plots.loss import plot_cuts
+from utilities.plots.predictions import plot_severity
 from utilities.plots.similarity import plot_best_match, plot_panels
 from utilities.results.head_windows import HeadWindowSimilarity
 from utilities.results.result import Result
@@ -34,6 +44,7 @@ from utilities.results.writing import write_whole
 
 LARGE = 2**14  # entries of an array that is kept in half precision
 CNN, VIT = "tf_efficientnet_lite0", "vit_small_patch14_dinov2"
+SMALL_VIT = "vit_tiny_patch4_32"
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,12 @@ def _of_both(kind: type[Result], notebook: str, draw: Callable[[dict[str, Any]],
     return Picture(kind, {CNN: notebook, VIT: f"{notebook}_{VIT}"}, draw)
 
 
+def _of_three(kind: type[Result], notebook: str, draw: Callable[[dict[str, Any]], Figure]) -> Picture:
+    """Draw the results of the CNN, the hybrid and the ViT that were trained on natural images together."""
+    others = {name: f"{notebook}_{name}" for name in ("alternet18", SMALL_VIT)}
+    return Picture(kind, {"resnet18": notebook} | others, draw)
+
+
 SMALL: dict[str, Picture] = {
     "resnet": _columns(*((f"R{d}_CIFAR100_RANDOM", f"R{d}_CIFAR100_PRETRAINED") for d in (18, 34, 50))),
     "lambda": _columns(*((f"Lambda_R{d}_CIFAR100_RANDOM", f"Lambda_R{d}_CIFAR100_PRETRAINED") for d in (26, 38, 50))),
@@ -107,24 +124,37 @@ REAL: dict[str, Picture] = {
     "layer_probes": Picture(LayerProbes, {VIT: "Layer_Probes", CNN: f"Layer_Probes_real_{CNN}"}, plot_layer_probes),
     "lens": Picture(Identifiability, {VIT: f"Layer_Probes_lens_{VIT}"}, plot_evolution),
 }
-# Models trained here on natural images, by `benchmarks/gpu.py`.
+# Models trained here on natural images, by the notebooks' natural profile.
 NATURAL: dict[str, Picture] = {
-    "natural_images": _columns(
-        *((f"gpu/similarity_{name}_{name}",) for name in ("resnet18", "resnet50", "alternet18", "vit_tiny_patch4_32"))
+    "natural_similarity": _columns(
+        ("Compare_CNN_Hybrid_ViT",),
+        *((f"Compare_CNN_Hybrid_ViT_trained_{one}_{two}",) for one, two in (("alternet18",) * 2, (SMALL_VIT,) * 2)),
+        (f"Compare_CNN_Hybrid_ViT_trained_resnet18_{SMALL_VIT}",),
+    ),
+    "natural_fourier": _of_three(Fourier, "Fourier_Analysis", plot_high_frequency),
+    "natural_variance": _of_three(Variance, "Feature_Map_Variance", plot_variance),
+    "natural_lesions": _of_three(Lesions, "Lesion_Study", plot_lesions),
+    "natural_landscape": _of_three(Landscape, "Loss_Landscape", plot_cuts),
+    "natural_robustness": _of_three(Robustness, "Robustness", plot_severity),
+    "natural_lens": Picture(
+        Identifiability,
+        {SMALL_VIT: "Class_Identifiability"}
+        | {name: f"Class_Identifiability_conv_{name}" for name in ("resnet18", "alternet18")},
+        plot_evolution,
     ),
 }
 
 
-def keep(runs: Path, results: Path) -> list[Path]:
-    """Copy what the pictures of real weights are drawn from, as small files, and the claims that rest on real weights.
-
-    Claims on both, such as those that compare real weights with a small model trained here, are kept too.
+def keep(runs: Path, results: Path, pictures: Mapping[str, Picture], weights: str | None = None) -> list[Path]:
+    """Copy what pictures are drawn from, as small files, and claims.
 
     Large arrays are rounded to half precision, 11 bits.
 
     Args:
         runs: Folder of the notebooks' results.
         results: Folder of the copies.
+        pictures: Name -> picture.
+        weights: Keep only the claims that rest on such weights, ``"real"`` say, alone or among others; None keeps all.
 
     Returns:
         The files.
@@ -133,17 +163,17 @@ def keep(runs: Path, results: Path) -> list[Path]:
         FileNotFoundError: If a result is missing.
     """
     paths = []
-    for picture in REAL.values():
+    for picture in pictures.values():
         for name in picture.files.values():
             result = picture.kind.load(runs / name)
             paths.append(_smaller(result, picture.few_maps).save(results / name))
     for path in sorted(runs.glob("*_claims.csv")):
         claims = pd.read_csv(path, dtype=str)
-        if "weights" not in claims:
-            continue
-        real = claims[claims["weights"].fillna("").str.split(" + ", regex=False).map(lambda kinds: "real" in kinds)]
-        if len(real):
-            paths.append(write_whole(results / path.name, lambda place, real=real: real.to_csv(place, index=False)))
+        if weights is not None:
+            kinds = claims.get("weights", pd.Series("", claims.index)).fillna("").str.split(" + ", regex=False)
+            claims = claims[kinds.map(lambda found: weights in found)]
+        if len(claims):
+            paths.append(write_whole(results / path.name, lambda place, kept=claims: kept.to_csv(place, index=False)))
     return paths
 
 
