@@ -112,7 +112,7 @@ def test_a_text_without_parts_is_cut_all_the_same():
 def test_every_verdict_that_is_kept_names_its_models_and_images():
     kept = pd.concat([pd.read_csv(path) for path in (PROJECT_ROOT / "results").glob("*_claims.csv")])
     assert kept["weights"].str.contains("real").all()
-    assert kept["data"].str.match(r"(imagenet|folder:\S+) \(test\), [\d,]+ images").all()
+    assert kept["data"].str.match(r"(imagenet|cifar10-jpeg) \(test\), [\d,]+ images").all()
     assert kept["models"].str.contains("wheel").all()
     shown = kept["short"].where(kept["short"].notna(), kept["found"].map(shorten))
     assert shown.str.len().max() <= LONG + len(" ...")
