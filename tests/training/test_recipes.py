@@ -7,6 +7,7 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from timm.data.mixup import mixup_target
 from torch import nn
 from torch.nn import functional as F
@@ -287,6 +288,15 @@ def test_batches_depend_on_the_seed_and_not_on_global_generators():
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(*runs[:2], strict=True))
     assert not any(torch.equal(a[0], b[0]) for a, b in zip(runs[0], runs[2], strict=True))
     assert not torch.equal(runs[0][0][0], runs[0][2][0])  # another epoch, other images
+
+
+def test_a_single_class_is_refused_before_any_training(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / part / "cat" / f"{number}.png")
+    with pytest.raises(ValueError, match="has one class, 'cat', and training tells classes apart: put"):
+        load_sets(Recipe(f"folder:{tmp_path}"))
 
 
 def test_mixing_is_a_function_of_seed_epoch_and_step():

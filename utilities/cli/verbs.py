@@ -28,7 +28,7 @@ KEPT = {
     "compare": "the sums up to the last minute are kept beside --out; the same call goes on from there",
     "analyse": "points of a landscape and epochs of a training are kept, and the same call goes on with them; all else "
     "begins anew",
-    "train": "the epochs up to the last minute are kept; the same call with --resume goes on from there",
+    "train": "all steps so far are kept; the same call with --resume goes on from there",
     "evaluate": ANEW,
     "rerun": "finished notebooks are kept; the same call with --resume goes on",
     "fetch": "complete data sets are kept; the same call goes on",

@@ -131,10 +131,27 @@ NATURAL: dict[str, Picture] = {
         *((f"Compare_CNN_Hybrid_ViT_trained_{one}_{two}",) for one, two in (("alternet18",) * 2, (SMALL_VIT,) * 2)),
         (f"Compare_CNN_Hybrid_ViT_trained_resnet18_{SMALL_VIT}",),
     ),
+    "natural_best_match": Picture(
+        Similarity,
+        {
+            f"in {name}{note}": f"Compare_CNN_Hybrid_ViT_{kind}_resnet18_{name}"
+            for kind, note in (("trained", ""), ("untrained", ", untrained"))
+            for name in ("alternet18", SMALL_VIT)
+        },
+        lambda results: plot_best_match(list(results.values()), labels=list(results)),
+    ),
     "natural_fourier": _of_three(Fourier, "Fourier_Analysis", plot_high_frequency),
     "natural_variance": _of_three(Variance, "Feature_Map_Variance", plot_variance),
     "natural_lesions": _of_three(Lesions, "Lesion_Study", plot_lesions),
     "natural_landscape": _of_three(Landscape, "Loss_Landscape", plot_cuts),
+    "natural_landscape_estimated": Picture(
+        Landscape,
+        {
+            name: f"Loss_Landscape_estimated_{kind}"
+            for name, kind in {"resnet18": "cnn", "alternet18": "hybrid", SMALL_VIT: "vit"}.items()
+        },
+        plot_cuts,
+    ),
     "natural_robustness": _of_three(Robustness, "Robustness", plot_severity),
     "natural_lens": Picture(
         Identifiability,

@@ -124,7 +124,7 @@ def finished(
         return None
     content = read_checkpoint(path, "delete it to train anew")
     if not (same_recipe(content.get("recipe"), recipe) and _same_origin(content, origin or {})):
-        report(f"{path} was trained with another recipe; training anew")
+        report(f"{path} was trained with another recipe; training anew replaces it at the end: copy it to keep it")
         return None
     fault = diverged(state_of(content), content.get("test"), trained=recipe.epochs > 0)
     if fault:

@@ -24,12 +24,20 @@ def load_sets(recipe: Recipe, seed: int = 0, classes: Sequence[str] | str | Path
         seed: Seed of the choice of training images.
         classes: Order of a folder's classes; see `utilities.datasets.load_dataset`.
 
+    Raises:
+        ValueError: If there is but one class.
+
     Example:
         >>> [len(data) for data in load_sets(Recipe("digits", n_images=100))]
         [100, 126, 540]
     """
     options = {"image_size": recipe.image_size, "masks": False, "classes": classes}
     train = load_dataset(recipe.dataset, "train", n_images=recipe.n_images, seed=seed, augment=True, **options)
+    if train.num_classes < 2:
+        raise ValueError(
+            f"{recipe.dataset} has one class, {train.classes[0]!r}, and training tells classes apart: put the images "
+            "of each class into a folder of its own"
+        )
     train.augmentation = recipe_augmentation(recipe, train)
     return [train, *(load_dataset(recipe.dataset, split, **options) for split in ("validation", "test"))]
 
