@@ -127,6 +127,12 @@ def test_the_spectral_form_is_as_close_as_its_precision():
         assert (a - b).norm() < 0.01 * b.norm()
 
 
+@pytest.mark.parametrize("method", [None, *METHODS])
+def test_an_even_kernel_is_refused_by_every_method(method):
+    with pytest.raises(ValueError, match=r"\(3, 4\) taps has no centre"):
+        position_lambda(torch.zeros(1, 1, 1, 3, 4), torch.zeros(1, 1, 1, 6, 6), method)
+
+
 def test_unknown_method():
     with pytest.raises(ValueError, match="method='fft': choose"):
         position_lambda(torch.zeros(1, 1, 1, 3, 3), torch.zeros(1, 1, 1, 4, 4), "fft")

@@ -149,12 +149,17 @@ def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = 
     Returns:
         The position lambda, (batch, dk, dv, height, width); equal for all methods up to rounding.
 
+    Raises:
+        ValueError: For an even kernel, or an unknown method.
+
     Example:
         >>> e, v = torch.randn(2, 1, 1, 5, 5), torch.randn(3, 1, 4, 6, 7)
         >>> a, b, c = (position_lambda(e, v, method) for method in ("toeplitz", "spectral", "conv"))
         >>> torch.allclose(a, c, atol=1e-5), torch.allclose(b, c, atol=1e-5)
         (True, True)
     """
+    if weight.shape[-2] % 2 == 0 or weight.shape[-1] % 2 == 0:
+        raise ValueError(f"a kernel of {tuple(weight.shape[-2:])} taps has no centre; r should be odd")
     height, width = v.shape[-2:]
     weight = crop_kernel(weight, height, width)
     method = method or choose_method(height, width, *weight.shape[-2:], v.device.type)
