@@ -224,8 +224,10 @@ def test_autocast_is_near_float32_with_keys_far_apart():
         ({"d": 10}, "d=10 cannot be split over Nh=4 heads"),
         ({"d": 8, "r": 4}, "r=4 must be odd.*r=3 or r=5"),
         ({"d": 8, "stride": 3}, "stride=3 must be 1, or 2"),
-        ({"d": 8, "dk": 0}, "dk=0 must be at least 1"),
-        ({"d": -8}, "d=-8 must be at least 1"),
+        ({"d": 8, "dk": 0}, "dk=0 must be a whole number of at least 1"),
+        ({"d": -8}, "d=-8 must be a whole number of at least 1"),
+        ({"d": 8, "r": 7.0}, "r=7.0 must be a whole number"),
+        ({"d": 8, "Nh": True}, "Nh=True must be a whole number"),
     ],
 )
 def test_bad_options(options, message):

@@ -13,6 +13,7 @@ The heads share both lambdas, and no map of N x N weights is ever made. E is the
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -194,8 +195,8 @@ class _Conv3d(nn.Conv3d):
 def _check_options(d: int, dk: int, du: int, Nh: int, r: int, stride: int) -> None:
     """Raise ValueError for options that cannot form a lambda layer."""
     for name, value in {"d": d, "dk": dk, "du": du, "Nh": Nh, "r": r}.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
     if d % Nh:
         raise ValueError(f"d={d} cannot be split over Nh={Nh} heads: choose Nh among the divisors of d")
     if r % 2 == 0:

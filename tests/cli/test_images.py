@@ -46,6 +46,12 @@ def test_claims_that_rest_on_real_weights_are_kept(tmp_path):
     assert list(pd.read_csv(tmp_path / "all" / "One_claims.csv")["claim"]) == list("abcd")
 
 
+def test_nothing_is_kept_of_a_folder_that_lacks_results(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lacks Real_Weights.*real_weights\.png is made; docs/findings\.md says"):
+        keep(tmp_path, tmp_path / "kept", REAL, "real")
+    assert not (tmp_path / "kept").exists()
+
+
 def test_kept_results_leave_out_maps_and_nothing_else():
     """A count of layers that is also that of another axis, here of measures, cuts neither."""
     count, rng = 6, np.random.default_rng(0)

@@ -178,6 +178,8 @@ def test_a_link_keeps_its_own_name(tmp_path):
     (tmp_path / "Well-known set").symlink_to(tmp_path / "set")
     assert find_folder(str(tmp_path / "Well-known set")).name == "Well-known set"
     assert find_folder(str(tmp_path / "set" / "..")).name == tmp_path.name
+    with pytest.raises(FileNotFoundError, match="folder: names no folder; write folder:PATH"):
+        find_folder("")
 
 
 def test_two_folders_for_one_part_are_refused(tmp_path):

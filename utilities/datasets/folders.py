@@ -70,10 +70,12 @@ def find_folder(name: str) -> Path:
         >>> find_folder("utilities").name
         'utilities'
     """
+    if not name:
+        raise FileNotFoundError(f"folder: names no folder; write folder:PATH; {LAYOUT}")
     path = Path(name).expanduser()
     places = [path] if path.is_absolute() else [Path.cwd() / path, PROJECT_ROOT / path]
     found = next((place for place in places if place.is_dir()), None)
-    if not name or found is None:
+    if found is None:
         looked = " and ".join(dict.fromkeys(map(str, places)))
         raise FileNotFoundError(f"no folder 'folder:{name}': looked at {looked}; {LAYOUT}")
     # A link keeps its own name, which figures show.

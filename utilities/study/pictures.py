@@ -129,7 +129,9 @@ NATURAL: dict[str, Picture] = {
     "natural_similarity": _columns(
         ("Compare_CNN_Hybrid_ViT",),
         *((f"Compare_CNN_Hybrid_ViT_trained_{one}_{two}",) for one, two in (("alternet18",) * 2, (SMALL_VIT,) * 2)),
-        (f"Compare_CNN_Hybrid_ViT_trained_resnet18_{SMALL_VIT}",),
+    ),
+    "natural_cnn_and_vit": _columns(
+        tuple(f"Compare_CNN_Hybrid_ViT_{kind}_resnet18_{SMALL_VIT}" for kind in ("untrained", "trained"))
     ),
     "natural_best_match": Picture(
         Similarity,
@@ -179,6 +181,11 @@ def keep(runs: Path, results: Path, pictures: Mapping[str, Picture], weights: st
     Raises:
         FileNotFoundError: If a result is missing.
     """
+    for name, picture in pictures.items():
+        if missing := picture.missing(runs):
+            raise FileNotFoundError(
+                f"{runs} lacks {', '.join(missing)}, of which {name}.png is made; docs/findings.md says how to make them"
+            )
     paths = []
     for picture in pictures.values():
         for name in picture.files.values():
