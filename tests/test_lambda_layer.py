@@ -86,6 +86,19 @@ def test_methods_equal_the_uncropped_convolution_and_its_gradients(size, r, meth
         assert torch.allclose(a, b, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("size", [(4, 4), (24, 24)])
+def test_parts_of_a_batch_give_what_the_whole_gives(size, monkeypatch):
+    layer, x = layer64(d=8, dk=3, Nh=2, r=23).train(), torch.randn(5, 8, *size, dtype=torch.float64, requires_grad=True)
+    found = []
+    for entries in (2**30, 2 * 3 * 4 * size[0] * size[1], 1):  # all images at once, two, one
+        monkeypatch.setattr("utilities.lambda_layer.MAX_CACHED_ENTRIES", entries)
+        y = layer(x)
+        found.append((y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)  # sums in another order
+
+
 def test_the_kernel_is_cropped_for_each_axis():
     weight = torch.arange(81.0).view(1, 1, 1, 9, 9)
     assert torch.equal(crop_kernel(weight, 2, 20), weight[..., 3:6, :])

@@ -13,6 +13,9 @@ The heads share both lambdas, and no map of N x N weights is ever made. E is the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from numbers import Integral
 
 import torch
@@ -23,6 +26,9 @@ from torch import nn
 MAX_TOEPLITZ_POSITIONS = {"cpu": 256, "cuda": 1024}  # limits of the methods; see `choose_method`
 MAX_ROWS_PER_TAP = 2
 MAX_COLUMNS_PER_TAP = 3
+MAX_CACHED_ENTRIES = 2**21  # of position lambdas that are computed and applied at once on a CPU
+
+Operator = Callable[[torch.Tensor], torch.Tensor]  # from values to their position lambdas
 
 
 def crop_kernel(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -87,48 +93,62 @@ def _spread(weight: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     return weight.unfold(axis, size, 1).flip(axis)
 
 
-def _toeplitz(weight: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Compute a position lambda by one matrix product: (N k, u N) times (u N, batch v)."""
-    height, width = v.shape[-2:]
+def _toeplitz(weight: torch.Tensor, height: int, width: int) -> Operator:
+    """Compute position lambdas by one matrix product: (N k, u N) times (u N, batch v)."""
     spread = _spread(_spread(weight[:, :, 0], 2, height), 3, width)
     matrix = rearrange(spread, "k u y x from_y from_x -> (y x k) (u from_y from_x)")
-    out = F.linear(rearrange(v, "b u v y x -> (b v) (u y x)"), matrix)
-    return rearrange(out, "(b v) (y x k) -> b k v y x", b=len(v), y=height, x=width)
+
+    def compute(v: torch.Tensor) -> torch.Tensor:
+        out = F.linear(rearrange(v, "b u v y x -> (b v) (u y x)"), matrix)
+        return rearrange(out, "(b v) (y x k) -> b k v y x", b=len(v), y=height, x=width)
+
+    return compute
 
 
-def _spectral(weight: torch.Tensor, v: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Compute a position lambda by Fourier transforms of the columns, and at each frequency one matrix product.
+def _spectral(weight: torch.Tensor, height: int, width: int, dtype: torch.dtype) -> Operator:
+    """Compute position lambdas by Fourier transforms of the columns, and at each frequency one matrix product.
 
     The correlation along the columns becomes a product at each frequency, of matrices with E spread to all pairs of
     places in a row. Zeros behind the last row keep the circular correlation from wrapping round. All products are real,
-    with real and imaginary parts side by side, so that they can be computed in ``dtype``. The transforms of E and of v,
-    which are small, are computed in float32 or wider.
+    with real and imaginary parts side by side, so that they can be computed in ``dtype``. E and v, which are small, are
+    transformed in float32 or wider. The transforms are matrix products too: FFTs of so few rows take longer.
     """
-    (rows, _), (height, width) = weight.shape[-2:], v.shape[-2:]
+    rows, exact = weight.shape[-2], torch.promote_types(weight.dtype, torch.float32)
     length = height + rows // 2
-    exact = torch.promote_types(v.dtype, torch.float32)
+    forwards, backwards = _fourier_matrices(height, length, exact, weight.device)
     kernel = F.pad(weight[:, :, 0].to(exact), (0, 0, 0, length - rows)).roll(-(rows // 2), dims=2)
     kernel = torch.view_as_real(torch.fft.rfft(kernel, dim=2)).unbind(-1)
     real, imaginary = (_spread(part, 3, width) for part in kernel)
     # The product with the conjugate: a correlation, not a convolution. First axis of `matrix`: parts of the input.
     matrix = torch.stack([torch.stack([real, -imaginary]), torch.stack([imaginary, real])])
     matrix = rearrange(matrix, "part out k u f x from_x -> f out (part u from_x) (k x)").to(dtype)
-    values = torch.view_as_real(torch.fft.rfft(v.to(exact), n=length, dim=3, norm="ortho"))
-    values = rearrange(values, "b u v f x part -> f 1 (b v) (part u x)").to(dtype)
-    spectra = (values @ matrix).flatten(0, 1).flatten(1)
-    out = _inverse_transform(height, length, exact, v.device).to(dtype) @ spectra
-    return rearrange(out, "y (b v k x) -> b k v y x", b=len(v), v=v.shape[2], x=width)
+    backwards = backwards.to(dtype)
+
+    def compute(v: torch.Tensor) -> torch.Tensor:
+        with _without_autocast(v.device.type):
+            values = forwards @ rearrange(v.to(exact), "b u v y x -> y (b v u x)")
+        shape = {"part": 2, "b": len(v), "v": v.shape[2], "x": width}
+        values = rearrange(values, "(f part) (b v u x) -> f 1 (b v) (part u x)", **shape).to(dtype)
+        spectra = (values @ matrix).flatten(0, 1).flatten(1)
+        return rearrange(backwards @ spectra, "y (b v k x) -> b k v y x", b=len(v), v=v.shape[2], x=width)
+
+    return compute
 
 
-def _inverse_transform(height: int, length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return the matrix that maps real and imaginary parts in turn to the first values of a real signal."""
+def _fourier_matrices(
+    height: int, length: int, dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the transform of a real signal, with zeros behind it up to a length, and the inverse without them.
+
+    Frequencies have their real and their imaginary part in turn.
+    """
     frequencies = torch.arange(length // 2 + 1, device=device)
-    turns = torch.arange(height, device=device)[:, None] * frequencies % length
+    turns = frequencies[:, None] * torch.arange(height, device=device) % length
+    size = torch.full((), length**-0.5, dtype=dtype, device=device)
+    waves = torch.view_as_real(torch.polar(size.expand_as(turns), turns.to(dtype) * (-2 * math.pi / length)))
     # A frequency that is its own mirror image counts once: zero, and the highest of an even length.
-    weights = torch.where(2 * frequencies % length == 0, 1, 2).to(dtype) / math.sqrt(length)
-    waves = torch.polar(weights.expand_as(turns), turns.to(dtype) * (2 * math.pi / length))
-    parts = torch.view_as_real(waves.conj().resolve_conj())
-    return parts.flatten(1)
+    counts = torch.where(2 * frequencies % length == 0, 1, 2)[:, None, None]
+    return rearrange(waves, "f y part -> (f part) y"), rearrange(waves * counts, "f y part -> y (f part)")
 
 
 def _product_type(v: torch.Tensor) -> torch.dtype:
@@ -137,6 +157,27 @@ def _product_type(v: torch.Tensor) -> torch.dtype:
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return v.dtype
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Compute products in the type of their factors."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def _operator(weight: torch.Tensor, v: torch.Tensor, method: str | None = None) -> Operator:
+    """Return the function that maps values such as ``v`` to their position lambdas; see `position_lambda`."""
+    if weight.shape[-2] % 2 == 0 or weight.shape[-1] % 2 == 0:
+        raise ValueError(f"a kernel of {tuple(weight.shape[-2:])} taps has no centre; r should be odd")
+    height, width = v.shape[-2:]
+    weight = crop_kernel(weight, height, width)
+    method = method or choose_method(height, width, *weight.shape[-2:], v.device.type)
+    if method == "toeplitz":
+        return _toeplitz(weight, height, width)
+    if method == "spectral":
+        return _spectral(weight, height, width, _product_type(v))
+    if method != "conv":
+        raise ValueError(f"method={method!r}: choose 'toeplitz', 'spectral', 'conv' or None")
+    return partial(F.conv3d, weight=weight, padding=(0, weight.shape[-2] // 2, weight.shape[-1] // 2))
 
 
 def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = None) -> torch.Tensor:
@@ -159,18 +200,7 @@ def position_lambda(weight: torch.Tensor, v: torch.Tensor, method: str | None = 
         >>> torch.allclose(a, c, atol=1e-5), torch.allclose(b, c, atol=1e-5)
         (True, True)
     """
-    if weight.shape[-2] % 2 == 0 or weight.shape[-1] % 2 == 0:
-        raise ValueError(f"a kernel of {tuple(weight.shape[-2:])} taps has no centre; r should be odd")
-    height, width = v.shape[-2:]
-    weight = crop_kernel(weight, height, width)
-    method = method or choose_method(height, width, *weight.shape[-2:], v.device.type)
-    if method == "toeplitz":
-        return _toeplitz(weight, v)
-    if method == "spectral":
-        return _spectral(weight, v, _product_type(v))
-    if method != "conv":
-        raise ValueError(f"method={method!r}: choose 'toeplitz', 'spectral', 'conv' or None")
-    return F.conv3d(v, weight, padding=(0, weight.shape[-2] // 2, weight.shape[-1] // 2))
+    return _operator(weight, v, method)(v)
 
 
 class _Conv3d(nn.Conv3d):
@@ -203,6 +233,21 @@ def _check_options(d: int, dk: int, du: int, Nh: int, r: int, stride: int) -> No
         raise ValueError(f"r={r} must be odd, so that the window has a centre: take r={r - 1} or r={r + 1}")
     if stride not in (1, 2):
         raise ValueError(f"stride={stride} must be 1, or 2 for average pooling after the layer")
+
+
+def _parts(q: torch.Tensor, v: torch.Tensor, content: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Split a batch into parts whose position lambdas stay in a CPU's cache, where they are rearranged faster."""
+    entries = q.shape[1] * q.shape[3] * v.shape[2]  # of an image's position lambdas
+    images = max(1, MAX_CACHED_ENTRIES // entries if v.device.type == "cpu" else len(v))
+    return zip(*(tensor.split(images) for tensor in (q, v, content)), strict=True)
+
+
+def _applied(lambdas: Operator, q: torch.Tensor, v: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
+    """Apply the lambdas to the queries: (batch, N, heads, dk) to (batch, N, heads, dv)."""
+    position = rearrange(lambdas(v), "b k v y x -> b (y x) k v")
+    q = q.to(position.dtype)
+    y = q @ position
+    return y + (q.flatten(1, 2) @ content.to(q.dtype)).view_as(y)
 
 
 class LambdaLayer(nn.Module):
@@ -270,9 +315,8 @@ class LambdaLayer(nn.Module):
         v = rearrange(self.norm_v(v), "b (u v) y x -> b u v y x", u=self.du)
         content = self.content_lambda(k, v.flatten(3))
         content = content + self.lambda_conv.bias[:, None]  # the bias is the same for every position
-        position = position_lambda(self.lambda_conv.weight, v)
-        q = rearrange(q, "b h k y x -> b (y x) h k").to(position.dtype)
-        y = q @ rearrange(position, "b k v y x -> b (y x) k v")
-        y = y + (q.flatten(1, 2) @ content.to(q.dtype)).view_as(y)
+        q = rearrange(q, "b h k y x -> b (y x) h k")
+        lambdas = _operator(self.lambda_conv.weight, v)
+        y = torch.cat([_applied(lambdas, *part) for part in _parts(q, v, content)])
         y = rearrange(y, "b (y x) h v -> b h v y x", x=x.shape[3])
         return self.pool(rearrange(y, "b h v y x -> b (h v) y x").contiguous(memory_format=layout))

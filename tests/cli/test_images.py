@@ -47,7 +47,7 @@ def test_claims_that_rest_on_real_weights_are_kept(tmp_path):
 
 
 def test_nothing_is_kept_of_a_folder_that_lacks_results(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"lacks Real_Weights.*real_weights\.png is made; docs/findings\.md says"):
+    with pytest.raises(FileNotFoundError, match=r"lacks Real_Weights.*real_weights\.png is made; docs/findings\.md"):
         keep(tmp_path, tmp_path / "kept", REAL, "real")
     assert not (tmp_path / "kept").exists()
 

@@ -184,7 +184,7 @@ def keep(runs: Path, results: Path, pictures: Mapping[str, Picture], weights: st
     for name, picture in pictures.items():
         if missing := picture.missing(runs):
             raise FileNotFoundError(
-                f"{runs} lacks {', '.join(missing)}, of which {name}.png is made; docs/findings.md says how to make them"
+                f"{runs} lacks {', '.join(missing)}, of which {name}.png is made; docs/findings.md says how"
             )
     paths = []
     for picture in pictures.values():
