@@ -19,7 +19,7 @@ def half_vectors(grams: torch.Tensor) -> torch.Tensor:
     """
     n = grams.shape[-1]
     row, column = torch.triu_indices(n, n, device=grams.device)
-    weights = torch.where(row == column, 1.0, 2**0.5).to(grams)
+    weights = torch.where(row == column, grams.new_ones(()), grams.new_tensor(2**0.5))
     return grams.flatten(1)[:, row * n + column] * weights
 
 
