@@ -22,7 +22,7 @@ EXPECTED = {
     *("Class_Embedding_Tutorial", "Class_Identifiability", "Mechanistic_Interpretability"),
     *("Explainability", "Linear_Probing"),
     *("Real_Weights", "Attention_Distance", "Receptive_Field", "Skip_Connections"),
-    *("Spatial_Localisation", "Layer_Probes"),
+    *("Spatial_Localisation", "Layer_Probes", "Disagreeing_Images"),
 }
 OF_ONE_MODEL = [path for path in NOTEBOOKS if re.match(r"(Lambda_)?R\d|ViT_", path.stem)]
 REAL = ["CNN", "VIT", "WEIGHTS"]
@@ -32,12 +32,14 @@ WITH_REAL_WEIGHTS = (
     "Receptive_Field",
     "Skip_Connections",
     "Spatial_Localisation",
+    "Disagreeing_Images",
 )
 EXTRA = {
     **{"Compare_Datasets": ["OTHER"], **dict.fromkeys(WITH_REAL_WEIGHTS, REAL)},
-    **{"Receptive_Field": [*REAL, "IMAGE_SIZE"], "Layer_Probes": [*REAL, "IMAGE_SIZE", "N_TRAIN"]},
+    **{"Disagreeing_Images": [*REAL, "N_SHOWN"], "Receptive_Field": [*REAL, "IMAGE_SIZE"]},
+    **{"Layer_Probes": [*REAL, "IMAGE_SIZE", "N_TRAIN"]},
 }
-TRAINS_NOTHING = {"Real_Weights", "Receptive_Field"}  # so that there are no epochs to choose
+TRAINS_NOTHING = {"Real_Weights", "Receptive_Field", "Disagreeing_Images"}  # so that there are no epochs to choose
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

@@ -57,6 +57,24 @@ def describe_accuracy(facts: Mapping[str, Any], which: str = "") -> str:
     return "" if accuracy is None else f"accuracy {100 * accuracy:.1f}%"
 
 
+def describe_models(facts: Mapping[str, Any], first: str, second: str) -> list[str]:
+    """Describe the two models of a comparison, one sentence each; a single sentence if they are the same.
+
+    Args:
+        facts: Provenance of the result.
+        first: What the first model is called in front of its description.
+        second: The same for the second.
+
+    Example:
+        >>> describe_models({"model1": "resnet18", "model2": "resnet34"}, "rows", "columns")
+        ['rows: resnet18', 'columns: resnet34']
+    """
+    model, one, two = (describe_model(facts, which) for which in ("", "1", "2"))
+    if model:
+        return [model]
+    return [one] if one == two else [f"{first}: {one}", f"{second}: {two}"]
+
+
 def describe_similarity(result: Similarity) -> str:
     """State what a result was made from: model, weights, accuracy, data, number of images, estimator.
 
@@ -69,9 +87,7 @@ def describe_similarity(result: Similarity) -> str:
         'resnet18, accuracy 97.4%. n = 540 images.'
     """
     facts = result.provenance
-    model, rows, columns = (describe_model(facts, which) for which in ("", "1", "2"))
-    sides = [rows] if rows == columns else [f"rows: {rows}", f"columns: {columns}"]
-    sentences = [model] if model else sides
+    sentences = describe_models(facts, "rows", "columns")
     batch = f" in batches of {facts['batch_size']}" if facts.get("batch_size") else ""
     sentences.append(f"{describe_images(facts, result.n)}{batch}")
     measure = ", ".join(str(facts[key]) for key in ("measure", "estimator") if facts.get(key))

@@ -177,19 +177,19 @@ def compare_opened(opened: Mapping[str, Opened], **options: Any) -> Results:
     Returns:
         (model of the rows, model of the columns) -> similarity, each pair once.
     """
-    found, labels = {}, list(opened)
-    for i, one in enumerate(labels):
-        for two in labels[i:]:
-            first, second = opened[one], opened[two]
-            layers = {"layers1": comparison_layers(first.model), "layers2": comparison_layers(second.model)}
-            facts = {key: value for key, value in first.facts.items() if key not in OWN}
-            own = [{key: side.facts[key] for key in OWN if key in side.facts} for side in (first, second)]
-            facts |= own[0] if one == two else pair_facts(*own)
-            loader2 = None if one == two else second.loader
-            found[one, two] = compare(
-                first.model, second.model, first.loader, loader2, **layers, provenance=facts, **options
-            )
-    return found
+    labels = list(opened)
+    pairs = [(one, two) for i, one in enumerate(labels) for two in labels[i:]]
+    return {(one, two): compare_pair(opened[one], opened[two], **options) for one, two in pairs}
+
+
+def compare_pair(first: Opened, second: Opened, **options: Any) -> Similarity:
+    """Compare two opened models, each with its own preparation of the same images; see `compare_opened`."""
+    layers = {"layers1": comparison_layers(first.model), "layers2": comparison_layers(second.model)}
+    facts = {key: value for key, value in first.facts.items() if key not in OWN}
+    own = [{key: side.facts[key] for key in OWN if key in side.facts} for side in (first, second)]
+    facts |= own[0] if first is second else pair_facts(*own)
+    loader2 = None if first is second else second.loader
+    return compare(first.model, second.model, first.loader, loader2, **layers, provenance=facts, **options)
 
 
 def analyse_opened(opened: Mapping[str, Opened], analysis: Callable[..., Any], **options: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from utilities.plots.similarity.batches import plot_batches
 from utilities.plots.similarity.comparison import plot_difference, plot_results, plot_significance
+from utilities.plots.similarity.contributions import plot_extremes, plot_without
 from utilities.plots.similarity.depth import plot_best_match, plot_diagonal, plot_trend
 from utilities.plots.similarity.heatmap import plot_similarity
 from utilities.plots.similarity.panels import plot_panels
@@ -11,9 +12,11 @@ __all__ = [
     "plot_best_match",
     "plot_diagonal",
     "plot_difference",
+    "plot_extremes",
     "plot_panels",
     "plot_results",
     "plot_significance",
     "plot_similarity",
     "plot_trend",
+    "plot_without",
 ]

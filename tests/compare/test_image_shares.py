@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from utilities.compare import compare
 from utilities.compare.gram_shares import shares_of, without_images
-from utilities.compare.image_contributions import image_contributions
+from utilities.compare.image_shares import image_contributions
 
 QUIET = {"device": "cpu", "progress": False}
 
@@ -68,8 +68,11 @@ def test_an_image_that_the_layers_place_differently_agrees_least_and_an_outlier_
     y[7] = -y[7]
     x[3], y[3] = 8 * x[3], 8 * y[3]
     shares, agreement = shares_of([(x @ x.T, y @ y.T)])
-    assert agreement.argmin() == 7 and shares.argmin() == 7 and shares[7] < 0
-    assert shares.argmax() == 3 and shares[3] > 0.25  # one image in forty
+    assert agreement.argmin() == 7
+    assert shares.argmin() == 7
+    assert shares[7] < 0
+    assert shares.argmax() == 3
+    assert shares[3] > 0.25
     assert agreement.max() <= 1 + 1e-12
 
 
@@ -113,10 +116,12 @@ def test_places_and_labels_are_those_of_the_data_set():
     assert result.places.tolist() == order
     assert result.labels.tolist() == data()[1][order].tolist()
     stream = image_contributions(model, model, iter(data()[0].split(26)), pairs=pairs, **QUIET)
-    assert stream.places.tolist() == list(range(52)) and set(stream.labels) == {-1}
+    assert stream.places.tolist() == list(range(52))
+    assert set(stream.labels) == {-1}
     table = result.to_frame()
     most = table.loc[table["share"].idxmax()]
-    assert most["image"] == result.places[result.most(1)[0]] and most["label"] == result.labels[result.most(1)[0]]
+    assert most["image"] == result.places[result.most(1)[0]]
+    assert most["label"] == result.labels[result.most(1)[0]]
 
 
 def test_small_batches_at_the_end_are_left_out_with_a_warning():
@@ -131,7 +136,8 @@ def test_a_result_survives_saving(tmp_path):
     result = image_contributions(model, model, loader(), pairs=[("1", "3"), ("3", "3")], **QUIET)
     loaded = type(result).load(result.save(tmp_path / "a"))
     np.testing.assert_array_equal(loaded.shares, result.shares)
-    assert loaded.pairs == result.pairs and loaded.provenance["measure"] == "linear CKA"
+    assert loaded.pairs == result.pairs
+    assert loaded.provenance["measure"] == "linear CKA"
     np.testing.assert_allclose(result.similarity[1], 1)
     np.testing.assert_array_equal(result.scores(None), result.shares.mean(0))
 
