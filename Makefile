@@ -7,7 +7,7 @@ BIN := .venv/bin
 # caller puts into PYTEST_ADDOPTS comes last and wins: PYTEST_ADDOPTS="-n 0" takes one process.
 PYTEST = PYTEST_ADDOPTS="-n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ADDOPTS)" $(BIN)/python -m pytest
 
-.PHONY: figures test test-fast lint images docs clean
+.PHONY: figures test test-fast lint images gallery docs clean
 .DEFAULT_GOAL := figures
 
 # The stamp is written last, so that an interrupted installation starts again.
@@ -23,6 +23,9 @@ figures: .venv/installed  ## run all notebooks headless: figures, results and ex
 
 images: figures  ## redraw the pictures of the README from the results of the notebooks
 	$(BIN)/python -m utilities images runs/quick --real results --out images
+
+gallery: figures  ## a site of all results in runs/quick/site, to be opened in a browser
+	$(BIN)/python -m utilities gallery runs/quick
 
 lint: .venv/installed  ## style, and that imports run downwards
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ SMALLER = {
     "evaluate": "--n-images 20",
     "train": "--n-images 20 --norm-images 10 --batch-size 10",
     "claims": "",
+    "gallery": "",
     "layers": "",
     "models": "",
     "datasets": "",
@@ -213,8 +214,8 @@ def call(main, page, arguments):
     for words in COMMANDS if any(word.endswith(".pth") for word in arguments) else []:
         if words[3:4] == ["train"] and any(f"{words[6]}/{words[3 + 1]}_" in word for word in arguments):
             call(main, page, words[3:])
-    if arguments[:1] == ["claims"]:
-        Path(arguments[1]).mkdir(parents=True)
+    if arguments[:1] in (["claims"], ["gallery"]):
+        Path(arguments[1]).mkdir(parents=True, exist_ok=True)
         Path(arguments[1], "a_claims.csv").write_text("claim,source,found,holds\nit works,me,it does,True\n")
     trained = arguments[:1] == ["train"]
     words = [*arguments[:2], "1", *arguments[3:]] if trained else arguments  # one epoch, under the name of all

@@ -92,6 +92,11 @@ def test_seconds_of_a_quick_run_are_said_for_the_order_of_a_first_run(path):
 
 
 @each_notebook
+def test_study_is_said_for_the_gallery(path):
+    assert read(path).metadata.study in (PROJECT_ROOT / "README.md").read_text()
+
+
+@each_notebook
 def test_title_question_and_name(path):
     cells = read(path).cells
     assert re.match(r"# .*\?\n\n\[?\w", cells[0].source), "a title that asks, then a paragraph"

@@ -19,7 +19,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
-from utilities.cli.notebook_jobs import read_json
+from utilities.results.writing import read_json
 
 
 class _Kernel(AsyncKernelManager):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from utilities.cli.user_errors import nearest
+from utilities.results.writing import read_json
 
 PACKAGE = Path(__file__).resolve().parent.parent
 COPIES = (".nbconvert", ".executed", ".failed", "-checkpoint")  # executed copies that tools leave beside the notebooks
@@ -164,16 +165,3 @@ def kept(job: Job) -> dict[str, Any] | None:
     if row is None or stamp != {**job.facts, "files": files_of(job)}:
         return None
     return {**row, "verdict": "kept" if row["verdict"] == "ok" else f"kept: {row['verdict']}"}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; return an empty one if the file is missing or incomplete.
-
-    Example:
-        >>> read_json(Path("absent.json"))
-        {}
-    """
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text())
-        return content if isinstance(content, dict) else {}
-    return {}

@@ -35,12 +35,11 @@ from utilities.cli.notebook_jobs import (
     kept,
     make_jobs,
     parse_value,
-    read_json,
 )
 from utilities.cli.turns import count_turns, longest_first
 from utilities.results.formatting import counted
 from utilities.results.waiting import WAITING
-from utilities.results.writing import check_writable
+from utilities.results.writing import check_writable, read_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,6 +15,7 @@ VERBS = {
     "train": "train a model with the study's recipe or another one",
     "evaluate": "measure loss and accuracy of models",
     "rerun": "run the notebooks, and gather their figures and results",
+    "gallery": "turn results into a static site that opens from disk",
     "claims": "print the claims that notebooks have tested, as one table",
     "layers": "list the layers of a model: names, types, shapes",
     "models": "list the models that can be named",

@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,19 @@ def write_json(path: str | Path, content: Any) -> Path:
     """
     text = json.dumps(content, indent=2) + "\n"
     return write_whole(path, lambda p: p.write_text(text), needs=len(text.encode()))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; return an empty one if the file is missing or incomplete.
+
+    Example:
+        >>> read_json(Path("absent.json"))
+        {}
+    """
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text())
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def clear_killed(path: str | Path) -> None:

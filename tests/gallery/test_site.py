@@ -1,0 +1,167 @@
+"""The site is whole by itself: each link leads to a file, nothing is fetched, and values are those of the results."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from utilities.cli.verbs import main
+from utilities.gallery import build_gallery
+from utilities.gallery.entries import collect
+from utilities.gallery.heatmaps import as_data
+from utilities.results.similarity import Similarity
+
+NAME = "Measures"  # a notebook of the project
+
+
+class Links(HTMLParser):
+    """Collect what a page refers to, and the ids that it has."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.ids, self.images = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.found += [given[key] for key in ("src", "href") if given.get(key)]
+        self.ids += [given["id"]] if "id" in given else []
+        self.images += [given] if tag == "img" else []
+
+
+def similarity(seed=0):
+    values = np.random.default_rng(seed).random((3, 2))
+    facts = {"model1": "a <b>", "model2": "b", "dataset": "digits (test)", "profile": "quick", "measure": "linear CKA"}
+    details = [{"width": [7] * 3}, {"width": [5] * 2}]
+    names = ["x", "y", "<z>"], ["u", "v"]
+    return Similarity(values, *names, 12, values / 10, None, None, None, None, *details, facts)
+
+
+def executed(path):
+    cell = nbformat.v4.new_code_cell("1 + 1", execution_count=1)
+    html = "<b>bold</b><script>alert(1)</script>"
+    cell.outputs = [nbformat.v4.new_output("display_data", {"text/html": html})]
+    intro = nbformat.v4.new_markdown_cell("# Do measures agree?\n\nA *paragraph*.")
+    nbformat.write(nbformat.v4.new_notebook(cells=[intro, cell], metadata={"study": "One study"}), path)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    similarity().save(folder / NAME)
+    similarity(1).save(folder / f"{NAME}_untrained")
+    similarity(2).save(folder / "mine")
+    for suffix in (".png", ".pdf"):
+        Figure().savefig(folder / f"{NAME}{suffix}")
+    claims = {"claim": ["it holds", "it does not", "who knows"], "source": "A et al., Fig. 1", "found": "0.5 < 0.6"}
+    table = pd.DataFrame(claims | {"short": "", "holds": ["True", "False", ""]})
+    table.to_csv(folder / f"{NAME}_claims.csv", index=False)
+    executed(folder / f"{NAME}.ipynb")
+    (folder / f"{NAME}.done.json").write_text(json.dumps({"parameters": {"PROFILE": "quick", "SEED": 3}}))
+    (folder / "broken.failed.ipynb").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(runs, tmp_path_factory):
+    return build_gallery(runs, tmp_path_factory.mktemp("site"), progress=False).parent
+
+
+def test_entries_hold_what_belongs_to_them(runs):
+    notebook, mine = collect(runs)
+    assert (notebook.name, mine.name) == (NAME, "mine")
+    assert [path.stem for path in notebook.results] == [NAME, f"{NAME}_untrained"]
+    assert notebook.verdict == "1 holds, 1 does not hold, 1 cannot be told"
+    assert notebook.command == f'python -m utilities rerun {NAME} --profile quick -p SEED "3"'
+    assert notebook.study == "Similarity of layers"  # that of the project's notebook
+    assert mine.command == ""
+
+
+def test_claims_alone_are_shown(tmp_path):
+    (tmp_path / "Classification_claims.csv").write_text("claim,source,found,holds\nit works,me,it does,True\n")
+    (tmp_path / "b_claims.csv").write_text("claim,source,found,holds,short\nit works,me,it does,,\n")
+    one, two = collect(tmp_path)
+    assert (one.name, one.verdict, two.name, two.verdict) == ("Classification", "1 holds", "b", "1 cannot be told")
+    index = build_gallery(tmp_path, tmp_path / "site", progress=False).read_text()
+    assert index.count("it does") == 2
+
+
+def test_each_link_leads_somewhere_on_the_site(site):
+    pages = sorted(site.glob("*.html"))
+    assert [page.name for page in pages] == ["Measures.html", "index.html", "mine.html"]
+    for page in pages:
+        links = Links(page.read_text())
+        assert len(set(links.ids)) == len(links.ids)
+        for link in links.found:
+            address, _, place = link.partition("#")
+            if address.startswith("https://"):
+                continue  # a paper's page, to be followed by a reader
+            target = page.parent / address if address else page
+            assert target.is_file(), f"{page.name}: {link}"
+            if place:
+                assert place in Links(target.read_text()).ids
+        assert all(image.get("alt") is not None for image in links.images)
+
+
+def test_nothing_is_fetched_and_pages_are_small(site):
+    for page in site.glob("*.html"):
+        text = page.read_text()
+        assert not re.search(r'<(script|img|link)[^>]*(src|href)="(https?:)?//', text)
+        assert "alert(1)" not in text
+        assert page.stat().st_size < 1_000_000
+    assert len(list(site.rglob("plotly*.js"))) == 1
+
+
+def test_texts_of_results_are_escaped_and_the_notebook_is_there(site):
+    page = (site / f"{NAME}.html").read_text()
+    assert "<b>bold</b>" in page  # an output of the notebook
+    assert "a &lt;b&gt;" in page
+    assert f"{NAME}.pdf" in page
+    index = (site / "index.html").read_text()
+    assert "who knows" in index
+    assert "cannot be told" in index
+
+
+def test_the_browser_gets_the_values_of_the_result(site):
+    text = (site / "data" / f"{NAME}.js").read_text()
+    name, data = re.fullmatch(r'gallery\.add\("(\w+)", (.*)\);\n', text, re.S).groups()
+    found, result = json.loads(data), similarity()
+    assert name == NAME
+    np.testing.assert_allclose(found["values"], result.matrix, atol=5e-5)  # four digits
+    np.testing.assert_allclose(found["stderr"], result.stderr, atol=5e-5)
+    assert found["rows"] == result.layers1
+    assert found["widths"] == [[7, 7, 7], [5, 5]]
+    table = pd.read_csv(site / "files" / f"{NAME}.csv", index_col=0)
+    np.testing.assert_array_equal(table, result.matrix)
+
+
+def test_missing_values_are_null():
+    result = Similarity(np.array([[np.nan, 1.0]]), ["a"], ["b", "c"], 10)
+    assert as_data(result)["values"] == [[None, 1.0]]
+    assert as_data(result)["widths"] == [None, None]
+
+
+def test_the_command_prints_where_to_look(runs, tmp_path, capsys):
+    main(["gallery", str(runs), "--out", str(tmp_path / "site")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "site" / "index.html")
+
+
+@pytest.mark.parametrize("make", [True, False])
+def test_a_folder_without_results_is_refused(make, tmp_path, capsys):
+    folder = tmp_path / "empty"
+    if make:
+        folder.mkdir()
+    with pytest.raises(SystemExit):
+        main(["gallery", str(folder)])
+    assert "make figures" in capsys.readouterr().err
+    assert not (folder / "site").exists()
+
+
+def test_the_site_does_not_cover_its_results(runs):
+    with pytest.raises(ValueError, match="choose another --out"):
+        build_gallery(runs, runs)

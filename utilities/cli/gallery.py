@@ -1,0 +1,38 @@
+"""The verb ``gallery``: turn results into a static site."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from utilities.cli.arguments import options_of, parse, position
+from utilities.cli.user_errors import reporting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Site:
+    """What is shown, and where it goes.
+
+    Attributes:
+        runs: Folder of executed notebooks, such as runs/quick, or of results that were kept.
+        out: Folder of the site; default: a folder 'site' in RUNS.
+    """
+
+    runs: Annotated[Path, position(metavar="RUNS")]
+    out: Path | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        arguments: Command line, less the verb.
+    """
+    about = "Turn results into a static site that opens from disk, without server, kernel or network."
+    given = parse(options_of(Site), arguments or [], "python -m utilities gallery", about)
+    with reporting():
+        from utilities.gallery import build_gallery
+
+        print(build_gallery(given.runs, given.out or given.runs / "site"))

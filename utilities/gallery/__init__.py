@@ -1,0 +1,8 @@
+"""Results on disk in, a static site out: pages that open from disk and need no server, kernel or network.
+
+`entries` finds what belongs to each notebook, `heatmaps` hands similarities to the browser, `site` writes the pages.
+"""
+
+from utilities.gallery.site import build_gallery
+
+__all__ = ["build_gallery"]

@@ -1,0 +1,69 @@
+"""Hand similarities to the browser: as scripts, since a page that is opened from disk may not fetch data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.colors import to_hex
+
+from utilities.plots.captions import describe_similarity
+from utilities.results.similarity import Similarity
+from utilities.results.writing import read_json, write_whole
+
+DIGITS = 4
+
+
+def similarities(paths: list[Path]) -> dict[str, Similarity]:
+    """Load those of some results that are similarities, by the name of their file."""
+    kinds = {path: read_json(path.with_suffix(".json")).get("type") for path in paths}
+    return {path.stem: Similarity.load(path) for path, kind in kinds.items() if kind == "Similarity"}
+
+
+def colour_scale(name: str, stops: int = 16) -> list[list[float | str]]:
+    """Return a colour map of the figures as plotly takes it.
+
+    Example:
+        >>> colour_scale("gray", 2)
+        [[0.0, '#000000'], [1.0, '#ffffff']]
+    """
+    colours = sns.color_palette(name, as_cmap=True)
+    return [[float(place), to_hex(colours(place))] for place in np.linspace(0, 1, stops)]
+
+
+def script(name: str, result: Similarity) -> str:
+    """Write a similarity as a line of JavaScript that adds it to the page's data.
+
+    Example:
+        >>> script("a", Similarity(np.eye(1), ["x"], ["y"], 10))[:40]
+        'gallery.add("a", {"rows": ["x"], "column'
+    """
+    return f"gallery.add({json.dumps(name)}, {json.dumps(as_data(result), ensure_ascii=False)});\n"
+
+
+def as_data(result: Similarity) -> dict[str, Any]:
+    """Return what a heatmap in the browser needs of a similarity; values have four digits, missing ones are null."""
+    return {
+        "rows": result.layers1,
+        "columns": result.layers2,
+        "values": _rounded(result.matrix),
+        "stderr": None if result.stderr is None else _rounded(result.stderr),
+        "p": None if result.p_value is None else _rounded(result.p_value),
+        "widths": [None if details is None else details["width"] for details in (result.details1, result.details2)],
+        "measure": result.provenance.get("measure", "similarity"),
+        "models": [result.provenance.get(f"model{k}", result.provenance.get("model", "")) for k in (1, 2)],
+        "caption": describe_similarity(result),
+    }
+
+
+def _rounded(values: np.ndarray) -> list[list[float | None]]:
+    table = np.round(values.astype(float), DIGITS)
+    return [[value if np.isfinite(value) else None for value in row] for row in table.tolist()]
+
+
+def write_script(folder: Path, name: str, result: Similarity) -> Path:
+    """Write the script of a similarity into a folder."""
+    return write_whole(folder / f"{name}.js", lambda path: path.write_text(script(name, result), encoding="utf-8"))

@@ -1,0 +1,168 @@
+"""Write the site: an index, a page for each notebook, their data, and one copy of each script and style."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import nbconvert
+import nbformat
+import pandas as pd
+from nbconvert.filters import markdown2html
+from nbconvert.preprocessors import ExtractOutputPreprocessor
+from PIL import Image
+from plotly.offline import get_plotlyjs
+from tqdm.auto import tqdm
+
+from utilities.gallery.entries import Entry, collect
+from utilities.gallery.heatmaps import colour_scale, similarities, write_script
+from utilities.results.writing import check_writable, write_whole
+
+TEMPLATES = Path(__file__).with_name("templates")
+ASSETS = ("style.css", "heatmap.js", "index.js")
+THUMBNAIL = (480, 320)  # pixels, at most
+COLOURS = {"sequential": colour_scale("rocket"), "diverging": colour_scale("vlag")}  # as in the figures
+_SCRIPT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+DOWNLOADS = (".pdf", ".svg", ".png")
+
+
+def build_gallery(runs: str | Path, out: str | Path, progress: bool = True) -> Path:
+    """Turn a folder of results into a static site.
+
+    Args:
+        runs: Folder that `utilities.cli.rerun` wrote, such as ``runs/quick``, or of kept results.
+        out: Folder of the site; what an earlier site left there is overwritten.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Path of the index, to be opened in a browser.
+
+    Raises:
+        FileNotFoundError: If there is nothing to show.
+        ValueError: If the site would lie in the folder of the results.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from utilities.results.similarity import Similarity
+        >>> runs, site = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+        >>> _ = Similarity(np.eye(2), ["a", "b"], ["a", "b"], 10).save(runs / "mine")
+        >>> build_gallery(runs, site, progress=False).name, (site / "mine.html").is_file()
+        ('index.html', True)
+    """
+    runs, out = Path(runs), Path(out)
+    if out.resolve() == runs.resolve():
+        raise ValueError(f"the site cannot lie where its results do ({runs}): choose another --out")
+    entries = collect(runs)
+    check_writable(out / "index.html")
+    pages = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    for name in ASSETS:
+        write_whole(out / "assets" / name, lambda path, name=name: shutil.copyfile(TEMPLATES / name, path))
+    _write(out / "assets" / "plotly.js", get_plotlyjs())
+    for entry in tqdm(entries, desc="pages", delay=2, disable=not progress):
+        _write(out / f"{entry.name}.html", pages.get_template("notebook.html").render(**_page(entry, out)))
+    index = pages.get_template("index.html")
+    cards = [_card(entry, out) for entry in entries]
+    _write(out / "index.html", index.render(cards=cards, claims=_claims(entries), filters=_filters(cards)))
+    return out / "index.html"
+
+
+def _write(path: Path, text: str) -> None:
+    write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def _card(entry: Entry, out: Path) -> dict[str, Any]:
+    """Return what the index shows of a notebook."""
+    picture = ""
+    if entry.figures:
+        picture = f"files/{entry.figures[0].stem}_small.png"
+        write_whole(out / picture, lambda path: _shrink(entry.figures[0], path))
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "picture": picture,
+        "verdict": entry.verdict,
+        "study": [entry.study],
+        "model": entry.values("model", "model1", "model2"),
+        "data": entry.values("dataset"),
+        "profile": entry.values("profile"),
+    }
+
+
+def _shrink(source: Path, path: Path) -> None:
+    with Image.open(source) as picture:
+        picture.convert("RGB").resize(_fitted(picture.size), Image.Resampling.LANCZOS).save(path, optimize=True)
+
+
+def _fitted(size: tuple[int, int]) -> tuple[int, int]:
+    scale = min(1.0, *(most / own for most, own in zip(THUMBNAIL, size, strict=True)))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _filters(cards: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """List what the index can be filtered by, where there is a choice."""
+    kinds = ("study", "model", "data", "profile")
+    values = {kind: sorted({one for card in cards for one in card[kind]}) for kind in kinds}
+    return {kind: found for kind, found in values.items() if len(found) > 1}
+
+
+def _claims(entries: Sequence[Entry]) -> list[dict[str, str]]:
+    tables = [entry.claims.assign(page=entry.name) for entry in entries if len(entry.claims)]
+    return pd.concat(tables).fillna("").to_dict("records") if tables else []
+
+
+def _page(entry: Entry, out: Path) -> dict[str, Any]:
+    """Return what a notebook's page shows, and write the files that it refers to."""
+    heatmaps = similarities(entry.results)
+    for name, result in heatmaps.items():
+        write_script(out / "data", name, result)
+        write_whole(out / "files" / f"{name}.csv", lambda path, result=result: result.to_frame().to_csv(path))
+    return {
+        "entry": entry,
+        "paragraph": markdown2html(entry.paragraph),
+        "heatmaps": list(heatmaps),
+        "colours": COLOURS,
+        "figures": [_figure(path, out) for path in entry.figures],
+        "claims": entry.claims.to_dict("records"),
+        "parameters": entry.run.get("parameters", {}),
+        "provenance": _provenance(entry),
+        "notebook": "" if entry.notebook is None else _executed(entry.notebook, out / "files"),
+    }
+
+
+def _figure(path: Path, out: Path) -> dict[str, Any]:
+    """Copy a figure in all its formats."""
+    there = [path.with_suffix(suffix) for suffix in DOWNLOADS if path.with_suffix(suffix).is_file()]
+    for one in there:
+        write_whole(out / "files" / one.name, lambda place, one=one: shutil.copyfile(one, place))
+    return {"name": path.stem, "files": [one.name for one in there], "alt": path.stem.replace("_", " ")}
+
+
+def _provenance(entry: Entry) -> dict[str, str]:
+    """Return what the results of a page share."""
+    facts = {key: entry.values(key) for key in ("dataset", "profile", "seed", "measure", "estimator", "batch_size")}
+    facts["models"] = entry.values("model", "model1", "model2")
+    facts["weights"] = entry.values("weights", "weights1", "weights2")
+    return {key: "; ".join(values) for key, values in facts.items() if values}
+
+
+def _executed(notebook: Path, folder: Path) -> str:
+    """Turn an executed notebook into HTML without scripts, its pictures into files."""
+    exporter = nbconvert.HTMLExporter(template_name="basic", exclude_anchor_links=True, sanitize_html=True)
+    exporter.register_preprocessor(ExtractOutputPreprocessor, enabled=True)
+    resources = {"unique_key": f"{notebook.stem}_cell", "output_files_dir": "files"}
+    content = nbformat.read(notebook, as_version=4)
+    for output in (output for cell in content.cells for output in cell.get("outputs", [])):
+        if "text/html" in output.get("data", {}):  # sanitising alone would show scripts as text
+            output.data["text/html"] = _SCRIPT.sub("", output.data["text/html"])
+    body, resources = exporter.from_notebook_node(content, resources=resources)
+    for name, picture in resources["outputs"].items():
+        write_whole(folder / Path(name).name, lambda path, picture=picture: path.write_bytes(picture))
+    return body

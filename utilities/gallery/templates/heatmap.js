@@ -1,0 +1,151 @@
+"use strict";
+// Draw similarities as heatmaps that answer: hover, arrow keys and click read a pair of layers.
+const gallery = (() => {
+  const results = {};
+  const byId = (id) => document.getElementById(id);
+  let cell = [0, 0];
+
+  function add(name, result) {
+    results[name] = result;
+  }
+
+  const alike = (a, b) => String(a.rows) === String(b.rows) && String(a.columns) === String(b.columns);
+  const text = (value) => (value === null ? "missing" : value.toFixed(3));
+  const width = (result, side, k) => (result.widths[side] ? `, ${result.widths[side][k].toLocaleString("en")} features` : "");
+
+  function describe(result, i, j) {
+    const parts = [`${result.rows[i]}${width(result, 0, i)} with ${result.columns[j]}${width(result, 1, j)}: ${text(result.values[i][j])}`];
+    if (result.stderr && result.stderr[i][j] !== null) parts.push(`± ${text(result.stderr[i][j])}`);
+    if (result.p && result.p[i][j] !== null) parts.push(`p = ${text(result.p[i][j])}`);
+    return parts.join(" ");
+  }
+
+  // What is drawn: one result, two side by side, or the second less the first.
+  function chosen() {
+    const first = byId("first").value;
+    const second = byId("second") ? byId("second").value : "";
+    const both = second ? [results[first], results[second]] : [results[first]];
+    const box = byId("difference");
+    if (box) {
+      box.disabled = !(second && alike(...both));
+      if (box.disabled) box.checked = false;
+      if (box.checked) return { names: [`${second} less ${first}`], shown: [difference(...both)], diverging: true };
+    }
+    return { names: second ? [first, second] : [first], shown: both, diverging: false };
+  }
+
+  function difference(a, b) {
+    const less = (x, y) => (x === null || y === null ? null : y - x);
+    const values = a.values.map((row, i) => row.map((value, j) => less(value, b.values[i][j])));
+    return { ...b, values, stderr: null, p: null, measure: `difference of ${b.measure}` };
+  }
+
+  const colours = {};  // colour scales, set by the page
+
+  function look() {
+    const style = getComputedStyle(document.documentElement);
+    const ink = style.getPropertyValue("--ink").trim();
+    return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12 } };
+  }
+
+  function range(shown, diverging) {
+    const values = shown.flatMap((result) => result.values.flat()).filter((value) => value !== null);
+    const least = Math.min(...values), most = Math.max(...values);
+    const end = Math.max(Math.abs(least), Math.abs(most)) || 1;
+    return diverging ? [-end, end] : [Math.min(0, least), Math.max(1, most)];
+  }
+
+  function draw() {
+    const { names, shown, diverging } = chosen();
+    const place = byId("heatmaps");
+    place.replaceChildren();
+    const [zmin, zmax] = range(shown, diverging);
+    // All boxes first: a plot takes the width that its box has when it is drawn.
+    const boxes = shown.map(() => place.appendChild(document.createElement("div")));
+    shown.forEach((result, k) => {
+      const box = boxes[k];
+      box.className = "heatmap";
+      box.tabIndex = 0;
+      box.setAttribute("role", "application");
+      box.setAttribute("aria-label", `${names[k]}: ${result.caption} Arrow keys move, Enter reads row and column.`);
+      const hover = result.values.map((row, i) => row.map((_, j) => describe(result, i, j)));
+      const trace = { type: "heatmap", z: result.values, text: hover, hovertemplate: "%{text}<extra></extra>", zmin, zmax,
+        colorscale: diverging ? colours.diverging : colours.sequential, colorbar: { title: { text: result.measure, side: "right" }, thickness: 12 } };
+      const axis = (layers, title) => ({ title: { text: title }, showticklabels: false, range: [-0.5, layers.length - 0.5], constrain: "domain" });
+      Plotly.newPlot(box, [trace], { ...look(), margin: { l: 30, r: 10, t: 40, b: 30 }, title: { text: names[k], font: { size: 13 } },
+        xaxis: axis(result.columns, `layers of ${result.models[1] || "the model"}`),
+        yaxis: { ...axis(result.rows, `layers of ${result.models[0] || "the model"}`), scaleanchor: "x" } },
+        { responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg", filename: names[k] } });
+      box.on("plotly_hover", (event) => show(event.points[0].pointIndex));
+      box.on("plotly_click", (event) => { show(event.points[0].pointIndex); read(); });
+      box.addEventListener("keydown", (event) => move(event, result));
+    });
+    byId("caption").textContent = shown.map((result) => result.caption).join(" ");
+    byId("csv").href = `files/${byId("first").value}.csv`;
+    cell = [0, 0];
+    byId("readout").textContent = "";
+    byId("matches").replaceChildren();
+    Plotly.purge(byId("curves"));
+    byId("curves").replaceChildren();
+  }
+
+  // Mark a pair of layers in all heatmaps that are shown, and read it out.
+  function show([i, j]) {
+    cell = [i, j];
+    const { names, shown } = chosen();
+    document.querySelectorAll(".heatmap").forEach((box, k) => {
+      const result = shown[k];
+      if (i >= result.rows.length || j >= result.columns.length) return;
+      const line = { type: "rect", x0: j - 0.5, x1: j + 0.5, y0: i - 0.5, y1: i + 0.5, line: { color: "#18c3c3", width: 2 } };
+      Plotly.relayout(box, { shapes: [line] });
+    });
+    const there = shown.filter((result) => i < result.rows.length && j < result.columns.length);
+    byId("readout").textContent = there.map((result, k) => (shown.length > 1 ? `${names[k]}: ` : "") + describe(result, i, j)).join(" | ");
+  }
+
+  const STEPS = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+  function move(event, result) {
+    if (event.key === "Enter") { read(); event.preventDefault(); return; }
+    const step = STEPS[event.key];
+    if (!step) return;
+    const stay = (value, count) => Math.max(0, Math.min(count - 1, value));
+    show([stay(cell[0] + step[0], result.rows.length), stay(cell[1] + step[1], result.columns.length)]);
+    event.preventDefault();
+  }
+
+  // Draw the row and the column of the chosen pair as curves, and list the best matches of both layers.
+  function read() {
+    const { shown } = chosen();
+    const [i, j] = cell, result = shown[0];
+    const row = result.values[i], column = result.values.map((line) => line[j]);
+    const depth = (values) => values.map((_, k) => (values.length > 1 ? k / (values.length - 1) : 0));
+    const curve = (values, layers, name, error) => ({ x: depth(values), y: values, text: layers, name, mode: "lines+markers", marker: { size: 4 },
+      error_y: error ? { type: "data", array: error, thickness: 1, width: 0 } : undefined, hovertemplate: "%{text}: %{y:.3f}<extra></extra>" });
+    const errors = result.stderr ? [result.stderr[i], result.stderr.map((line) => line[j])] : [null, null];
+    Plotly.react(byId("curves"), [curve(row, result.columns, `row: ${result.rows[i]}`, errors[0]), curve(column, result.rows, `column: ${result.columns[j]}`, errors[1])],
+      { ...look(), margin: { l: 50, r: 10, t: 10, b: 40 }, legend: { orientation: "h", y: 1.15 }, xaxis: { title: { text: "relative depth (0: first layer, 1: last)" } }, yaxis: { title: { text: result.measure } } },
+      { responsive: true, displaylogo: false });
+    const best = (values, layers) => values.map((value, k) => [value, layers[k]]).filter(([value]) => value !== null).sort((a, b) => b[0] - a[0]).slice(0, 5);
+    const list = (title, found) => {
+      const box = document.createElement("div"), heading = document.createElement("h3"), items = document.createElement("ol");
+      heading.textContent = title;
+      for (const [value, layer] of found) {
+        const item = document.createElement("li");
+        item.textContent = `${layer}: ${text(value)}`;
+        items.append(item);
+      }
+      box.append(heading, items);
+      return box;
+    };
+    byId("matches").replaceChildren(list(`Most like ${result.rows[i]}`, best(row, result.columns)), list(`Most like ${result.columns[j]}`, best(column, result.rows)));
+  }
+
+  function start() {
+    for (const id of ["first", "second", "difference"]) if (byId(id)) byId(id).addEventListener("change", draw);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+    draw();
+  }
+
+  return { add, colours, start };
+})();
