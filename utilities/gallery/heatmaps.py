@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,28 @@ def similarities(paths: list[Path]) -> dict[str, Similarity]:
     """Load those of some results that are similarities, by the name of their file."""
     kinds = {path: read_json(path.with_suffix(".json")).get("type") for path in paths}
     return {path.stem: Similarity.load(path) for path, kind in kinds.items() if kind == "Similarity"}
+
+
+def labels_of(results: Mapping[str, Similarity]) -> dict[str, str]:
+    """Name each result by its models and their weights, or by its file where that is not known or not unique.
+
+    Example:
+        >>> one, two = ({"model": "resnet18", "weights": words} for words in ("untrained, seed 0", "trained"))
+        >>> made = [Similarity(np.eye(1), ["a"], ["a"], 10, provenance=facts) for facts in (one, two)]
+        >>> labels_of({"a": made[0], "b": made[1], "c": made[1]})
+        {'a': 'resnet18, untrained, seed 0', 'b': 'resnet18, trained (b)', 'c': 'resnet18, trained (c)'}
+    """
+    labels = {name: _label(result.provenance) or name for name, result in results.items()}
+    counts = Counter(labels.values())
+    return {name: label if counts[label] == 1 else f"{label} ({name})" for name, label in labels.items()}
+
+
+def _label(facts: Mapping[str, Any]) -> str:
+    models, weights = (
+        list(dict.fromkeys(str(facts[f"{what}{k}"]) for k in ("", 1, 2) if facts.get(f"{what}{k}")))
+        for what in ("model", "weights")
+    )
+    return ", ".join(part for part in (" x ".join(models), "; ".join(weights)) if part)
 
 
 def colour_scale(name: str, stops: int = 16) -> list[list[float | str]]:

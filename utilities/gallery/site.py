@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from tqdm.auto import tqdm
 
 from utilities.gallery.entries import Entry, collect
-from utilities.gallery.heatmaps import colour_scale, similarities, write_script
+from utilities.gallery.heatmaps import colour_scale, labels_of, similarities, write_script
 from utilities.results.writing import check_writable, write_whole
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -127,7 +127,7 @@ def _page(entry: Entry, out: Path) -> dict[str, Any]:
     return {
         "entry": entry,
         "paragraph": markdown2html(entry.paragraph),
-        "heatmaps": list(heatmaps),
+        "heatmaps": labels_of(heatmaps),
         "colours": COLOURS,
         "figures": [_figure(path, out) for path in entry.figures],
         "claims": entry.claims.to_dict("records"),

@@ -20,6 +20,8 @@ const gallery = (() => {
     return parts.join(" ");
   }
 
+  const labelOf = (name) => [...byId("first").options].find((option) => option.value === name).text;
+
   // What is drawn: one result, two side by side, or the second less the first.
   function chosen() {
     const first = byId("first").value;
@@ -29,9 +31,9 @@ const gallery = (() => {
     if (box) {
       box.disabled = !(second && alike(...both));
       if (box.disabled) box.checked = false;
-      if (box.checked) return { names: [`${second} less ${first}`], shown: [difference(...both)], diverging: true };
+      if (box.checked) return { names: [`${labelOf(second)} less ${labelOf(first)}`], shown: [difference(...both)], diverging: true };
     }
-    return { names: second ? [first, second] : [first], shown: both, diverging: false };
+    return { names: (second ? [first, second] : [first]).map(labelOf), shown: both, diverging: false };
   }
 
   function difference(a, b) {
@@ -47,6 +49,8 @@ const gallery = (() => {
     const ink = style.getPropertyValue("--ink").trim();
     return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12 } };
   }
+
+  const wrapped = (label) => label.replace(/(.{30,60}?[,;]) /g, "$1<br>");
 
   function range(shown, diverging) {
     const values = shown.flatMap((result) => result.values.flat()).filter((value) => value !== null);
@@ -72,7 +76,7 @@ const gallery = (() => {
       const trace = { type: "heatmap", z: result.values, text: hover, hovertemplate: "%{text}<extra></extra>", zmin, zmax,
         colorscale: diverging ? colours.diverging : colours.sequential, colorbar: { title: { text: result.measure, side: "right" }, thickness: 12 } };
       const axis = (layers, title) => ({ title: { text: title }, showticklabels: false, range: [-0.5, layers.length - 0.5], constrain: "domain" });
-      Plotly.newPlot(box, [trace], { ...look(), margin: { l: 30, r: 10, t: 40, b: 30 }, title: { text: names[k], font: { size: 13 } },
+      Plotly.newPlot(box, [trace], { ...look(), margin: { l: 30, r: 10, t: 70, b: 30 }, title: { text: wrapped(names[k]), font: { size: 12 } },
         xaxis: axis(result.columns, `layers of ${result.models[1] || "the model"}`),
         yaxis: { ...axis(result.rows, `layers of ${result.models[0] || "the model"}`), scaleanchor: "x" } },
         { responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg", filename: names[k] } });
