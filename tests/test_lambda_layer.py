@@ -248,6 +248,12 @@ def test_bad_options(options, message):
         LambdaLayer(**options)
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 1, 6, 6), (1, 1, 6, 6)])
+def test_values_that_do_not_fit_the_kernel(shape):
+    with pytest.raises(ValueError, match=r"E and v should be .*, not .*6, 6"):
+        position_lambda(torch.zeros(1, 1, 1, 3, 3), torch.zeros(shape))
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match=r"LambdaLayer\(d=8\) got \(1, 4, 2, 2\)"):
         LambdaLayer(8)(torch.zeros(1, 4, 2, 2))

@@ -97,6 +97,11 @@ def test_a_finished_run_is_kept_only_for_the_same_recipe(trained):
     assert trained.stat().st_mtime_ns == before
     assert "is there already" in lines[0]
     other = Recipe(**{**asdict(TINY), "learning_rate": 0.02})
+    anew = []
+    fit("resnet18", Recipe(**{**asdict(TINY), "epochs": 0}), 0, trained.parent, device="cpu", report=quiet)
+    fit("resnet18", Recipe(**{**asdict(TINY), "epochs": 0}), 0, trained.parent, device="cpu", report=anew.append)
+    assert "is there already; training anew replaces it at the end: copy it to keep it" in anew[0]
+    assert anew[-1].startswith("wrote ")
     fit("resnet18", other, 0, trained.parent, resume=True, device="cpu", report=quiet)
     assert load(trained)["recipe"]["learning_rate"] == 0.02
 

@@ -166,6 +166,9 @@ def _without_autocast(device: str) -> AbstractContextManager[object]:
 
 def _operator(weight: torch.Tensor, v: torch.Tensor, method: str | None = None) -> Operator:
     """Return the function that maps values such as ``v`` to their position lambdas; see `position_lambda`."""
+    if weight.ndim != 5 or v.ndim != 5 or weight.shape[1] != v.shape[1]:
+        shapes = f"{tuple(weight.shape)} and {tuple(v.shape)}"
+        raise ValueError(f"E and v should be (dk, du, 1, r, r) and (batch, du, dv, height, width), not {shapes}")
     if weight.shape[-2] % 2 == 0 or weight.shape[-1] % 2 == 0:
         raise ValueError(f"a kernel of {tuple(weight.shape[-2:])} taps has no centre; r should be odd")
     height, width = v.shape[-2:]

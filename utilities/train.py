@@ -188,7 +188,9 @@ def fit(
     begun = None if start is None else read_start(start, model_name)
     origin = {"teacher": taught[1]} if taught else {}
     origin |= {"start": begun[1]} if begun else {}
-    with locked(path) if processes.rank == 0 else nullcontext(), keeping_freed_memory():
+    with locked(path, report) if processes.rank == 0 else nullcontext(), keeping_freed_memory():
+        if not resume and path.exists():
+            report(f"{path} is there already; training anew replaces it at the end: copy it to keep it")
         content = finished(path, recipe, origin, report) if resume and processes.rank == 0 else None
         if content is not None:
             refuse_other_data(content, data_now(recipe, seed, classes), path, recipe.dataset)
@@ -231,6 +233,7 @@ def fit(
         if processes.rank == 0:
             finish(path, facts | {"model": trainer.result.state_dict()})
             write_record(path, facts)
+            report(f"wrote {path}")
     processes.first(None)  # the others may read what it has written
     return path
 

@@ -605,7 +605,7 @@ def test_a_set_too_small_for_validation(tmp_path):
     ("options", "message"),
     [
         ({"shuffle": True}, "use one of once, every_epoch, never"),
-        ({"batch_size": 0}, "batch_size should be >= 1"),
+        ({"batch_size": 0}, "batch_size=0 should be 1 or more"),
         ({"batch_size": 11, "drop_last": True}, "no batch of 11 comes out of 10 images"),
         ({"workers": -1}, "workers"),
     ],

@@ -97,6 +97,11 @@ def test_norms_cannot_be_synchronised_on_a_cpu(tmp_path):
         fit("resnet18", replace(RECIPE, optimizer="sgd"), 0, tmp_path, sync_norms=True, **EXACT)
 
 
+def test_a_model_without_batch_norms_has_none_to_synchronise(tmp_path):
+    with pytest.warns(UserWarning, match="no batch norms to synchronise"):
+        fit(MODEL, replace(RECIPE, epochs=0), 0, tmp_path, sync_norms=True, **EXACT)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mixing", [[], MIXING], ids=["plain", "mixed"])
 def test_two_processes_give_the_loss_curve_of_one(tmp_path, mixing):

@@ -2,6 +2,7 @@
 
 import math
 import random
+import warnings
 from dataclasses import asdict, fields, replace
 
 import numpy as np
@@ -449,3 +450,12 @@ def test_every_recipe_and_option_is_in_the_help(capsys):
     assert all(f"{name}: {recipe.dataset}, " in text for name, recipe in RECIPES.items())
     named = [field.name for field in fields(Recipe) if field.name != "epochs"]
     assert all(f"--{name.replace('_', '-')}" in text for name in named)
+
+
+def test_a_warm_up_longer_than_the_training_is_warned_of():
+    with pytest.warns(UserWarning, match="warmup=3 is longer than the training, epochs=2: the learning rate never"):
+        Recipe(epochs=2, warmup=3).resolved("resnet18")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Recipe(epochs=2, warmup=2).resolved("resnet18")
+        Recipe(epochs=0, warmup=2).resolved("resnet18")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import nn
 
@@ -19,6 +20,7 @@ from utilities.datasets.fingerprint import fingerprint
 from utilities.results import writing
 from utilities.train import fit
 from utilities.training import resumption
+from utilities.training.resumption import locked
 from utilities.training.trainer import Recipe, Trainer
 
 DIGITS = Recipe("digits", epochs=2, batch_size=20, n_images=40, image_size=8, learning_rate=0.01)
@@ -316,6 +318,19 @@ def test_room_for_the_checkpoint_is_looked_at_before_training(tmp_path, small, m
     monkeypatch.setattr(Trainer, "run_epoch", None)
     with pytest.raises(OSError, match=r"no room for .*epochs_2\.pth: it needs about [\d.]+ kB, and 100 bytes are free"):
         fit("resnet18", DIGITS, 0, tmp_path, report=lambda line: None, **OPTIONS)
+
+
+def test_a_second_training_says_that_it_waits(tmp_path):
+    lines, path = [], tmp_path / "a.pth"
+    held = FileLock(path.with_suffix(".lock"))
+    held.acquire()
+
+    def release(line):
+        lines.append(line)
+        held.release()
+
+    with locked(path, release):
+        assert lines == [f"waiting for another process that trains {path}"]
 
 
 @pytest.mark.parametrize(

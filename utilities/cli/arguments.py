@@ -268,7 +268,7 @@ def _refuse_unknown(arguments: Sequence[str], options: Sequence[Option], prog: s
     for one in options:
         given = any(word.partition("=")[0].replace("_", "-") == one.flag for word in arguments)
         if one.default is REQUIRED and not one.position and not given:
-            fail(f"{one.flag} is missing: {one.help}")
+            fail(f"{one.flag} is missing: {one.help[:1].lower()}{one.help[1:]}")
 
 
 def _sentence(text: str, options: Sequence[Option], arguments: Sequence[str]) -> str:

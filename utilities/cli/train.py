@@ -102,15 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with reporting():
         _refuse_weights(given["model"])
         from utilities.datasets.class_order import from_options
-        from utilities.hooks.calls.processes import Processes, process_group
+        from utilities.hooks.calls.processes import process_group
         from utilities.train import fit
 
         given["classes"] = from_options(given["classes"])
         given |= {"accumulate": given.pop("grad_accum"), "compiled": given.pop("compile")}
         with process_group(given["device"]) as given["device"]:
-            path = fit(given.pop("model"), own, given.pop("seed"), given.pop("dir"), **given)
-            if Processes.now().rank == 0:
-                print(f"wrote {path}")
+            fit(given.pop("model"), own, given.pop("seed"), given.pop("dir"), **given)
 
 
 def _refuse_weights(word: str) -> None:

@@ -165,7 +165,9 @@ def load_source(
             raise ValueError(f"n_images={n_images} is more than the {len(labels)} of {name} ({split})")
         source = replace(source, members=source.members[balanced(labels, n_images, seed)])
     if len(source.members) == 0:
-        raise ValueError(f"{name} is so small that its {split} split has no image")
+        raise ValueError(
+            f"{name} is so small that its {split} split has no image: add images, or folders of that split"
+        )
     return name, source
 
 

@@ -173,8 +173,9 @@ def make_loader(
     """
     if shuffle not in SHUFFLES:
         raise ValueError(f"shuffle {shuffle!r} is not known; use one of {', '.join(SHUFFLES)}")
-    if batch_size < 1 or workers < 0 or seed < 0:
-        raise ValueError(f"batch_size should be >= 1, workers and seed >= 0; got {batch_size}, {workers} and {seed}")
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name}={value} should be {least} or more")
     count = len(dataset)
     if count == 0 or (drop_last and count < batch_size):
         raise ValueError(f"no batch of {batch_size} comes out of {count} images (drop_last={drop_last})")

@@ -12,6 +12,7 @@ hundred.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -164,6 +165,12 @@ def _check_schedule(recipe: Recipe) -> None:
     if list(steps) != sorted({*steps}) or (steps and not 0 < steps[0] <= steps[-1] < recipe.epochs):
         raise ValueError(
             f"milestones={steps} should grow and lie between 0 and epochs={recipe.epochs}; give others or none"
+        )
+    if recipe.epochs and recipe.warmup > recipe.total_epochs:
+        warnings.warn(
+            f"warmup={recipe.warmup} is longer than the training, epochs={recipe.epochs}: the learning rate never "
+            "reaches its peak",
+            stacklevel=4,
         )
     if name.startswith("epochwise") and recipe.warmup % 1 != 0:
         raise ValueError(f"warmup={recipe.warmup} should be a whole number of epochs with the schedule {name}")

@@ -230,8 +230,13 @@ def resume_file(path: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a checkpoint, making its folder; if the lock is refused, no new lock file remains."""
+def locked(path: Path, report: Callable[[str], None] = print) -> Iterator[None]:
+    """Hold the lock of a checkpoint, making its folder; if the lock is refused, no new lock file remains.
+
+    Args:
+        path: Path of the checkpoint.
+        report: Function that receives a line while another process holds the lock.
+    """
     check_writable(path)
     file = path.with_suffix(".lock")
     fresh = not file.exists()
@@ -239,6 +244,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        report(f"waiting for another process that trains {path}")
         with waiting():
             lock.acquire()
     try:

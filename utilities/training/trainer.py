@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -124,6 +125,8 @@ class Trainer:
     def _shared(self, sync_norms: bool) -> nn.Module:
         """Return what is called in a step: the model, or with several processes what averages their gradients."""
         norms = [name for name, module in self.model.named_modules() if isinstance(module, _BatchNorm)]
+        if sync_norms and not norms:
+            warnings.warn("the model has no batch norms to synchronise: sync_norms does nothing", stacklevel=4)
         if sync_norms and norms:
             if self.device.type != "cuda":
                 raise ValueError(

@@ -16,6 +16,7 @@ from torch import nn
 
 from utilities.analysis.loss.hessian import HessianSpectra, hessian_spectra
 from utilities.analysis.loss.mini_batches import SeededMixFunction
+from utilities.hooks.calls.batch_parts import known_length
 
 STATED = ("weights", "epoch", "reading", "mode", "augmentation", "mix", "weight_decay", "batch_size", "n_batches")
 
@@ -74,6 +75,12 @@ def both_readings(
         >>> {name: (spectra.ends, spectra.provenance["weight_decay"]) for name, spectra in readings.items()}
         {'mini-batch': (['magnitude'], 0.05), 'full': (['largest'], 0.0)}
     """
+    there = known_length(getattr(clean_loader, "dataset", None))
+    if there is not None and there < full_images * full_sets:
+        raise ValueError(
+            f"full_sets={full_sets} sets of full_images={full_images} are more than the {there} images of the loader: "
+            "take fewer or smaller sets"
+        )
     facts, largest = dict(provenance or {}), ("largest",)
     own = {"k": k, "batch_size": batch_size, "n_batches": n_batches, "ends": ends, "mix": mix}
     own |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing}

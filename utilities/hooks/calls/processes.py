@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ import torch
 from torch import distributed, nn
 
 from utilities.hooks.calls.evaluating import resolve_device
+
+_LOST = re.compile(
+    r"gloo.*connection|connection (closed|reset|refused)|remote process exited", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,9 @@ def process_group(device: str | torch.device, patience: timedelta | None = None)
     Yields:
         This process's device.
 
+    Raises:
+        ConnectionError: If another process of the group has ended meanwhile.
+
     Example:
         >>> with process_group("cpu") as device:
         ...     device, Processes.now()
@@ -103,5 +111,10 @@ def process_group(device: str | torch.device, patience: timedelta | None = None)
     distributed.init_process_group(backend, timeout=patience)
     try:
         yield own
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
+            raise
+        rank = distributed.get_rank()
+        raise ConnectionError(f"process {rank}: another process of the group has ended; it may say why") from error
     finally:
         distributed.destroy_process_group()
