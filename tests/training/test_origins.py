@@ -79,7 +79,7 @@ def test_what_is_finished_is_kept_only_with_the_same_start(first, digits, still,
     assert fit(NAME, still, 1, tmp_path, **options) == checkpoint_path(tmp_path, NAME, 1, 0)  # another file
     other = fit(NAME, replace(digits, learning_rate=2e-3), 0, tmp_path / "other", **OPTIONS)
     assert fit(NAME, still, 1, tmp_path, start=other, **options) == path  # of the same name, and yet not kept
-    assert "trained with another recipe" in lines[-3] + lines[-4]
+    assert "trained with another recipe" in lines[-5]
     assert torch.equal(weights(path)["pos_embed"], weights(other)["pos_embed"])
 
 

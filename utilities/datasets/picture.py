@@ -166,4 +166,5 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with path.open("rb") as file, Image.open(file) as image:
             yield image
     except (OSError, ValueError, SyntaxError) as error:
-        raise OSError(f"cannot read image {path} ({error}): replace or remove it") from error
+        remedy = "" if isinstance(error, ValueError) else "; replace or remove it"  # our own errors have theirs
+        raise OSError(f"cannot read image {path}: {error}{remedy}") from error
