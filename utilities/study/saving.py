@@ -20,7 +20,7 @@ class Saving:
     output_dir: str | Path | None
 
     def save(self, result: Similarity, figure: Figure, part: str = "") -> Path:
-        """Write NAME.npz, NAME.json, NAME.png and NAME.pdf to the output folder; with a part, NAME_PART.npz and so on.
+        """Write NAME.npz, NAME.json, NAME.png, NAME.pdf and NAME.svg to the output folder, or NAME_PART.npz and so on.
 
         Returns:
             The path of the picture.
@@ -29,9 +29,9 @@ class Saving:
         return self.save_figure(figure, part)
 
     def save_figure(self, figure: Figure, part: str = "") -> Path:
-        """Write NAME.png and NAME.pdf (or NAME_PART) to the output folder, and return the path of the picture."""
+        """Write NAME.png, NAME.pdf and NAME.svg, or NAME_PART.png and so on, and return the path of the picture."""
         base = self.path(part)
-        return [save_figure(figure, base.with_name(base.name + suffix)) for suffix in (".pdf", ".png")][-1]
+        return [save_figure(figure, base.with_name(base.name + suffix)) for suffix in (".pdf", ".svg", ".png")][-1]
 
     def path(self, part: str = "") -> Path:
         """Return the path of this notebook's files without their ending."""
