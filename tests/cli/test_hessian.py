@@ -48,9 +48,7 @@ def around(mean, spread=0.1, negative=0, batches=8, **facts):
 def test_too_few_images_for_the_second_reading_are_refused_before_the_first():
     loader = make_loader(load_dataset("digits", n_images=20, image_size=8), 10)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
-    with pytest.raises(
-        ValueError, match=r"full_sets=2 sets of full_images=16 .* the 20 images .*smaller sets"
-    ):
+    with pytest.raises(ValueError, match=r"full_sets=2 sets of full_images=16 .* the 20 images .*smaller sets"):
         both_readings(model, None, loader, k=1, full_images=16, full_sets=2, device="cpu")
 
 

@@ -45,7 +45,10 @@ def similarity(seed=0):
 def executed(path):
     cell = nbformat.v4.new_code_cell("1 + 1", execution_count=1)
     html = "<b>bold</b><script>alert(1)</script>"
-    cell.outputs = [nbformat.v4.new_output("display_data", {"text/html": html})]
+    scripted = {"application/javascript": "alert(1)", "text/plain": "a bar"}
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/plain": "0/10 [00:00<?]"}
+    outputs = {"text/html": html}, scripted, widget
+    cell.outputs = [nbformat.v4.new_output("display_data", data) for data in outputs]
     intro = nbformat.v4.new_markdown_cell("# Do measures agree?\n\nA *paragraph*.")
     nbformat.write(nbformat.v4.new_notebook(cells=[intro, cell], metadata={"study": "One study"}), path)
 
@@ -120,6 +123,9 @@ def test_nothing_is_fetched_and_pages_are_small(site):
 def test_texts_of_results_are_escaped_and_the_notebook_is_there(site):
     page = (site / f"{NAME}.html").read_text()
     assert "<b>bold</b>" in page  # an output of the notebook
+    assert "<em>paragraph</em>" in page
+    assert "a bar" in page
+    assert "0/10" not in page
     assert "a &lt;b&gt;" in page
     assert f"{NAME}.pdf" in page
     index = (site / "index.html").read_text()

@@ -51,7 +51,15 @@ def test_a_group_compares_trained_and_untrained_models(compared, folder):
     group.save({"trained": trained, "untrained": untrained}, {"a": plt.figure(), "b": plt.figure()})
     names = {path.name for path in (folder / "out").iterdir()}
     pairs = ["plain_cnn8_vit_tiny_patch2_16", "vit_tiny_patch2_16_vit_tiny_patch2_16"]
-    assert {"G.npz", "G.json", "G.png", "G.pdf", "G.svg", "G_b.png", *(f"G_trained_{pair}.npz" for pair in pairs)} <= names
+    assert {
+        "G.npz",
+        "G.json",
+        "G.png",
+        "G.pdf",
+        "G.svg",
+        "G_b.png",
+        *(f"G_trained_{pair}.npz" for pair in pairs),
+    } <= names
     assert "G_trained_vit_tiny_patch2_16_plain_cnn8.npz" not in names
     assert len(each_pair(trained)) == 3
     plt.close("all")

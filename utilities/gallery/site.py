@@ -27,6 +27,7 @@ ASSETS = ("style.css", "heatmap.js", "index.js")
 THUMBNAIL = (480, 320)  # pixels, at most
 COLOURS = {"sequential": colour_scale("rocket"), "diverging": colour_scale("vlag")}  # as in the figures
 _SCRIPT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+_WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar, which needs a kernel
 DOWNLOADS = (".pdf", ".svg", ".png")
 
 
@@ -155,13 +156,18 @@ def _provenance(entry: Entry) -> dict[str, str]:
 
 def _executed(notebook: Path, folder: Path) -> str:
     """Turn an executed notebook into HTML without scripts, its pictures into files."""
-    exporter = nbconvert.HTMLExporter(template_name="basic", exclude_anchor_links=True, sanitize_html=True)
+    exporter = nbconvert.HTMLExporter(template_name="basic", exclude_anchor_links=True)
     exporter.register_preprocessor(ExtractOutputPreprocessor, enabled=True)
     resources = {"unique_key": f"{notebook.stem}_cell", "output_files_dir": "files"}
     content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
     for output in (output for cell in content.cells for output in cell.get("outputs", [])):
-        if "text/html" in output.get("data", {}):  # sanitising alone would show scripts as text
-            output.data["text/html"] = _SCRIPT.sub("", output.data["text/html"])
+        data = output.get("data", {})
+        data.pop("application/javascript", None)
+        if "text/html" in data:
+            data["text/html"] = _SCRIPT.sub("", data["text/html"])
     body, resources = exporter.from_notebook_node(content, resources=resources)
     for name, picture in resources["outputs"].items():
         write_whole(folder / Path(name).name, lambda path, picture=picture: path.write_bytes(picture))
