@@ -16,6 +16,7 @@ import glob
 import json
 import os
 import shutil
+import shlex
 import signal
 import subprocess
 import sys
@@ -280,13 +281,13 @@ def rerun(
 
 
 def _summarise(rows: list[dict[str, Any]], out: Path, seconds: float) -> pd.DataFrame:
-    """Write the summary and return it as a table, with the total time in its attrs."""
+    """Write the summary and return it as a table, with the total time and the folder in its attrs."""
     import pandas as pd
 
     from utilities.results.writing import write_json, write_whole
 
     table = pd.DataFrame(rows, columns=["notebook", "seconds", "model", "accuracy", "verdict"])
-    table.attrs["seconds"] = seconds
+    table.attrs |= {"seconds": seconds, "folder": str(out)}
     write_whole(out / "summary.csv", lambda path: table.to_csv(path, index=False))
     write_json(out / "summary.json", {"seconds": seconds, "notebooks": rows})
     return table
@@ -323,4 +324,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed, skipped = (int(table["verdict"].str.startswith(word).sum()) for word in ("FAILED", "skipped"))
     some = f", {skipped} skipped" if skipped else ""
     print(f"{counted(len(table), 'notebook')}, {failed} failed{some}, {table.attrs['seconds']} s in all")
+    place = shlex.quote(table.attrs["folder"])
+    print(f"figures and results: {place}; a site of them: python -m utilities gallery {place}")
     return 1 if failed else 0
