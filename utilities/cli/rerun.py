@@ -15,8 +15,8 @@ import dataclasses
 import glob
 import json
 import os
-import shutil
 import shlex
+import shutil
 import signal
 import subprocess
 import sys

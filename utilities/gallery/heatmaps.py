@@ -14,15 +14,9 @@ from matplotlib.colors import to_hex
 
 from utilities.plots.captions import describe_similarity
 from utilities.results.similarity import Similarity
-from utilities.results.writing import read_json, write_whole
+from utilities.results.writing import write_whole
 
 DIGITS = 4
-
-
-def similarities(paths: list[Path]) -> dict[str, Similarity]:
-    """Load those of some results that are similarities, by the name of their file."""
-    kinds = {path: read_json(path.with_suffix(".json")).get("type") for path in paths}
-    return {path.stem: Similarity.load(path) for path, kind in kinds.items() if kind == "Similarity"}
 
 
 def labels_of(results: Mapping[str, Similarity]) -> dict[str, str]:

@@ -19,7 +19,9 @@ from plotly.offline import get_plotlyjs
 from tqdm.auto import tqdm
 
 from utilities.gallery.entries import Entry, collect
-from utilities.gallery.heatmaps import colour_scale, labels_of, similarities, write_script
+from utilities.gallery.heatmaps import colour_scale, labels_of, write_script
+from utilities.gallery.tables import read_result, write_table
+from utilities.results.similarity import Similarity
 from utilities.results.writing import check_writable, write_whole
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -121,15 +123,17 @@ def _claims(entries: Sequence[Entry]) -> list[dict[str, str]]:
 
 def _page(entry: Entry, out: Path) -> dict[str, Any]:
     """Return what a notebook's page shows, and write the files that it refers to."""
-    heatmaps = similarities(entry.results)
+    results = {path.stem: read_result(path) for path in entry.results}
+    tables = {name: write_table(result, out / "files" / f"{name}.csv") for name, result in results.items()}
+    heatmaps = {name: result for name, result in results.items() if isinstance(result, Similarity)}
     for name, result in heatmaps.items():
         write_script(out / "data", name, result)
-        write_whole(out / "files" / f"{name}.csv", lambda path, result=result: result.to_frame().to_csv(path))
     return {
         "entry": entry,
         "paragraph": markdown2html(entry.paragraph),
         "heatmaps": labels_of(heatmaps),
         "colours": COLOURS,
+        "tables": {name: type(results[name]).__name__ for name, written in tables.items() if written},
         "figures": [_figure(path, out) for path in entry.figures],
         "claims": entry.claims.to_dict("records"),
         "parameters": entry.run.get("parameters", {}),
