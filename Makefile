@@ -7,7 +7,7 @@ BIN := .venv/bin
 # caller puts into PYTEST_ADDOPTS comes last and wins: PYTEST_ADDOPTS="-n 0" takes one process.
 PYTEST = PYTEST_ADDOPTS="-n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ADDOPTS)" $(BIN)/python -m pytest
 
-.PHONY: figures test test-fast lint images gallery docs clean
+.PHONY: figures test test-fast test-browser lint images gallery docs clean
 .DEFAULT_GOAL := figures
 
 # The stamp is written last, so that an interrupted installation starts again.
@@ -37,6 +37,15 @@ test: lint  ## lint, format, unit tests and doctests
 
 test-fast: .venv/installed  ## while working: new tests, and those that were quickest when `make test` last ran
 	$(PYTEST) -m "not slow" --within $(WITHIN)
+
+test-browser: .venv/browser  ## the gallery in chromium (apt-get install chromium), where it is there
+	$(BIN)/python -m pytest tests/browser
+
+# axe-core looks for accessibility faults; without npm that test is skipped.
+.venv/browser: .venv/installed
+	$(BIN)/python -m pip install --quiet -e '.[browser]'
+	-mkdir -p build/axe && cd build/axe && npm pack --silent axe-core && tar xzf axe-core-*.tgz package/axe.min.js
+	@touch $@
 
 docs: .venv/docs  ## build the documentation in build/docs; a broken link or anchor is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
