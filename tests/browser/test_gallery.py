@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from utilities.analysis.blocks.variance import Variance
 from utilities.gallery import build_gallery
 from utilities.results.similarity import Similarity
 from utilities.utils import PROJECT_ROOT
@@ -24,6 +25,8 @@ def site(tmp_path_factory):
     values = np.random.default_rng(0).random((3, 4))
     result(values, "trained").save(runs / "Measures")
     result(values / 2, "untrained").save(runs / "Measures_untrained")
+    depth = np.arange(3.0)
+    Variance(["stem", "block", "pool"], ["conv"] * 3, [0, 1, 1], *[depth] * 10).save(runs / "Robustness")
     for name in ("Measures", "Robustness"):
         Figure().savefig(runs / f"{name}.png")
     table = {"claim": ["b holds", "a fails"], "source": "me", "found": ["0.2", "0.1"], "holds": ["True", "False"]}
@@ -103,6 +106,15 @@ def test_two_results_side_by_side_and_their_difference(heatmap, site):
     heatmap.keyboard.press("ArrowUp")
     half = round(site[1][1, 0] / 2, 4) - round(site[1][1, 0], 4)
     assert text(heatmap, "#readout") == f"layer1 with patch_embed: {half:.3f}"
+
+
+def test_points_of_curves_are_read_off(page, site):
+    page.goto(f"{site[0]}/Robustness.html")
+    page.wait_for_selector(".lines .plot-container")
+    box = page.locator(".lines .nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector(".lines .hovertext")
+    assert text(page, ".lines .hovertext").startswith("block: 1")
 
 
 def test_the_numbers_download(heatmap):

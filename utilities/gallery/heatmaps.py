@@ -13,13 +13,14 @@ import seaborn as sns
 from matplotlib.colors import to_hex
 
 from utilities.plots.captions import describe_similarity
+from utilities.results.result import Result
 from utilities.results.similarity import Similarity
 from utilities.results.writing import write_whole
 
 DIGITS = 4
 
 
-def labels_of(results: Mapping[str, Similarity]) -> dict[str, str]:
+def labels_of(results: Mapping[str, Result]) -> dict[str, str]:
     """Name each result by its models and their weights, or by its file where that is not known or not unique.
 
     Example:

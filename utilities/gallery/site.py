@@ -18,6 +18,8 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 from tqdm.auto import tqdm
 
+from utilities.gallery.curves import as_data
+from utilities.gallery.curves import write_script as write_curves
 from utilities.gallery.entries import Entry, collect
 from utilities.gallery.heatmaps import colour_scale, labels_of, write_script
 from utilities.gallery.tables import read_result, write_table
@@ -25,7 +27,7 @@ from utilities.results.similarity import Similarity
 from utilities.results.writing import check_writable, write_whole
 
 TEMPLATES = Path(__file__).with_name("templates")
-ASSETS = ("style.css", "heatmap.js", "index.js")
+ASSETS = ("style.css", "heatmap.js", "curves.js", "index.js")
 THUMBNAIL = (480, 320)  # pixels, at most
 COLOURS = {"sequential": colour_scale("rocket"), "diverging": colour_scale("vlag")}  # as in the figures
 _SCRIPT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
@@ -128,11 +130,15 @@ def _page(entry: Entry, out: Path) -> dict[str, Any]:
     heatmaps = {name: result for name, result in results.items() if isinstance(result, Similarity)}
     for name, result in heatmaps.items():
         write_script(out / "data", name, result)
+    plots = as_data(results, labels_of(results))
+    if plots:
+        write_curves(out / "data" / f"{entry.name}_curves.js", plots)
     return {
         "entry": entry,
         "paragraph": markdown2html(entry.paragraph),
         "heatmaps": labels_of(heatmaps),
         "colours": COLOURS,
+        "curves": bool(plots),
         "tables": {name: type(results[name]).__name__ for name, written in tables.items() if written},
         "figures": [_figure(path, out) for path in entry.figures],
         "claims": entry.claims.to_dict("records"),
