@@ -16,7 +16,7 @@ const curves = (() => {
     for (const plot of plots) {
       const box = document.createElement("div");
       box.className = "lines";
-      box.setAttribute("role", "img");
+      box.setAttribute("role", "group");
       box.setAttribute("aria-label", `${plot.title} over relative depth: ${plot.curves.map((curve) => curve.name).join("; ")}`);
       place.append(box);
       Plotly.newPlot(box, plot.curves.map(drawn), { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12 },
