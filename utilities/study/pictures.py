@@ -20,6 +20,7 @@ from utilities.analysis.blocks.receptive_field import ReceptiveField
 from utilities.analysis.blocks.skip_ratios import SkipRatios
 from utilities.analysis.blocks.variance import Variance
 from utilities.analysis.class_embedding.identifiability import Identifiability
+from utilities.analysis.loss.hessian import HessianSpectra
 from utilities.analysis.loss.landscape import Landscape
 from utilities.analysis.predictions.robustness import Robustness
 from utilities.plots.attention import plot_head_windows, plot_sorted_heads
@@ -34,7 +35,7 @@ from utilities.plots.blocks import (
     plot_variance,
 )
 from utilities.plots.class_embedding import plot_evolution
-from utilities.plots.loss import plot_cuts
+from utilities.plots.loss import plot_cuts, plot_spectra
 from utilities.plots.predictions import plot_severity
 from utilities.plots.similarity import plot_best_match, plot_panels
 from utilities.results.head_windows import HeadWindowSimilarity
@@ -153,6 +154,15 @@ NATURAL: dict[str, Picture] = {
             for name, kind in {"resnet18": "cnn", "alternet18": "hybrid", SMALL_VIT: "vit"}.items()
         },
         plot_cuts,
+    ),
+    "natural_hessian": _of_three(HessianSpectra, "Hessian_Spectra", plot_spectra),
+    "natural_hessian_early": Picture(
+        HessianSpectra,
+        {
+            name: f"Hessian_Spectra_{name}_epoch_{epoch}"
+            for name, epoch in {"resnet18": 1, "alternet18": 1, SMALL_VIT: 5}.items()
+        },
+        plot_spectra,
     ),
     "natural_robustness": _of_three(Robustness, "Robustness", plot_severity),
     "natural_lens": Picture(
