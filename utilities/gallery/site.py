@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def _claims(entries: Sequence[Entry]) -> list[dict[str, str]]:
 
 def _page(entry: Entry, out: Path) -> dict[str, Any]:
     """Return what a notebook's page shows, and write the files that it refers to."""
-    results = {path.stem: read_result(path) for path in entry.results}
+    results = _results(entry)
     tables = {name: write_table(result, out / "files" / f"{name}.csv") for name, result in results.items()}
     heatmaps = {name: result for name, result in results.items() if isinstance(result, Similarity)}
     for name, result in heatmaps.items():
@@ -146,6 +147,17 @@ def _page(entry: Entry, out: Path) -> dict[str, Any]:
         "provenance": _provenance(entry),
         "notebook": "" if entry.notebook is None else _executed(entry.notebook, out / "files"),
     }
+
+
+def _results(entry: Entry) -> dict[str, Result]:
+    """Read the results of a page; what is none, or is damaged, is left out with a warning."""
+    found = {}
+    for path in entry.results:
+        try:
+            found[path.stem] = read_result(path)
+        except ValueError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return found
 
 
 def _figure(path: Path, out: Path) -> dict[str, Any]:
