@@ -85,6 +85,14 @@ def test_entries_hold_what_belongs_to_them(runs):
     assert mine.command == ""
 
 
+def test_what_is_no_result_is_left_out_with_a_warning(tmp_path):
+    np.savez(tmp_path / "foreign.npz", a=np.arange(3))
+    similarity().save(tmp_path / "mine")
+    with pytest.warns(UserWarning, match=r"left out: .*foreign\.npz holds a None, which is no result"):
+        build_gallery(tmp_path, tmp_path / "site", progress=False)
+    assert (tmp_path / "site" / "mine.html").is_file()
+
+
 def test_claims_alone_are_shown(tmp_path):
     (tmp_path / "Classification_claims.csv").write_text("claim,source,found,holds\nit works,me,it does,True\n")
     (tmp_path / "b_claims.csv").write_text("claim,source,found,holds,short\nit works,me,it does,,\n")

@@ -24,6 +24,7 @@ from utilities.gallery.curves import write_script as write_curves
 from utilities.gallery.entries import Entry, collect
 from utilities.gallery.heatmaps import colour_scale, labels_of, write_script
 from utilities.gallery.tables import read_result, write_table
+from utilities.results.result import Result
 from utilities.results.similarity import Similarity
 from utilities.results.writing import check_writable, write_whole
 
