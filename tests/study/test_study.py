@@ -45,7 +45,7 @@ def test_trained_similarity_is_cached_and_saved(small):
     assert result.provenance["weights"] == "trained for 1 epochs on digits, seed 0"
     picture = small.save(result, plot_similarity(result))
     files = sorted(path.name for path in picture.parent.iterdir())
-    assert files == ["small.json", "small.npz", "small.pdf", "small.png"]
+    assert files == ["small.json", "small.npz", "small.pdf", "small.png", "small.svg"]
     saved = json.loads((picture.parent / "small.json").read_text())["provenance"]
     assert (saved["model"], saved["accuracy"]) == ("vit_tiny_patch2_16", result.provenance["accuracy"])
     np.testing.assert_array_equal(Similarity.load(picture.with_suffix(".npz")).matrix, result.matrix)
