@@ -92,8 +92,8 @@ CANVAS_TRAINING = {
     "lambda_resnet26": {"epochs": 4, "learning_rate": 1.5e-3, "batch_size": 16, "n_images": 1600, "warmup": 1},
 }
 # Training settings of the natural profile, by the beginning of the model's name, where they differ from its recipes.
-# On all images, Muon was not tried on Lambda ResNets. With SGD, this learning rate was best by validation accuracy, and 0.4 diverged.
-# Their layers need batch norms that normalise, see `NORM_IMAGES`.
+# On all images, Muon was not tried on Lambda ResNets. With SGD, this learning rate was best by validation accuracy,
+# and 0.4 diverged. Their layers need batch norms that normalise, see `NORM_IMAGES`.
 _SGD = {"optimizer": "sgd", "learning_rate": 0.1, "nesterov": True, "batch_size": 512, "warmup": 2, "flips": "random"}
 NATURAL_TRAINING = {"lambda": {**_SGD, "norm_images": NORM_IMAGES}}
 # Models that notebooks follow through their training: it keeps them as they are at its start and after the warm-up.
