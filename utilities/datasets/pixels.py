@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 ROUNDED = 0.5  # a pixel's value is whole up to rounding
@@ -44,6 +45,17 @@ def to_pixels(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
             stacklevel=3,
         )
     return values.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def to_pictures(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Bring normalised images (batch, 3, height, width) back to what figures show, (batch, height, width, 3), 0 to 1.
+
+    Example:
+        >>> to_pictures(torch.zeros(1, 3, 1, 1), (0.25, 0.5, 0.75), (0.1, 0.2, 0.3)).tolist()
+        [[[[0.25, 0.5, 0.75]]]]
+    """
+    centre, scale = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    return (images * scale + centre).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
 def check_scale(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> bool:

@@ -19,6 +19,7 @@ from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.spaces import class_space
 from utilities.analysis.class_embedding.tuned_fit import fit_tuned_lens
 from utilities.datasets.loaders import Loader
+from utilities.datasets.pixels import to_pictures
 from utilities.study.group import Group
 from utilities.zoo.vilas_2023 import PAPER_MODELS
 
@@ -76,9 +77,11 @@ def pictures(loader: Loader, count: int) -> tuple[list[tuple[torch.Tensor, ...]]
         if sum(len(labels) for _, labels, *_ in found) >= count:
             break
     images, labels, *masks = (torch.cat(parts)[:count] for parts in zip(*found, strict=True))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.mean, data.std))
-    shown = (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    return [(images, labels, *masks)], shown, [data.classes[label] for label in labels.tolist()]
+    return (
+        [(images, labels, *masks)],
+        to_pictures(images, data.mean, data.std),
+        [data.classes[label] for label in labels.tolist()],
+    )
 
 
 def identifiability_table(results: Mapping[str, Identifiability]) -> pd.DataFrame:

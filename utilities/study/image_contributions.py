@@ -7,6 +7,7 @@ import torch
 
 from utilities.compare.image_shares import image_contributions
 from utilities.datasets.images import ImageDataset
+from utilities.datasets.pixels import to_pictures
 from utilities.results.image_contributions import ImageContributions
 from utilities.study.real_weights import Opened, compare_pair
 
@@ -45,10 +46,9 @@ def extremes(
     Returns:
         ``most`` and ``least``, each (count, height, width, 3), values 0 to 1.
     """
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.mean, data.std))
 
     def fetch(columns: np.ndarray) -> np.ndarray:
         images = torch.stack([data[int(place)][0] for place in result.places[columns]])
-        return (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        return to_pictures(images, data.mean, data.std)
 
     return {"most": fetch(result.most(count, pair, by)), "least": fetch(result.least(count, pair, by))}
