@@ -20,7 +20,8 @@ class Pictures:
 
     Attributes:
         runs: Folder of results of notebooks on small models; without it, the others alone are drawn.
-        real: Folder of results on real weights; in its folder ``natural``, of models trained on natural images.
+        real: Folder of results on real weights; in its folders ``natural`` and ``gpu``, of models trained on natural
+            images.
         keep: Folder of notebooks run on real weights, whose results are first copied to --real as small files.
         keep_natural: Folder of notebooks run in the natural profile, whose results are first copied likewise.
         out: The folder of the pictures.
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         from utilities.plots.similarity.panels import SCREEN
         from utilities.plots.style import save_figure
-        from utilities.study.pictures import NATURAL, REAL, SMALL, keep
+        from utilities.study.pictures import NATURAL, ON_GPU, REAL, SMALL, keep
 
         if given.keep is not None:
             print(*keep(given.keep, given.real, REAL, "real"), sep="\n")
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             left = ", ".join(f"{name}.png" for name in SMALL)
             print(f"{given.runs} is not there, so {left} stay as they are; make figures makes it", file=sys.stderr)
         small = SMALL if given.runs.is_dir() else {}
-        for folder, pictures in ((given.real, REAL), (natural, NATURAL), (given.runs, small)):
+        drawn = ((given.real, REAL), (natural, NATURAL), (given.real / "gpu", ON_GPU), (given.runs, small))
+        for folder, pictures in drawn:
             for name, picture in pictures.items():
                 if missing := picture.missing(folder):
                     lacking = f"{folder} lacks {', '.join(missing)}, of which {name}.png is made"

@@ -45,7 +45,7 @@ from utilities.results.writing import write_whole
 
 LARGE = 2**14  # entries of an array that is kept in half precision
 CNN, VIT = "tf_efficientnet_lite0", "vit_small_patch14_dinov2"
-SMALL_VIT = "vit_tiny_patch4_32"
+SMALL_VIT, LAMBDA = "vit_tiny_patch4_32", "lambda_resnet26"
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,12 @@ NATURAL: dict[str, Picture] = {
         {SMALL_VIT: "Class_Identifiability"}
         | {name: f"Class_Identifiability_conv_{name}" for name in ("resnet18", "alternet18")},
         plot_evolution,
+    ),
+}
+# Models that a GPU trained on natural images, by benchmarks/gpu.py.
+ON_GPU: dict[str, Picture] = {
+    "lambda_natural": _columns(
+        *((f"similarity_{pair}",) for pair in ("resnet18_resnet18", f"resnet18_{LAMBDA}", f"{LAMBDA}_{LAMBDA}"))
     ),
 }
 
