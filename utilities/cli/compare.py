@@ -9,22 +9,17 @@ Under torchrun each process takes its share of the batches; the result is that o
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from utilities.cli.arguments import Option, options_of, parse
+from utilities.cli.arguments import options_of, parse
 from utilities.cli.options import shared
 from utilities.cli.user_errors import reporting
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
-
-    from utilities.cli.opening import Named
-    from utilities.datasets.loaders import Loader
 
 EVERY = ("*",)  # as compare() in Python by default
 EXACT_NAMES = {"float32": "exact", "bfloat16": "half"}  # train's words for the same
@@ -100,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line, less the verb.
     """
-    options = [_one_or_two(one) for one in shared()] + options_of(How)
+    options = shared(most=2) + options_of(How)
     given = parse(options, arguments or [], "python -m utilities compare", ABOUT, many="models")
     from utilities.hooks.calls.processes import Processes, process_group
 
@@ -113,10 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say_written(paths)
 
 
-def _one_or_two(option: Option) -> Option:
-    return dataclasses.replace(option, help=option.help.replace("One or more", "One or two"))
-
-
 def run(given: SimpleNamespace, rank: int, device: torch.device) -> list[Path]:
     """Compare as the command line says, and write the result and its heatmap in the first process.
 
@@ -126,23 +117,15 @@ def run(given: SimpleNamespace, rank: int, device: torch.device) -> list[Path]:
     from torch import distributed
 
     from utilities.cli.files import Files
-    from utilities.cli.opening import named_models, open_loader, open_model
+    from utilities.cli.two_models import facts_of_two, open_two
     from utilities.compare.two_models import compare
-    from utilities.datasets.loaders import same_input
     from utilities.hooks.recorder import select_layers
     from utilities.plots.layer_ticks import chosen
     from utilities.zoo.layers import comparison_layers
 
     files = Files.of(given)
-    named = named_models(given.models, given.model_seeds, given.seed)
-    if len(named) > 2:
-        raise ValueError(f"two models are compared, or one with itself; {len(named)} are named: {given.models}")
-    same = len(named) == 1
-    named = named * 2 if same else named
-    second = SimpleNamespace(**{**vars(given), "image_size": given.image_size2 or given.image_size})
-    loaders = [open_loader(given, named[0]), open_loader(second, named[1], name=given.dataset2 or given.dataset)]
-    models = [open_model(named[0], loaders[0].dataset.num_classes)[0]]
-    models.append(models[0] if same else open_model(named[1], loaders[1].dataset.num_classes)[0])
+    two = open_two(given)
+    models, same = two.models, two.models[0] is two.models[1]
     wanted = [given.layers1, given.layers1 if same and not given.layers2 else given.layers2]
     named_layers = any(own and tuple(own) != EVERY for own in wanted)
     layers = [
@@ -152,18 +135,16 @@ def run(given: SimpleNamespace, rank: int, device: torch.device) -> list[Path]:
     # A repeated call's name, such as relu#2, is known only once the model has run.
     recorded = [select_layers(model, own or "*") for model, own in zip(models, layers, strict=True)]
     chosen(given.ticks and [tick.partition("#")[0] for tick in given.ticks], *recorded)
-    alike = same_input(*loaders) and given.dataset2 is None
     result = compare(
         *models,
-        loaders[0],
-        None if alike else loaders[1],
+        *two.images,
         layers1=layers[0],
         layers2=layers[1],
         strict=None if named_layers else False,
         device=device,
         sharded=distributed.is_initialized(),
         resume=files.base,
-        provenance=_facts(given, named, models, loaders, device if rank == 0 else None),
+        provenance=facts_of_two(two, given.seed, device if rank == 0 else None),
         precision=EXACT_NAMES.get(given.precision, given.precision),
         **{name: getattr(given, name) for name in PASSED},
     )
@@ -173,28 +154,3 @@ def run(given: SimpleNamespace, rank: int, device: torch.device) -> list[Path]:
     if files.formats:
         paths += files.save_figures({"": result.plot(ticks=given.ticks and list(given.ticks))})
     return paths + ([result.to_csv(files.base.with_name(f"{files.base.name}.csv"))] if files.table else [])
-
-
-def _facts(
-    given: SimpleNamespace,
-    named: Sequence[Named],
-    models: Sequence[nn.Module],
-    loaders: Sequence[Loader],
-    device: torch.device | None,
-) -> dict[str, Any]:
-    """Describe what is compared; accuracies are measured in the first process, where weights are no random ones."""
-    from utilities.utils import evaluate
-    from utilities.zoo.trained_on import other_classes
-
-    said = [f"{loader.dataset.name} ({loader.dataset.part})" for loader in loaders]
-    facts: dict[str, Any] = {"dataset": " and ".join(dict.fromkeys(said)), "seed": given.seed}
-    for k, one, model, loader in zip("12", named, models, loaders, strict=True):
-        if k == "2" and model is models[0]:
-            return {**{key.rstrip("1"): value for key, value in facts.items()}}
-        facts |= {f"model{k}": one.name, f"weights{k}": one.weights_text}
-        if device is not None and one.from_file:
-            if fault := other_classes(model, loader.dataset):
-                warnings.warn(f"{fault}; the accuracy is left out", stacklevel=2)
-                continue
-            facts[f"accuracy{k}"] = evaluate(model, loader, device=device)["top1"]
-    return facts

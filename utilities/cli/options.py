@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -105,7 +105,12 @@ class Output:
     caption: bool = True
 
 
-def shared(*leave_out: str, models: bool = True, out: bool = True) -> list[Option]:
-    """List the options of models, images and output, but for some."""
+def shared(*leave_out: str, models: bool = True, out: bool = True, most: int | None = None) -> list[Option]:
+    """List the options of models (two at most, where ``most`` is 2), images and output, but for some."""
     sources = [Models] * models + [Images] + [Output] * out
-    return [one for source in sources for one in options_of(source, leave_out)]
+    found = [one for source in sources for one in options_of(source, leave_out)]
+    return [_one_or_two(one) for one in found] if most == 2 else found
+
+
+def _one_or_two(option: Option) -> Option:
+    return replace(option, help=option.help.replace("One or more", "One or two"))

@@ -69,6 +69,8 @@ def plainly(kept: str) -> Iterator[None]:
     before = warnings.formatwarning
     if "RANK" in os.environ:  # torchrun passes Ctrl-C on to its processes as SIGTERM
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Of a library that curvlinops needs; nothing that a user could mend.
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     warnings.formatwarning = lambda message, *place, **more: f"warning: {' '.join(str(message).split())}\n"
     try:
         yield

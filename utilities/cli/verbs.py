@@ -11,6 +11,7 @@ from utilities.cli.user_errors import fail, nearest, plainly
 # Each verb is a module of this folder under its own name.
 VERBS = {
     "compare": "compare the layers of two models, or of one with itself",
+    "contributions": "show on which images two layers agree",
     "analyse": "run an analysis by name for one or more models",
     "train": "train a model with the study's recipe or another one",
     "evaluate": "measure loss and accuracy of models",
@@ -39,7 +40,7 @@ KEPT = {
 
 def overview() -> str:
     """List the verbs with a line each."""
-    lines = [f"  {name:<10}{line}" for name, line in VERBS.items()]
+    lines = [f"  {name:<14}{line}" for name, line in VERBS.items()]
     return "\n".join(
         ["usage: python -m utilities VERB ...", "", *lines, "", "python -m utilities VERB --help has the rest"]
     )

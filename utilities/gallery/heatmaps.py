@@ -29,12 +29,18 @@ def labels_of(results: Mapping[str, Result]) -> dict[str, str]:
         >>> labels_of({"a": made[0], "b": made[1], "c": made[1]})
         {'a': 'resnet18, untrained, seed 0', 'b': 'resnet18, trained (b)', 'c': 'resnet18, trained (c)'}
     """
-    labels = {name: _label(result.provenance) or name for name, result in results.items()}
+    labels = {name: label_of(result.provenance) or name for name, result in results.items()}
     counts = Counter(labels.values())
     return {name: label if counts[label] == 1 else f"{label} ({name})" for name, label in labels.items()}
 
 
-def _label(facts: Mapping[str, Any]) -> str:
+def label_of(facts: Mapping[str, Any]) -> str:
+    """Name a result by what is known of its models and their weights; an empty string where nothing is.
+
+    Example:
+        >>> label_of({"model1": "resnet18", "model2": "vit_tiny_patch2_16", "weights1": "trained"})
+        'resnet18 x vit_tiny_patch2_16, trained'
+    """
     models, weights = (
         list(dict.fromkeys(str(facts[f"{what}{k}"]) for k in ("", 1, 2) if facts.get(f"{what}{k}")))
         for what in ("model", "weights")
