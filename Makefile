@@ -7,7 +7,7 @@ BIN := .venv/bin
 # caller puts into PYTEST_ADDOPTS comes last and wins: PYTEST_ADDOPTS="-n 0" takes one process.
 PYTEST = PYTEST_ADDOPTS="-n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ADDOPTS)" $(BIN)/python -m pytest
 
-.PHONY: figures test test-fast test-browser lint images gallery docs clean
+.PHONY: figures test test-fast test-browser lint images gallery explore docs clean
 .DEFAULT_GOAL := figures
 
 # The stamp is written last, so that an interrupted installation starts again.
@@ -24,6 +24,10 @@ figures: .venv/installed  ## run all notebooks headless: figures, results and ex
 images: figures  ## redraw the pictures of the README from the results of the notebooks
 	$(BIN)/python -m utilities images runs/quick --real results --out images
 
+explore: .venv/installed  ## the explorer as a page in the browser
+	$(BIN)/python -m pip install --quiet -e '.[voila]'
+	$(BIN)/python -m voila notebooks/Explorer.ipynb
+
 gallery: figures  ## a site of all results in runs/quick/site, to be opened in a browser
 	$(BIN)/python -m utilities gallery runs/quick
 
@@ -38,12 +42,12 @@ test: lint  ## lint, format, unit tests and doctests
 test-fast: .venv/installed  ## while working: new tests, and those that were quickest when `make test` last ran
 	$(PYTEST) -m "not slow" --within $(WITHIN)
 
-test-browser: .venv/browser  ## the gallery in chromium (apt-get install chromium), where it is there
+test-browser: .venv/browser  ## gallery and explorer in chromium (apt-get install chromium), where it is there
 	$(BIN)/python -m pytest tests/browser
 
 # axe-core looks for accessibility faults; without npm that test is skipped.
 .venv/browser: .venv/installed
-	$(BIN)/python -m pip install --quiet -e '.[browser]'
+	$(BIN)/python -m pip install --quiet -e '.[browser,voila]'
 	-mkdir -p build/axe && cd build/axe && npm pack --silent axe-core && tar xzf axe-core-*.tgz package/axe.min.js
 	@touch $@
 

@@ -32,6 +32,7 @@ SMALLER = {
     "compare": "--n-images 20",
     "evaluate": "--n-images 20",
     "train": "--n-images 20 --norm-images 10 --batch-size 10",
+    "contributions": "--n-images 20",
     "claims": "",
     "gallery": "",
     "layers": "",
@@ -259,6 +260,10 @@ def test_commands_are_taken_as_printed(block, line, parse_alone, run):
             assert all((PROJECT_ROOT / path).exists() for path in paths)
         case ["python", "-c", code]:
             exec(code, {})
+        case ["pip", "install", "-e", extra]:
+            assert f"\n{extra.strip('.[]')} = [" in (PROJECT_ROOT / "pyproject.toml").read_text()
+        case ["voila", notebook]:
+            assert (PROJECT_ROOT / notebook).is_file()
         case ["pip", "install", "-r", name]:
             assert (PROJECT_ROOT / name).is_file()
         case ["jupyter", "nbconvert", *arguments]:

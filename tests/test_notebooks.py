@@ -9,7 +9,8 @@ import pytest
 
 from utilities.utils import PROJECT_ROOT
 
-NOTEBOOKS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
+EXPLORER = PROJECT_ROOT / "notebooks" / "Explorer.ipynb"
+NOTEBOOKS = sorted(path for path in EXPLORER.parent.glob("*.ipynb") if path != EXPLORER)
 PARAMETERS = ["PROFILE", "DATASET", "EPOCHS", "SEED", "N_IMAGES", "BATCH_SIZE", "OUTPUT_DIR"]
 EXPECTED = {
     *(f"R{d}_CIFAR100_{w}" for d in (18, 34, 50) for w in ("PRETRAINED", "RANDOM")),
@@ -112,6 +113,15 @@ def test_first_cell_fetches_the_package_from_the_projects_address(path):
     assert 'find_spec("utilities") is None' in first
     assert "If there is nothing to clone, " in first
     assert first == code_cells(NOTEBOOKS[0])[0].source
+
+
+def test_the_explorer_is_one_call():
+    fetch, parameters, call = code_cells(EXPLORER)
+    assert fetch.source == code_cells(NOTEBOOKS[0])[0].source
+    assert parameters.metadata.tags == ["parameters"]
+    assert call.source.endswith("explore(FOLDERS, OUTPUT_DIR)")
+    test_committed_without_outputs(EXPLORER)
+    test_study_is_said_for_the_gallery(EXPLORER)
 
 
 @pytest.mark.parametrize("kind", ["PRETRAINED", "RANDOM"])

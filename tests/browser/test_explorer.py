@@ -180,7 +180,9 @@ def test_a_run_is_drawn_asked_for_its_images_and_exported(explorer):
     says(explorer, "done in ")
     says(explorer, "layers of resnet18")
     command = field(explorer, "Command").locator("textarea").input_value()
-    assert re.match(r"python -m utilities compare resnet18 --dataset digits --n-images 120 .* --layers1 'layer", command)
+    assert re.match(
+        r"python -m utilities compare resnet18 --dataset digits --n-images 120 .* --layers1 'layer", command
+    )
     explorer.click("button:has-text('On which images?')")
     explorer.wait_for_selector("img[alt^='agreement of layer']", timeout=PATIENCE)
     explorer.click("button:has-text('Export')")

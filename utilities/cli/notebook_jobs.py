@@ -16,6 +16,7 @@ from utilities.cli.user_errors import nearest
 from utilities.results.writing import read_json
 
 PACKAGE = Path(__file__).resolve().parent.parent
+INTERACTIVE = {"Explorer"}  # of widgets: there is nothing to see without a reader
 COPIES = (".nbconvert", ".executed", ".failed", "-checkpoint")  # executed copies that tools leave beside the notebooks
 
 
@@ -59,14 +60,18 @@ def parse_value(text: str) -> Any:
 def find_notebooks(patterns: str | Iterable[str], notebooks: str | Path | None) -> list[Path]:
     """Find the notebooks that match any pattern: a name with or without .ipynb, or a path. No pattern means all.
 
-    Executed copies are found only by their paths.
+    Interactive ones are found only by their names, executed copies only by their paths.
     """
     folder = PACKAGE.parent / "notebooks" if notebooks is None else Path(notebooks)
     there = {path.stem: path for path in sorted(folder.glob("*.ipynb")) if not path.stem.endswith(COPIES)}
     found: dict[str, Path] = {}
     for pattern in ([patterns] if isinstance(patterns, str) else list(patterns)) or ["*"]:
         stem = pattern.removesuffix(".ipynb")
-        hits = {name: path for name, path in there.items() if fnmatch.fnmatchcase(name, stem)}
+        hits = {
+            name: path
+            for name, path in there.items()
+            if fnmatch.fnmatchcase(name, stem) and (name not in INTERACTIVE or name == stem)
+        }
         if pattern.endswith(".ipynb") and Path(pattern).is_file():
             hits = {Path(pattern).stem: Path(pattern)}
         if not hits:

@@ -12,6 +12,8 @@ from utilities.results.similarity import Similarity
 
 KINDS = {".csv": "text/csv", ".npz": "application/octet-stream", ".json": "application/json", ".png": "image/png",
          ".pdf": "application/pdf", ".svg": "image/svg+xml"}  # fmt: skip
+SCREEN = 120  # pixels that stand for an inch
+DPI = 300  # of pictures that do not say
 
 
 def write_all(result: Similarity, path: Path) -> list[Path]:
@@ -52,6 +54,11 @@ def links(paths: Sequence[Path]) -> str:
 
 
 def picture(path: Path, alt: str) -> str:
-    """Return a picture as HTML, with what it shows for those who do not see it."""
+    """Return a picture as HTML, in its size on paper, with what it shows for those who do not see it."""
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        width = round(SCREEN * opened.width / opened.info.get("dpi", (DPI,))[0])
     data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{html.escape(alt)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+    style = f"width:{width}px;max-width:100%"
+    return f'<img alt="{html.escape(alt)}" style="{style}" src="data:image/png;base64,{data}">'
