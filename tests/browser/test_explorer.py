@@ -19,6 +19,7 @@ from utilities.results.similarity import Similarity
 from utilities.utils import PROJECT_ROOT
 
 pytestmark = pytest.mark.slow
+AXE = PROJECT_ROOT / "build" / "axe" / "package" / "axe.min.js"
 PATIENCE = 120_000  # milliseconds: a kernel imports torch, on a machine that may be busy
 HEATMAP = ".js-plotly-plot .heatmaplayer image, .js-plotly-plot .heatmaplayer path"
 
@@ -86,6 +87,7 @@ def lab(browser, work):
         page = browser.new_page(viewport={"width": 1500, "height": 1400})
         page.goto(f"{address}/lab/tree/Explorer.ipynb?reset", timeout=PATIENCE)
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE)
+        page.wait_for_selector(":text('(ipykernel) | Idle')", timeout=PATIENCE)  # before, cells are not run
         page.click(".lm-MenuBar-item:has-text('Run')")
         page.click(".lm-Menu-item:has-text('Run All Cells')")
         yield page
@@ -190,6 +192,16 @@ def test_a_run_is_drawn_asked_for_its_images_and_exported(explorer):
     with explorer.expect_download() as told:
         explorer.click("a[download$='.csv']")
     assert Path(told.value.path()).read_text().startswith(",layer1.0,layer1.1,layer2.0")
+
+
+def test_axe_finds_no_serious_fault_in_the_widgets(explorer):
+    if not AXE.is_file():
+        pytest.skip("make test-browser fetches axe-core by npm")
+    explorer.evaluate(AXE.read_text())
+    found = explorer.evaluate("axe.run('.explorer', {preload: false})")
+    assert found["passes"]
+    serious = [fault for fault in found["violations"] if fault["impact"] in ("serious", "critical")]
+    assert [(fault["id"], fault["nodes"][0]["html"]) for fault in serious] == []
 
 
 def test_an_analysis_shows_curves_and_the_lens_every_token(explorer):

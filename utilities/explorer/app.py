@@ -29,6 +29,8 @@ NOTHING = ("nothing", "")
 ROW = {"flex_flow": "row wrap"}
 # What a result was made by, beside it; read again when the result is chosen.
 ASKED = ".asked.json"
+# The label of a tab that is not chosen is too pale to be read by all.
+STYLE = "<style>.explorer .lm-TabBar-tab { color: var(--jp-ui-font-color0, #000) !important; }</style>"
 
 
 class Explorer(widgets.VBox):
@@ -60,7 +62,8 @@ class Explorer(widgets.VBox):
             box.observe(lambda _: self._show(), "value")
         self.export.on_click(lambda _: self._export())
         tabs = widgets.Tab([self._similarity_tab(), self.analyses], titles=["Similarity", "Analyses"])
-        super().__init__([self._choices(), tabs])
+        super().__init__([widgets.HTML(STYLE), self._choices(), tabs])
+        self.add_class("explorer")
         self._list_saved()
         for choice in (self.first, self.second):
             threading.Thread(target=choice.fill, daemon=True).start()  # importing the zoo takes seconds
