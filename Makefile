@@ -20,6 +20,7 @@ PYTEST = PYTEST_ADDOPTS="-n auto --dist loadfile --no-loadscope-reorder $(PYTEST
 
 figures: .venv/installed  ## run all notebooks headless: figures, results and executed notebooks under runs/
 	$(BIN)/python -m utilities rerun --profile quick --jobs $(JOBS) --resume
+	$(BIN)/python -m utilities gallery runs/quick --show
 
 images: figures  ## redraw the pictures of the README from the results of the notebooks
 	$(BIN)/python -m utilities images runs/quick --real results --out images

@@ -61,7 +61,7 @@ def test_the_index_filters_and_sorts(page, site):
     page.get_by_role("button", name="Claim").click()
     assert first.text_content() == "a fails"
     page.get_by_role("link", name="Robustness").last.click()
-    assert page.url.endswith("Robustness.html#claims")
+    assert page.url.endswith("Robustness.html#Robustness")  # the figure that decides the claim
 
 
 def test_hover_names_both_layers_and_the_value(heatmap, site):
@@ -106,6 +106,21 @@ def test_two_results_side_by_side_and_their_difference(heatmap, site):
     heatmap.keyboard.press("ArrowUp")
     half = round(site[1][1, 0] / 2, 4) - round(site[1][1, 0], 4)
     assert text(heatmap, "#readout") == f"layer1 with patch_embed: {half:.3f}"
+
+
+def test_one_switch_shows_trained_untrained_and_their_difference_on_one_scale(heatmap, site):
+    scale = "document.querySelector('.heatmap').data[0].zmax"
+    heatmap.check("#states input[value=untrained]")
+    assert heatmap.input_value("#first") == "Measures_untrained"
+    assert heatmap.evaluate(scale) == 1
+    heatmap.check("#states input[value=difference]")
+    assert heatmap.locator(".heatmap").count() == 1
+    heatmap.locator(".heatmap").focus()
+    heatmap.keyboard.press("ArrowUp")
+    half = round(site[1][1, 0], 4) - round(site[1][1, 0] / 2, 4)
+    assert text(heatmap, "#readout") == f"layer1 with patch_embed: {half:.3f}"
+    heatmap.check("#states input[value=trained]")
+    assert (heatmap.input_value("#first"), heatmap.input_value("#second")) == ("Measures", "")
 
 
 def test_points_of_curves_are_read_off(page, site):

@@ -1,8 +1,10 @@
 """The site is whole by itself: each link leads to a file, nothing is fetched, and values are those of the results."""
 
+import ast
 import json
 import re
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import nbformat
 import numpy as np
@@ -12,9 +14,11 @@ from matplotlib.figure import Figure
 
 from utilities.cli.verbs import main
 from utilities.gallery import build_gallery
+from utilities.gallery.deciding import FIGURES
 from utilities.gallery.entries import collect
 from utilities.gallery.heatmaps import as_data
 from utilities.results.similarity import Similarity
+from utilities.utils import PROJECT_ROOT
 
 NAME = "Measures"  # a notebook of the project
 
@@ -59,6 +63,7 @@ def runs(tmp_path_factory):
     similarity().save(folder / NAME)
     similarity(1).save(folder / f"{NAME}_untrained")
     similarity(2).save(folder / "mine")
+    similarity(3).save(folder / "50% # done")  # a user's own name
     for suffix in (".png", ".pdf"):
         Figure().savefig(folder / f"{NAME}{suffix}")
     claims = {"claim": ["it holds", "it does not", "who knows"], "source": "A et al., Fig. 1", "found": "0.5 < 0.6"}
@@ -76,7 +81,8 @@ def site(runs, tmp_path_factory):
 
 
 def test_entries_hold_what_belongs_to_them(runs):
-    notebook, mine = collect(runs)
+    notebook, odd, mine = collect(runs)
+    assert odd.name == "50% # done"
     assert (notebook.name, mine.name) == (NAME, "mine")
     assert [path.stem for path in notebook.results] == [NAME, f"{NAME}_untrained"]
     assert notebook.verdict == "1 holds, 1 does not hold, 1 cannot be told"
@@ -104,7 +110,7 @@ def test_claims_alone_are_shown(tmp_path):
 
 def test_each_link_leads_somewhere_on_the_site(site):
     pages = sorted(site.glob("*.html"))
-    assert [page.name for page in pages] == ["Measures.html", "index.html", "mine.html"]
+    assert [page.name for page in pages] == ["50% # done.html", "Measures.html", "index.html", "mine.html"]
     for page in pages:
         links = Links(page.read_text())
         assert len(set(links.ids)) == len(links.ids)
@@ -112,10 +118,10 @@ def test_each_link_leads_somewhere_on_the_site(site):
             address, _, place = link.partition("#")
             if address.startswith("https://"):
                 continue  # a paper's page, to be followed by a reader
-            target = page.parent / address if address else page
+            target = page.parent / unquote(address) if address else page
             assert target.is_file(), f"{page.name}: {link}"
             if place:
-                assert place in Links(target.read_text()).ids
+                assert unquote(place) in Links(target.read_text()).ids
         assert all(image.get("alt") is not None for image in links.images)
 
 
@@ -162,7 +168,38 @@ def test_missing_values_are_null():
 
 def test_the_command_prints_where_to_look(runs, tmp_path, capsys):
     main(["gallery", str(runs), "--out", str(tmp_path / "site")])
-    assert capsys.readouterr().out.strip() == str(tmp_path / "site" / "index.html")
+    assert capsys.readouterr().out.strip() == f"open {tmp_path / 'site' / 'index.html'} in a browser"
+
+
+@pytest.mark.parametrize("screen", [True, False])
+def test_a_browser_opens_where_there_is_a_display(screen, runs, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("utilities.cli.gallery.has_display", lambda: screen)
+    main(["gallery", str(runs), "--out", str(tmp_path / "site"), "--show"])
+    assert opened == [(tmp_path / "site" / "index.html").as_uri()] * screen
+
+
+def test_figures_say_what_they_show(site):
+    page = Links((site / f"{NAME}.html").read_text())
+    (alt,) = [image["alt"] for image in page.images if image["src"] == f"files/{NAME}.png"]
+    assert alt.startswith("Do measures agree? Heatmap: ") or "Heatmap: " in alt
+    assert "digits (test), n = 12" in alt
+
+
+def test_claims_lead_to_the_figure_that_decides_them(site):
+    index, page = ((site / name).read_text() for name in ("index.html", f"{NAME}.html"))
+    assert index.count(f'href="{NAME}.html#{NAME}"') == page.count(f'href="#{NAME}"') == 3
+
+
+@pytest.mark.parametrize("notebook", FIGURES)
+def test_deciding_figures_are_those_that_the_notebook_saves(notebook):
+    content = nbformat.read(PROJECT_ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4)
+    _fetch, *cells = [cell for cell in content.cells if cell.cell_type == "code"]
+    trees = [ast.parse(cell.source) for cell in cells]
+    saved = {key.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys
+             if isinstance(key, ast.Constant)}  # fmt: skip
+    assert {part for _, part in FIGURES[notebook]} <= saved
 
 
 @pytest.mark.parametrize("make", [True, False])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,10 +21,12 @@ class Site:
     Attributes:
         runs: Folder of executed notebooks, such as runs/quick, or of results that were kept.
         out: Folder of the site; default: a folder 'site' in RUNS.
+        show: Whether to open it in a browser, where there is a display.
     """
 
     runs: Annotated[Path, position(metavar="RUNS")]
     out: Path | None = None
+    show: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,4 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with reporting():
         from utilities.gallery import build_gallery
 
-        print(build_gallery(given.runs, given.out or given.runs / "site"))
+        index = build_gallery(given.runs, given.out or given.runs / "site")
+        print(f"open {index} in a browser")
+        if given.show and has_display():
+            webbrowser.open(index.resolve().as_uri())
+
+
+def has_display() -> bool:
+    """Tell whether there is a screen that a browser could open on, and somebody before it.
+
+    Example:
+        >>> isinstance(has_display(), bool)
+        True
+    """
+    if sys.platform in ("darwin", "win32"):
+        return sys.stdout.isatty()
+    return sys.stdout.isatty() and bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import nbconvert
 import nbformat
-import pandas as pd
 from nbconvert.filters import markdown2html
 from nbconvert.preprocessors import ExtractOutputPreprocessor
 from PIL import Image
@@ -21,9 +20,11 @@ from tqdm.auto import tqdm
 
 from utilities.gallery.curves import as_data
 from utilities.gallery.curves import write_script as write_curves
+from utilities.gallery.deciding import deciding
 from utilities.gallery.entries import Entry, collect
 from utilities.gallery.heatmaps import colour_scale, labels_of, write_script
 from utilities.gallery.tables import read_result, write_table
+from utilities.plots.captions import describe_similarity
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
 from utilities.results.writing import check_writable, write_whole
@@ -121,8 +122,17 @@ def _filters(cards: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def _claims(entries: Sequence[Entry]) -> list[dict[str, str]]:
-    tables = [entry.claims.assign(page=entry.name) for entry in entries if len(entry.claims)]
-    return pd.concat(tables).fillna("").to_dict("records") if tables else []
+    return [row | {"page": entry.name} for entry in entries for row in _rows(entry)]
+
+
+def _rows(entry: Entry) -> list[dict[str, str]]:
+    """List the claims of a notebook, each with the place on its page that decides it."""
+    there = {path.stem for path in entry.figures}
+    rows = entry.claims.fillna("").to_dict("records")
+    for row in rows:
+        figure = deciding(entry.name, row["claim"], row["source"])
+        row["figure"] = figure if figure in there else "claims"
+    return rows
 
 
 def _page(entry: Entry, out: Path) -> dict[str, Any]:
@@ -142,8 +152,9 @@ def _page(entry: Entry, out: Path) -> dict[str, Any]:
         "colours": COLOURS,
         "curves": bool(plots),
         "tables": {name: type(results[name]).__name__ for name, written in tables.items() if written},
-        "figures": [_figure(path, out) for path in entry.figures],
-        "claims": entry.claims.to_dict("records"),
+        "twins": _twins(heatmaps),
+        "figures": [_figure(path, out, _alt(entry, path, results)) for path in entry.figures],
+        "claims": _rows(entry),
         "parameters": entry.run.get("parameters", {}),
         "provenance": _provenance(entry),
         "notebook": "" if entry.notebook is None else _executed(entry.notebook, out / "files"),
@@ -161,12 +172,37 @@ def _results(entry: Entry) -> dict[str, Result]:
     return found
 
 
-def _figure(path: Path, out: Path) -> dict[str, Any]:
+def _twins(heatmaps: Mapping[str, Similarity]) -> dict[str, dict[str, str]]:
+    """Pair results of the same models and layers, once trained and once not."""
+    found: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for name, result in heatmaps.items():
+        facts = result.provenance
+        weights = {str(facts.get(f"weights{k}", "")) for k in ("", 1, 2)} - {""}
+        state = "untrained" if weights and all(words.startswith("untrained") for words in weights) else "trained"
+        models = [str(facts.get(f"model{k}", "")) for k in ("", 1, 2)]
+        key = (*models, str(facts.get("dataset")), str(facts.get("measure")), *result.layers1, *result.layers2)
+        found.setdefault(key, {}).setdefault(state, []).append(name)
+    pairs = [(states.get("trained", []), states.get("untrained", [])) for states in found.values()]
+    both = [{"trained": one[0], "untrained": other[0]} for one, other in pairs if len(one) == len(other) == 1]
+    return {name: pair for pair in both for name in pair.values()}
+
+
+def _alt(entry: Entry, path: Path, results: Mapping[str, Result]) -> str:
+    """Say what a figure shows, to those who do not see it."""
+    what = path.stem.removeprefix(entry.name).replace("_", " ").strip()
+    result = results.get(path.stem)
+    if isinstance(result, Similarity):
+        return f"{entry.title} Heatmap: {describe_similarity(result)}"
+    facts = [", ".join(entry.values("model", "model1", "model2")), "; ".join(entry.values("dataset"))]
+    return ". ".join(part for part in (f"{entry.title} Figure {what}".rstrip(), *facts) if part) + "."
+
+
+def _figure(path: Path, out: Path, alt: str) -> dict[str, Any]:
     """Copy a figure in all its formats."""
     there = [path.with_suffix(suffix) for suffix in DOWNLOADS if path.with_suffix(suffix).is_file()]
     for one in there:
         write_whole(out / "files" / one.name, lambda place, one=one: shutil.copyfile(one, place))
-    return {"name": path.stem, "files": [one.name for one in there], "alt": path.stem.replace("_", " ")}
+    return {"name": path.stem, "files": [one.name for one in there], "alt": alt}
 
 
 def _provenance(entry: Entry) -> dict[str, str]:

@@ -2,6 +2,7 @@
 // Draw similarities as heatmaps that answer: hover, arrow keys and click read a pair of layers.
 const gallery = (() => {
   const results = {};
+  const twins = {};  // result -> the same models trained and untrained, set by the page
   const byId = (id) => document.getElementById(id);
   let cell = [0, 0];
 
@@ -60,10 +61,13 @@ const gallery = (() => {
   }
 
   function draw() {
+    followStates();
     const { names, shown, diverging } = chosen();
     const place = byId("heatmaps");
     place.replaceChildren();
-    const [zmin, zmax] = range(shown, diverging);
+    const twin = twins[byId("first").value];
+    const scaled = twin && !diverging ? [...shown, results[twin.trained], results[twin.untrained]] : shown;  // one scale for all
+    const [zmin, zmax] = range(scaled, diverging);
     // All boxes first: a plot takes the width that its box has when it is drawn.
     const boxes = shown.map(() => place.appendChild(document.createElement("div")));
     shown.forEach((result, k) => {
@@ -85,7 +89,7 @@ const gallery = (() => {
       box.addEventListener("keydown", (event) => move(event, result));
     });
     byId("caption").textContent = shown.map((result) => result.caption).join(" ");
-    byId("csv").href = `files/${byId("first").value}.csv`;
+    byId("csv").href = `files/${encodeURIComponent(byId("first").value)}.csv`;
     cell = [0, 0];
     byId("readout").textContent = "";
     byId("matches").replaceChildren();
@@ -145,11 +149,32 @@ const gallery = (() => {
     byId("matches").replaceChildren(list(`Most like ${result.rows[i]}`, best(row, result.columns)), list(`Most like ${result.columns[j]}`, best(column, result.rows)));
   }
 
+  // Trained, untrained and their difference are choices of the lists in one step.
+  function choose(state) {
+    const { trained, untrained } = twins[byId("first").value];
+    byId("first").value = state === "difference" ? untrained : state === "trained" ? trained : untrained;
+    byId("second").value = state === "difference" ? trained : "";
+    byId("difference").disabled = state !== "difference";
+    byId("difference").checked = state === "difference";
+    draw();
+  }
+
+  function followStates() {
+    const box = byId("states");
+    if (!box) return;
+    const first = byId("first").value, second = byId("second").value, twin = twins[first];
+    box.hidden = !twin;
+    const state = !twin ? "" : second === "" ? (first === twin.trained ? "trained" : "untrained")
+      : byId("difference").checked && first === twin.untrained && second === twin.trained ? "difference" : "";
+    for (const radio of box.querySelectorAll("input")) radio.checked = radio.value === state;
+  }
+
   function start() {
+    for (const radio of document.querySelectorAll("#states input")) radio.addEventListener("change", () => choose(radio.value));
     for (const id of ["first", "second", "difference"]) if (byId(id)) byId(id).addEventListener("change", draw);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
     draw();
   }
 
-  return { add, colours, start };
+  return { add, colours, twins, start };
 })();
