@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
-from utilities.plots.paper import LABEL
 from utilities.plots.text_fitting import write_wrapped
 from utilities.results.images import describe_images
 from utilities.results.similarity import Similarity
@@ -232,7 +231,7 @@ def titles_of(results: Sequence[Similarity], titles: Sequence[str] | None) -> tu
 
 def write_caption(figure: Figure, text: str) -> None:
     """Write a caption below a figure, in lines as long as the figure is wide, and enlarge the figure to hold it."""
-    artist = figure.supxlabel(text, fontsize=LABEL, x=0.02, ha="left")
+    artist = figure.supxlabel(text, x=0.02, ha="left")
     lines = write_wrapped(artist, text, 0.96 * figure.get_figwidth()).splitlines()
     figure.caption = text  # kept for breaking lines at another width
     figure.set_figheight(figure.get_figheight() + caption_height(len(lines)))

@@ -101,7 +101,7 @@ class HeatmapLayout(LayoutEngine):
         """
         figure.set_layout_engine(self)
         text = getattr(figure, "caption", "") if caption else ""
-        figure.supxlabel(text, fontsize=LABEL, ha="left", va="bottom")
+        figure.supxlabel(text, ha="left", va="bottom")
         self.across = self.columns
         width = None if width is None else inches(width)
         self._solve(figure, width, None)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utilities.plots.captions import HasProvenance, made_from, write_caption
-from utilities.plots.paper import CURVE, LABEL, PALETTE, SMALLEST, TICK, paper_figure
+from utilities.plots.paper import CURVE, LABEL, PALETTE, TICK, paper_figure
 from utilities.plots.text_fitting import wrap
 from utilities.zoo.families import family
 
@@ -73,13 +73,9 @@ def draw_with_band(
 
 
 def tidy(axes: Iterable[Axes]) -> None:
-    """Set small tick labels on axes and remove the upper and right frame."""
+    """Remove the upper and right frame of axes, and give titles their size."""
     for ax in axes:
-        ax.tick_params(which="major", labelsize=TICK)
-        ax.tick_params(which="minor", labelsize=SMALLEST)  # shown by logarithmic axes over a decade or less
-        ax.xaxis.label.set_size(LABEL)
-        ax.yaxis.label.set_size(LABEL)
-        ax.title.set_size(LABEL)
+        ax.title.set_size(LABEL)  # matplotlib sizes it by the settings at the time when it is written
         if not hasattr(ax, "zaxis") and ax.name == "rectilinear":
             sns.despine(ax=ax)
 
@@ -109,8 +105,7 @@ def finish(figure: Figure, results: Mapping[str, HasProvenance], note: str = "",
     if legend and labels:
         texts = [wrap(label, 0.85 * figure.get_figwidth(), points=TICK) for label in labels]
         columns = 3 if max(map(len, texts)) < 26 else 1
-        style = {"fontsize": TICK, "frameon": False, "ncols": columns}
-        figure.legend(handles, texts, loc="outside upper left", **style)
+        figure.legend(handles, texts, loc="outside upper left", ncols=columns)
         figure.set_figheight(figure.get_figheight() + 0.12 * -(-len(texts) // columns))
     write_caption(figure, f"{made_from(results)} {note}".strip())
     return figure

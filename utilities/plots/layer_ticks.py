@@ -89,7 +89,7 @@ def name_layers(
     """
     shown = thinned(len(layers), inches) if indices is None else list(indices)
     names = shorten([layers[i] for i in shown], longest, TICK)
-    axis.set_ticks([i if places is None else places[i] for i in shown], names, fontsize=TICK, parse_math=False)
+    axis.set_ticks([i if places is None else places[i] for i in shown], names, parse_math=False)
 
 
 def fit_layers(axis: Axis, layers: Sequence[str], places: Sequence[float] | None = None) -> None:

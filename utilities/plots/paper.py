@@ -1,27 +1,28 @@
-"""One style of all figures: widths, sizes of text, lines, colours, embedded fonts, and the empty figure itself.
+"""One style of all figures: `paper.mplstyle`, the sizes that differ from it, and the empty figure itself.
 
-Every figure of this package takes its sizes from here, so that text can be read in print and figures look alike.
+Every figure of this package is a `PaperFigure`: whatever is added to it, and however it is drawn, has this style.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, wraps
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DPI = 300
 WIDTHS = {"column": 3.25, "page": 6.75}  # inches, in a paper with two columns
 TEXT_WIDTH = 6.5  # inches: width of a column of text, and of most figures
-# Sizes of text in points.
+# Sizes of text in points that differ from the style's.
 HEADLINE = 9  # title of a single heatmap, stars
 SIDE_NAME = 8  # names of the models beside a single heatmap
-LABEL = 7  # titles, labels of axes, captions
 DENSE = 6.5  # titles of many small panels, cells of a table
-TICK = 6  # ticks, legends, names of layers
 SMALLEST = 6  # smaller text cannot be read in print
 # Widths of lines in points.
 THICK = 2
@@ -35,9 +36,15 @@ EDGE = 0.3  # outlines of markers and bars
 INK, DARK, GREY, LIGHT, FAINT = "0.2", "0.3", "0.5", "0.6", "0.8"
 PALETTE = "colorblind"  # seaborn's; colour-blind readers can tell its colours apart
 MISSING = "0.75"  # grey, for what has no value
-# Type 42 embeds fonts as TrueType. Several venues refuse the default, Type 3. Text of an SVG stays text, which can be
-# searched, edited and set in another font.
-STYLE = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+
+
+@cache
+def _style() -> dict[str, Any]:
+    return dict(mpl.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), use_default_template=False))
+
+
+LABEL: float = _style()["axes.labelsize"]  # titles, labels of axes, captions
+TICK: float = _style()["xtick.labelsize"]  # ticks, legends, names of layers
 
 
 @contextmanager
@@ -52,8 +59,24 @@ def saving() -> Iterator[None]:
         3
     """
     resolution = {"savefig.dpi": DPI} if mpl.rcParams["savefig.dpi"] == "figure" else {}  # keep the user's own choice
-    with mpl.rc_context(STYLE | resolution):
+    with mpl.rc_context(_style() | resolution):
         yield
+
+
+def _styled(name: str) -> Callable[..., Any]:
+    """Return a method of `matplotlib.figure.Figure` that makes what it makes in this style."""
+    method = getattr(Figure, name)
+
+    @wraps(method)
+    def in_style(self: Figure, *arguments: Any, **options: Any) -> Any:
+        with mpl.rc_context(_style()):
+            made = method(self, *arguments, **options)
+            if isinstance(made, Axes):  # its ticks are made later, out of the style's sight
+                made.tick_params(axis="x", which="both", labelsize=mpl.rcParams["xtick.labelsize"])
+                made.tick_params(axis="y", which="both", labelsize=mpl.rcParams["ytick.labelsize"])
+        return made
+
+    return in_style
 
 
 class PaperFigure(Figure):
@@ -61,6 +84,9 @@ class PaperFigure(Figure):
 
     caption = ""  # text below the figure, before its lines are broken
     fits: tuple[Callable[[], None], ...] = ()  # functions to call again when the figure's size changes
+
+    add_axes, add_subplot, colorbar = map(_styled, ("add_axes", "add_subplot", "colorbar"))
+    legend, suptitle, supxlabel, supylabel = map(_styled, ("legend", "suptitle", "supxlabel", "supylabel"))
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """Save the figure as `matplotlib.figure.Figure.savefig` does."""

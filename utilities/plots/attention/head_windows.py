@@ -42,7 +42,7 @@ def plot_head_windows(results: Mapping[str, HeadWindowSimilarity] | HeadWindowSi
         ax.set(title=wrap(label, 2.4), xlabel="mean attention distance of the heads\n(pixels of the image)")
     start_at_zero(axes[0, 0])  # for all panels, once all are drawn
     axes[0, 0].set_ylabel(measure_of(list(results.values())))
-    style = {"fontsize": TICK, "title": "layer of\nthe CNN", "title_fontsize": TICK, "frameon": False}
+    style = {"title": "layer of\nthe CNN", "fontsize": TICK, "title_fontsize": TICK, "frameon": False}
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **style)
     tidy(figure.axes)
     every = list(results.values())

@@ -12,7 +12,7 @@ from utilities.analysis.blocks.fourier import Fourier
 from utilities.plots.blocks.values_over_depth import colour_of, depth_colours, plot_over_depth
 from utilities.plots.captions import shared_fact
 from utilities.plots.labelled_figure import finish, named, new_figure
-from utilities.plots.paper import CURVE, GREY, HAIRLINE, LABEL, THICK, THIN
+from utilities.plots.paper import CURVE, GREY, HAIRLINE, THICK, THIN
 from utilities.plots.text_fitting import wrap
 
 DEFINITION = "Delta log amplitude: ln|F(f)| less ln|F(0)| of the same block, mean over channels and images."
@@ -52,7 +52,7 @@ def plot_spectra(results: Mapping[str, Fourier] | Fourier, axis: str = "own") ->
     axes[0, 0].set_ylabel("Delta log amplitude")
     scale = plt.cm.ScalarMappable(plt.Normalize(0, 1 / 0.9), depth_colours())
     bar = figure.colorbar(scale, ax=axes, aspect=25, pad=0.02, boundaries=np.linspace(0, 1, 100), ticks=[0, 0.5, 1])
-    bar.set_label("relative depth", fontsize=LABEL)
+    bar.set_label("relative depth")
     path = shared_fact(list(results.values()), "path")
     way = {"diagonal": "Along both diagonals.", "radial": "Mean over rings.", "paper": "The published axis."}
     return finish(figure, results, f"{DEFINITION} {way.get(path, '')} Bands: one standard error.", legend=False)

@@ -115,7 +115,6 @@ def plot_token_probes(results: Mapping[str, LayerProbes] | LayerProbes, layers: 
         line[0].set_ylabel(wrap(label, 1.5, points=TICK))
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label("top-1 accuracy of\neach position's probe (%)", fontsize=TICK)
-    bar.ax.tick_params(labelsize=TICK)
     figure = finish(figure, results, _note(results, bars=False), legend=False)
     for ax in axes.flat:
         ax.title.set_size(DENSE)

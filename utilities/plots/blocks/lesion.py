@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from utilities.analysis.blocks.lesion import Lesions
 from utilities.plots.captions import shared_fact
 from utilities.plots.labelled_figure import finish, named, new_figure
-from utilities.plots.paper import INK, LABEL, LIGHT, TEXT_WIDTH, THIN
+from utilities.plots.paper import INK, LIGHT, TEXT_WIDTH, THIN
 from utilities.plots.text_fitting import wrap
 
 FILLS = {"conv": "white", "mlp": "white", "msa": "0.45"}
@@ -50,7 +50,7 @@ def plot_lesions(results: Mapping[str, Lesions] | Lesions, value: str = "drop") 
         for text, kind in zip(ax.get_xticklabels(), result.kinds, strict=True):
             text.set_fontweight("bold" if kind == "msa" else "normal")
         ax.set(title=wrap(label, 6), xlim=(-0.7, len(x) - 0.3))
-    figure.supylabel("drop of accuracy (percent points)" if value == "drop" else "rise of loss (nats)", fontsize=LABEL)
+    figure.supylabel("drop of accuracy (percent points)" if value == "drop" else "rise of loss (nats)")
     axes[0, 0].bar([0], [0], color=FILLS["msa"], edgecolor=INK, label="attention (bold names)")
     axes[0, 0].bar([0], [0], color="white", edgecolor=INK, label="convolution or MLP")
     way = WAYS.get(shared_fact(list(results.values()), "ablation"), "removed")

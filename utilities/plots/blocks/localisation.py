@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from utilities.analysis.blocks.localisation import Localisation
 from utilities.plots.captions import shared_fact
 from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
-from utilities.plots.paper import CURVE, DENSE, GREY, LABEL, MISSING, REFERENCE, TICK
+from utilities.plots.paper import CURVE, DENSE, GREY, MISSING, REFERENCE, TICK
 from utilities.plots.text_fitting import wrap
 
 POSITIONS = ("corner", "edge", "interior")
@@ -166,7 +166,7 @@ def plot_sharpness(
         if measure not in ("distance", *SHARES):
             ax.axhline(0, color=GREY, linewidth=REFERENCE, zorder=0)
         ax.set_xlabel("relative depth")
-        ax.set_ylabel(LABELS[measure], fontsize=LABEL)
+        ax.set_ylabel(LABELS[measure])
     chance = " Dotted: a best patch drawn at random." if {"found", "near", "distance"} & set(measures) else ""
     return finish(figure, results, f"{_how(results)}{chance} Bars: one standard error over batches.")
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from utilities.analysis.blocks.receptive_field import ReceptiveField
 from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure, start_at_zero
-from utilities.plots.paper import CURVE, DENSE, LABEL, LIGHT, REFERENCE, SMALLEST, TEXT_WIDTH, THIN
+from utilities.plots.paper import CURVE, DENSE, LIGHT, REFERENCE, TEXT_WIDTH, THIN
 from utilities.plots.text_fitting import shorten, wrap
 
 Results = Mapping[str, ReceptiveField] | ReceptiveField
@@ -52,10 +52,9 @@ def plot_receptive_fields(
     figure, axes = new_figure(*size, len(rows), columns, squeeze=False)
     for line, (label, one, layers) in zip(axes, rows, strict=True):
         drawn = _draw_row(line, results[label], one, layers, scale)
-        line[0].set_ylabel(wrap(f"{label}\n{one} the sum", cell), fontsize=LABEL)
+        line[0].set_ylabel(wrap(f"{label}\n{one} the sum", cell))
     bar = figure.colorbar(drawn, ax=axes, shrink=min(1.0, 1.0 / size[1] + 0.3), aspect=20, pad=0.01)
     bar.set_ticks([0, 1], labels=["0", "max"])
-    bar.ax.tick_params(labelsize=SMALLEST)
     whose = "each map's own maximum" if scale == "own" else "the largest value in the row"
     note = (
         "Absolute gradient of the mean over channels at the central position with respect to each pixel, summed over "

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from utilities.analysis.blocks.skip_ratios import SkipRatios
 from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
-from utilities.plots.paper import CURVE, GREY, HAIRLINE, LABEL, MISSING, SMALLEST, TEXT_WIDTH, THIN, TICK
+from utilities.plots.paper import CURVE, GREY, HAIRLINE, MISSING, TEXT_WIDTH, THIN
 from utilities.plots.text_fitting import wrap
 
 Results = Mapping[str, SkipRatios] | SkipRatios
@@ -139,10 +139,9 @@ def plot_skip_heatmaps(results: Results, value: str = "ratio") -> Figure:
         for ax in row[len(kinds) :]:
             ax.set_axis_off()
     bar = figure.colorbar(drawn, ax=axes, aspect=30, pad=0.01)
-    bar.set_label(", ".join(VALUES[value]), fontsize=LABEL)
+    bar.set_label(", ".join(VALUES[value]))
     if value == "ratio":
         _plain_numbers(bar.ax.yaxis)
-    bar.ax.tick_params(which="both", labelsize=SMALLEST)
     note = f"Mean over images. Positions in raster order, from the top.{' Logarithmic colours.' * (value == 'ratio')}"
     if any(len(np.unique(result.grid, axis=0)) > 1 for result in results.values()):
         note += " Grids of several sizes are stretched to one height."
@@ -184,7 +183,7 @@ def _draw_tokens(ax: Axes, result: SkipRatios, value: str, kind: str, norm: Norm
     starts = np.cumsum([0, *sizes])
     places = [tall * (start + size / 2) - 0.5 for start, size in zip(starts, sizes, strict=False)]
     middle = tall * prefix + (height - prefix) / 2
-    ax.set_yticks([*places, middle], [*groups, "positions"], fontsize=TICK)
+    ax.set_yticks([*places, middle], [*groups, "positions"])
     return drawn
 
 

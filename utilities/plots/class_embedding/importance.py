@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from utilities.plots.labelled_figure import finish, named, new_figure
-from utilities.plots.paper import LABEL
 from utilities.plots.text_fitting import wrap
 
 GREY = (0.299, 0.587, 0.114)  # the luma of red, green and blue (ITU-R BT.601)
@@ -66,7 +65,7 @@ def plot_heatmaps(
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     bar = figure.colorbar(drawn, ax=axes, shrink=min(1.0, 1.2 / size[1] + 0.3), aspect=20, pad=0.02)
-    bar.set_label("importance (scale of each map)", fontsize=LABEL)
+    bar.set_label("importance (scale of each map)")
     bar.set_ticks([0, 1], labels=["least", "most"])
     note = (
         "Each map is scaled by itself, from its least value to its largest: colours cannot be compared between maps. "

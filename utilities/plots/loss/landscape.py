@@ -13,7 +13,7 @@ from scipy.ndimage import binary_dilation
 
 from utilities.analysis.loss.landscape import Landscape
 from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
-from utilities.plots.paper import CURVE, EDGE, LABEL, TEXT_WIDTH, TICK
+from utilities.plots.paper import CURVE, EDGE, TEXT_WIDTH, TICK
 from utilities.results.statistics import stderr_of_share
 
 WORDS = {"nll": "NLL", "l2": "L2 penalty", "total": "NLL + L2"}
@@ -67,7 +67,7 @@ def plot_contours(results: Mapping[str, Landscape] | Landscape) -> Figure:
     for ax in axes.flat:
         ax.label_outer()
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02)
-    bar.set_label("rise above the centre (nats)", fontsize=LABEL)
+    bar.set_label("rise above the centre (nats)")
     bar.set_ticks([level for level in levels if f"{level:.0e}".startswith("1")])
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bar.ax.minorticks_off()
@@ -121,7 +121,7 @@ def plot_surfaces(results: Mapping[str, Landscape] | Landscape, of: str = "nll",
         ax.set_title(_title(label, result, of))
         ax.set_xlabel("direction 1", labelpad=-10)
         ax.set_ylabel("direction 2", labelpad=-10)
-        ax.set_zlabel(f"rise of {WORDS[of]} (nats)", labelpad=-6, fontsize=LABEL)
+        ax.set_zlabel(f"rise of {WORDS[of]} (nats)", labelpad=-6)
         ends = [result.x[0], 0, result.x[-1]]
         ax.set(xticks=ends, yticks=ends)
         for axis in (ax.xaxis, ax.yaxis, ax.zaxis):

@@ -97,7 +97,7 @@ def plot_batches(
     place = axes[-2].inset_axes([1.04, 0, 0.05, 1])
     colour_bar(axes[0].images[0], np.concatenate(values), measure_of(results), place)
     _strip(axes[-1], values, medians, names)
-    axes[-1].set_ylabel(f"{measure_of(results)} of each batch", fontsize=LABEL)
+    axes[-1].set_ylabel(f"{measure_of(results)} of each batch")
     text = f"{layer1} (rows' model) against {layer2} (columns' model). {models}{basis(results)} "
     text += "Each cell is one batch, sorted from the lowest (upper left) to the highest (lower right); "
     text += "batches from {:.2f} to {:.2f}. Line: median.".format(*extremes(values))
@@ -129,5 +129,4 @@ def _strip(ax: Axes, values: Sequence[np.ndarray], medians: Sequence[float], nam
         ax.scatter(x, numbers, s=9, color="0.45", linewidths=0, alpha=0.7)
         ax.plot([place - 0.3, place + 0.3], [median, median], color="crimson", linewidth=BOLD)
     ax.set_xlim(0.5, len(values) + 0.5)
-    ax.set_xticks(range(1, len(values) + 1), [wrap(name, 0.6, points=TICK) for name in names], fontsize=TICK)
-    ax.tick_params(labelsize=TICK)
+    ax.set_xticks(range(1, len(values) + 1), [wrap(name, 0.6, points=TICK) for name in names])

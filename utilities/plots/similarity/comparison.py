@@ -24,8 +24,6 @@ SIDES = 2.7  # longer side of one of several heatmaps in inches
 def _heatmap(ax: Axes, matrix: np.ndarray, result: Similarity, title: str, **scale: object) -> Panel:
     draw_heatmap(ax, matrix, result, labels=False, **scale)
     ax.set_title(title, fontsize=LABEL)
-    ax.yaxis.label.set_size(LABEL)
-    ax.xaxis.label.set_size(LABEL)
     return Panel(ax, (result.layers1, result.layers2), title, model_names(result))
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from utilities.plots.captions import describe_models, measure_of
 from utilities.plots.labelled_figure import finish, new_figure
-from utilities.plots.paper import CURVE, LABEL, PALETTE, REFERENCE, SMALLEST, TEXT_WIDTH
+from utilities.plots.paper import CURVE, PALETTE, REFERENCE, SMALLEST, TEXT_WIDTH
 from utilities.plots.text_fitting import wrap
 from utilities.results.image_contributions import ImageContributions
 from utilities.results.images import describe_images
@@ -61,7 +61,7 @@ def plot_extremes(
     scores, kinds = result.scores(pair, by), ("most", "least")
     for row, images, kind in zip(axes, (most, least), kinds, strict=True):
         places = getattr(result, kind)(count, pair, by)
-        row[0].set_ylabel(f"agree {kind}", fontsize=LABEL)
+        row[0].set_ylabel(f"agree {kind}")
         for ax, image, place in zip(row, images, places, strict=True):
             ax.imshow(image, interpolation="nearest")
             ax.set(xticks=[], yticks=[])

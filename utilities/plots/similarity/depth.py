@@ -87,7 +87,7 @@ def plot_diagonal(results: Sequence[Similarity] | Similarity, labels: Sequence[s
         for boundary in stage_boundaries(results[0].layers1):
             ax.axvline(boundary - 0.5, color="0.85", linewidth=THIN, zorder=0)
     else:
-        ax.set_xlabel("relative depth (0: first layer, 1: last)", fontsize=LABEL)
+        ax.set_xlabel("relative depth (0: first layer, 1: last)")
     chance = [null for null in nulls if null is not None]
     _similarity_axis(ax, f"{measure_of(results)} of corresponding layers", [*curves, *chance])
     handles = ax.get_legend_handles_labels()[0]
@@ -207,9 +207,9 @@ def plot_trend(
         error = np.array([np.nan if error is None else error[i] for error in errors])
         if np.isfinite(error).any():
             ax.fill_between(x, curves[:, i] - error, curves[:, i] + error, color=colour, alpha=0.25, linewidth=0)
-    ax.set_xlabel(xlabel, fontsize=LABEL)
+    ax.set_xlabel(xlabel)
     _similarity_axis(ax, f"{measure_of(results)} of corresponding layers", [curves[:, chosen]])
-    figure.legend(loc="outside right upper", fontsize=TICK, frameon=False, reverse=True)
+    figure.legend(loc="outside right upper", reverse=True)
     models = heading(results[-1], "").replace("\n", ", ")
     models = f"At {xlabel} {x[-1]:g}: {models}. " if models else ""
     write_caption(figure, f"{models}{basis(results)}{_values([curves[:, chosen]])}{_band_note(results)}")
@@ -274,9 +274,8 @@ def _match_axes(axes: Sequence[Axes], results: Sequence[Similarity], axis: int) 
     sides = [model_names(result)[:: 1 if axis == 1 else -1] for result in results]
     one, two = (names.pop() if len(names) == 1 else "" for names in map(set, zip(*sides, strict=True)))
     one, two = one or f"model {2 - axis}", two or "the other model"
-    axes[-1].set_xlabel(f"layer of {one}" if len(results) == 1 else f"relative depth in {one}", fontsize=LABEL)
-    axes[0].set_ylabel(f"best match in {two}" + ("" if len(results) == 1 else " (relative depth)"), fontsize=LABEL)
-    axes[0].tick_params(labelsize=TICK)
+    axes[-1].set_xlabel(f"layer of {one}" if len(results) == 1 else f"relative depth in {one}")
+    axes[0].set_ylabel(f"best match in {two}" + ("" if len(results) == 1 else " (relative depth)"))
     axes[0].set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     if len(results) == 1:
         along, up = _sides(results[0], axis)
@@ -289,5 +288,4 @@ def _similarity_axis(ax: Axes, label: str, curves: Sequence[np.ndarray]) -> None
     """Let the vertical axis run from 0 to 1, or further if values do."""
     low, high = extremes(curves)
     ax.set_ylim(np.nanmin([0, low - 0.03]), np.nanmax([1.02, high + 0.03]))
-    ax.set_ylabel(label, fontsize=LABEL)
-    ax.tick_params(labelsize=TICK)
+    ax.set_ylabel(label)

@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 from utilities.plots.captions import describe_similarity
 from utilities.plots.heatmap_layout import HeatmapLayout, Panel, bar_axes, heatmap_axes
 from utilities.plots.layer_ticks import chosen, name_layers
-from utilities.plots.paper import HEADLINE, LABEL, LIGHT, MISSING, SIDE_NAME, THIN, TICK, PaperFigure
+from utilities.plots.paper import HEADLINE, LIGHT, MISSING, SIDE_NAME, THIN, PaperFigure
 from utilities.results.similarity import Similarity
 
 SIDE = 4.0  # longer side of a single heatmap in inches
@@ -113,8 +113,7 @@ def colour_bar(image: AxesImage, values: np.ndarray, label: str, bar: Axes) -> A
     kinds = {(True, True): "both", (True, False): "min", (False, True): "max"}
     extend = kinds.get((bool(below), bool(above)), "neither")
     drawn = bar.figure.colorbar(image, cax=bar, extend=extend)
-    drawn.set_label(label, fontsize=LABEL)
-    bar.tick_params(labelsize=TICK)
+    drawn.set_label(label)
     return bar
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from utilities.plots.captions import describe_accuracy, heading, model_names
 from utilities.plots.heatmap_layout import HeatmapLayout, Panel, bar_axes, heatmap_axes
-from utilities.plots.paper import DENSE, LABEL, PaperFigure
+from utilities.plots.paper import DENSE, PaperFigure
 from utilities.plots.similarity.heatmap import colour_bar, draw_heatmap
 from utilities.results.images import alike, dataset_name
 from utilities.results.similarity import Similarity
@@ -47,8 +47,6 @@ def plot_panels(columns: Sequence[Sequence[Similarity]], width: float | str | No
         pair = "" if facts.get("model") else heading(result, "")  # of two models: both names, and the weights of each
         title = f"{pair or facts.get('model', '')}{weights}\n{data} n = {result.n}{accuracy and f', {accuracy}'}{note}"
         ax.set_title(title, fontsize=DENSE)
-        ax.yaxis.label.set_size(LABEL)
-        ax.xaxis.label.set_size(LABEL)
         names = [name.rpartition("/")[2] for name in model_names(result)]
         sides = tuple(f"layers of {name}" if pair and name else "layer, first to last" for name in names)
         panels.append(Panel(ax, (result.layers1, result.layers2), title, sides, ([], [])))
