@@ -17,6 +17,7 @@ from utilities.gallery import build_gallery
 from utilities.gallery.deciding import FIGURES
 from utilities.gallery.entries import collect
 from utilities.gallery.heatmaps import as_data
+from utilities.plots.style import PaperFigure, save_figure
 from utilities.results.similarity import Similarity
 from utilities.utils import PROJECT_ROOT
 
@@ -65,7 +66,9 @@ def runs(tmp_path_factory):
     similarity(2).save(folder / "mine")
     similarity(3).save(folder / "50% # done")  # a user's own name
     for suffix in (".png", ".pdf"):
-        Figure().savefig(folder / f"{NAME}{suffix}")
+        figure = PaperFigure()
+        figure.caption = "Bars: <one> error."
+        save_figure(figure, folder / f"{NAME}{suffix}")
     claims = {"claim": ["it holds", "it does not", "who knows"], "source": "A et al., Fig. 1", "found": "0.5 < 0.6"}
     table = pd.DataFrame(claims | {"short": "", "holds": ["True", "False", ""]})
     table.to_csv(folder / f"{NAME}_claims.csv", index=False)
@@ -183,7 +186,17 @@ def test_a_browser_opens_where_there_is_a_display(screen, runs, tmp_path, monkey
 def test_figures_say_what_they_show(site):
     page = Links((site / f"{NAME}.html").read_text())
     (alt,) = [image["alt"] for image in page.images if image["src"] == f"files/{NAME}.png"]
-    assert alt.startswith("Do measures agree? Heatmap: ") or "Heatmap: " in alt
+    assert alt == f"{NAME}. Bars: <one> error."
+    assert "Bars: &lt;one&gt; error." in (site / f"{NAME}.html").read_text()
+
+
+def test_figures_without_a_caption_are_described_by_their_result(tmp_path):
+    similarity().save(tmp_path / NAME)
+    Figure().savefig(tmp_path / f"{NAME}.png")
+    build_gallery(tmp_path, tmp_path / "site", progress=False)
+    page = Links((tmp_path / "site" / f"{NAME}.html").read_text())
+    (alt,) = [image["alt"] for image in page.images]
+    assert "Heatmap: " in alt
     assert "digits (test), n = 12" in alt
 
 

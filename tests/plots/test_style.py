@@ -16,9 +16,10 @@ from utilities.cli.user_errors import reporting
 from utilities.compare import CKA
 from utilities.plots import paper
 from utilities.plots.labelled_figure import new_figure
+from utilities.plots.paper import LABEL, SIDE_NAME, TICK
 from utilities.plots.similarity.comparison import plot_difference, plot_results
 from utilities.plots.similarity.depth import plot_diagonal
-from utilities.plots.style import DPI, PaperFigure, paper_figure, save_figure, save_figures, split_picture
+from utilities.plots.style import DPI, PaperFigure, paper_figure, read_caption, save_figure, save_figures, split_picture
 from utilities.results.similarity import Similarity
 
 mpl.use("Agg")
@@ -95,6 +96,25 @@ def test_the_users_settings_stay(tmp_path):
         figure.savefig(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width == pytest.approx(3.25 * 60, abs=1)
+
+
+@pytest.mark.parametrize("ending", [".png", ".pdf", ".svg"])
+def test_a_file_carries_its_caption_and_shows_a_line(ending, tmp_path):
+    figure = result().plot()
+    path = save_figure(figure, tmp_path / f"a{ending}")
+    begins, content = figure.caption[:8], path.read_bytes()
+    assert begins.encode() in content or begins.encode("utf-16-be") in content  # the latter in a PDF
+    assert figure.get_supxlabel().replace("\n", " ") == figure.line
+    assert len(figure.line) < len(figure.caption)
+    assert ending != ".png" or read_caption(path) == figure.caption
+
+
+def test_every_text_has_the_size_of_the_style_however_it_is_drawn(tmp_path):
+    with mpl.rc_context({"axes.labelsize": 30, "xtick.labelsize": 30, "axes.titlesize": 30}):
+        figure = result().plot()
+        figure.draw_without_rendering()
+        sizes = {text.get_fontsize() for ax in figure.axes for text in (ax.xaxis.label, *ax.get_xticklabels())}
+    assert sizes <= {LABEL, TICK, SIDE_NAME}
 
 
 def test_a_saved_figure_has_the_width_and_the_caption_that_were_asked_for(tmp_path):

@@ -97,7 +97,7 @@ class Output:
         out: Its ending decides: .pdf, .png, .svg or .eps a figure, .npz the result, .csv the table; without an ending
             all of these beside each other, figures as .png and .pdf.
         width: Width of figures: column, page or inches; default: what they need.
-        caption: Whether something is written below figures.
+        caption: Whether a line below figures says what they were made from.
     """
 
     out: Path

@@ -7,7 +7,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from utilities.plots.style import save_figure
+from utilities.plots.style import read_caption, save_figure
 from utilities.results.similarity import Similarity
 
 KINDS = {".csv": "text/csv", ".npz": "application/octet-stream", ".json": "application/json", ".png": "image/png",
@@ -54,11 +54,19 @@ def links(paths: Sequence[Path]) -> str:
 
 
 def picture(path: Path, alt: str) -> str:
-    """Return a picture as HTML, in its size on paper, with what it shows for those who do not see it."""
+    """Return a picture with its caption as HTML, in its size on paper.
+
+    Args:
+        path: A .png of `utilities.plots.style.save_figure`.
+        alt: What it shows, for those who do not see it.
+    """
     from PIL import Image
 
     with Image.open(path) as opened:
         width = round(SCREEN * opened.width / opened.info.get("dpi", (DPI,))[0])
     data = base64.b64encode(path.read_bytes()).decode()
     style = f"width:{width}px;max-width:100%"
-    return f'<img alt="{html.escape(alt)}" style="{style}" src="data:image/png;base64,{data}">'
+    return (
+        f'<figure style="margin:1em 0"><img alt="{html.escape(alt)}" style="{style}" '
+        f'src="data:image/png;base64,{data}"><figcaption>{html.escape(read_caption(path))}</figcaption></figure>'
+    )

@@ -25,6 +25,7 @@ from utilities.gallery.entries import Entry, collect
 from utilities.gallery.heatmaps import colour_scale, labels_of, write_script
 from utilities.gallery.tables import read_result, write_table
 from utilities.plots.captions import describe_similarity
+from utilities.plots.style import read_caption
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
 from utilities.results.writing import check_writable, write_whole
@@ -202,7 +203,9 @@ def _figure(path: Path, out: Path, alt: str) -> dict[str, Any]:
     there = [path.with_suffix(suffix) for suffix in DOWNLOADS if path.with_suffix(suffix).is_file()]
     for one in there:
         write_whole(out / "files" / one.name, lambda place, one=one: shutil.copyfile(one, place))
-    return {"name": path.stem, "files": [one.name for one in there], "alt": alt}
+    caption = read_caption(path)
+    alt = f"{path.stem}. {caption}" if caption else alt
+    return {"name": path.stem, "files": [one.name for one in there], "alt": alt, "caption": caption}
 
 
 def _provenance(entry: Entry) -> dict[str, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from utilities.plots.paper import DARK, SMALLEST
 from utilities.plots.text_fitting import write_wrapped
 from utilities.results.images import describe_images
 from utilities.results.similarity import Similarity
@@ -229,16 +230,40 @@ def titles_of(results: Sequence[Similarity], titles: Sequence[str] | None) -> tu
     return list(titles), "".join(f"{t}: {m}. " for t, m in zip(titles, models, strict=True) if m)
 
 
-def write_caption(figure: Figure, text: str) -> None:
-    """Write a caption below a figure, in lines as long as the figure is wide, and enlarge the figure to hold it."""
-    artist = figure.supxlabel(text, x=0.02, ha="left")
-    lines = write_wrapped(artist, text, 0.96 * figure.get_figwidth()).splitlines()
-    figure.caption = text  # kept for breaking lines at another width
-    figure.set_figheight(figure.get_figheight() + caption_height(len(lines)))
+def origin(results: Iterable[HasProvenance]) -> str:
+    """State in a line what a figure was made from: data, number of images, and whether these were few.
+
+    Example:
+        >>> facts = {"dataset": "digits (test)", "profile": "quick"}
+        >>> origin([Similarity(np.eye(1), ["a"], ["a"], n, provenance=facts) for n in (540, 540, 20)])
+        'digits (test), n = 540 images, quick; digits (test), n = 20 images, quick'
+    """
+    lines = {}
+    for result in results:
+        facts = result.provenance
+        profile = facts.get("profile") if facts.get("profile") in ("quick", "natural") else None
+        parts = [describe_images(facts, facts.get("n") or getattr(result, "n", None)), profile]
+        lines[", ".join(part for part in parts if part)] = None
+    return "; ".join(line for line in lines if line)
 
 
-def caption_height(lines: int) -> float:
-    """Return the height in inches of a caption with ``lines`` lines."""
+def caption_figure(figure: Figure, caption: str, line: str) -> None:
+    """Give a figure its caption, which stands beside it, and write a line below it that says what it was made from."""
+    figure.caption, figure.line = caption, line
+    write_line(figure)
+
+
+def write_line(figure: Figure) -> None:
+    """Write a figure's line below it, broken where the figure is too narrow, and enlarge the figure to hold it."""
+    if not figure.line:
+        return
+    artist = figure.supxlabel(figure.line, fontsize=SMALLEST, color=DARK, x=0.02, ha="left")
+    lines = write_wrapped(artist, figure.line, 0.96 * figure.get_figwidth()).splitlines()
+    figure.set_figheight(figure.get_figheight() + line_height(len(lines)))
+
+
+def line_height(lines: int) -> float:
+    """Return the height in inches of ``lines`` lines below a figure."""
     return 0.1 + 0.12 * lines if lines else 0.0
 
 

@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from utilities.plots.layer_ticks import LEADING, line_height, name_layers, thinned
-from utilities.plots.paper import LABEL, PaperFigure, inches, paper_figure
+from utilities.plots.paper import DARK, LABEL, SMALLEST, PaperFigure, inches, paper_figure
 from utilities.plots.text_fitting import wrap, write_wrapped
 
 ELONGATION = 3  # largest aspect ratio of a heatmap; the cells of a longer matrix are not square
@@ -97,11 +97,11 @@ class HeatmapLayout(LayoutEngine):
         Args:
             figure: Figure that holds the panels.
             width: Width of the figure: ``"column"``, ``"page"`` or inches. None lets the matrices decide.
-            caption: Whether to write the figure's caption below it.
+            caption: Whether to write the line below it that says what it was made from.
         """
         figure.set_layout_engine(self)
-        text = getattr(figure, "caption", "") if caption else ""
-        figure.supxlabel(text, ha="left", va="bottom")
+        text = getattr(figure, "line", "") if caption else ""
+        figure.supxlabel(text, fontsize=SMALLEST, color=DARK, ha="left", va="bottom")
         self.across = self.columns
         width = None if width is None else inches(width)
         self._solve(figure, width, None)
@@ -152,7 +152,7 @@ class HeatmapLayout(LayoutEngine):
         for bar, high in self._bars():
             bar._colorbar.locator = MaxNLocator(int(np.clip(high / 0.2, 1, 5)), steps=[1, 2, 2.5, 5, 10])
             bar.yaxis.label.set_text(wrap(" ".join(bar.yaxis.label.get_text().split()), max(high, 0.8), LABEL))
-        if text := getattr(figure, "caption", "") if figure._supxlabel.get_text() else "":
+        if text := getattr(figure, "line", "") if figure._supxlabel.get_text() else "":
             write_wrapped(figure._supxlabel, text, width - 2 * PAD, self._renderer)
 
     def _bars(self) -> list[tuple[Axes, float]]:

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utilities.plots.captions import HasProvenance, made_from, write_caption
+from utilities.plots.captions import HasProvenance, caption_figure, made_from, origin
 from utilities.plots.paper import CURVE, LABEL, PALETTE, TICK, paper_figure
 from utilities.plots.text_fitting import wrap
 from utilities.zoo.families import family
@@ -99,7 +99,7 @@ def start_at_zero(ax: Axes, along: str = "y") -> None:
 
 
 def finish(figure: Figure, results: Mapping[str, HasProvenance], note: str = "", legend: bool = True) -> Figure:
-    """Tidy all axes, write a legend of the first axes' labels above them, and write the caption below."""
+    """Tidy all axes, write a legend of the first axes' labels above them, and give the figure its caption."""
     tidy(figure.axes)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if legend and labels:
@@ -107,7 +107,7 @@ def finish(figure: Figure, results: Mapping[str, HasProvenance], note: str = "",
         columns = 3 if max(map(len, texts)) < 26 else 1
         figure.legend(handles, texts, loc="outside upper left", ncols=columns)
         figure.set_figheight(figure.get_figheight() + 0.12 * -(-len(texts) // columns))
-    write_caption(figure, f"{made_from(results)} {note}".strip())
+    caption_figure(figure, f"{made_from(results)} {note}".strip(), origin(results.values()))
     return figure
 
 

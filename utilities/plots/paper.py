@@ -82,7 +82,8 @@ def _styled(name: str) -> Callable[..., Any]:
 class PaperFigure(Figure):
     """A figure whose ``savefig`` embeds TrueType fonts and writes 300 dots per inch, unless told otherwise."""
 
-    caption = ""  # text below the figure, before its lines are broken
+    caption = ""  # what is to be read with the figure; it stands beside it, not inside
+    line = ""  # what it was made from, in few words; stands below
     fits: tuple[Callable[[], None], ...] = ()  # functions to call again when the figure's size changes
 
     add_axes, add_subplot, colorbar = map(_styled, ("add_axes", "add_subplot", "colorbar"))

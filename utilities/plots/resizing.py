@@ -1,11 +1,11 @@
-"""Resize a finished figure, with or without its caption; fonts keep their size."""
+"""Resize a finished figure, with or without the line below it; fonts keep their size."""
 
 from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utilities.plots.captions import caption_height, write_caption
+from utilities.plots.captions import line_height, write_line
 from utilities.plots.heatmap_layout import HeatmapLayout
 from utilities.plots.paper import inches
 from utilities.plots.text_fitting import wrap
@@ -19,13 +19,14 @@ def resize_figure(figure: Figure, width: float | str | None = None, *, caption: 
     Args:
         figure: Figure of `utilities.plots`, or any other of matplotlib's.
         width: New width: ``"column"``, ``"page"`` or inches. None leaves the width as it is.
-        caption: Whether the caption stays.
+        caption: Whether the line below the figure stays, which says what it was made from.
 
     Example:
         >>> import matplotlib.pyplot as plt
+        >>> from utilities.plots.captions import caption_figure
         >>> from utilities.plots.paper import paper_figure
         >>> figure = paper_figure(6.75, 3, layout="constrained")
-        >>> write_caption(figure, "One sentence that says what was drawn.")
+        >>> caption_figure(figure, "One sentence that says what was drawn.", "digits, n = 9")
         >>> resize_figure(figure, "column", caption=False)
         >>> figure.get_size_inches().tolist(), figure.get_supxlabel()
         ([3.25, 2.25], '')
@@ -35,19 +36,19 @@ def resize_figure(figure: Figure, width: float | str | None = None, *, caption: 
     if isinstance(engine, HeatmapLayout):
         engine.arrange(figure, figure.get_figwidth() if width is None else width, caption)
         return
-    text = getattr(figure, "caption", "")
-    written = len(figure.get_supxlabel().splitlines()) if text else 0
-    height = figure.get_figheight() - caption_height(written)
+    line = getattr(figure, "line", "")
+    written = len(figure.get_supxlabel().splitlines()) if line else 0
+    height = figure.get_figheight() - line_height(written)
     if width is not None and inches(width) != figure.get_figwidth():
         new, old = inches(width), figure.get_figwidth()
         height *= max(LOWEST, min(1.0, new / old))
         figure.set_size_inches(new, height)
         height += _fit_legends(figure)
-    if text:
+    if line:
         figure.supxlabel("")
     figure.set_figheight(height)
-    if text and caption:
-        write_caption(figure, text)
+    if line and caption:
+        write_line(figure)
     if width is not None:
         for fit in getattr(figure, "fits", ()):
             fit()

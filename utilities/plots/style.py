@@ -1,9 +1,10 @@
-"""Save figures in the style of `utilities.plots.paper`: format, width, resolution, with or without the caption."""
+"""Save figures in the style of `utilities.plots.paper`: format, width, resolution, with or without the line below."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -18,12 +19,14 @@ __all__ = [
     "PaperFigure",
     "inches",
     "paper_figure",
+    "read_caption",
     "save_figure",
     "save_figures",
     "saving",
     "split_picture",
 ]
 FORMATS = (".png", ".pdf", ".svg", ".eps")
+CAPTION_KEYS = {".png": "Description", ".pdf": "Subject", ".svg": "Description"}  # metadata that holds a caption
 OTHER_FORMATS = (".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".webp", ".ps", ".bmp")
 
 
@@ -41,7 +44,8 @@ def save_figure(
         figure: Any matplotlib figure.
         path: Path that ends in .png, .pdf, .svg or .eps. If it has no ending, .png is added.
         width: Width of the figure: ``"column"``, ``"page"`` or inches. None leaves it as it is. Fonts keep their size.
-        caption: Whether the text below the figure stays; a paper has its own.
+        caption: Whether the line below the figure stays, which says what it was made from. The caption itself stands in
+            the file's metadata.
         dpi: Dots per inch of the parts made of pixels; None takes 300, or the user's ``savefig.dpi``.
 
     Returns:
@@ -62,13 +66,33 @@ def save_figure(
     if width is not None or not caption:
         resize_figure(figure, width, caption=caption)
     path = path if path.suffix.lower() == suffix else base.with_name(f"{base.name}{suffix}")
-    options = {} if dpi is None else {"dpi": dpi}
+    options: dict[str, Any] = {} if dpi is None else {"dpi": dpi}
+    if suffix in CAPTION_KEYS and (text := getattr(figure, "caption", "")):
+        options["metadata"] = {CAPTION_KEYS[suffix]: text}
 
     def write(temporary: Path) -> None:
         with saving():
             figure.savefig(temporary, format=suffix[1:], **options)
 
     return write_whole(path, write)
+
+
+def read_caption(path: str | Path) -> str:
+    """Read the caption of a saved .png from its metadata; empty where it has none.
+
+    Example:
+        >>> import tempfile
+        >>> import matplotlib.pyplot as plt
+        >>> figure = paper_figure(2, 1)
+        >>> figure.caption = "Bars: one standard error."
+        >>> read_caption(save_figure(figure, Path(tempfile.mkdtemp()) / "a.png"))
+        'Bars: one standard error.'
+        >>> plt.close()
+    """
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return str(picture.info.get(CAPTION_KEYS[".png"], ""))
 
 
 def save_figures(

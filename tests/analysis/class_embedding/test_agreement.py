@@ -216,7 +216,7 @@ def test_figure_draws_all_classes_chance_and_the_untrained_model():
         assert len(stars) == (shown.p[part] < 0.05).sum()
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["chance", "untrained model, mean over classes"]
-    caption = figure.get_supxlabel().replace("\n", " ")
+    caption = figure.caption
     for part in (
         "first: 12 classes, 1 untrained model.",
         "second: 5 classes. Value vectors are scaled",

@@ -328,7 +328,7 @@ def test_evolution_draws_models_and_their_untrained_twins(results):
     np.testing.assert_array_equal(drawn(right)[0], vit.score[0, :, 1])
     np.testing.assert_allclose(left.lines[1].get_xdata(), [1 / 3, 2 / 3, 1])  # models differ in depth
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ViT", "GAP", "CNN", "untrained", "chance"]
-    assert "noise, n = 12 images" in figure._supxlabel.get_text().replace("\n", " ")
+    assert "noise, n = 12 images" in figure.caption
     attention = plot_evolution({"one": vit, "CNN": results["CNN"]}, part="attn")
     np.testing.assert_array_equal(drawn(attention.axes[1]), [vit.score[1, :, 1]])
     with pytest.raises(ValueError, match="untrained ResNet is none of"):

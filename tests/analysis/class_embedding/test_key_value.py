@@ -429,7 +429,7 @@ def test_figures_show_the_numbers():
         np.testing.assert_allclose(drawn["chance"], 100 * own.of("chance", part, "CLS"))
         dots = ax.collections[0].get_offsets()[:, 1]
         np.testing.assert_allclose(dots, 100 * own.of("class_rate", part, "CLS")[:, own.class_count > 0].ravel())
-    assert "n = 12 images" in figure._supxlabel.get_text()
+    assert "n = 12 images" in figure.caption
     figures = [figure, plot_compositionality(results, twins), plot_agreement_and_accuracy(results)]
     drawn = lines(figures[1].axes[0])
     np.testing.assert_allclose(drawn["attention"], 100 * results["toy"].of("match", "attn"))

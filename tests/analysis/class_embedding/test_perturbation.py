@@ -347,7 +347,7 @@ def test_figures_show_the_results_values():
         for container, side in zip(ax.containers, ("intact", "perturbed"), strict=True):
             drawn = 100 * result.values[:, SIDES.index(side), PERTURBATION_MEASURES.index(measure)]
             np.testing.assert_allclose(container.lines[0].get_xdata(), drawn)
-    assert "same tokens of the same images" in figure.get_supxlabel().replace("\n", " ")
+    assert "same tokens of the same images" in figure.caption
     assert f"{100 * result.estimate('no_class').value:+.1f} (" in figure.axes[0].texts[-1].get_text()
     sweep = perturb_each_block(model, [data()], "self_only", **RUN)
     ax = plot_perturbation_of_blocks(sweep, "pooled_score").axes[0]
@@ -368,4 +368,4 @@ def test_figures_refuse_what_they_cannot_draw():
     with pytest.raises(ValueError, match="one block at a time in one way"):
         plot_perturbation_of_blocks(result)
     figure = plot_perturbation(perturb(build(), [data()], kinds=["no_cls"], blocks=[1], **RUN))
-    assert "perturbed in blocks.1 alone" in figure.get_supxlabel().replace("\n", " ")
+    assert "perturbed in blocks.1 alone" in figure.caption

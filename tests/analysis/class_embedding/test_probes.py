@@ -255,4 +255,4 @@ def test_files_and_the_figure(tmp_path):
     assert [ax.get_title() for ax in axes] == ["linear probe", "lens"]
     lines = {line.get_label(): line for line in axes[0].get_lines()}
     np.testing.assert_allclose(lines["block output, image"].get_ydata(), 100 * result.of("probe", "block").mean(0))
-    assert "10th" in figure.get_supxlabel()
+    assert "10th" in figure.caption

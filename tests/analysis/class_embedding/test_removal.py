@@ -255,7 +255,7 @@ def test_figure_shows_the_curves():
         np.testing.assert_allclose(lines["two"].get_xdata(), [0, 25, 50, 75, 100])
         np.testing.assert_allclose(lines["random order"].get_ydata(), 100 * curves.random.mean(0))
         assert lines["intact model"].get_ydata()[0] == pytest.approx(100 * curves.intact)
-    caption = " ".join(figure.get_supxlabel().split())
+    caption = figure.caption
     assert "noise, n = 7 images" in caption
     assert "3 random orders" in caption
     assert "At 100 %" in caption
@@ -273,7 +273,7 @@ def test_heatmaps_lie_on_their_pixels():
     np.testing.assert_allclose(over.get_array(), (heat[0] + 5) / 5)  # its own scale
     np.testing.assert_allclose(figure.axes[5].images[1].get_array(), np.flip((heat[1] - 1) / 5))
     assert figure.axes[3].get_ylabel() == "y"
-    caption = " ".join(figure.get_supxlabel().split())
+    caption = figure.caption
     assert "n = 2 images" in caption
     assert "scaled by itself" in caption
     plt.close(figure)

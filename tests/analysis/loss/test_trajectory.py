@@ -120,8 +120,8 @@ def test_the_drawing_shows_path_and_walk_and_the_caveat():
     np.testing.assert_array_equal(path.get_ydata(), result.radius)
     np.testing.assert_array_equal(path.get_xdata()[:-1], result.angle[:-1])
     np.testing.assert_array_equal(walk.get_ydata(), result.walk_radius)
-    assert "withdrew" in figure.get_supxlabel().replace("\n", " ")
-    assert "random walk" in figure.get_supxlabel().replace("\n", " ")
+    assert "withdrew" in figure.caption
+    assert "random walk" in figure.caption
 
 
 def test_bad_input():

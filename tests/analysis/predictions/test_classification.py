@@ -332,7 +332,7 @@ def test_figure_of_measures_draws_values_and_marks_missing_ones():
     assert [line.get_ydata()[0] for line in points] == pytest.approx([100 * sure.accuracy, 50])
     assert [line.get_marker() for line in points] == ["D", "o"]
     assert "x" in [line.get_marker() for line in panels["Acc-90"].lines]
-    assert "A cross" in figure._supxlabel.get_text()
+    assert "A cross" in figure.caption
     plt.close(figure)
 
 

@@ -246,7 +246,7 @@ def test_figure_shows_the_result(data):
     _zero, line = figure.axes[0].lines
     np.testing.assert_array_equal(line.get_xydata(), np.stack([result.centres, result.change], 1))
     assert f"linear ({100 * result.clean_accuracy:.1f}% without noise)" == line.get_label()
-    caption = " ".join(figure.get_supxlabel().split())
+    caption = figure.caption
     assert "sign noise of 0.5 (root mean square of each band, normalised images)" in caption
     assert "7 rings from 0.0625 to 0.938" in caption
     plt.close(figure)

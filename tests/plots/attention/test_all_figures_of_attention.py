@@ -23,7 +23,7 @@ def _close():
 
 
 def caption(figure):
-    return figure._supxlabel.get_text().replace("\n", " ")
+    return figure.caption
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def vit():
 
 
 def caption(figure):
-    return figure._supxlabel.get_text().replace("\n", " ")
+    return figure.caption
 
 
 def test_spectra(vit):

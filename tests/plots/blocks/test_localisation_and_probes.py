@@ -41,7 +41,7 @@ def probed():
 
 
 def caption(figure):
-    return " ".join(figure._supxlabel.get_text().split())
+    return figure.caption
 
 
 def test_maps_of_single_positions(localised):

@@ -50,7 +50,7 @@ def result(rows=20, columns=20, seed=0, **facts):
 
 
 def text_of(figure):
-    return figure._supxlabel.get_text().replace("\n", " ")
+    return figure.caption
 
 
 def bar_of(figure):

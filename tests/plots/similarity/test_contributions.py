@@ -31,7 +31,7 @@ def test_images_stand_in_the_order_of_their_numbers_under_their_classes():
         *("cat\n-0.0100", "dog\n0.0091", "owl\n0.0282"),
     ]
     assert all(ax.images[0].get_array().min() == 0 for ax in figure.axes[:3])
-    caption = " ".join(figure.texts[-1].get_text().split())
+    caption = figure.caption
     assert "linear CKA of a and x" in caption
     assert "All shares sum to 1.140" in caption
     assert "digits (test), n = 12 images" in caption
@@ -39,7 +39,7 @@ def test_images_stand_in_the_order_of_their_numbers_under_their_classes():
 
 def test_agreement_of_the_mean_of_all_pairs_without_labels():
     figure = plot_extremes(made(labels=False), images(1, 0.5), images(1, 0.5), pair=None, by="agreement")
-    caption = " ".join(figure.texts[-1].get_text().split())
+    caption = figure.caption
     assert "Cosine of each image in the linear CKA of the mean of 2 pairs of layers" in caption
     assert "sum to" not in caption
     assert figure.axes[0].get_title() == "image 111\n0.1000"

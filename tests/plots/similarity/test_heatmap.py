@@ -77,7 +77,7 @@ def test_missing_layers_are_grey_and_said_to_be():
     one.matrix[3] = np.nan
     figure = plot_similarity(one)
     assert np.ma.getmaskarray(figure.axes[0].images[0].get_array())[3].all()
-    assert "Grey: no variance" in figure._supxlabel.get_text()
+    assert "Grey: no variance" in figure.caption
 
 
 def test_values_off_the_scale_are_shown_by_a_pointed_end():

@@ -8,7 +8,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from utilities.plots.captions import basis, heading, measure_of, write_caption
+from utilities.plots.captions import basis, caption_figure, heading, measure_of, origin
 from utilities.plots.labelled_figure import named, new_figure, start_at_zero, tidy
 from utilities.plots.paper import CURVE, PALETTE, THIN, TICK
 from utilities.plots.text_fitting import wrap
@@ -48,7 +48,7 @@ def plot_head_windows(results: Mapping[str, HeadWindowSimilarity] | HeadWindowSi
     every = list(results.values())
     models = dict.fromkeys(heading(result, "").replace("\n", ", ") for result in every)
     text = " ".join([*(f"{model}." for model in models if model), basis(every), _windows(every)])
-    write_caption(figure, text)
+    caption_figure(figure, text, origin(every))
     return figure
 
 

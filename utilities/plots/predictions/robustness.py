@@ -15,7 +15,7 @@ from utilities.datasets.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, corru
 from utilities.datasets.corruptions.parameters import FAMILIES
 from utilities.datasets.loaders import Loader
 from utilities.datasets.pixels import normalisation, to_pixels
-from utilities.plots.captions import write_caption
+from utilities.plots.captions import caption_figure
 from utilities.plots.labelled_figure import colours, finish, marker, named, new_figure
 from utilities.plots.paper import CURVE, DARK, DENSE, HAIRLINE, LABEL, REFERENCE, TEXT_WIDTH, THIN, TICK
 from utilities.plots.text_fitting import wrap
@@ -186,7 +186,8 @@ def plot_examples(loader: Loader, index: int = 0, severity: int = 3, seed: int =
         ax.imshow(_upright(picture))
         ax.set_title(kind.replace("_", " "), fontsize=DENSE, pad=2)
     size = " x ".join(map(str, pixels.shape[-2:]))
-    write_caption(figure, f"{loader.dataset}, image {index}, {size} pixels, each corruption at severity {severity}.")
+    text = f"{loader.dataset}, image {index}, {size} pixels, each corruption at severity {severity}"
+    caption_figure(figure, f"{text}.", text)
     return figure
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from utilities.plots.captions import basis, extremes, measure_of, titles_of, write_caption
+from utilities.plots.captions import basis, caption_figure, extremes, measure_of, origin, titles_of
 from utilities.plots.paper import BOLD, HAIRLINE, LABEL, MISSING, TICK, PaperFigure, paper_figure
 from utilities.plots.similarity.heatmap import colour_bar
 from utilities.plots.text_fitting import wrap
@@ -105,7 +105,7 @@ def plot_batches(
     gaps = any(len(v) != math.isqrt(len(v)) ** 2 for v in values)
     text += " Grey: no batch." if gaps else ""
     text += f" {absent} without a value, grey too." if absent else ""
-    write_caption(figure, text)
+    caption_figure(figure, text, origin(results))
     return figure
 
 

@@ -10,7 +10,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 
-from utilities.plots.captions import basis, describe_similarity, extremes, heading, measure_of, model_names, titles_of
+from utilities.plots.captions import (
+    basis,
+    describe_similarity,
+    extremes,
+    heading,
+    measure_of,
+    model_names,
+    origin,
+    titles_of,
+)
 from utilities.plots.heatmap_layout import HeatmapLayout, Panel, bar_axes, heatmap_axes
 from utilities.plots.layer_ticks import chosen
 from utilities.plots.paper import LABEL, PaperFigure
@@ -49,7 +58,7 @@ def plot_results(
         vmax: Upper end of the colour scale. Values outside are marked by a pointed end of the colour bar.
         cmap: Name of a seaborn or matplotlib colour map.
         width: Width of the figure: ``"column"``, ``"page"`` or inches. None lets the matrices decide.
-        caption: Whether it is written below.
+        caption: Whether a line below says what it was made from.
         ticks: Names or globs of the layers to label; None labels as many as fit.
 
     Returns:
@@ -79,6 +88,7 @@ def plot_results(
     missing = " Grey: no variance." if np.isnan(values).any() else ""
     low, high = extremes(matrices)
     figure.caption = f"{models}{basis(results)} Values from {low:.2f} to {high:.2f} over all panels.{missing}"
+    figure.line = origin(results)
     HeatmapLayout(panels, min(len(results), columns or 3), SIDES, bar).arrange(figure, width, caption)
     return figure
 
@@ -199,6 +209,7 @@ def _plot_marked(
     panel.ticks = chosen(ticks, result.layers1, result.layers2)
     panel.bar = colour_bar(ax.images[0], matrix, label, bar_axes(figure))
     figure.caption = text + (" Grey: no variance." if np.isnan(matrix).any() else "")
+    figure.line = origin([result])
     HeatmapLayout([panel], 1, SIDE).arrange(figure, width, caption)
     if marked is not None:
         rows, columns = np.nonzero(marked)

@@ -114,7 +114,9 @@ def plot_without(result: ImageContributions) -> Figure:
 def _finish(figure: Figure, result: ImageContributions, note: str, legend: bool = True) -> Figure:
     facts = result.provenance
     models = ". ".join([*describe_models(facts, "first", "second"), describe_images(facts, result.n)])
-    return finish(figure, {"": SimpleNamespace(provenance={})}, f"{models}. {note}", legend)
+    finish(figure, {"": SimpleNamespace(provenance=facts | {"n": result.n})}, legend=legend)
+    figure.caption = f"{models}. {note}"
+    return figure
 
 
 def _measure(result: ImageContributions) -> str:

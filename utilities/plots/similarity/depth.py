@@ -14,12 +14,13 @@ from matplotlib.lines import Line2D
 
 from utilities.plots.captions import (
     basis,
+    caption_figure,
     extremes,
     heading,
     measure_of,
     model_names,
+    origin,
     titles_of,
-    write_caption,
 )
 from utilities.plots.layer_ticks import fit_layers, name_layers
 from utilities.plots.paper import (
@@ -95,7 +96,7 @@ def plot_diagonal(results: Sequence[Similarity] | Similarity, labels: Sequence[s
         handles.append(Line2D([], [], color="0.4", linewidth=REFERENCE, linestyle="--", label="by chance"))
     _legend(figure, handles)
     note = " Dashed: mean over permutations of the images." if chance else ""
-    write_caption(figure, f"{models}{basis(results)}{_values(curves)}{_band_note(results)}{note}")
+    caption_figure(figure, f"{models}{basis(results)}{_values(curves)}{_band_note(results)}{note}", origin(results))
     if named:
         fit_layers(ax.xaxis, results[0].layers1)
     return figure
@@ -153,7 +154,9 @@ def plot_best_match(
         _legend(figure, handles)
     values = _values([table["similarity"].to_numpy() for table in tables])
     marks = "Colours as below" if single else "Larger markers are more similar"
-    write_caption(figure, f"{models}{basis(results)}{values} {marks}. Thin line: the same relative depth.")
+    caption_figure(
+        figure, f"{models}{basis(results)}{values} {marks}. Thin line: the same relative depth.", origin(results)
+    )
     if single:
         for drawn, layers in zip((axes[-1].xaxis, axes[0].yaxis), _sides(results[0], axis), strict=True):
             fit_layers(drawn, layers, np.linspace(0, 1, len(layers)))
@@ -212,7 +215,9 @@ def plot_trend(
     figure.legend(loc="outside right upper", reverse=True)
     models = heading(results[-1], "").replace("\n", ", ")
     models = f"At {xlabel} {x[-1]:g}: {models}. " if models else ""
-    write_caption(figure, f"{models}{basis(results)}{_values([curves[:, chosen]])}{_band_note(results)}")
+    caption_figure(
+        figure, f"{models}{basis(results)}{_values([curves[:, chosen]])}{_band_note(results)}", origin(results)
+    )
     return figure
 
 

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from utilities.plots.captions import describe_similarity
+from utilities.plots.captions import describe_similarity, origin
 from utilities.plots.heatmap_layout import HeatmapLayout, Panel, bar_axes, heatmap_axes
 from utilities.plots.layer_ticks import chosen, name_layers
 from utilities.plots.paper import HEADLINE, LIGHT, MISSING, SIDE_NAME, THIN, PaperFigure
@@ -129,7 +129,7 @@ def plot_similarity(
     caption: bool = True,
     ticks: Sequence[str] | str | None = None,
 ) -> PaperFigure:
-    """Draw a heatmap of all pairs of layers, with a caption that states what it was made from.
+    """Draw a heatmap of all pairs of layers, with a line that states what it was made from.
 
     Args:
         result: Result to draw. Its rows form the vertical axis.
@@ -141,7 +141,7 @@ def plot_similarity(
         spread: Whether to draw the standard deviation beside an average, on a scale of its own.
         width: Width of the figure: ``"column"`` (3.25 inches), ``"page"`` (6.75) or inches. None lets the matrix
             decide. The height follows the matrix. Cells are square up to three times as many rows as columns.
-        caption: Whether to write the caption below; a paper has its own.
+        caption: Whether to write a line below that says what it was made from; a paper may have its own.
         ticks: Names or globs of the layers to label; None labels as many as fit, ``[]`` none.
 
     Returns:
@@ -179,7 +179,7 @@ def plot_similarity(
         ax.set_xlabel(sides[1], fontsize=SIDE_NAME)
         panels.append(Panel(ax, (result.layers1, result.layers2), label, sides, indices, bar))
     missing = " Grey: no variance." if np.isnan(result.matrix).any() else ""
-    figure.caption = describe_similarity(result) + missing
+    figure.caption, figure.line = describe_similarity(result) + missing, origin([result])
     HeatmapLayout(panels, len(panels), SIDE if len(panels) == 1 else 0.75 * SIDE).arrange(figure, width, caption)
     return figure
 
