@@ -93,6 +93,24 @@ def test_seconds_of_a_quick_run_are_said_for_the_order_of_a_first_run(path):
 
 
 @each_notebook
+def test_it_begins_with_its_cost_its_links_and_what_was_found(path):
+    content = read(path)
+    last = content.cells[0].source.splitlines()[-1]
+    seconds, page, name = re.fullmatch(
+        r"Takes about (\d+) seconds on two cores, quick\. \[Documentation\]\(\.\./docs/([\w-]+\.md)\) · "
+        r"\[gallery page\]\(\.\./runs/quick/site/(\w+)\.html\), after `make gallery`\.",
+        last,
+    ).groups()
+    assert int(seconds) == content.metadata.quick_seconds
+    assert f"](docs/{page}" in next(
+        line for line in (PROJECT_ROOT / "README.md").read_text().splitlines() if content.metadata.study in line
+    )
+    assert name == path.stem
+    assert "](https://arxiv.org/abs/" in content.cells[0].source
+    assert code_cells(path)[3].source == "from utilities.study import findings\n\nfindings(NAME)"
+
+
+@each_notebook
 def test_study_is_said_for_the_gallery(path):
     assert read(path).metadata.study in (PROJECT_ROOT / "README.md").read_text()
 

@@ -21,6 +21,16 @@ VERDICTS = {"True": "holds", "False": "does not hold", "": "cannot be told"}
 SEVERAL = {"holds": "hold", "does not hold": "do not hold"}
 
 
+def without_links(text: str) -> str:
+    r"""Leave out a notebook's last line of introduction, whose links lead to places beside it.
+
+    Example:
+        >>> without_links("One paragraph.\n\nTakes about 10 seconds. [Documentation](../docs/a.md).")
+        'One paragraph.'
+    """
+    return text.partition("\n\nTakes about ")[0]
+
+
 @dataclass(frozen=True)
 class Entry:
     """What one notebook, or a command, has left.
@@ -54,7 +64,7 @@ class Entry:
     @property
     def _introduction(self) -> tuple[str, str]:
         title, _, rest = self._content.cells[0].source.partition("\n")
-        return title.lstrip("# "), rest.strip()
+        return title.lstrip("# "), without_links(rest).strip()
 
     @property
     def study(self) -> str:

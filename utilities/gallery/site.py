@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from utilities.gallery.curves import as_data
 from utilities.gallery.curves import write_script as write_curves
 from utilities.gallery.deciding import deciding
-from utilities.gallery.entries import Entry, collect
+from utilities.gallery.entries import Entry, collect, without_links
 from utilities.gallery.heatmaps import colour_scale, labels_of, write_script
 from utilities.gallery.tables import read_result, write_table
 from utilities.plots.captions import describe_similarity
@@ -223,6 +223,8 @@ def _executed(notebook: Path, folder: Path) -> str:
     resources = {"unique_key": f"{notebook.stem}_cell", "output_files_dir": "files"}
     content = nbformat.read(notebook, as_version=4)
     for cell in content.cells:
+        if cell.cell_type == "markdown":
+            cell.source = without_links(cell.source)
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
     for output in (output for cell in content.cells for output in cell.get("outputs", [])):

@@ -11,6 +11,7 @@ from utilities.study.layer_probes import probe_group_layers, probe_opened
 from utilities.study.local_heads import heads_against_cnn
 from utilities.study.probe_head import lens_through_probe
 from utilities.study.real_weights import analyse_opened, compare_opened, open_models, own_dataset, real_images
+from utilities.study.saved_findings import findings
 from utilities.study.saving import Output
 from utilities.study.study import Study
 from utilities.study.wording import describe
@@ -24,6 +25,7 @@ __all__ = [
     "compare_opened",
     "describe",
     "each_pair",
+    "findings",
     "heads_against_cnn",
     "lens_through_probe",
     "open_models",

@@ -1,0 +1,85 @@
+"""What was found before with a notebook: its kept results in words, to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from utilities.results.similarity import Similarity
+from utilities.study.wording import describe
+from utilities.utils import PROJECT_ROOT
+
+# Natural images and real weights tell more than a quick run.
+FOLDERS = ("results/natural", "results", "runs/paper", "runs/natural", "runs/quick")
+MOST = 6  # claims whose numbers are stated
+_WORDS = {"True": "holds", "False": "does not hold", "": "cannot be told"}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found, as text; a notebook shows it as Markdown.
+
+    Attributes:
+        lines: A line for each finding.
+        where: The results that it is read from, or an empty string.
+        data: Their images, as far as known.
+    """
+
+    lines: tuple[str, ...]
+    where: str = ""
+    data: str = ""
+
+    def __str__(self) -> str:
+        if not self.lines:
+            return "Nothing is saved yet: this run will say."
+        of = f", {self.data}" if self.data else ""
+        return "\n".join([f"Found before ({self.where}{of}):", "", *(f"- {line}" for line in self.lines)])
+
+    def _repr_markdown_(self) -> str:
+        return str(self).replace("_", r"\_")
+
+
+def findings(name: str, folders: Iterable[str | Path] = ()) -> Findings:
+    """Say what was found with a notebook before: its claims, or else what its similarity shows.
+
+    Args:
+        name: Name of the notebook.
+        folders: Where results are looked for, the best ones first; without any, those of the project.
+
+    Example:
+        >>> print(findings("No_Such_Notebook"))
+        Nothing is saved yet: this run will say.
+    """
+    for folder in map(Path, folders or [PROJECT_ROOT / folder for folder in FOLDERS]):
+        where = folder.relative_to(PROJECT_ROOT).as_posix() if folder.is_relative_to(PROJECT_ROOT) else str(folder)
+        if (folder / f"{name}_claims.csv").is_file():
+            return _claims(folder / f"{name}_claims.csv", where)
+        if (folder / f"{name}.npz").is_file() and (found := _similarity(folder / name, where)):
+            return found
+    return Findings(())
+
+
+def _claims(path: Path, where: str) -> Findings:
+    """Put a table of claims into lines."""
+    table = pd.read_csv(path, dtype=str).fillna("")
+    if "short" not in table:
+        table["short"] = ""
+    lines = []
+    for row in table.to_dict("records"):
+        found = "" if len(table) > MOST else f", {(row['short'] or row['found']).replace('+-', '±')}"
+        lines.append(f"{row['claim']} ({row['source'].partition(', http')[0]}): **{_WORDS[row['holds']]}**{found}")
+    data = dict.fromkeys(table["data"]) if "data" in table else {}
+    return Findings(tuple(lines), where, "; ".join(one for one in data if one))
+
+
+def _similarity(path: Path, where: str) -> Findings | None:
+    """Put a similarity into lines; another kind of result gives None."""
+    try:
+        result = Similarity.load(path)
+    except ValueError:
+        return None
+    data = result.provenance.get("dataset", "")
+    return Findings((describe(result),), where, f"{data}, n = {result.n:,}".strip(", "))
