@@ -10,6 +10,7 @@ from utilities.compare.two_models import compare
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.loaders import make_loader, same_input
 from utilities.metrics import MIN_IMAGES
+from utilities.results.formatting import counted
 from utilities.results.similarity import Similarity
 from utilities.study.group import Group
 from utilities.study.study import Study
@@ -68,7 +69,7 @@ def teach(teacher: Study, student: str, batch_size: int = 20) -> dict[str, Simil
     results = {}
     for key, path in (("taught", teacher.checkpoint()), ("alone", None)):
         pupil = study.trained_model(teacher=path)
-        how = f"trained for {study.epochs} epochs, {'taught by ' + teacher.model if path else 'on the labels alone'}"
+        how = f"trained for {counted(study.epochs, 'epoch')}, {'taught by ' + teacher.model if path else 'on the labels alone'}"
         own = {"model": student, "weights": how, "accuracy": study.accuracy(pupil)}
         provenance = teacher.shared_facts(loader) | pair_facts(facts, own)
         layers = {"layers1": comparison_layers(model), "layers2": comparison_layers(pupil)}

@@ -13,6 +13,7 @@ from torch import nn
 from utilities.compare.two_models import compare
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.loaders import Loader, make_loader
+from utilities.results.formatting import counted
 from utilities.results.similarity import Similarity, average
 from utilities.study.profiles import (
     ABLATED,
@@ -281,7 +282,7 @@ class Study(Saving):
             path = self.checkpoint()
             model, test = self._load(path), read_checkpoint(path).get("test")  # of all test images, when training ended
             accuracy = self._print_accuracy(test) if test else self.accuracy(model)
-            weights = f"trained for {self.epochs} epochs on {data}, seed {self.seed}"
+            weights = f"trained for {counted(self.epochs, 'epoch')} on {data}, seed {self.seed}"
         self.require(accuracy)
         return model, {"model": self.model, "weights": weights, "accuracy": accuracy}
 

@@ -28,6 +28,7 @@ from utilities.analysis.loss.eigenvalues import ENDS, check_ends, extreme_eigenp
 from utilities.analysis.loss.mini_batches import SeededMixFunction, as_type, check_targets, image_facts, mini_batches
 from utilities.hooks.calls.sharing import adding_up
 from utilities.hooks.calls.weights import check_weights
+from utilities.results.formatting import counted
 from utilities.results.result import Result
 from utilities.results.statistics import jackknife
 from utilities.utils import versions
@@ -305,7 +306,9 @@ def over_training(
         raise ValueError("there are no snapshots")
     for model in models.values():
         check_weights(model)
-    facts = {epoch: {**(provenance or {}), "weights": f"after {epoch} epochs", "epoch": epoch} for epoch in models}
+    facts = {
+        epoch: {**(provenance or {}), "weights": f"after {counted(epoch, 'epoch')}", "epoch": epoch} for epoch in models
+    }
     images = _KeptBatches(loader, options.get("batch_size", BATCH_SIZE), options.get("n_batches", N_BATCHES))
     return {
         epoch: hessian_spectra(model, images, provenance=facts[epoch], **options) for epoch, model in models.items()
