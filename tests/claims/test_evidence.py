@@ -48,7 +48,7 @@ class Made:
         (Made(accuracy=0.7), ""),
         (Made(accuracy=0.2, num_classes=10), ""),  # 0.1 +- 0.015 by chance
         (Made(accuracy=0.12, num_classes=10), "vit has not learnt: its accuracy of 12.0% is not above chance, 10.0%"),
-        (Made(weights="trained for 1 epochs", accuracy=0.12, num_classes=10), "has not learnt"),
+        (Made(weights="trained for 1 epoch", accuracy=0.12, num_classes=10), "has not learnt"),
         (Made(weights="untrained, seed 0", accuracy=0.9), "vit is untrained"),
         (Made(weights="random, seed 0"), "vit is untrained"),
         (Made(weights="after 0 epochs"), "vit is untrained"),

@@ -63,8 +63,8 @@ def test_shares_are_compared_with_the_model_of_all_images(study, capsys):
     assert whole.layers1 == whole.layers2 == [f"block{i}" for i in range(1, 9)]
     assert whole.n == 100
     facts = results["3 %"].provenance
-    assert "trained on 34 of 1,131 images, 1 epochs, seed 1" in facts["weights1"]
-    assert facts["weights2"] == "trained for 1 epochs on digits, seed 0"
+    assert "trained on 34 of 1,131 images, 1 epoch, seed 1" in facts["weights1"]
+    assert facts["weights2"] == "trained for 1 epoch on digits, seed 0"
     assert np.diagonal(whole.matrix).max() < 1  # other initial weights
     shares = study.checkpoint_folder / "shares"
     assert sorted(path.name for path in shares.iterdir()) == ["1131_images", "34_images"]

@@ -43,7 +43,7 @@ def compared(folder):
 def test_a_group_compares_trained_and_untrained_models(compared, folder):
     group, trained, untrained = compared
     cross = trained["plain_cnn8", "vit_tiny_patch2_16"]
-    assert cross.provenance["weights1"] == "trained for 1 epochs on digits, seed 0"
+    assert cross.provenance["weights1"] == "trained for 1 epoch on digits, seed 0"
     assert 0 <= cross.provenance["accuracy2"] <= 1
     assert cross.n == 120
     assert cross.p_value.shape == cross.matrix.shape

@@ -42,7 +42,7 @@ def test_trained_similarity_is_cached_and_saved(small):
     np.testing.assert_allclose(again.matrix, result.matrix)
     np.testing.assert_allclose(result.matrix.diagonal(), 1)
     assert result.n == 40
-    assert result.provenance["weights"] == "trained for 1 epochs on digits, seed 0"
+    assert result.provenance["weights"] == "trained for 1 epoch on digits, seed 0"
     picture = small.save(result, plot_similarity(result))
     files = sorted(path.name for path in picture.parent.iterdir())
     assert files == ["small.json", "small.npz", "small.pdf", "small.png", "small.svg"]

@@ -69,7 +69,8 @@ def teach(teacher: Study, student: str, batch_size: int = 20) -> dict[str, Simil
     results = {}
     for key, path in (("taught", teacher.checkpoint()), ("alone", None)):
         pupil = study.trained_model(teacher=path)
-        how = f"trained for {counted(study.epochs, 'epoch')}, {'taught by ' + teacher.model if path else 'on the labels alone'}"
+        how = f"taught by {teacher.model}" if path else "on the labels alone"
+        how = f"trained for {counted(study.epochs, 'epoch')}, {how}"
         own = {"model": student, "weights": how, "accuracy": study.accuracy(pupil)}
         provenance = teacher.shared_facts(loader) | pair_facts(facts, own)
         layers = {"layers1": comparison_layers(model), "layers2": comparison_layers(pupil)}

@@ -23,6 +23,7 @@ from utilities.compare.all_pairs import pair_facts
 from utilities.compare.two_models import compare
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.loaders import Loader, make_loader
+from utilities.results.formatting import counted
 from utilities.results.similarity import Similarity
 from utilities.study.study import Study
 from utilities.train import fit
@@ -169,7 +170,11 @@ def _loaded(study: Study, path: Path, how: str) -> tuple[nn.Module, dict[str, An
     model, accuracy = create_model(study.model, None, weights=path), content["test"]["top1"]
     epochs, seed = content["recipe"]["epochs"], content["seed"]
     print(f"{study.model}, {how}: {accuracy:.2%} of {content['test']['n']} test images right")
-    return model, {"model": study.model, "weights": f"{how}, {epochs} epochs, seed {seed}", "accuracy": accuracy}
+    return model, {
+        "model": study.model,
+        "weights": f"{how}, {counted(epochs, 'epoch')}, seed {seed}",
+        "accuracy": accuracy,
+    }
 
 
 def _recipes(study: Study, shares: Sequence[float] | None) -> dict[float, Recipe]:

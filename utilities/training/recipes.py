@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from utilities.results.formatting import counted
 from utilities.zoo.families import usual_optimizer
 
 OPTIMIZERS = ("sgd", "adamw", "muon")
@@ -245,7 +246,7 @@ def describe_recipe(recipe: Recipe) -> str:
         x 0.2 at 60, 120, 160; padded crops
     """
     before = f"{recipe.warmup:g} + " if recipe.total_epochs > recipe.epochs else ""
-    first = f"{recipe.dataset}, {before}{recipe.epochs} epochs, batches of {recipe.batch_size}"
+    first = f"{recipe.dataset}, {before}{counted(recipe.epochs, 'epoch')}, batches of {recipe.batch_size}"
     optimizer = [recipe.optimizer or "sgd, or adamw for transformers"]
     for name in ("learning_rate", "weight_decay"):
         value = getattr(recipe, name)
