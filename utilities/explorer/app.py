@@ -69,7 +69,7 @@ class Explorer(widgets.VBox):
             threading.Thread(target=choice.fill, daemon=True).start()  # importing the zoo takes seconds
 
     def _choices(self) -> widgets.Widget:
-        return widgets.VBox([widgets.HBox([self.first, self.second, self.data], layout=ROW)])
+        return widgets.HBox([self.first, self.second, self.data], layout=ROW)
 
     def _similarity_tab(self) -> widgets.Widget:
         saved = [self.saved, self.beside, self.difference, self.note]
@@ -137,16 +137,20 @@ class Explorer(widgets.VBox):
         asked = self._asked_for(self.saved.value)
         if asked.measure != "cka":
             raise ValueError(f"shares of images are known of CKA, not of {asked.measure}; compare by cka")
-        return asked.contribution_words(self.heatmap.pair)
+        self._asked_pair = self.heatmap.pair
+        return asked.contribution_words(self._asked_pair)
 
     def _show_images(self, path: Path) -> None:
         kinds = {"": "share in the similarity", "_agreement": "agreement", "_without": "what is left without images"}
         files = {path.with_name(f"{path.name}{ending}.png"): said for ending, said in kinds.items()}
-        pair = " and ".join(self.heatmap.pair)
+        pair = " and ".join(self._asked_pair)
         self.sheets.children = [widgets.HTML(picture(file, f"{said} of {pair}")) for file, said in files.items()]
 
     def _export(self) -> None:
-        path = PROJECT_ROOT / self._out / "exports" / Path(self.saved.value).name
+        drawn = (
+            [self.saved.value, self.beside.value] if self.difference.value and self.beside.value else [self.saved.value]
+        )
+        path = PROJECT_ROOT / self._out / "exports" / "_less_".join(Path(one).name for one in drawn)
         try:
             written = write_all(self.heatmap.result, path)
             self.exported.value = f"{links(written)} Written to {html.escape(str(path.parent))}."
