@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from utilities.explorer import explore
-from utilities.explorer.catalogue import saved_similarities, weights_of
+from utilities.explorer.catalogue import count_layers, saved_similarities, weights_of
 from utilities.explorer.heatmap import AnsweringHeatmap, describe_pair, less
 from utilities.results.similarity import Similarity
 
@@ -155,6 +155,18 @@ def test_weights_are_found_by_name_and_by_what_stands_beside_them(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps({"name": "resnet18"}))
     labels = [label for label, _ in weights_of("resnet18", tmp_path)]
     assert labels == ["random", "mine.pth", "resnet18_seed_0.pth"]
+
+
+def test_layers_of_a_users_model_are_counted_too(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    layer = torch.nn.Linear(2, 3)\n"
+        "    assert layer.weight.sum().item() < 9\n"  # which needs numbers
+        "    return torch.nn.Sequential(layer, torch.nn.ReLU())\n"
+    )
+    assert count_layers(f"{tmp_path / 'net.py'}:make", ["0"]) == "1 of 2 layers"
+    assert count_layers("timm/vit_giant_patch14_dinov2", ["blocks.*.attn"]) == "40 of 891 layers"
 
 
 def test_what_is_no_similarity_is_not_offered(tmp_path):
