@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -36,7 +36,6 @@ class AnsweringHeatmap(widgets.VBox):
 
     def __init__(self) -> None:
         self.result: Similarity | None = None
-        self._chosen_listeners: list[Callable[[], None]] = []
         self.drawn = widgets.HBox(layout={"flex_flow": "row wrap"})
         self.rows, self.columns = (
             widgets.Dropdown(description=what, layout={"width": "22em"}) for what in ("row", "column")
@@ -62,10 +61,6 @@ class AnsweringHeatmap(widgets.VBox):
     def pair(self) -> Pair | None:
         """The layers that are chosen."""
         return None if self.result is None or self.rows.index is None else (self.rows.value, self.columns.value)
-
-    def on_choose(self, listener: Callable[[], None]) -> None:
-        """Call a function whenever a pair is chosen."""
-        self._chosen_listeners.append(listener)
 
     def show(self, result: Similarity, other: Similarity | None = None, difference: bool = False) -> None:
         """Draw a similarity, beside another one or less it.
@@ -117,8 +112,6 @@ class AnsweringHeatmap(widgets.VBox):
         lists = ((result.layers1[i], result.matrix[i], result.layers2),
                  (result.layers2[j], result.matrix[:, j], result.layers1))  # fmt: skip
         self.matches.value = "".join(_best(*one) for one in lists)
-        for listener in self._chosen_listeners:
-            listener()
 
 
 def less(one: Similarity, other: Similarity) -> Similarity:
