@@ -65,13 +65,20 @@ def test_two_results_share_a_scale_and_a_difference_is_symmetric(explorer):
     assert figure.data[0].zmin == -figure.data[0].zmax
 
 
-def test_results_of_other_layers_have_no_difference_and_the_page_says_so(explorer):
+def test_results_of_other_layers_have_no_difference(explorer):
+    assert explorer.difference.disabled
     explorer.difference.value = True
     explorer.beside.value = next(path for _, path in explorer.beside.options[1:] if path.name == "other")
-    assert "only results of the same layers have a difference" in explorer.note.value
-    explorer.difference.value = False
-    assert explorer.note.value == ""
+    assert explorer.difference.disabled
     assert len(explorer.heatmap.drawn.children) == 2
+
+
+def test_another_result_of_the_same_layers_keeps_the_pair(explorer):
+    explorer.heatmap.choose(3, 1)
+    explorer.saved.value = next(path for _, path in explorer.saved.options if path.name == "two")
+    assert explorer.heatmap.pair == ("d", "v")
+    explorer.saved.value = next(path for _, path in explorer.saved.options if path.name == "other")
+    assert explorer.heatmap.pair == ("b", "x")
 
 
 def test_a_damaged_result_is_a_sentence(explorer):
@@ -108,9 +115,9 @@ def test_bad_choices_are_sentences(explorer):
     explorer.first.name.value = "resnet18"
     explorer.first.layers.value = "layer9"
     assert "close: layer4" in explorer.first.count.value
+    explorer.first.layers.value = ""
     explorer.analyses.choice.value = "lens"
-    explorer.analyses.runner.run.click()
-    assert "choose 32 images or fewer" in explorer.analyses.runner.text.value
+    assert explorer.analyses._words()[-5] == "32", "the lens takes few images by itself"
 
 
 def test_a_run_is_shown_kept_and_asked_for_its_images(explorer, tmp_path):
@@ -141,7 +148,7 @@ def test_an_analysis_is_drawn(explorer):
     explorer.analyses.runner.run.click()
     wait(explorer.analyses.runner)
     shown = explorer.analyses.found.children[0]
-    shown.image.value, shown.block.index = 3, 1
+    shown.image.value, shown.block.index = 4, 1
     picture, tokens = (figure.data[0] for figure in shown.drawn.children)
     np.testing.assert_allclose(tokens.z, shown.result.image_map(shown.result.score[3, 0, 1]), rtol=1e-6)
     assert picture.z.shape == (16, 16, 3)

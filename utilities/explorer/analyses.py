@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ OFFERED = (
     "fourier", "variance", "attention_distance", "lambda_reach", "lesions", "skip_ratios", "receptive_field",
     "classify", "identifiability", "lens",
 )  # fmt: skip
-FEW = 32  # images of those that keep something of every token
+FEW = 32  # images of the lens, at most
 
 
 class Analyses(widgets.VBox):
@@ -53,9 +54,8 @@ class Analyses(widgets.VBox):
 
     def _asked(self) -> Request:
         asked = self._request()
-        if self.choice.value == "lens" and (asked.n_images is None or asked.n_images > FEW):
-            raise ValueError(f"the lens keeps all tokens of all images; choose {FEW} images or fewer")
-        return asked
+        few = self.choice.value == "lens"  # which keeps all tokens of all images
+        return replace(asked, n_images=min(asked.n_images or FEW, FEW)) if few else asked
 
     def _words(self) -> list[str]:
         self._shown = (self._asked(), self.choice.value)

@@ -16,7 +16,7 @@ from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.explorer.analyses import Analyses, snippet
 from utilities.explorer.catalogue import saved_similarities
 from utilities.explorer.export import links, picture, write_all
-from utilities.explorer.heatmap import AnsweringHeatmap
+from utilities.explorer.heatmap import AnsweringHeatmap, alike
 from utilities.explorer.models import DataChoice, ModelChoice
 from utilities.explorer.request import FOLDER, Request, command
 from utilities.explorer.runner import Runner
@@ -117,7 +117,8 @@ class Explorer(widgets.VBox):
             return
         try:
             results = [Similarity.load(one) for one in (path, other) if one]
-            self.heatmap.show(*results, difference=self.difference.value and len(results) > 1)
+            self.difference.disabled = len(results) < 2 or not alike(*results)
+            self.heatmap.show(*results, difference=self.difference.value and not self.difference.disabled)
             self.note.value = ""
         except USER_ERRORS as error:
             self.note.value = f'<div role="alert" style="color:#b00020">{html.escape(str(error))}</div>'

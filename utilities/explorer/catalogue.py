@@ -39,7 +39,10 @@ def saved_similarities(folders: Iterable[str | Path] = ()) -> list[tuple[str, Pa
     """
     found = []
     for folder in map(Path, folders or [PROJECT_ROOT / path for path in RESULTS]):
-        for path in sorted(folder.glob("*.json")):
+        paths = sorted(folder.glob("*.json"))
+        if folder == PROJECT_ROOT / FOLDER:
+            paths.sort(key=lambda path: -path.stat().st_mtime)  # the last run first
+        for path in paths:
             content = _read(path)
             if content.get("type") == "Similarity" and path.with_suffix(".npz").is_file():
                 found.append((_label(content, path), path.with_suffix("")))

@@ -75,7 +75,9 @@ class AnsweringHeatmap(widgets.VBox):
         """
         drawn = [result] if other is None else [less(result, other)] if difference else [result, other]
         low, high = _range(drawn, difference)
-        i, j = len(result.layers1) // 2, len(result.layers2) // 2
+        layers = (result.layers1, result.layers2)
+        same = self.result is not None and alike(self.result, result)
+        i, j = (self.rows.index, self.columns.index) if same else (len(one) // 2 for one in layers)
         figures = [_figure(one, low, high, difference, _marks(one, i, j)) for one in drawn]
         self.result, self._figures, self._drawn = None, figures, drawn  # no reading while the lists change
         for figure in figures:
@@ -84,6 +86,7 @@ class AnsweringHeatmap(widgets.VBox):
         self.rows.options, self.columns.options = drawn[0].layers1, drawn[0].layers2
         self.result = drawn[0]
         self.caption.value = "<br>".join(html.escape(describe_similarity(one)) for one in drawn)
+        self._place = i, j
         self.choose(i, j)
 
     def choose(self, i: int, j: int) -> None:
@@ -104,14 +107,21 @@ class AnsweringHeatmap(widgets.VBox):
     def _read(self) -> None:
         """Mark the pair, and say all that is known of it."""
         i, j, result = self.rows.index, self.columns.index, self.result
-        for figure, one in zip(self._figures, self._drawn, strict=True):
-            figure.layout.shapes = _marks(one, i, j)
+        if (i, j) != self._place:  # a message to a figure that is not drawn yet would spoil it
+            for figure, one in zip(self._figures, self._drawn, strict=True):
+                figure.layout.shapes = _marks(one, i, j)
+        self._place = i, j
         said = [describe_pair(one, i, j) for one in self._drawn if _inside(one, i, j)]
         self.readout.value = f'<div role="status">{"<br>".join(map(html.escape, said))}</div>'
         replace_figures(self.curves, [_curves(result, i, j)])
         lists = ((result.layers1[i], result.matrix[i], result.layers2),
                  (result.layers2[j], result.matrix[:, j], result.layers1))  # fmt: skip
         self.matches.value = "".join(_best(*one) for one in lists)
+
+
+def alike(one: Similarity, other: Similarity) -> bool:
+    """Tell whether two results are of the same layers."""
+    return (one.layers1, one.layers2) == (other.layers1, other.layers2)
 
 
 def less(one: Similarity, other: Similarity) -> Similarity:
@@ -125,7 +135,7 @@ def less(one: Similarity, other: Similarity) -> Similarity:
         >>> less(one, other).matrix
         array([[0.25]])
     """
-    if (one.layers1, one.layers2) != (other.layers1, other.layers2):
+    if not alike(one, other):
         raise ValueError("only results of the same layers have a difference; show them beside each other")
     labels = " less ".join(label_of(result.provenance) or "a result" for result in (one, other))
     facts = {"model": labels, "measure": f"difference of {_measure(one)}"}
@@ -195,21 +205,24 @@ def _figure(
         colorbar={"title": {"text": _measure(result), "side": "right"}, "thickness": 12},
     )
     axis = {"showticklabels": False, "constrain": "domain"}
+    square = {"scaleanchor": "x"} if 1 / 3 < rows / columns < 3 else {}  # a strip could not be read
     layout = {
         "width": SIDE,
         "height": max(220, min(SIDE, round((SIDE - 150) * rows / columns) + 120)),
         "margin": {"l": 40, "r": 10, "t": 60, "b": 40},
         "title": {"text": _wrapped(label_of(facts)), "font": {"size": 12}},
         "xaxis": {**axis, "title": {"text": f"layers of {names[1]}"}, "range": [-0.5, columns - 0.5]},
-        "yaxis": {**axis, "title": {"text": f"layers of {names[0]}"}, "range": [-0.5, rows - 0.5], "scaleanchor": "x"},
+        "yaxis": {**axis, "title": {"text": f"layers of {names[0]}"}, "range": [-0.5, rows - 0.5], **square},
         "shapes": marks,
     }
-    return go.FigureWidget(data=[trace], layout=layout)
+    return figure_widget([trace], layout)
 
 
 def _hover(result: Similarity) -> np.ndarray:
     rows, columns = result.matrix.shape
-    return np.array([[describe_pair(result, i, j) for j in range(columns)] for i in range(rows)], object)
+    said = [[describe_pair(result, i, j) for j in range(columns)] for i in range(rows)]
+    lines = [[text.replace(" with ", "<br>with ", 1).replace(": ", "<br>", 1) for text in row] for row in said]
+    return np.array(lines, object)
 
 
 def _wrapped(text: str, width: int = 60) -> str:
@@ -234,7 +247,14 @@ def depth_figure(curves: Sequence[go.Scatter], measured: str, height: int = 320)
         "legend": {"orientation": "h", "y": 1.15},
         "template": "plotly_white",
     }
-    return go.FigureWidget(data=list(curves), layout=layout)
+    return figure_widget(curves, layout)
+
+
+def figure_widget(traces: Sequence[Any], layout: dict[str, Any]) -> go.FigureWidget:
+    """Make a figure whose buttons send nothing to anybody."""
+    figure = go.FigureWidget(data=list(traces), layout=layout)
+    figure._config = {**figure._config, "displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"]}
+    return figure
 
 
 def _curve(name: str, values: np.ndarray, layers: list[str], errors: np.ndarray | None) -> go.Scatter:

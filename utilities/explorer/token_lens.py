@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from utilities.analysis.class_embedding.lens import Lens
-from utilities.explorer.heatmap import replace_figures
+from utilities.explorer.heatmap import figure_widget, replace_figures
 from utilities.gallery.heatmaps import colour_scale
 from utilities.plots.class_embedding.lens import PART_TITLES
 
@@ -36,7 +36,7 @@ class TokenLens(widgets.VBox):
 
     def __init__(self, result: Lens, images: np.ndarray, classes: Sequence[str]) -> None:
         self.result, self.images, self.classes = result, images, list(classes)
-        self.image = widgets.IntSlider(0, 0, len(images) - 1, description="image")
+        self.image = widgets.IntSlider(1, 1, len(images), description="image")
         self.block = widgets.SelectionSlider(options=result.names, value=result.names[-1], description="block")
         self.part = widgets.Dropdown(
             options=[(f"state {PART_TITLES[part]}" if part == "block" else PART_TITLES[part], part)
@@ -62,7 +62,7 @@ class TokenLens(widgets.VBox):
         return f"{place}: {first}; rank of {own}: {rank} of {found.num_classes}"
 
     def _draw(self) -> None:
-        image, part, block = self.image.value, self.result.parts.index(self.part.value), self.block.index
+        image, part, block = self.image.value - 1, self.result.parts.index(self.part.value), self.block.index
         scores = self.result.image_map(self.result.score[image, part, block])
         count = len(self.result.rank[image, part, block])
         said = [self.told(image, part, block, token) for token in range(self.result.prefix, count)]
@@ -88,4 +88,4 @@ def _square(trace: go.Image | go.Heatmap, title: str, more: int = 0) -> go.Figur
         "title": {"text": html.escape(title), "font": {"size": 14}},
         "xaxis": bare, "yaxis": {**bare, "autorange": "reversed", "scaleanchor": "x"},
     }  # fmt: skip
-    return go.FigureWidget(data=[trace], layout=layout)
+    return figure_widget([trace], layout)
