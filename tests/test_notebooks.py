@@ -97,7 +97,8 @@ def test_it_begins_with_its_cost_its_links_and_what_was_found(path):
     content = read(path)
     last = content.cells[0].source.splitlines()[-1]
     seconds, page, name = re.fullmatch(
-        r"Takes about (\d+) seconds on two cores, quick\. \[Documentation\]\(\.\./docs/([\w-]+\.md)\) · "
+        r"Takes about (\d+) seconds on two cores, quick, once its weights are there\. "
+        r"\[Documentation\]\(\.\./docs/([\w-]+\.md)\) · "
         r"\[gallery page\]\(\.\./runs/quick/site/(\w+)\.html\), after `make gallery`\.",
         last,
     ).groups()
@@ -107,7 +108,7 @@ def test_it_begins_with_its_cost_its_links_and_what_was_found(path):
     )
     assert name == path.stem
     assert "](https://arxiv.org/abs/" in content.cells[0].source
-    assert code_cells(path)[3].source == "from utilities.study import findings\n\nfindings(NAME)"
+    assert code_cells(path)[3].source == "from utilities.study import findings\n\nfindings(NAME, OUTPUT_DIR)"
 
 
 @each_notebook

@@ -338,3 +338,8 @@ def test_a_notebook_that_cannot_be_run_stops_no_other(notebooks, tmp_path, capsy
         error = capsys.readouterr().err
         assert sentence in error
         assert error.count("\n") == 1
+
+
+def test_a_word_in_the_place_of_a_number_is_refused_at_once():
+    with pytest.raises(ValueError, match="parameter N_IMAGES of notebook .* should be a whole number, not 'many'"):
+        rerun("R18_CIFAR100_RANDOM", parameters={"N_IMAGES": "many"})

@@ -185,7 +185,7 @@ def test_a_browser_opens_where_there_is_a_display(screen, runs, tmp_path, monkey
 
 def test_figures_say_what_they_show(site):
     page = Links((site / f"{NAME}.html").read_text())
-    (alt,) = [image["alt"] for image in page.images if image["src"] == f"files/{NAME}.png"]
+    (alt,) = [image["alt"] for image in page.images if image["src"] == f"files/{NAME}_screen.png"]
     assert alt == f"{NAME}. Bars: <one> error."
     assert "Bars: &lt;one&gt; error." in (site / f"{NAME}.html").read_text()
 

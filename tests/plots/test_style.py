@@ -109,6 +109,21 @@ def test_a_file_carries_its_caption_and_shows_a_line(ending, tmp_path):
     assert ending != ".png" or read_caption(path) == figure.caption
 
 
+def test_a_notebook_shows_the_caption_below_the_figure():
+    interactive = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell
+    shell, shown = interactive.instance(), []
+    shell.display_pub.publish = lambda data, **_: shown.append(data)
+    figure, _ = new_figure(2, 1)
+    figure.caption = "Bars of layer1_*: <one> error."
+    try:
+        shell.display_formatter.format(figure)
+    finally:
+        interactive.clear_instance()
+    picture, caption = shown
+    assert picture["image/png"].startswith("iVBOR")
+    assert caption["text/markdown"] == r"Bars of layer1\_\*: \<one\> error."
+
+
 def test_every_text_has_the_size_of_the_style_however_it_is_drawn(tmp_path):
     with mpl.rc_context({"axes.labelsize": 30, "xtick.labelsize": 30, "axes.titlesize": 30}):
         figure = result().plot()

@@ -24,29 +24,29 @@ def write(folder, *verdicts):
 
 
 def test_claims_are_stated_with_their_numbers(tmp_path):
-    text = str(findings("N", [tmp_path / "none", write(tmp_path / "a", "True", "False", "")]))
+    text = str(findings("N", folders=[tmp_path / "none", write(tmp_path / "a", "True", "False", "")]))
     assert text.splitlines()[0] == f"Found before ({tmp_path / 'a'}, digits):"
     assert "- a_b holds (One 2020, Fig. 1): **holds**, 1 ± 0.1" in text
     assert "**does not hold**" in text
     assert "**cannot be told**" in text
-    assert r"a\_b" in findings("N", [tmp_path / "a"])._repr_markdown_()
+    assert r"a\_b" in findings("N", folders=[tmp_path / "a"])._repr_markdown_()
 
 
 def test_many_claims_are_stated_without_numbers(tmp_path):
-    assert "±" not in str(findings("N", [write(tmp_path / "a", *["True"] * 7)]))
+    assert "±" not in str(findings("N", folders=[write(tmp_path / "a", *["True"] * 7)]))
 
 
 def test_the_first_folder_counts(tmp_path):
     one, two = (write(tmp_path / name, verdict) for name, verdict in (("a", "True"), ("b", "False")))
-    assert "does not hold" not in str(findings("N", [one, two]))
-    assert "does not hold" in str(findings("N", [two, one]))
+    assert "does not hold" not in str(findings("N", folders=[one, two]))
+    assert "does not hold" in str(findings("N", folders=[two, one]))
 
 
 def test_a_similarity_speaks_where_there_are_no_claims(tmp_path):
     matrix = np.array([[1, 0.25], [0.25, 1]])
     facts = {"model": "net", "dataset": "digits (test)"}
     Similarity(matrix, ["a", "b"], ["a", "b"], 1200, provenance=facts).save(tmp_path / "N")
-    text = str(findings("N", [tmp_path]))
+    text = str(findings("N", folders=[tmp_path]))
     assert "digits (test), n = 1,200" in text
     assert "from a to b, 0.25" in text
 
@@ -56,4 +56,4 @@ def test_where_nothing_can_be_said_that_is_said(kind, tmp_path):
     if kind != "none":
         depth = np.arange(3.0)
         Variance(["a", "b", "c"], ["conv"] * 3, [0, 1, 1], depth, *[0 * depth] * 9).save(tmp_path / "N")
-    assert str(findings("N", [tmp_path])) == "Nothing is saved yet: this run will say."
+    assert str(findings("N", folders=[tmp_path])) == "Nothing is saved yet: this run will say."

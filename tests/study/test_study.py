@@ -109,3 +109,9 @@ def test_a_data_set_for_each_profile():
     assert Study("x", "resnet18", dataset=names).dataset == "canvas"
     assert Study("x", "resnet18", "paper", dataset=names).recipe.dataset == "imagenet-s919"
     assert str(Group("x", ["resnet18"], dataset=names)) == "resnet18 on canvas, quick profile, seed 0"
+
+
+@pytest.mark.parametrize("field", ["epochs", "seed", "n_images", "batch_size"])
+def test_numbers_are_refused_before_anything_is_trained(field, tmp_path):
+    with pytest.raises(ValueError, match=rf"{field.upper()}='many' should be a whole number"):
+        Study("N", "resnet18", output_dir=tmp_path, **{field: "many"})

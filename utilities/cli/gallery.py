@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         index = build_gallery(given.runs, given.out or given.runs / "site")
         print(f"open {index} in a browser")
+        inside = sorted({path.parent for path in given.runs.glob("*/*.npz")})
+        if inside:
+            print(f"not shown: {', '.join(map(str, inside))}; each makes a site of its own", file=sys.stderr)
         if given.show and has_display():
             webbrowser.open(index.resolve().as_uri())
 

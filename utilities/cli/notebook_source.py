@@ -10,6 +10,8 @@ import nbformat
 from nbformat import NotebookNode
 from papermill.translators import PythonTranslator
 
+# Parameters that are whole numbers, or None.
+WHOLE = {"EPOCHS", "SEED", "N_IMAGES", "BATCH_SIZE", "IMAGE_SIZE", "N_TRAIN", "N_SHOWN"}
 OTHER_KERNELS = ("ir", "julia", "bash", "scala", "matlab", ".net", "sparkr")  # beginnings of other kernels' names
 
 
@@ -53,10 +55,10 @@ def _language(notebook: NotebookNode) -> str:
 
 
 def check_parameters(name: str, notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters that a notebook's tagged cell does not set.
+    """Refuse parameters that a notebook's tagged cell does not set, or that are no numbers where it needs some.
 
     Raises:
-        ValueError: If parameters are missing. The message names them.
+        ValueError: If parameters are missing or wrong. The message names them.
 
     Example:
         >>> check_parameters("a", nbformat.v4.new_notebook(), {"X": 1})
@@ -69,3 +71,7 @@ def check_parameters(name: str, notebook: NotebookNode, parameters: Mapping[str,
         raise ValueError(f"notebook {name} has no parameters: tag the cell that sets them 'parameters'")
     if unknown := ", ".join(parameter for parameter in parameters if parameter not in known):
         raise ValueError(f"notebook {name} has no parameter {unknown}; it knows {', '.join(known)}")
+    for parameter in WHOLE & parameters.keys():
+        value = parameters[parameter]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"parameter {parameter} of notebook {name} should be a whole number, not {value!r}")

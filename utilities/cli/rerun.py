@@ -192,7 +192,9 @@ def _run_all(waiting: list[Job], workers: int, timeout: float | None, rows: dict
     threads = max(1, _cores() // workers)
     running: dict[Job, tuple[subprocess.Popen, float]] = {}
     shown = None
-    with tqdm(total=len(waiting), unit="notebook") as bar:
+    # Notebooks differ by minutes: a mean of those that are done says nothing about those to come.
+    look = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+    with tqdm(total=len(waiting), unit="notebook", bar_format=look) as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < count_turns(workers, (job.folder / "waiting" for job in running)):

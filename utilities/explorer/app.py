@@ -148,9 +148,8 @@ class Explorer(widgets.VBox):
         self.sheets.children = [widgets.HTML(picture(file, f"{said} of {pair}")) for file, said in files.items()]
 
     def _export(self) -> None:
-        drawn = (
-            [self.saved.value, self.beside.value] if self.difference.value and self.beside.value else [self.saved.value]
-        )
+        less = self.difference.value and not self.difference.disabled
+        drawn = [self.saved.value, self.beside.value] if less else [self.saved.value]
         path = PROJECT_ROOT / self._out / "exports" / "_less_".join(Path(one).name for one in drawn)
         try:
             written = write_all(self.heatmap.result, path)

@@ -17,6 +17,7 @@ from utilities.utils import PROJECT_ROOT
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
 OTHER = "Other results"
+BUNDLED = ("digits", "canvas", "photos")  # which a quick notebook takes by itself
 VERDICTS = {"True": "holds", "False": "does not hold", "": "cannot be told"}
 SEVERAL = {"holds": "hold", "does not hold": "do not hold"}
 
@@ -90,6 +91,11 @@ class Entry:
         found = [read_json(path.with_suffix(".json")) for path in self.results]
         return [content.get("provenance", {}) for content in found]
 
+    @property
+    def kinds(self) -> set[str]:
+        """Kinds of its results."""
+        return {read_json(path.with_suffix(".json")).get("type", "") for path in self.results}
+
     def values(self, *keys: str) -> list[str]:
         """List what the provenances say under some keys, each once."""
         return list(dict.fromkeys(str(facts[key]) for facts in self.facts for key in keys if facts.get(key)))
@@ -122,12 +128,20 @@ class Entry:
         """The command that makes it again, or an empty string where none is known."""
         if self.source is None:
             return ""
-        parameters = dict(self.run.get("parameters", {}))
+        parameters = dict(self.run.get("parameters") or self._images)
         profile = parameters.pop("PROFILE", self.values("profile")[0] if self.values("profile") else "quick")
         parameters.pop("OUTPUT_DIR", None)
         words = [f"python -m utilities rerun {self.name} --profile {profile}"]
         words += [f'-p {name} "{value}"' for name, value in parameters.items()]
         return " ".join(words)
+
+    @property
+    def _images(self) -> dict[str, Any]:
+        """The parameters that choose the images, as far as results that were kept tell."""
+        name = next(iter(self.values("dataset")), "").partition(" (test)")[0].partition(" (validation)")[0]
+        if name in ("", *BUNDLED):
+            return {}
+        return {"DATASET": name.replace("folder:", "folder:PATH/", 1)}
 
 
 def collect(folder: Path) -> list[Entry]:

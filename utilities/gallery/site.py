@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib.pyplot as plt
 import nbconvert
 import nbformat
+import numpy as np
+import seaborn as sns
 from nbconvert.filters import markdown2html
 from nbconvert.preprocessors import ExtractOutputPreprocessor
 from PIL import Image
 from plotly.offline import get_plotlyjs
 from tqdm.auto import tqdm
 
-from utilities.gallery.curves import as_data
+from utilities.gallery.curves import KINDS, as_data
 from utilities.gallery.curves import write_script as write_curves
 from utilities.gallery.deciding import deciding
 from utilities.gallery.entries import Entry, collect, without_links
@@ -28,11 +31,13 @@ from utilities.plots.captions import describe_similarity
 from utilities.plots.style import read_caption
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
-from utilities.results.writing import check_writable, write_whole
+from utilities.results.writing import check_writable, read_json, write_whole
+from utilities.study.wording import describe
 
 TEMPLATES = Path(__file__).with_name("templates")
 ASSETS = ("style.css", "heatmap.js", "curves.js", "index.js")
-THUMBNAIL = (480, 320)  # pixels, at most
+THUMBNAIL, SCREEN = (480, 320), (1100, 1400)  # pixels, at most
+CURVED = {kind.__name__ for kind in KINDS}
 COLOURS = {"sequential": colour_scale("rocket"), "diverging": colour_scale("vlag")}  # as in the figures
 _SCRIPT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar, which needs a kernel
@@ -89,11 +94,15 @@ def _write(path: Path, text: str) -> None:
 
 def _card(entry: Entry, out: Path) -> dict[str, Any]:
     """Return what the index shows of a notebook."""
-    picture = ""
+    picture, heatmap = "", _first_heatmap(entry)
     if entry.figures:
         picture = f"files/{entry.figures[0].stem}_small.png"
-        write_whole(out / picture, lambda path: _shrink(entry.figures[0], path))
+        write_whole(out / picture, lambda path: _shrink(entry.figures[0], path, THUMBNAIL))
+    elif heatmap is not None:
+        picture = f"files/{entry.name}_small.png"
+        write_whole(out / picture, lambda path: _draw_small(heatmap, path))
     return {
+        "finding": "" if heatmap is None or heatmap.layers1 != heatmap.layers2 else describe(heatmap),
         "name": entry.name,
         "title": entry.title,
         "picture": picture,
@@ -105,13 +114,32 @@ def _card(entry: Entry, out: Path) -> dict[str, Any]:
     }
 
 
-def _shrink(source: Path, path: Path) -> None:
+def _first_heatmap(entry: Entry) -> Similarity | None:
+    """Read the result under the entry's own name, where it is a similarity."""
+    own = next((path for path in entry.results if path.stem == entry.name), None)
+    if own is None or read_json(own.with_suffix(".json")).get("type") != "Similarity":
+        return None
+    try:
+        return Similarity.load(own)
+    except ValueError:  # damaged, as a warning says
+        return None
+
+
+def _draw_small(result: Similarity, path: Path) -> None:
+    """Draw a heatmap without words."""
+    side = max(1, THUMBNAIL[1] // max(result.matrix.shape))
+    values = np.kron(result.matrix, np.ones((side, side)))
+    plt.imsave(path, values, vmin=0, vmax=1, cmap=sns.color_palette("rocket", as_cmap=True), origin="lower")
+
+
+def _shrink(source: Path, path: Path, most: tuple[int, int]) -> None:
     with Image.open(source) as picture:
-        picture.convert("RGB").resize(_fitted(picture.size), Image.Resampling.LANCZOS).save(path, optimize=True)
+        small = picture.convert("RGB").resize(_fitted(picture.size, most), Image.Resampling.LANCZOS)
+        small.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def _fitted(size: tuple[int, int]) -> tuple[int, int]:
-    scale = min(1.0, *(most / own for most, own in zip(THUMBNAIL, size, strict=True)))
+def _fitted(size: tuple[int, int], limits: tuple[int, int]) -> tuple[int, int]:
+    scale = min(1.0, *(most / own for most, own in zip(limits, size, strict=True)))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
@@ -128,11 +156,12 @@ def _claims(entries: Sequence[Entry]) -> list[dict[str, str]]:
 
 def _rows(entry: Entry) -> list[dict[str, str]]:
     """List the claims of a notebook, each with the place on its page that decides it."""
-    there = {path.stem for path in entry.figures}
+    there, kinds = {path.stem for path in entry.figures}, entry.kinds
+    instead = "similarity" if "Similarity" in kinds else "over-depth" if kinds & CURVED else "claims"
     rows = entry.claims.fillna("").to_dict("records")
     for row in rows:
         figure = deciding(entry.name, row["claim"], row["source"])
-        row["figure"] = figure if figure in there else "claims"
+        row["figure"] = figure if figure in there else instead
     return rows
 
 
@@ -205,7 +234,9 @@ def _figure(path: Path, out: Path, alt: str) -> dict[str, Any]:
         write_whole(out / "files" / one.name, lambda place, one=one: shutil.copyfile(one, place))
     caption = read_caption(path)
     alt = f"{path.stem}. {caption}" if caption else alt
-    return {"name": path.stem, "files": [one.name for one in there], "alt": alt, "caption": caption}
+    shown = f"{path.stem}_screen.png"  # the whole resolution is for download
+    write_whole(out / "files" / shown, lambda place: _shrink(path, place, SCREEN))
+    return {"name": path.stem, "files": [one.name for one in there], "alt": alt, "caption": caption, "shown": shown}
 
 
 def _provenance(entry: Entry) -> dict[str, str]:
@@ -235,4 +266,5 @@ def _executed(notebook: Path, folder: Path) -> str:
     body, resources = exporter.from_notebook_node(content, resources=resources)
     for name, picture in resources["outputs"].items():
         write_whole(folder / Path(name).name, lambda path, picture=picture: path.write_bytes(picture))
-    return body
+    body = body.replace("<img ", '<img loading="lazy" ').replace("<pre>", '<pre tabindex="0">')
+    return body.replace("No description has been provided for this image", f"Figure of the notebook {notebook.stem}")

@@ -92,8 +92,8 @@ def describe_similarity(result: Similarity) -> str:
     sentences.append(f"{describe_images(facts, result.n)}{batch}")
     measure = ", ".join(str(facts[key]) for key in ("measure", "estimator") if facts.get(key))
     changes = [f"{text} {facts[key]}" for key, text in CHANGES.items() if facts.get(key)]
-    measure = ", ".join(([measure] if measure else []) + changes)
-    sentences.append(f"{measure[:1].upper()}{measure[1:]}{_range(result)}")
+    measure = ", ".join(([measure] if measure else []) + changes + _range(result))
+    sentences.append(f"{measure[:1].upper()}{measure[1:]}")
     sentences.append(_rounding(facts))
     if result.stderr is not None and np.isfinite(result.stderr).any():
         sentences.append(
@@ -115,11 +115,11 @@ def _rounding(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _range(result: Similarity) -> str:
+def _range(result: Similarity) -> list[str]:
     """State the least and the largest value between different layers, which a scale from 0 to 1 may not show."""
     different = np.not_equal.outer(result.layers1, result.layers2)
     values = result.matrix[different & np.isfinite(result.matrix)]
-    return f", {values.min():.2f} to {values.max():.2f} between different layers" if values.size else ""
+    return [f"{values.min():.2f} to {values.max():.2f} between different layers"] if values.size else []
 
 
 def made_from(results: Mapping[str, HasProvenance]) -> str:

@@ -5,6 +5,7 @@ Every figure of this package is a `PaperFigure`: whatever is added to it, and ho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
@@ -88,6 +89,19 @@ class PaperFigure(Figure):
 
     add_axes, add_subplot, colorbar = map(_styled, ("add_axes", "add_subplot", "colorbar"))
     legend, suptitle, supxlabel, supylabel = map(_styled, ("legend", "suptitle", "supxlabel", "supylabel"))
+
+    def _ipython_display_(self) -> None:
+        """Show the figure in a notebook, and its caption below."""
+        from IPython.core.pylabtools import print_figure
+        from IPython.display import display
+
+        picture = print_figure(self, fmt="png", base64=True)
+        if picture is None:  # there is nothing on it
+            return
+        display({"image/png": picture, "text/plain": repr(self)}, raw=True)
+        if self.caption:
+            marks = re.compile(r"([*_`<>\\[\]#|])")  # of Markdown; names have stars and underscores
+            display({"text/markdown": marks.sub(r"\\\1", self.caption), "text/plain": self.caption}, raw=True)
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """Save the figure as `matplotlib.figure.Figure.savefig` does."""

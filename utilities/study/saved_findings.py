@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,18 +42,19 @@ class Findings:
         return str(self).replace("_", r"\_")
 
 
-def findings(name: str, folders: Iterable[str | Path] = ()) -> Findings:
+def findings(name: str, output_dir: str | Path | None = None, folders: Sequence[str] = FOLDERS) -> Findings:
     """Say what was found with a notebook before: its claims, or else what its similarity shows.
 
     Args:
         name: Name of the notebook.
-        folders: Where results are looked for, the best ones first; without any, those of the project.
+        output_dir: Folder of the notebook's results, looked at last; None is among the others.
+        folders: Where results are looked for, the best ones first, in the project's folder.
 
     Example:
         >>> print(findings("No_Such_Notebook"))
         Nothing is saved yet: this run will say.
     """
-    for folder in map(Path, folders or [PROJECT_ROOT / folder for folder in FOLDERS]):
+    for folder in [*(PROJECT_ROOT / one for one in folders), *([] if output_dir is None else [Path(output_dir)])]:
         where = folder.relative_to(PROJECT_ROOT).as_posix() if folder.is_relative_to(PROJECT_ROOT) else str(folder)
         if (folder / f"{name}_claims.csv").is_file():
             return _claims(folder / f"{name}_claims.csv", where)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,31 +29,13 @@ class Saving:
         return self.save_figure(figure, part)
 
     def save_figure(self, figure: Figure, part: str = "") -> Path:
-        """Write NAME.png, NAME.pdf and NAME.svg, or NAME_PART.png and so on, and return the path of the picture.
-
-        In a notebook, the figure's caption is shown.
-        """
+        """Write NAME.png, NAME.pdf and NAME.svg, or NAME_PART.png and so on, and return the path of the picture."""
         base = self.path(part)
-        show_caption(figure, base.name)
         return [save_figure(figure, base.with_name(base.name + suffix)) for suffix in (".pdf", ".svg", ".png")][-1]
 
     def path(self, part: str = "") -> Path:
         """Return the path of this notebook's files without their ending."""
         return Path(self.output_dir).resolve() / (f"{self.name}_{part}" if part else self.name)
-
-
-def show_caption(figure: Figure, name: str) -> None:
-    """Show the caption of a figure in a notebook; do nothing outside of one."""
-    caption = getattr(figure, "caption", "")
-    if caption and "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) is not None:
-        shell.display_pub.publish(
-            {"text/markdown": f"**{name}.** {_plain(caption)}", "text/plain": f"{name}. {caption}"}
-        )
-
-
-def _plain(text: str) -> str:
-    """Keep Markdown from reading marks into a text: names have stars and underscores."""
-    return re.sub(r"([*_`<>\\[\]#|])", r"\\\1", text)
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,10 @@ class Study(Saving):
         for field, value in values.items():
             if getattr(self, field) is None:
                 object.__setattr__(self, field, value)
+        for field in ("epochs", "seed", "n_images", "batch_size"):
+            value = getattr(self, field)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ValueError(f"{field.upper()}={value!r} should be a whole number, or None for the profile's own")
 
     def __str__(self) -> str:
         return f"{self.model} on {self.dataset}, {self.profile} profile, seed {self.seed}"

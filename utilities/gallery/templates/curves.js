@@ -20,8 +20,8 @@ const curves = (() => {
       box.setAttribute("aria-label", `${plot.title} over relative depth: ${plot.curves.map((curve) => curve.name).join("; ")}`);
       place.append(box);
       Plotly.newPlot(box, plot.curves.map(drawn), { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12 },
-        margin: { l: 60, r: 10, t: 30, b: 45 }, legend: { orientation: "h", y: -0.2 }, title: { text: plot.title, font: { size: 13 } },
-        colorway: COLOURS, xaxis: { zeroline: false, title: { text: "relative depth (0: first, 1: last)" } }, yaxis: { zeroline: false } }, { responsive: true, displaylogo: false });
+        margin: { l: 60, r: 10, t: 40, b: 45 }, legend: { orientation: "h", y: -0.28 }, title: { text: plot.title, font: { size: 13 } },
+        colorway: COLOURS, xaxis: { zeroline: false, title: { text: "relative depth (0: first, 1: last)" } }, yaxis: { zeroline: false } }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendChartToCloud"] });
     }
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(plots), { once: true });
   }

@@ -43,6 +43,7 @@ const gallery = (() => {
     return { ...b, values, stderr: null, p: null, measure: `difference of ${b.measure}` };
   }
 
+  const quiet = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendChartToCloud"] };  // sends nothing to anybody
   const colours = {};  // colour scales, set by the page
 
   function look() {
@@ -83,7 +84,7 @@ const gallery = (() => {
       Plotly.newPlot(box, [trace], { ...look(), margin: { l: 30, r: 10, t: 70, b: 30 }, title: { text: wrapped(names[k]), font: { size: 12 } },
         xaxis: axis(result.columns, `layers of ${result.models[1] || "the model"}`),
         yaxis: { ...axis(result.rows, `layers of ${result.models[0] || "the model"}`), scaleanchor: "x" } },
-        { responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg", filename: names[k] } });
+        { ...quiet, toImageButtonOptions: { format: "svg", filename: names[k] } });
       box.on("plotly_hover", (event) => show(event.points[0].pointIndex));
       box.on("plotly_click", (event) => { show(event.points[0].pointIndex); read(); });
       box.addEventListener("keydown", (event) => move(event, result));
@@ -132,8 +133,8 @@ const gallery = (() => {
       error_y: error ? { type: "data", array: error, thickness: 1, width: 0 } : undefined, hovertemplate: "%{text}: %{y:.3f}<extra></extra>" });
     const errors = result.stderr ? [result.stderr[i], result.stderr.map((line) => line[j])] : [null, null];
     Plotly.react(byId("curves"), [curve(row, result.columns, `row: ${result.rows[i]}`, errors[0]), curve(column, result.rows, `column: ${result.columns[j]}`, errors[1])],
-      { ...look(), margin: { l: 50, r: 10, t: 10, b: 40 }, legend: { orientation: "h", y: 1.15 }, xaxis: { title: { text: "relative depth (0: first layer, 1: last)" } }, yaxis: { title: { text: result.measure } } },
-      { responsive: true, displaylogo: false });
+      { ...look(), height: 300, margin: { l: 50, r: 10, t: 10, b: 40 }, legend: { orientation: "h", y: 1.15 }, xaxis: { title: { text: "relative depth (0: first layer, 1: last)" } }, yaxis: { title: { text: result.measure } } },
+      quiet);
     const best = (values, layers) => values.map((value, k) => [value, layers[k]]).filter(([value]) => value !== null).sort((a, b) => b[0] - a[0]).slice(0, 5);
     const list = (title, found) => {
       const box = document.createElement("div"), heading = document.createElement("h3"), items = document.createElement("ol");

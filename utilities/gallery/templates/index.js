@@ -17,6 +17,7 @@
       card.hidden = !fits;
       shown += fits;
     }
+    for (const row of document.querySelectorAll("table.sortable tbody tr")) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
     count.textContent = `${shown} of ${cards.length}`;
   }
 
