@@ -245,7 +245,7 @@ def test_a_notebook_that_waits_for_another_one_lends_its_turn(notebooks, tmp_pat
     assert table.verdict.tolist() == ["ok", "ok"]
 
 
-def test_the_longest_of_the_last_run_starts_first(notebooks, tmp_path, monkeypatch):
+def test_the_shortest_of_the_last_run_gives_a_first_figure_then_the_longest_starts(notebooks, tmp_path, monkeypatch):
     for name in "abc":
         folder = notebooks(name)
     (tmp_path / "quick").mkdir()
@@ -255,7 +255,7 @@ def test_the_longest_of_the_last_run_starts_first(notebooks, tmp_path, monkeypat
     monkeypatch.setattr("utilities.cli.rerun._run_all", lambda jobs, *_: started.extend(job.name for job in jobs))
     with pytest.raises(KeyError):  # nothing ran, so there is nothing to summarise
         rerun(out=tmp_path, notebooks=folder)
-    assert started == ["b", "c", "a"]
+    assert started == ["a", "b", "c"]
 
 
 def test_a_notebook_that_takes_too_long_or_loses_its_kernel_fails(notebooks, tmp_path):
@@ -341,5 +341,5 @@ def test_a_notebook_that_cannot_be_run_stops_no_other(notebooks, tmp_path, capsy
 
 
 def test_a_word_in_the_place_of_a_number_is_refused_at_once():
-    with pytest.raises(ValueError, match="parameter N_IMAGES of notebook .* should be a whole number, not 'many'"):
+    with pytest.raises(ValueError, match=r"parameter N_IMAGES of notebook .* should be a whole number, not 'many'"):
         rerun("R18_CIFAR100_RANDOM", parameters={"N_IMAGES": "many"})

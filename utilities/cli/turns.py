@@ -28,7 +28,8 @@ def longest_first(names: Iterable[str], seconds: Mapping[str, float | None]) -> 
     """
     known = {name: value for name, value in seconds.items() if value is not None}
     ordered = sorted(names, key=lambda name: -known.get(name, math.inf))
-    return ordered[-1:] + ordered[:-1]
+    shortest = ordered[-1:] if ordered[-1:] and ordered[-1] in known else []
+    return shortest + [name for name in ordered if name not in shortest]
 
 
 def count_turns(jobs: int, marks: Iterable[Path]) -> int:
