@@ -11,17 +11,12 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from utilities.analysis.class_embedding.lens import Lens
 from utilities.cli.analyses import ANALYSES, summary
 from utilities.explorer.export import links, picture
 from utilities.explorer.heatmap import depth_figure
 from utilities.explorer.request import FOLDER, Request, command
 from utilities.explorer.runner import Runner
-from utilities.explorer.token_lens import TokenLens
-from utilities.gallery.curves import as_data
 from utilities.gallery.heatmaps import labels_of
-from utilities.gallery.tables import read_result
-from utilities.results.result import Result
 
 OFFERED = (
     "fourier", "variance", "attention_distance", "lambda_reach", "lesions", "skip_ratios", "receptive_field",
@@ -62,6 +57,11 @@ class Analyses(widgets.VBox):
         return self._shown[0].analysis_words(self._shown[1])
 
     def _show(self, path: Path) -> None:
+        # Each of these brings torch, which takes seconds.
+        from utilities.analysis.class_embedding.lens import Lens
+        from utilities.gallery.curves import as_data
+        from utilities.gallery.tables import read_result
+
         asked, analysis = self._shown
         results = {file.stem: read_result(file) for file in _files(path, ".npz")}
         parts: list[widgets.Widget] = [_curves(plot) for plot in as_data(results, labels_of(results))]
@@ -98,8 +98,9 @@ def _curves(plot: dict[str, Any]) -> go.FigureWidget:
     return depth_figure(curves, plot["title"], height=360)
 
 
-def _lens(asked: Request, result: Result) -> TokenLens:
+def _lens(asked: Request, result: Any) -> widgets.Widget:
     from utilities.datasets import load_dataset, make_loader
+    from utilities.explorer.token_lens import TokenLens
     from utilities.study.class_embedding import pictures
     from utilities.zoo import input_options
 

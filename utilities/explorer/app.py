@@ -12,18 +12,15 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from utilities.cli.user_errors import USER_ERRORS
-from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.explorer.analyses import Analyses, snippet
 from utilities.explorer.catalogue import saved_similarities
 from utilities.explorer.export import links, picture, write_all
 from utilities.explorer.heatmap import AnsweringHeatmap, alike
 from utilities.explorer.models import DataChoice, ModelChoice
-from utilities.explorer.request import FOLDER, Request, command
+from utilities.explorer.request import FOLDER, PROJECT_ROOT, Request, command
 from utilities.explorer.runner import Runner
-from utilities.hooks.views import VIEWS
 from utilities.results.similarity import Similarity
 from utilities.results.writing import write_json
-from utilities.utils import PROJECT_ROOT
 
 NOTHING = ("nothing", "")
 ROW = {"flex_flow": "row wrap"}
@@ -45,8 +42,8 @@ class Explorer(widgets.VBox):
         self._folders, self._out, self._filling = folders, out, False
         self.first, self.second = ModelChoice("model 1", "resnet18"), ModelChoice("model 2", "", optional=True)
         self.data = DataChoice()
-        self.measure = widgets.Dropdown(options=["cka", *SIMILARITY_MEASURES], description="measure")
-        self.view = widgets.Combobox(value="flatten", options=VIEWS[:-1], description="view", continuous_update=False)
+        self.measure = widgets.Dropdown(options=["cka"], description="measure")
+        self.view = widgets.Combobox(value="flatten", description="view", continuous_update=False)
         self.compare = Runner("Compare", self._compare_words, self._compared, out, "Compare the layers of both models")
         self.saved = widgets.Dropdown(description="result", layout={"width": "60em", "max_width": "98%"})
         self.beside = widgets.Dropdown(description="beside it", layout={"width": "60em", "max_width": "98%"})
@@ -65,8 +62,16 @@ class Explorer(widgets.VBox):
         super().__init__([widgets.HTML(STYLE), self._choices(), tabs])
         self.add_class("explorer")
         self._list_saved()
+        threading.Thread(target=self._fill, daemon=True).start()  # what this imports takes seconds
+
+    def _fill(self) -> None:
+        """Fill the lists that nobody needs at the first look."""
+        from utilities.compare.measures.table import SIMILARITY_MEASURES
+        from utilities.hooks.views import VIEWS
+
+        self.measure.options, self.view.options = ["cka", *SIMILARITY_MEASURES], VIEWS[:-1]
         for choice in (self.first, self.second):
-            threading.Thread(target=choice.fill, daemon=True).start()  # importing the zoo takes seconds
+            choice.fill()
 
     def _choices(self) -> widgets.Widget:
         return widgets.HBox([self.first, self.second, self.data], layout=ROW)

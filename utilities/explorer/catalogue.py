@@ -9,9 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from utilities.explorer.request import FOLDER, RANDOM
+from utilities.explorer.request import FOLDER, PROJECT_ROOT, RANDOM
 from utilities.gallery.heatmaps import label_of
-from utilities.utils import PROJECT_ROOT
 
 # Where results lie that are offered: the newest first, then those of this project.
 RESULTS = (FOLDER, *(Path(name) for name in ("runs/quick", "runs/natural", "runs/paper", "results/natural", "results")))

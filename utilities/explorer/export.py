@@ -7,7 +7,6 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from utilities.plots.style import read_caption, save_figure
 from utilities.results.similarity import Similarity
 
 KINDS = {".csv": "text/csv", ".npz": "application/octet-stream", ".json": "application/json", ".png": "image/png",
@@ -27,6 +26,8 @@ def write_all(result: Similarity, path: Path) -> list[Path]:
         The files.
     """
     import matplotlib.pyplot as plt
+
+    from utilities.plots.style import save_figure  # brings torch
 
     npz = result.save(path)
     table = result.to_csv(path.with_name(f"{path.name}.csv"))
@@ -61,6 +62,8 @@ def picture(path: Path, alt: str) -> str:
         alt: What it shows, for those who do not see it.
     """
     from PIL import Image
+
+    from utilities.plots.style import read_caption
 
     with Image.open(path) as opened:
         width = round(SCREEN * opened.width / opened.info.get("dpi", (DPI,))[0])

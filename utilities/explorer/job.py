@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from utilities.utils import PROJECT_ROOT
+from utilities.explorer.request import PROJECT_ROOT
 
 PATIENCE = 5.0  # seconds between asking a process to end and ending it
 _PROGRESS = re.compile(r"^(?P<what>.*?):?\s+(?P<percent>\d+)%\|.*\|\s*(?P<rest>.*)$")

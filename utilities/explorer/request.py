@@ -10,6 +10,7 @@ from pathlib import Path
 
 from utilities.cli.analyses import ANALYSES
 
+PROJECT_ROOT = Path(__file__).resolve().parents[2]  # that of `utilities.utils` would bring torch
 FOLDER = Path("runs") / "explorer"  # in the project's folder
 RANDOM = "random"
 _OPENS = """\

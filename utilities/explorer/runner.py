@@ -11,8 +11,7 @@ import ipywidgets as widgets
 
 from utilities.cli.user_errors import USER_ERRORS
 from utilities.explorer.job import Ending, Job, Progress
-from utilities.explorer.request import FOLDER, place
-from utilities.utils import PROJECT_ROOT
+from utilities.explorer.request import FOLDER, PROJECT_ROOT, place
 
 EVERY = 0.2  # seconds between two changes of the bar
 

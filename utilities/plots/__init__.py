@@ -3,6 +3,14 @@
 `paper` holds the one style, `captions` says what results were made from, `style` saves figures for print.
 """
 
-from utilities.plots.style import save_figure, save_figures
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from utilities import hand_on
+
+if TYPE_CHECKING:
+    from utilities.plots.style import save_figure, save_figures
 
 __all__ = ["save_figure", "save_figures"]
+__getattr__ = hand_on(__name__, {"style": ["save_figure", "save_figures"]})
