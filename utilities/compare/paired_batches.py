@@ -16,6 +16,7 @@ from utilities.compare.pairing import Partners, check_pairing
 from utilities.hooks.calls.batch_lists import batch_indices, chosen, is_listed, reshuffled
 from utilities.hooks.calls.batch_parts import check_loader, first_images, images_in, known_length, split_batch
 from utilities.hooks.calls.nested import map_tensors, tensors_in
+from utilities.results.formatting import counted
 
 Pair = tuple[int, Any, Any]
 
@@ -186,9 +187,9 @@ def _check_size(loader: Any, needed: int) -> None:
     listed = not isinstance(loader, DataLoader) or is_listed(loader)
     images = known_length(getattr(loader, "dataset", None)) if listed else None
     if size is not None and size < needed:
-        raise ValueError(f"the loader's batches hold {size} images; {needed} or more are needed")
+        raise ValueError(f"the loader's batches hold {counted(size, 'image')}; {needed} or more are needed")
     if images is not None and images < needed:
-        raise ValueError(f"the loader has {images} images; {needed} or more are needed")
+        raise ValueError(f"the loader has {counted(images, 'image')}; {needed} or more are needed")
 
 
 def prefetched(pairs: Iterator[Pair], device: torch.device) -> Iterator[Pair]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _ORIENTATION, _PHOTOMETRIC = 274, 262  # tags of EXIF and TIFF
 _TURNS = {
@@ -167,4 +167,5 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except (OSError, ValueError, SyntaxError) as error:
         remedy = "" if isinstance(error, ValueError) else "; replace or remove it"  # our own errors have theirs
-        raise OSError(f"cannot read image {path}: {error}{remedy}") from error
+        what = "it is no image, or not a whole one" if isinstance(error, UnidentifiedImageError) else error
+        raise OSError(f"cannot read image {path}: {what}{remedy}") from error
