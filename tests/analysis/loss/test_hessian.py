@@ -428,7 +428,8 @@ def test_bad_models_and_loaders_are_refused():
     with pytest.raises(ValueError, match="no parameter that requires gradients"):
         hessian_spectra(nn.Flatten(), [batch()], batch_size=4, n_batches=1, device="cpu")
     broken = mlp()
-    nn.init.constant_(broken[1].weight, 3e38)  # finite, and the logits are not
+    nn.init.constant_(broken[1].bias, 1e3)  # tanh gives 1 for every image
+    nn.init.constant_(broken[-1].weight, 3e38)  # finite, and the logits, 5 times that, are not
     with pytest.raises(FloatingPointError, match="not finite"):
         hessian_spectra(broken, [batch()], batch_size=4, n_batches=1, device="cpu")
     with pytest.raises(TypeError, match="weight_decy"):

@@ -33,6 +33,7 @@ from utilities.utils import versions
 POINTS = 1024  # minimum number of points of the density's grid
 PER_WIDTH = 4  # minimum number of points per standard deviation of the Gaussians
 REACH = 5  # standard deviations by which the grid extends beyond the outermost nodes
+ROUNDING = 1e-6  # in the outcome of sums of float32, as a share of the largest value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +74,11 @@ class SpectralDensity(Result):
     def negative_mass(self) -> tuple[float, float]:
         """Share of all eigenvalues that nodes below 0 represent, and its standard error over the random vectors.
 
-        Most eigenvalues of a large network are close to 0. Rounding alone puts some of them on either side of it.
+        Nodes count from `ROUNDING` of the largest one: many eigenvalues are 0, and rounding, which differs between
+        machines, puts their nodes on either side of it.
         """
-        return jackknife((self.weights * (self.nodes < 0)).sum(1), np.mean)
+        below = self.nodes < -ROUNDING * np.abs(self.nodes[self.weights > 0]).max()
+        return jackknife((self.weights * below).sum(1), np.mean)
 
     @property
     def range(self) -> tuple[float, float]:
