@@ -140,6 +140,7 @@ def test_lists_choose_a_pair_without_a_mouse(explorer):
     field(explorer, "row").locator("select").select_option("b")
     field(explorer, "column").locator("select").select_option("w")
     explorer.wait_for_selector(".explorer-readout :text('b with w: ')")
+    assert explorer.locator(":text('Most like b')").is_visible()
 
 
 def test_two_results_stand_side_by_side_or_as_their_difference(explorer):
@@ -151,6 +152,7 @@ def test_two_results_stand_side_by_side_or_as_their_difference(explorer):
     explorer.locator("label:has-text('difference of both') input").uncheck()
     beside.select_option(index=0)
     explorer.wait_for_function("document.querySelectorAll('.heatmaplayer').length == 1", timeout=PATIENCE)
+    assert field(explorer, "row").locator("select").evaluate("box => box.selectedOptions[0].text") == "b"  # as chosen
 
 
 def test_an_error_is_a_sentence(explorer):
@@ -215,4 +217,5 @@ def test_an_analysis_shows_curves_and_the_lens_every_token(explorer):
     field(explorer, "analysis").locator("select").select_option("lens")
     explorer.click("button:has-text('Analyse')")
     says(explorer, "The model")
+    assert explorer.locator(":text('class token: '):visible").count() == 1
     explorer.click(".lm-TabBar-tab:has-text('Similarity')")

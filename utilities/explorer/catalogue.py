@@ -100,7 +100,7 @@ def models() -> list[str]:
 
 
 def count_layers(model: str, globs: Sequence[str]) -> str:
-    """Say how many layers globs choose in a model; without globs, those that are compared by default.
+    """State how many layers globs choose in a model; without globs, those that are compared by default.
 
     Raises:
         ValueError: If a glob matches nothing, or the model is not known.

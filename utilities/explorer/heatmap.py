@@ -143,7 +143,7 @@ def less(one: Similarity, other: Similarity) -> Similarity:
 
 
 def describe_pair(result: Similarity, i: int, j: int) -> str:
-    """Say what is known of a pair of layers.
+    """State what is known of a pair of layers.
 
     Example:
         >>> error = np.full((1, 1), 0.01)

@@ -51,7 +51,7 @@ class TokenLens(widgets.VBox):
         self._draw()
 
     def told(self, image: int, part: int, block: int, token: int) -> str:
-        """Say what a token says: its first classes, and the rank of the image's class."""
+        """State what a token says: its first classes, and the rank of the image's class."""
         found = self.result
         place = "class token" if token < found.prefix else "token ({}, {})".format(
             *divmod(token - found.prefix, found.grid[1])

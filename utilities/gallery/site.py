@@ -218,7 +218,7 @@ def _twins(heatmaps: Mapping[str, Similarity]) -> dict[str, dict[str, str]]:
 
 
 def _alt(entry: Entry, path: Path, results: Mapping[str, Result]) -> str:
-    """Say what a figure shows, to those who do not see it."""
+    """Describe a figure to those who do not see it."""
     what = path.stem.removeprefix(entry.name).replace("_", " ").strip()
     result = results.get(path.stem)
     if isinstance(result, Similarity):

@@ -248,7 +248,7 @@ def origin(results: Iterable[HasProvenance]) -> str:
 
 
 def caption_figure(figure: Figure, caption: str, line: str) -> None:
-    """Give a figure its caption, which stands beside it, and write a line below it that says what it was made from."""
+    """Keep a caption with its figure, and write a line below that says what the figure was made from."""
     figure.caption, figure.line = caption, line
     write_line(figure)
 

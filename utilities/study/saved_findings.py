@@ -43,7 +43,7 @@ class Findings:
 
 
 def findings(name: str, output_dir: str | Path | None = None, folders: Sequence[str] = FOLDERS) -> Findings:
-    """Say what was found with a notebook before: its claims, or else what its similarity shows.
+    """State what was found with a notebook before: its claims, or else what its similarity shows.
 
     Args:
         name: Name of the notebook.
