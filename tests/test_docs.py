@@ -25,7 +25,8 @@ TEXTS = {
         *sorted((PROJECT_ROOT / "docs").glob("*.md")),
     ]
 }
-# ``<!-- needs: network -->`` before a block excepts it from being run; its commands are parsed all the same.
+# ``<!-- needs: network -->`` before Python excepts it from being run, see `test_python_that_needs_something_compiles`;
+# commands are excepted by `PARSED`.
 FENCE = re.compile(r"(?:^ *<!-- needs: ([\w, ]+) -->\n)?^( *)```(\w*)\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
 # Commands are run, with these words behind them that make them short.
 SMALLER = {
@@ -85,7 +86,7 @@ def blocks_of(page):
 
 
 BLOCKS = [block for page in TEXTS for block in blocks_of(page)]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
+PYTHON = [block for block in BLOCKS if block.language == "python" and not block.needs]
 LINES = [
     (block, line)
     for block in BLOCKS
@@ -144,6 +145,11 @@ def run(pages, monkeypatch):
 def test_python_runs_as_printed(block, run):
     named = set(re.findall(r'"([\w/]+\.(?:png|pdf|svg))"', block.text))
     assert run(block).made[block.place] == named
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python" and b.needs], ids=str)
+def test_python_that_needs_something_compiles(block):
+    compile(block.text, str(block), "exec")
 
 
 def test_all_blocks_are_found():
