@@ -1,7 +1,7 @@
 """Two models in, a `Similarity` out: every pair of layers in one pass over the data.
 
 `two_models` compares, `measures` gives second opinions, `torch_cka` keeps that package's calls, `head_windows` compares
-the heads of a ViT with a CNN, `image_contributions` tells what each image adds.
+the heads of a ViT with a CNN, `image_contributions` tells what each image adds, `calibrate` what chance does.
 """
 
 from utilities.compare.head_windows import compare_head_windows

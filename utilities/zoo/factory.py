@@ -25,7 +25,7 @@ from torch import nn
 from utilities import lambda_resnet, resnet
 from utilities.datasets.folders import imagenet_classes
 from utilities.hooks.calls.seeding import seeded_torch
-from utilities.zoo import alternet, plain_cnn, preact_resnet, swin, vit
+from utilities.zoo import alternet, plain_cnn, preact_resnet, swin, tiny_alternet, vit
 from utilities.zoo import cifar as cifar_models
 from utilities.zoo.build_up import MSA_COUNTS
 from utilities.zoo.builder_options import check_image_size, naming_options
@@ -52,7 +52,8 @@ _BUILDERS = {
     vit: "vit_large_patch32_224 vit_tiny_patch2_16 vit_tiny_patch4_16 vit_tiny_patch4_24 vit_tiny_patch4_32 "
     "vit_tiny_patch2_32 vit_ti_patch2_32",
     swin: "swin_tiny_patch2_16 swin_tiny_patch2_32 swin_tiny_patch1_32",
-    plain_cnn: "plain_cnn8",
+    plain_cnn: "plain_cnn8 plain_cnn10",
+    tiny_alternet: "alternet_tiny",
     cifar_models: "resnext50 vgg11 vgg13 vgg16 vgg19 alexnet pit_tiny_patch2_32 mixer_tiny_patch2_32 "
     "mixer_tiny_patch4_32 mixer_tiny_patch2_16 mixer_tiny_patch4_16",
 }

@@ -1,4 +1,4 @@
-"""Build a plain CNN: the network of the layer-matching test, and a small student."""
+"""Build plain CNNs: the networks of the layer-matching test, and a small student."""
 
 from __future__ import annotations
 
@@ -50,3 +50,49 @@ def plain_cnn8(num_classes: int = 100, widths: Sequence[int] = WIDTHS) -> PlainC
         473450
     """
     return PlainCNN(num_classes, widths)
+
+
+class AllCNN(nn.Sequential):
+    """Chain the ten layers of All-CNN-C (Springenberg et al. 2015, https://arxiv.org/abs/1412.6806), with batch norm.
+
+    Seven 3x3 convolutions, the third and the sixth with stride 2 and the last without padding, and a 1x1 convolution,
+    each with batch norm and ReLU; then global average pooling and a linear classifier. Ten-layer networks of this kind
+    are those of Kornblith et al. 2019, table 2 (https://arxiv.org/abs/1905.00414). Input is (batch, 3, height, width),
+    of 12 pixels or more.
+
+    Args:
+        num_classes: Number of outputs of the classifier.
+        width: Channels of the first three convolutions; the others have twice as many. The paper has 96.
+
+    Raises:
+        ValueError: If there is no channel.
+
+    Example:
+        >>> import torch
+        >>> network = AllCNN(10, width=8)
+        >>> network(torch.zeros(2, 3, 12, 12)).shape, [name for name, _ in network.named_children()][-4:]
+        (torch.Size([2, 10]), ['block8', 'pool', 'flatten', 'head'])
+    """
+
+    def __init__(self, num_classes: int, width: int = 96) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width should be a number of channels, 1 or more, not {width}")
+        before = 3
+        for i in range(8):
+            channels, size = width * (1 if i < 3 else 2), 1 if i == 7 else 3
+            stride, padding = 2 if i in (2, 5) else 1, 0 if i >= 6 else 1
+            convolution = nn.Conv2d(before, channels, size, stride, padding, bias=False)
+            self.add_module(f"block{i + 1}", nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU()))
+            before = channels
+        self.pool, self.flatten, self.head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, num_classes)
+
+
+def plain_cnn10(num_classes: int = 100, width: int = 96) -> AllCNN:
+    """Build the network of ten layers and 96 and 192 channels, or of other widths, see `AllCNN`.
+
+    Example:
+        >>> sum(p.numel() for p in plain_cnn10(10).parameters())
+        1370986
+    """
+    return AllCNN(num_classes, width)

@@ -1,6 +1,7 @@
 """Figures of similarities: heatmaps on one scale, trends over depth, spread over batches."""
 
 from utilities.plots.similarity.batches import plot_batches
+from utilities.plots.similarity.calibration import plot_calibration
 from utilities.plots.similarity.comparison import plot_difference, plot_results, plot_significance
 from utilities.plots.similarity.contributions import plot_extremes, plot_without
 from utilities.plots.similarity.depth import plot_best_match, plot_diagonal, plot_trend
@@ -10,6 +11,7 @@ from utilities.plots.similarity.panels import plot_panels
 __all__ = [
     "plot_batches",
     "plot_best_match",
+    "plot_calibration",
     "plot_diagonal",
     "plot_difference",
     "plot_extremes",
