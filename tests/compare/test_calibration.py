@@ -45,7 +45,7 @@ def value(measure, x, y, estimator):
     ("measure", "estimator"), [("cka", "biased"), *((name, "debiased") for name in ("cka", *SIMILARITY_MEASURES))]
 )
 def test_null_is_that_of_permuted_feature_rows(measure, estimator):
-    """The twin permutes the rows of the features themselves, in float64, in the same orders; sums of CKA are float32."""
+    """The twin permutes rows of the features, in float64, in the same orders; CKA under permutations is float32."""
     widths1, widths2, n, count = (3, 5, 4), (4, 6), 16, 19
     x, y = draws(3, n, sum(widths1), sum(widths2))
     y[:, :4] += x[:, :4]

@@ -94,8 +94,8 @@ def run(given: SimpleNamespace) -> list[Path]:
     )
     best = result.maximum()
     print(
-        f"the largest similarity is {best['similarity']:.3f}, of {best['layer1']} and {best['layer2']}; permuted images "
-        f"reach {best['threshold']:.3f}; calibrated {best['calibrated']:.3f}, p = {best['p_value']:.3g}"
+        f"the largest similarity is {best['similarity']:.3f}, of {best['layer1']} and {best['layer2']}; permuted "
+        f"images reach {best['threshold']:.3f}; calibrated {best['calibrated']:.3f}, p = {best['p_value']:.3g}"
     )
     paths = files.save(result) + files.save_table(result.to_frame())
     if not files.formats:

@@ -1,10 +1,10 @@
 """Similarity against its permutation null: `utilities.compare.calibration` returns it.
 
-The scheme is that of Gröger, Wen & Brbić 2026 (https://arxiv.org/abs/2602.14486). Among the K + 1 values of which one is
-the observed s and K come from permutations, the threshold q is the one of rank ⌈(1 - level)(K + 1)⌉ from below. The
+The scheme is that of Gröger, Wen & Brbić 2026 (https://arxiv.org/abs/2602.14486). Among the K + 1 values of which one
+is the observed s and K come from permutations, the threshold q is the one of rank ⌈(1 - level)(K + 1)⌉ from below. The
 calibrated value is max(0, (s - q) / (1 - q)), and p is (1 + number of permuted values ≥ s) / (K + 1). So the calibrated
-value is above 0 where p ≤ level. A maximum over layers is a statistic of its own: it is taken again in each permutation,
-in which all layers of one model see the images in the same other order.
+value is above 0 where p ≤ level. A maximum over layers is a statistic of its own: it is taken again in each
+permutation, in which all layers of one model see the images in the same other order.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ share their first weights.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from utilities.datasets.altered import with_marks, with_random_labels
+from utilities.datasets.factory import load_dataset
 from utilities.datasets.images import Augmentation, ImageDataset
 from utilities.hooks.recorder import Recorder
 from utilities.train import fit
@@ -72,6 +74,7 @@ class Trained:
     """A trained model, where it comes from, and what it gives for the test images.
 
     Attributes:
+        model: The model.
         condition: One of `CONDITIONS`.
         seed: Its seed.
         accuracy: On test images.
@@ -81,6 +84,7 @@ class Trained:
         probabilities: Of each class, (n, classes).
     """
 
+    model: nn.Module
     condition: str
     seed: int
     accuracy: float
@@ -95,8 +99,11 @@ def train_grounded(
     seeds: int = 3,
     conditions: Sequence[str] = CONDITIONS,
     *,
+    dataset: str | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    n_images: int | None = None,
     folder: str | Path | None = None,
-    recipe: Recipe | None = None,
     device: str = "auto",
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Trained]:
@@ -106,8 +113,11 @@ def train_grounded(
         kind: A key of `KINDS`.
         seeds: Number of models for each condition.
         conditions: Some of `CONDITIONS`.
-        folder: Where the checkpoints go; None is ``checkpoints/digits/grounded`` in the project.
-        recipe: Another recipe than that of the kind; give it a folder of its own.
+        dataset: Set of at most 27 classes that fits into memory, resized to 8 pixels; None is ``"digits"``.
+        epochs: Number of training epochs; None is the kind's own.
+        seed: Another one gives other models throughout.
+        n_images: Number of test images to compare on; None is all.
+        folder: Where the checkpoints go; None is ``checkpoints/DATASET/grounded`` in the project.
         device: Device to train on.
         report: Is given a line for each epoch.
 
@@ -124,21 +134,29 @@ def train_grounded(
     if seeds < 2 or seeds > SEEDS_APART:
         raise ValueError(f"seeds={seeds}: a group has two models or more, and {SEEDS_APART} at most")
     own = KINDS[kind]
-    recipe = (recipe or own.recipe).resolved(own.model)
-    folder = PROJECT_ROOT / "checkpoints" / "digits" / "grounded" if folder is None else Path(folder)
+    dataset = own.recipe.dataset if dataset is None else dataset
+    epochs = own.recipe.epochs if epochs is None else epochs
+    recipe = replace(own.recipe, dataset=dataset, epochs=epochs).resolved(own.model)
+    usual = PROJECT_ROOT / "checkpoints" / re.sub(r"\W+", "-", dataset) / "grounded"
+    folder = usual if folder is None else Path(folder)
     sets, found = load_sets(recipe), []
-    test = sets[2]
+    test = sets[2] if n_images is None else load_dataset(dataset, "test", image_size=8, n_images=n_images)
     generator = torch.Generator().manual_seed(0)
     marked = with_marks(test, torch.randint(test.num_classes, (len(test),), generator=generator).numpy())
     every = [(condition, k) for condition in conditions for k in range(seeds)]
     for condition, k in tqdm(every, desc=f"{kind}s"):
-        seed = SEEDS_APART * CONDITIONS.index(condition) + k
+        own_seed = SEEDS_APART * (len(CONDITIONS) * seed + CONDITIONS.index(condition)) + k
         place = folder / kind / condition.replace(" ", "_")
-        given = {"resume": True, "sets": altered_sets(sets, condition, seed), "options": own.options, "device": device}
-        path = fit(own.model, recipe, seed, place, **given, report=report)
+        given = {
+            "resume": True,
+            "sets": altered_sets(sets, condition, own_seed),
+            "options": own.options,
+            "device": device,
+        }
+        path = fit(own.model, recipe, own_seed, place, **given, report=report)
         content = read_checkpoint(path)
         model = create_model(own.model, content["num_classes"], path, **own.options)
-        found.append(_seen(model, own.last, test, marked, condition, seed, content["test"]["top1"]))
+        found.append(_seen(model, own.last, test, marked, condition, own_seed, content["test"]["top1"]))
     return found
 
 
@@ -182,7 +200,7 @@ def _seen(
         seen.append(recorder.activations)
     means = {name: _mean(seen[0][name]) for name in blocks}
     pooled = [one[last].flatten(1) for one in seen]
-    return Trained(condition, seed, accuracy, means, *pooled, logits[0].softmax(1))
+    return Trained(model, condition, seed, accuracy, means, *pooled, logits[0].softmax(1))
 
 
 def _mean(value: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from utilities.plots.similarity.comparison import plot_difference, plot_results,
 from utilities.plots.similarity.contributions import plot_extremes, plot_without
 from utilities.plots.similarity.depth import plot_best_match, plot_diagonal, plot_trend
 from utilities.plots.similarity.heatmap import plot_similarity
+from utilities.plots.similarity.measure_tests import plot_measure_tests
 from utilities.plots.similarity.panels import plot_panels
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "plot_diagonal",
     "plot_difference",
     "plot_extremes",
+    "plot_measure_tests",
     "plot_panels",
     "plot_results",
     "plot_significance",

@@ -1,0 +1,177 @@
+"""Which measure of similarity can be trusted? Tests with known answers, on a CNN, a hybrid and a ViT.
+
+After Klabunde et al. 2025, ReSi (https://arxiv.org/abs/2408.00531), with small models. Layers: within a network,
+similarity should fall with distance; between networks of two seeds, a layer should be most similar to that at its
+place. Training: models trained in one way should be more similar than models trained in two. Answers: models that
+answer differently should be less similar. The first looks at blocks averaged over positions, the others at what the
+classifier sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from utilities.compare.feature_matrices import compare_features
+from utilities.compare.grounded_scores import (
+    agreement_score,
+    chance_of_groups,
+    differences,
+    group_scores,
+    order_scores,
+)
+from utilities.compare.layer_matching import mean_accuracy
+from utilities.compare.measures.table import SIMILARITY_MEASURES
+from utilities.datasets.factory import load_dataset
+from utilities.results.measure_tests import MeasureTests
+from utilities.results.statistics import jackknife, stderr_of_mean
+from utilities.study.grounded_models import CONDITIONS, KINDS, Trained, train_grounded
+from utilities.utils import versions
+
+MEASURES = ("cka", "cka_biased", *SIMILARITY_MEASURES)
+_PLAIN, _HALF, _DRAWN, _MARKED, _SHIFTED = CONDITIONS
+GROUPS = {"labels": (_PLAIN, _HALF, _DRAWN), "shortcut": (_PLAIN, _MARKED), "shifts": (_PLAIN, _SHIFTED)}
+ANSWERS = ("accuracy", "disagreement", "divergence")
+TESTS = (
+    *("order of layers", "distance of layers", "layer found again"),
+    *(f"{name}, {score}" for name in GROUPS for score in ("precision", "conformity")),
+    *ANSWERS,
+)
+PANELS = [test for test in TESTS if "conformity" not in test and test != "distance of layers"]
+Score = tuple[float, float]  # and its standard error
+
+
+def run_measure_tests(
+    kinds: Iterable[str] = tuple(KINDS),
+    measures: Sequence[str] = MEASURES,
+    *,
+    seeds: int = 3,
+    dataset: str | None = None,
+    n_images: int | None = None,
+    **training: Any,
+) -> MeasureTests:
+    """Train small models in known ways, or load those that have been trained, and put every measure to the tests.
+
+    Args:
+        kinds: Keys of `utilities.study.grounded_models.KINDS`.
+        measures: ``"cka"``, ``"cka_biased"`` and names in `utilities.compare.measures.SIMILARITY_MEASURES`.
+        seeds: Number of models for each kind and way of training.
+        dataset: See `utilities.study.grounded_models.train_grounded`.
+        n_images: Number of test images to compare on; None is all.
+        **training: Further options of `train_grounded`.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ValueError: For an unknown kind or option, or fewer than two seeds.
+    """
+    kinds, found, blocks, accuracies = list(kinds), [], [], {}
+    data = load_dataset(dataset or "digits", "test", image_size=8, n_images=n_images)
+    for kind in kinds:
+        trained = train_grounded(kind, seeds, dataset=dataset, n_images=n_images, **training)
+        shown = tqdm(measures, desc=f"measures of {kind}s", delay=2)
+        found.append([scores_of(trained, data.targets, one) for one in shown])
+        blocks.append(len(trained[0].blocks))
+        accuracies[kind] = {
+            way: float(np.mean([one.accuracy for one in trained if one.condition == way])) for way in CONDITIONS
+        }
+    values = np.array([[[row[test] for test in TESTS] for row in rows] for rows in found])
+    groups = [chance_of_groups(np.repeat(np.arange(len(ways)), seeds)) for ways in GROUPS.values()]
+    by_group = [value for chance in groups for value in (chance, 0.5)]
+    chance = np.array([0.5, 0.0, np.mean(1 / np.array(blocks)), *by_group, 0.0, 0.0, 0.0])
+    provenance = {
+        "models": {kind: KINDS[kind].model for kind in kinds},
+        "accuracies": accuracies,
+        "dataset": f"{data.name} ({data.part})",
+        "image_size": 8,
+        "n": len(data),
+        "seeds": seeds,
+        "versions": versions(),
+    }
+    return MeasureTests(kinds, list(measures), list(TESTS), values[..., 0], values[..., 1], chance, provenance)
+
+
+def scores_of(trained: Sequence[Trained], labels: np.ndarray, measure: str) -> dict[str, Score]:
+    """Score one measure on the models of one kind.
+
+    Args:
+        trained: Models of all conditions, two or more of each.
+        labels: Labels of the images.
+        measure: See `run_measure_tests`.
+
+    Returns:
+        Score and standard error for each of `TESTS`: over networks for the order and distance of layers, else by a
+        jackknife over networks or models.
+    """
+    plain = [one for one in trained if one.condition == _PLAIN]
+    found = dict(zip(TESTS[:3], _layers(plain, measure), strict=True))
+    matrix = compare_features([one.last for one in trained], measure)
+    for name, ways in GROUPS.items():
+        chosen = np.array([i for i, one in enumerate(trained) if one.condition in ways])
+        groups = np.array([ways.index(trained[i].condition) for i in chosen])
+        marked = name == "shortcut"
+        own = compare_features([trained[i].last_marked for i in chosen], measure) if marked else _cut(matrix, chosen)
+        scores = _of_groups(own, groups)
+        found |= {f"{name}, {what}": one for what, one in zip(("precision", "conformity"), scores, strict=True)}
+    apart = differences(torch.stack([one.probabilities for one in trained]).numpy(), labels)
+    every = np.arange(len(trained))
+    for name in ANSWERS:
+        found[name] = jackknife(
+            every, lambda kept, far=apart[name]: agreement_score(_cut(matrix, kept), _cut(far, kept))
+        )
+    return found
+
+
+def _layers(plain: Sequence[Trained], measure: str) -> list[Score]:
+    """Score the order and the distance of layers within each network, and how often they match between networks."""
+    count, layers = len(plain), len(plain[0].blocks)
+    features = [x for one in plain for x in one.blocks.values()]
+    matrices = compare_features(features, measure).reshape(count, layers, count, layers).transpose(0, 2, 1, 3)
+    within = np.array([order_scores(matrices[i, i]) for i in range(count)])
+    errors = stderr_of_mean(within)
+    return [*zip(within.mean(0), errors, strict=True), mean_accuracy(matrices)]
+
+
+def _of_groups(matrix: np.ndarray, groups: np.ndarray) -> list[Score]:
+    every = np.arange(len(groups))
+
+    def score(which: int) -> Score:
+        return jackknife(every, lambda kept: group_scores(_cut(matrix, kept), groups[kept])[which])
+
+    return [score(0), score(1)]
+
+
+def _cut(matrix: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    return matrix[np.ix_(kept, kept)]
+
+
+def describe_measure_tests(result: MeasureTests) -> str:
+    """State which measure scored best in each test, and on the whole.
+
+    Example:
+        >>> scores = np.array([[[0.9, 0.5], [0.7, 0.6]]])
+        >>> names = (["CNN"], ["cka", "rsa"], ["order", "labels"])
+        >>> print(describe_measure_tests(MeasureTests(*names, scores, scores / 10, np.array([0.5, 0.3]))))
+        order: cka 0.90 ± 0.09, last rsa 0.70 (chance 0.50).
+        labels: rsa 0.60 ± 0.06, last cka 0.50 (chance 0.30).
+        Mean rank over 2 tests: cka 1.5, rsa 1.5. Best in all tests: none.
+    """
+    mean, stderr = result.mean(), result.mean_stderr()
+    lines = []
+    for test, chance in zip(result.tests, result.chance, strict=True):
+        best, worst = mean[test].idxmax(), mean[test].idxmin()
+        lines.append(
+            f"{test}: {best} {mean.loc[best, test]:.2f} ± {stderr.loc[best, test]:.2f}, last {worst} "
+            f"{mean.loc[worst, test]:.2f} (chance {chance:.2f})."
+        )
+    ranks = result.ranks().mean(axis=1).sort_values()
+    everywhere = [one for one in result.measures if (mean.loc[one] >= mean.max() - 1e-12).all()]
+    order = ", ".join(f"{name} {rank:.1f}" for name, rank in ranks.items())
+    whole = ", ".join(everywhere) or "none"
+    lines.append(f"Mean rank over {len(result.tests)} tests: {order}. Best in all tests: {whole}.")
+    return "\n".join(lines)
