@@ -34,6 +34,7 @@ SMALLER = {
     "evaluate": "--n-images 20",
     "train": "--n-images 20 --norm-images 10 --batch-size 10",
     "contributions": "--n-images 20",
+    "calibrate": "--n-images 20 --permutations 19",
     "claims": "",
     "gallery": "",
     "layers": "",

@@ -23,7 +23,7 @@ EXPECTED = {
     *("Class_Embedding_Tutorial", "Class_Identifiability", "Mechanistic_Interpretability"),
     *("Explainability", "Linear_Probing"),
     *("Real_Weights", "Attention_Distance", "Receptive_Field", "Skip_Connections"),
-    *("Spatial_Localisation", "Layer_Probes", "Disagreeing_Images"),
+    *("Spatial_Localisation", "Layer_Probes", "Disagreeing_Images", "Trust_A_Measure"),
 }
 OF_ONE_MODEL = [path for path in NOTEBOOKS if re.match(r"(Lambda_)?R\d|ViT_", path.stem)]
 REAL = ["CNN", "VIT", "WEIGHTS"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from utilities.compare.all_pairs import pair_facts
@@ -25,6 +26,7 @@ def calibrate_kinds(
     estimator: str = "biased",
     seed: int = 0,
     epochs: int | None = None,
+    folder: str | Path | None = None,
     **options: Any,
 ) -> dict[str, Calibration]:
     """Calibrate the similarity of the blocks of each pair of kinds, trained on plain images.
@@ -38,6 +40,7 @@ def calibrate_kinds(
         estimator: The same; the biased one is raised by width, which calibration has to take away.
         seed: Seed of the models, of the order of images and of the permutations.
         epochs: See `train_grounded`.
+        folder: See `train_grounded`.
         **options: Further options of `calibrate`.
 
     Returns:
@@ -45,7 +48,7 @@ def calibrate_kinds(
     """
     data = load_dataset(dataset or "digits", "test", image_size=8, n_images=n_images)
     loader = make_loader(data, min(len(data), batch_size or len(data)), seed=seed)
-    chosen = {"dataset": dataset, "n_images": n_images, "seed": seed, "epochs": epochs}
+    chosen = {"dataset": dataset, "n_images": n_images, "seed": seed, "epochs": epochs, "folder": folder}
     trained = {kind: train_grounded(kind, 2, CONDITIONS[:1], **chosen)[0] for kind in kinds}
     facts = {
         kind: {"model": KINDS[kind].model, "weights": f"seed {one.seed}", "accuracy": one.accuracy}

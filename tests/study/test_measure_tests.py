@@ -1,0 +1,101 @@
+"""Trained models scored: made-up models with known answers, and one real training as small as can be."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from utilities.plots.similarity import plot_measure_tests
+from utilities.results.measure_tests import MeasureTests
+from utilities.study.calibrated_pairs import calibrate_kinds
+from utilities.study.grounded_models import CONDITIONS, Trained, train_grounded
+from utilities.study.measure_tests import TESTS, run_measure_tests, scores_of
+
+N = 60
+
+
+def made(seeds=3):
+    """Models of which those of one condition have the same features up to noise, and layers that drift apart."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(width):
+        return torch.randn(N, width, generator=generator)
+
+    drift = [draw(6) for _ in range(4)]
+    layers = [sum(drift[: i + 1]) for i in range(4)]
+    found = []
+    for condition in CONDITIONS:
+        shared, logits = draw(5), draw(3)
+        for seed in range(seeds):
+            last = shared + 0.05 * draw(5)
+            blocks = {f"block{i}": x + 0.02 * draw(6) for i, x in enumerate(layers)}
+            answers = (logits + 0.05 * draw(3)).softmax(1)
+            found.append(Trained(None, condition, seed, 0.5, blocks, last, last, answers))
+    return found
+
+
+@pytest.mark.parametrize("measure", ["cka", "rsa", "procrustes"])
+def test_models_that_are_alike_by_design_score_in_full(measure):
+    found = scores_of(made(), np.zeros(N, int), measure)
+    assert set(found) == set(TESTS)
+    for name in ("layer found again", *(test for test in TESTS if "," in test)):
+        assert found[name] == (1.0, 0.0)
+    assert found["order of layers"][0] > 0.9
+
+
+def test_models_that_answer_as_they_see_agree():
+    generator = torch.Generator().manual_seed(0)
+    one, two = torch.randn(2, N, 5, generator=generator)
+    models = []
+    for i, model in enumerate(made()):
+        angle = torch.tensor(0.1 * i)
+        last = torch.cos(angle) * one + torch.sin(angle) * two  # from one to two, step by step
+        models.append(replace(model, last=last, probabilities=(8 * last[:, :3]).softmax(1)))
+    found = scores_of(models, np.zeros(N, int), "cka")
+    assert found["disagreement"][0] > 0.9
+    assert found["divergence"][0] > 0.9
+
+
+def test_models_that_are_unrelated_score_like_chance():
+    scores = []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        models = [replace(one, last=torch.randn(N, 5, generator=generator)) for one in made()]
+        found = scores_of(models, np.zeros(N, int), "cka")
+        scores.append([found["labels, conformity"][0], found["divergence"][0]])
+    np.testing.assert_allclose(np.mean(scores, 0), [0.5, 0.0], atol=0.15)
+
+
+def test_training_is_small_kept_and_scored(tmp_path):
+    how = {"seeds": 2, "folder": tmp_path, "epochs": 1, "n_images": 100}
+    result = run_measure_tests(["hybrid"], ["cka", "cca"], **how)
+    assert result.scores.shape == (1, 2, len(TESTS))
+    assert result.chance[TESTS.index("layer found again")] == pytest.approx(1 / 5)
+    assert MeasureTests.load(result.save(tmp_path / "a")).table() == result.table()
+    assert result.table().splitlines()[2].startswith("| cka | ")
+    assert len(plot_measure_tests(result, TESTS[:2]).axes) == 2
+    paths = sorted(tmp_path.glob("hybrid/*/*.pth"))
+    assert len(paths) == 2 * len(CONDITIONS)
+    assert len({path.name for path in paths}) == len(paths)  # no two models share a seed
+    before = [path.stat().st_mtime_ns for path in paths]
+    again = run_measure_tests(["hybrid"], ["cka", "cca"], **how)
+    np.testing.assert_array_equal(again.scores, result.scores)
+    assert [path.stat().st_mtime_ns for path in paths] == before
+
+
+def test_what_is_not_known_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'RNN' is not known"):
+        train_grounded("RNN", folder=tmp_path)
+    with pytest.raises(ValueError, match="two models or more"):
+        train_grounded("CNN", 1, folder=tmp_path)
+    with pytest.raises(ValueError, match="test nothing is not known"):
+        plot_measure_tests(MeasureTests(["a"], ["b"], ["c"], *np.zeros((2, 1, 1, 1)), np.zeros(1)), ["nothing"])
+    with pytest.raises(ValueError, match="scores is"):
+        MeasureTests(["a"], ["b"], ["c"], np.zeros((1, 1, 2)), np.zeros((1, 1, 1)), np.zeros(1))
+
+
+def test_pairs_of_kinds_are_calibrated(tmp_path):
+    found = calibrate_kinds(["CNN", "hybrid"], epochs=1, n_images=60, permutations=19, folder=tmp_path)
+    assert list(found) == ["CNN x hybrid"]
+    assert found["CNN x hybrid"].layers1[0] == "block1"
