@@ -37,8 +37,9 @@ from utilities.utils import PROJECT_ROOT, versions
 from utilities.zoo.checkpoints import read_checkpoint
 from utilities.zoo.factory import create_model
 
-LAYERS = ["block*", "pool"]
+LAYERS = ["block?", "pool"]
 DIGITS = Recipe("digits", epochs=12, batch_size=32, learning_rate=3e-3, optimizer="adamw", warmup=1.0)
+SHORT = replace(DIGITS, epochs=6)
 CIFAR = Recipe(
     "folder:data/CIFAR-10 (JPEG)", epochs=8, batch_size=128, learning_rate=3e-3, optimizer="adamw", warmup=1.0,
     n_images=10000,
@@ -63,18 +64,18 @@ class Cell:
 
 
 CELLS = [
-    Cell("digits", 16, "flatten", 180),  # features per image as All-CNN-C's of 10,000 images
-    Cell("digits", 16, "gap", 180),
-    Cell("digits", 16, "gap", 540),
-    Cell("digits", 16, "gap", 1797),
-    Cell("digits", 4, "gap", 180),
-    Cell("digits", 4, "flatten", 180),
-    Cell("digits", 4, "gap", 1797),
-    Cell("digits", 4, "flatten", 1797, slow=False),  # fewer features than images in all layers
+    Cell("short", 16, "flatten", 180),  # features per image as All-CNN-C's of 10,000 images
+    Cell("short", 16, "gap", 180),
+    Cell("short", 16, "gap", 540),
+    Cell("short", 16, "gap", 1797),
+    Cell("short", 4, "gap", 180),
+    Cell("short", 4, "flatten", 180),
+    Cell("short", 4, "gap", 1797),
+    Cell("short", 4, "flatten", 1797, slow=False),  # fewer features than images in all layers
     Cell("digits", 48, "gap", 180),
     Cell("digits", 48, "gap", 540),
     Cell("digits", 48, "gap", 1797),
-    Cell("digits", 16, "flatten", 540, slow=False),
+    Cell("short", 16, "flatten", 540, slow=False),
     Cell("cifar", 16, "gap", 1670),
     Cell("cifar", 16, "flatten", 1670, slow=False),  # features per image as All-CNN-C's of 10,000 images
 ]
@@ -124,7 +125,7 @@ def let_through(networks: Sequence[nn.Module], images: torch.Tensor, names: Sequ
 
 def compute(cell: Cell, seeds: int, checkpoints: Path) -> dict[str, Any]:
     """Train and compare the networks of one cell."""
-    recipe = replace({"digits": DIGITS, "cifar": CIFAR}[cell.recipe]).resolved("plain_cnn10")
+    recipe = {"digits": DIGITS, "short": SHORT, "cifar": CIFAR}[cell.recipe].resolved("plain_cnn10")
     networks, accuracies = trained(recipe, cell.width, seeds, checkpoints / f"plain_cnn10_{cell.width}_{cell.recipe}")
     images = images_of(recipe, cell.n)
     names = ["cka", "svcca", *REFUSED] if cell.view == "gap" else ["cka", "svcca"]
