@@ -64,20 +64,17 @@ class Cell:
 
 
 CELLS = [
-    Cell("short", 16, "flatten", 180),  # features per image as All-CNN-C's of 10,000 images
-    Cell("short", 16, "gap", 180),
-    Cell("short", 16, "gap", 540),
-    Cell("short", 16, "gap", 1797),
-    Cell("short", 4, "gap", 180),
+    *(Cell("short", 16, "flatten", n) for n in (180, 540)),
+    *(Cell("short", 16, "gap", n) for n in (180, 540, 1797)),
+    *(Cell("short", 4, "gap", n) for n in (180, 1797)),
     Cell("short", 4, "flatten", 180),
-    Cell("short", 4, "gap", 1797),
     Cell("short", 4, "flatten", 1797, slow=False),  # fewer features than images in all layers
-    Cell("digits", 48, "gap", 180),
-    Cell("digits", 48, "gap", 540),
-    Cell("digits", 48, "gap", 1797),
-    Cell("short", 16, "flatten", 540, slow=False),
-    Cell("cifar", 16, "gap", 1670),
-    Cell("cifar", 16, "flatten", 1670, slow=False),  # features per image as All-CNN-C's of 10,000 images
+    Cell("digits", 16, "flatten", 180),  # features per image as those of All-CNN-C of 10,000 images
+    *(Cell("digits", 16, "gap", n) for n in (180, 540, 1797)),
+    Cell("digits", 48, "flatten", 540, slow=False),  # the same ratio
+    *(Cell("digits", 48, "gap", n) for n in (180, 540, 1797)),
+    *(Cell("cifar", 16, "gap", n) for n in (540, 1670)),
+    Cell("cifar", 16, "flatten", 1670, slow=False),  # the same ratio
 ]
 
 

@@ -15,6 +15,8 @@ from utilities.results.calibration import Calibration
 from utilities.study.grounded_models import CONDITIONS, KINDS, train_grounded
 from utilities.zoo.layers import block_layers
 
+FEW = 60
+
 
 def calibrate_kinds(
     kinds: Sequence[str] = tuple(KINDS),
@@ -35,7 +37,7 @@ def calibrate_kinds(
         kinds: Keys of `utilities.study.grounded_models.KINDS`.
         batch_size: Images in a batch; None takes all in one.
         dataset: See `utilities.study.grounded_models.train_grounded`.
-        n_images: Number of test images; None is all.
+        n_images: Number of test images; None is `FEW`, so that chance and width can be seen.
         permutations: See `utilities.compare.calibration.calibrate`.
         estimator: The same; the biased one is raised by width, which calibration has to take away.
         seed: Seed of the models, of the order of images and of the permutations.
@@ -46,6 +48,7 @@ def calibrate_kinds(
     Returns:
         Pair of kinds -> result, the first kind's blocks being the rows.
     """
+    n_images = FEW if n_images is None else n_images
     data = load_dataset(dataset or "digits", "test", image_size=8, n_images=n_images)
     loader = make_loader(data, min(len(data), batch_size or len(data)), seed=seed)
     chosen = {"dataset": dataset, "n_images": n_images, "seed": seed, "epochs": epochs, "folder": folder}

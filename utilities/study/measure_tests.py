@@ -165,6 +165,9 @@ def describe_measure_tests(result: MeasureTests) -> str:
     lines = []
     for test, chance in zip(result.tests, result.chance, strict=True):
         best, worst = mean[test].idxmax(), mean[test].idxmin()
+        if best == worst:
+            lines.append(f"{test}: all {mean.loc[best, test]:.2f} (chance {chance:.2f}).")
+            continue
         lines.append(
             f"{test}: {best} {mean.loc[best, test]:.2f} ± {stderr.loc[best, test]:.2f}, last {worst} "
             f"{mean.loc[worst, test]:.2f} (chance {chance:.2f})."

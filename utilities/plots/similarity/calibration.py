@@ -61,9 +61,9 @@ def plot_calibration(results: Mapping[str, Calibration] | Calibration, columns: 
     low = min(0.0, *(float(result.best_match()["similarity"].min()) for result in results.values()))
     for ax in axes.flat[: len(results)]:
         ax.set_ylim(low - 0.02, 1.02)
+        ax.set_xlabel("relative depth in the first model")
     for ax in axes[:, 0]:
         ax.set_ylabel("best match")
-    figure.supxlabel("relative depth in the first model (0: first layer, 1: last)", fontsize=LABEL)
     return _finish(figure, results)
 
 
