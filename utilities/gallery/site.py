@@ -93,25 +93,35 @@ def _write(path: Path, text: str) -> None:
 
 def _card(entry: Entry, out: Path) -> dict[str, Any]:
     """Return what the index shows of a notebook."""
-    picture, first = "", _first_result(entry)
-    if entry.figures:
-        picture = f"files/{entry.figures[0].stem}_small.png"
-        write_whole(out / picture, lambda path: shrink(entry.figures[0], path, THUMBNAIL))
-    elif has_picture(first):
-        picture = f"files/{entry.name}_small.png"
-        write_whole(out / picture, lambda path: draw_small(first, path))
+    first = _first_result(entry)
     square = type(first) is Similarity and first.layers1 == first.layers2
     return {
         "finding": describe(first) if square else "",
         "name": entry.name,
         "title": entry.title,
-        "picture": picture,
+        "picture": _picture(entry, first, out),
         "verdict": entry.verdict,
         "study": [entry.study],
         "model": entry.values("model", "model1", "model2"),
         "data": entry.values("dataset"),
         "profile": entry.values("profile"),
     }
+
+
+def _picture(entry: Entry, first: Result | None, out: Path) -> str:
+    """Write the picture of a card: the first figure, or else the plot of the first result. Return its place."""
+    picture = f"files/{(entry.figures[0].stem if entry.figures else entry.name)}_small.png"
+    if entry.figures:
+        write_whole(out / picture, lambda path: shrink(entry.figures[0], path, THUMBNAIL))
+    elif first is not None and has_picture(first):
+        try:
+            write_whole(out / picture, lambda path: draw_small(first, path))
+        except (ValueError, KeyError) as error:  # what is drawn is not in this result, or in its provenance
+            warnings.warn(f"{entry.name} has no picture: {error}", stacklevel=2)
+            return ""
+    else:
+        return ""
+    return picture
 
 
 def _first_result(entry: Entry) -> Result | None:

@@ -13,6 +13,7 @@ import numpy as np
 import seaborn as sns
 from PIL import Image
 
+from utilities.analysis.class_embedding.perturbation import Perturbation
 from utilities.plots.resizing import resize_figure
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
@@ -59,19 +60,29 @@ def has_picture(result: Result | None) -> bool:
 
 
 def draw_small(result: Result, path: Path) -> None:
-    """Draw a result as a PNG of at most `THUMBNAIL` pixels: a heatmap without words, or the plot of its kind."""
+    """Draw a result as a PNG of at most `THUMBNAIL` pixels: a heatmap without words, or the plot of its kind.
+
+    Raises:
+        ValueError: If the plot refuses the result.
+    """
     if isinstance(result, Similarity):
         side = max(1, THUMBNAIL[1] // max(result.matrix.shape))
         values = np.kron(result.matrix, np.ones((side, side)))
         plt.imsave(path, values, vmin=0, vmax=1, cmap=sns.color_palette("rocket", as_cmap=True), origin="lower")
         return
-    module, _, function = PLOTS[type(result).__name__].partition(":")
+    module, _, function = _plot_of(result).partition(":")
     figure = getattr(import_module(f"utilities.plots.{module}"), function)(result)
     resize_figure(figure, None, caption=False)
     whole = BytesIO()
     figure.savefig(whole, format="png", dpi=200)
     plt.close(figure)
     shrink(whole, path, THUMBNAIL)
+
+
+def _plot_of(result: Result) -> str:
+    if isinstance(result, Perturbation) and len(set(result.kinds)) < len(result.kinds):  # one block at a time
+        return "class_embedding.perturbation:plot_perturbation_of_blocks"
+    return PLOTS[type(result).__name__]
 
 
 def shrink(source: Path | IO[bytes], path: Path, most: tuple[int, int]) -> None:
