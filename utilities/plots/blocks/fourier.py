@@ -20,7 +20,7 @@ AXES = {
     "own": ("frequency", "frequency (units of pi,\nof each block's own grid)"),
     "pixel": ("pixel_frequency", "frequency (units of pi,\nin pixels of the image)"),
 }
-KIND_COLOURS = {"conv": "#0173b2", "msa": "#d55e00", "mlp": "#029e73", "pool": "#56b4e9"}
+KIND_COLOURS = {"conv": "#0173b2", "msa": "#d55e00", "mlp": "#029e73", "pool": "#56b4e9", "blur": "#cc78bc"}
 
 
 def plot_spectra(results: Mapping[str, Fourier] | Fourier, axis: str = "own") -> Figure:
