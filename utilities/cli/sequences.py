@@ -15,7 +15,7 @@ from utilities.cli.analyse import Call
 from utilities.cli.opening import open_model
 from utilities.datasets.perturbations import PERTURBATIONS
 from utilities.datasets.perturbed import KINDS, locate_sequences
-from utilities.results.formatting import percent, with_error
+from utilities.results.formatting import counted, percent, with_error
 
 CLASSES = {"cifar10-p": 10, "imagenet-p": 1000}
 
@@ -48,7 +48,9 @@ def report(results: Mapping[str, Consistency], given: SimpleNamespace) -> dict[s
     reference = None if given.reference is None else Consistency.load(given.reference)
     for label, result in results.items():
         rate, error = result.mean_flip_rate()
-        print(f"{label}: mean flip rate over {len(result.kinds)} kinds: {percent(rate, error, ' %', '.2f', pm='+-')}")
+        print(
+            f"{label}: mean flip rate over {counted(len(result.kinds), 'kind')}: {percent(rate, error, ' %', '.2f', pm='+-')}"
+        )
         print(f"{label}: mean top-5 distance: {with_error(*result.mean_distance(), '.3f', pm='+-')}")
         if reference is not None:
             for name, (value, spread) in (("mFP", result.mfp(reference)), ("mT5D", result.mt5d(reference))):

@@ -1,7 +1,7 @@
 """Sequences of small perturbations of an image, made here: noise anew in each frame, or a change from frame to frame.
 
 Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261. Definitions, parameters and numbers of frames are those
-of the scripts that made CIFAR-10-P and ImageNet-P. Of their ten kinds, spatter and snow are not made here. Images of
+of the scripts that made CIFAR-10-P and ImageNet-P. Spatter and snow, which they have too, are not made here. Images of
 ImageNet-P were cut out of larger ones after they were moved. Here what lies beyond an image is black, as in CIFAR-10-P.
 """
 
@@ -83,7 +83,7 @@ def check_kinds(kinds: list[str]) -> list[str]:
     Example:
         >>> check_kinds(["tlit"])
         Traceback (most recent call last):
-        ValueError: perturbation 'tlit' is not made here; close: tilt; made are gaussian_noise, ...
+        ValueError: perturbation 'tlit' is not made here; close: tilt...; made are gaussian_noise, ...
     """
     for kind in kinds:
         if kind not in PERTURBATIONS:

@@ -140,7 +140,7 @@ def test_files_in_the_published_format_give_what_their_frames_give(tmp_path):
     assert read.provenance["sequences"] == "read from files"
     some = consistency_on_files(model, "cifar10-p", root=tmp_path, n_images=3, **run)
     np.testing.assert_allclose(some.flips, made.flips[[0, 2, 4]])
-    with pytest.raises(FileNotFoundError, match=r"motion_blur\.npy is missing: fetch CIFAR-10-P\.tar"):
+    with pytest.raises(FileNotFoundError, match=r"shot_noise\.npy is missing: fetch CIFAR-10-P\.tar"):
         consistency_on_files(model, "cifar10-p", root=tmp_path, **QUIET)
 
 

@@ -28,7 +28,7 @@ def plot_consistency(results: Mapping[str, Consistency] | Consistency) -> Figure
 
     Example:
         >>> figure = plot_consistency(Consistency(np.array([[0.5], [0.0]]), np.array([[3.0], [1.0]]), ["tilt"]))
-        >>> [ax.patches[0].get_height() for ax in figure.axes]
+        >>> [float(ax.patches[0].get_height()) for ax in figure.axes]
         [25.0, 2.0]
     """
     results = named(results)
