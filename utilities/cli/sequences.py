@@ -47,10 +47,8 @@ def report(results: Mapping[str, Consistency], given: SimpleNamespace) -> dict[s
     """Print the means over kinds, and those in percent of a reference's where there is one."""
     reference = None if given.reference is None else Consistency.load(given.reference)
     for label, result in results.items():
-        rate, error = result.mean_flip_rate()
-        print(
-            f"{label}: mean flip rate over {counted(len(result.kinds), 'kind')}: {percent(rate, error, ' %', '.2f', pm='+-')}"
-        )
+        rate, over = percent(*result.mean_flip_rate(), " %", ".2f", pm="+-"), counted(len(result.kinds), "kind")
+        print(f"{label}: mean flip rate over {over}: {rate}")
         print(f"{label}: mean top-5 distance: {with_error(*result.mean_distance(), '.3f', pm='+-')}")
         if reference is not None:
             for name, (value, spread) in (("mFP", result.mfp(reference)), ("mT5D", result.mt5d(reference))):

@@ -98,7 +98,7 @@ ANALYSES = {
     "mean lesions": lambda model: lesions(model, DATA, ablation="mean", units="block", **RUN).loss,
     "fourier": lambda model: fourier(model, DATA, **RUN).log_amplitude,
     "noise": lambda model: noise_frequency(model, DATA, bands=2, **RUN).both_right,
-    "attack": lambda model: adversarial(model, DATA, radii=[2], steps=2, mean=0.5, std=0.5, **RUN).nll,
+    "attack": lambda model: adversarial(model, DATA, radii=[2], steps=2, mean=0.5, std=0.1, **RUN).nll,
     "landscape": lambda model: loss_landscape(model, DATA, points=3, one_dimensional=True, report=None, **RUN).nll,
     "batch norms": lambda model: evaluate(estimate_batch_norm(model, DATA, "cpu"), DATA, device="cpu")["loss"],
 }

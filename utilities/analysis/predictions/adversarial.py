@@ -223,7 +223,8 @@ class _Seen:
         return found
 
     def _losses(self, logits: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(logits, self.labels, reduction="none")
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return nn.functional.cross_entropy(exact, self.labels, reduction="none")
 
     def _note(self, logits: torch.Tensor) -> None:
         self.right = np.minimum(self.right, hits(logits, self.labels).cpu().double().numpy())

@@ -43,7 +43,7 @@ def top5_distance(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         after: Ranks of the same classes, (batch, classes).
 
     Returns:
-        Distances, int64, (batch,). Of fewer than five classes, all count.
+        Distances, int64, (batch,). Where there are fewer than five classes, all count.
 
     Example:
         >>> one, two = torch.tensor([[1, 2, 3, 4, 5, 6]]), torch.tensor([[2, 1, 3, 4, 6, 5]])
