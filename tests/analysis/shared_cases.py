@@ -34,7 +34,9 @@ from utilities.analysis.class_embedding.removal import removal_curves
 from utilities.analysis.loss.landscape import loss_landscape
 from utilities.analysis.loss.readings import both_readings
 from utilities.analysis.loss.spectral_density import spectral_density
+from utilities.analysis.predictions.adversarial import adversarial
 from utilities.analysis.predictions.classification import classify
+from utilities.analysis.predictions.consistency import consistency
 from utilities.analysis.predictions.noise_frequency import noise_frequency
 from utilities.analysis.predictions.robustness import robustness
 from utilities.analysis.predictions.robustness_on_files import robustness_on_sets
@@ -136,6 +138,9 @@ CASES = {
     "robustness": lambda _: robustness(resnet(), images(), kinds=["gaussian_noise"], severities=[1, 5], **RUN),
     "robustness files": lambda _: on_sets(),
     "noise_frequency": lambda _: noise_frequency(resnet(), images(), bands=4, **RUN),
+    "adversarial": lambda _: adversarial(resnet(), images(), radii=[2, 8], steps=2, **RUN),
+    "adversarial fgsm": lambda _: adversarial(resnet(), images(), attack="fgsm", norm="l2", radii=[32], **RUN),
+    "consistency": lambda _: consistency(resnet(), images(), kinds=["gaussian_noise", "translate"], **RUN),
     "landscape": landscape,
     "landscape resumed": lambda folder: landscape(folder, halves=[1]),
     "hessian": lambda _: both_readings(

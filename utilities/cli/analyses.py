@@ -134,6 +134,20 @@ ANALYSES: dict[str, Analysis] = {
         f"{_PARK}.noise_frequency:claims_of_noise_frequency",
         labelled=True,
     ),
+    "adversarial": Analysis(
+        "analysis.predictions.adversarial:adversarial",
+        {"": "plots.predictions.adversarial:plot_adversarial"},
+        f"{_PARK}.smoothing:claims_of_adversarial",
+        labelled=True,
+    ),
+    "consistency": Analysis(
+        "cli.sequences:consistency",
+        {"": "plots.predictions.consistency:plot_consistency"},
+        f"{_PARK}.smoothing:claims_of_consistency",
+        images="to corrupt",
+        more=("analysis.predictions.consistency:consistency",),
+        report="cli.sequences:report",
+    ),
     "landscape": Analysis(
         "cli.landscape:landscape",
         "cli.landscape:figures",
