@@ -28,6 +28,7 @@ from utilities.analysis.class_embedding.identifiability import identifiability
 from utilities.analysis.class_embedding.importance import importance
 from utilities.analysis.class_embedding.key_value import key_value_agreement
 from utilities.analysis.class_embedding.lens import lens
+from utilities.analysis.class_embedding.logit_attribution import logit_attribution
 from utilities.analysis.class_embedding.perturbation import perturb, perturb_each_block
 from utilities.analysis.class_embedding.probes import linear_probes
 from utilities.analysis.class_embedding.removal import removal_curves
@@ -150,6 +151,8 @@ CASES = {
     "importance random": lambda _: importance(vit(), images(), method="random", **RUN),
     "removal": lambda _: removal(),
     "lens": lambda _: lens(vit(), images(), logits=True, **RUN),
+    "logit_attribution": lambda _: logit_attribution(vit(), images(), **RUN),
+    "logit_attribution cnn": lambda _: logit_attribution(resnet(), images(), target="prediction", **RUN),
     "tuned_lens": lambda _: tuned_lens(vit(), images(split="train"), images(), epochs=1, device="cpu"),
     "probes": lambda _: linear_probes(vit(), images(split="train"), images(), tokens="shared", resamples=20, **RUN),
     "perturb": lambda _: perturb(vit(), images(), resamples=20, **RUN),

@@ -212,6 +212,14 @@ ANALYSES: dict[str, Analysis] = {
         more=("analysis.class_embedding.removal:removal_curves",),
     ),
     "lens": Analysis("analysis.class_embedding.lens:lens", "cli.pictures:lens", labelled=True),
+    "logit_attribution": Analysis(
+        "analysis.class_embedding.logit_attribution:logit_attribution",
+        {
+            "": "plots.class_embedding.logit_attribution:plot_logit_attribution",
+            "_classes": "plots.class_embedding.logit_attribution:plot_class_attribution",
+        },
+        labelled=True,
+    ),
     "tuned_lens": Analysis(
         "study.class_embedding:tuned_lens",
         {"": "plots.class_embedding.lens_distance:plot_lens_distances"},
