@@ -33,6 +33,7 @@ from utilities.analysis.class_embedding.perturbation import perturb, perturb_eac
 from utilities.analysis.class_embedding.probes import linear_probes
 from utilities.analysis.class_embedding.removal import removal_curves
 from utilities.analysis.loss.landscape import loss_landscape
+from utilities.analysis.loss.layer_hessian import layer_hessians
 from utilities.analysis.loss.readings import both_readings
 from utilities.analysis.loss.spectral_density import spectral_density
 from utilities.analysis.predictions.classification import classify
@@ -143,6 +144,7 @@ CASES = {
         vit(), images(), images(), k=1, batch_size=4, n_batches=3, full_images=8, full_sets=1, chunk=8, **RUN
     ),
     "spectral_density": lambda _: spectral_density(vit(), batches(n=12), n_vectors=3, steps=3, **RUN),
+    "layer_hessian": lambda _: layer_hessians(vit(), batches(n=12), by="block", trace_probes=3, **RUN),
     "identifiability": lambda _: identifiability(vit(), images(), resamples=20, **RUN),
     "identifiability cnn": lambda _: identifiability(resnet(), images(), resamples=20, **RUN),
     "key_value": lambda _: key_value_agreement(vit(), images(), resamples=20, **RUN),

@@ -159,6 +159,14 @@ ANALYSES: dict[str, Analysis] = {
         labelled=True,
         more=("analysis.loss.curvature:Objective",),
     ),
+    "layer_hessian": Analysis(
+        "analysis.loss.layer_hessian:layer_hessians",
+        {"": "plots.loss.layer_hessian:plot_layer_hessians"},
+        images="augmented, anew",
+        labelled=True,
+        more=("analysis.loss.curvature:Objective",),
+        defaults={"n_images": 128},
+    ),
     "trajectory": Analysis(
         "cli.several:trajectory",
         {"": "plots.loss.trajectory:plot_trajectories"},

@@ -301,7 +301,7 @@ def flat():
         (lambda: timm.create_model("swin_tiny_patch4_window7_224", num_classes=5), "its stages merge patches"),
         (lambda: timm.create_model("tf_efficientnet_lite0", num_classes=5), "a convolution and an activation between"),
         (lambda: timm.create_model("resnet10t", act_layer="silu"), "layer4.0.act2 of ResNet is a SiLU: only a ReLU"),
-        (flat, "the logits of a Sequential are no sum over parts"),
+        (flat, "the logits of Sequential are no sum over parts"),
     ],
 )
 def test_models_without_such_a_sum_are_refused_with_the_reason(make, message):

@@ -208,7 +208,7 @@ def components_of(model: nn.Module) -> Components:
         ['layer4.0.shortcut', 'layer4.0', 'layer4.1', 'layer4.2', 'fc.bias']
         >>> components_of(nn.Linear(1, 1))
         Traceback (most recent call last):
-        ValueError: the logits of a Linear are no sum over parts that is known; logit attribution takes timm's ...
+        ValueError: the logits of Linear are no sum over parts that is known; logit attribution takes timm's ...
     """
     if isinstance(model, VisionTransformer):
         return TransformerComponents(class_space(model))
@@ -216,7 +216,7 @@ def components_of(model: nn.Module) -> Components:
         return ResNetComponents(class_space(model))
     reason = next((f": {text}" for kind, text in REASONS.items() if isinstance(model, kind)), "")
     raise ValueError(
-        f"the logits of a {type(model).__name__} are no sum over parts that is known{reason}; logit attribution takes "
+        f"the logits of {type(model).__name__} are no sum over parts that is known{reason}; logit attribution takes "
         "timm's VisionTransformer with pre-norm blocks, and ResNets with ReLUs"
     )
 
