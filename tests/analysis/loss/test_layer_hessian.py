@@ -79,6 +79,18 @@ def test_one_product_is_enough_where_the_hessian_is_diagonal():
         assert layer_traces(aslinearoperator(matrix), [1, 2, 3], seed).tolist() == [1, 5, 15]
 
 
+def test_probes_of_a_layers_own_are_free_of_other_layers():
+    model, data = mlp(), batch()
+    matrix = dense(model, *data)
+    result = layer_hessians(model, [data], shared=False, trace_probes=400, eigenvalues=False, **DOUBLE)
+    blocks = blocks_of(matrix, result.counts)
+    alone = np.concatenate([variances(one, [len(one)]) for one in blocks])
+    assert (alone < 0.8 * variances(matrix, result.counts)).all()
+    trace, error = result.trace
+    np.testing.assert_allclose(400 * error**2, alone, rtol=0.25)  # as above
+    assert (np.abs(trace - [np.trace(one) for one in blocks]) < 4 * error).all()
+
+
 def test_the_penalty_shifts_eigenvalues_and_no_trace():
     model, data = mlp(), batch()
     plain, decayed = (layer_hessians(model, [data], weight_decay=w, trace_probes=2, **DOUBLE) for w in (0.0, 0.25))

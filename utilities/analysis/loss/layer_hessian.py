@@ -26,7 +26,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from utilities.analysis.loss.curvature import Objective, has_batch_norm
-from utilities.analysis.loss.eigenvalues import extreme_eigenpairs, shifted
+from utilities.analysis.loss.eigenvalues import extreme_eigenpairs, hutchinson, shifted
 from utilities.analysis.loss.mini_batches import SeededMixFunction, check_targets, image_facts
 from utilities.analysis.loss.parameter_groups import ParameterGroup, parameter_groups
 from utilities.analysis.loss.repeated_passes import RepeatedPasses
@@ -97,6 +97,7 @@ def layer_hessians(
     *,
     by: str = "module",
     trace_probes: int = 32,
+    shared: bool = True,
     eigenvalues: bool = True,
     tolerance: float = 1e-2,
     lanczos_vectors: int = 8,
@@ -122,6 +123,8 @@ def layer_hessians(
         by: What a layer is: ``"module"`` with parameters of its own, ``"block"``, or ``"parameter"``; see
             `utilities.analysis.loss.parameter_groups.parameter_groups`.
         trace_probes: Number of vectors of random signs; errors are over these, and need two.
+        shared: Whether all layers share the product of each probe. If not, each layer has products of its own, as many
+            as there are probes. The blocks off the diagonal then add no variance.
         eigenvalues: Whether largest eigenvalues are computed; traces alone are quick.
         tolerance: See `utilities.analysis.loss.eigenvalues.extreme_eigenpairs`.
         lanczos_vectors: See `utilities.analysis.loss.eigenvalues.extreme_eigenpairs`; few are enough for one value.
@@ -156,34 +159,37 @@ def layer_hessians(
     data = RepeatedPasses(loader, goal.type, mix, seed, together=goal.mode == "train" and has_batch_norm(model))
     check_targets(model, data.first, data.targets, goal, device, loader)
     images = list(data) if data.count == 1 else data
-    traces: dict[int, np.ndarray] = {}
+    traces: dict[int, np.ndarray] = {}  # of all layers by probe, or of all probes by layer
     pairs: dict[int, tuple[float, float]] = {}
     with goal.of(model, device) as make, adding_up((traces, pairs), "layers' Hessians") as processes:
 
         def operator(names: Sequence[str]) -> LinearOperator:
             return shifted(make(images, data.n, names).to_scipy(np.dtype(goal.dtype)))
 
-        steps = [("trace", number) for number in range(trace_probes)]
-        steps += [("eigenvalue", number) for number in range(len(groups) if eigenvalues else 0)]
+        steps = [("probe", number) for number in range(trace_probes if shared else 0)]
+        steps += [("layer", number) for number in range(len(groups) if eigenvalues or not shared else 0)]
         whole = operator([name for group in groups for name in group.parameters])
         quiet = not progress or processes.rank > 0
         own = steps[processes.rank :: processes.count]
         for what, number in tqdm(own, desc="layers' Hessians", delay=2, leave=False, disable=quiet):
-            if what == "trace":
+            if what == "probe":
                 traces[number] = layer_traces(whole, [group.count for group in groups], [seed, number])
-            else:
-                whole = None  # frees its graph
-                pairs[number] = _largest(operator(groups[number].parameters), lanczos, [seed, number, 1])
+                continue
+            whole, block = None, operator(groups[number].parameters)  # the whole one's graph is freed
+            if not shared:
+                traces[number] = hutchinson(block, trace_probes, [seed, number])
+            if eigenvalues:
+                pairs[number] = _largest(block, lanczos, [seed, number, 1])
     found = np.array([pairs.get(number, (np.nan, np.nan)) for number in range(len(groups))])
     if eigenvalues:
         _warn_of_missing(groups, found[:, 0], lanczos)
     known = {"seed": seed, **(provenance or {}), **goal.facts(), "n": data.n, "by": by, "trace_probes": trace_probes}
-    known |= {**lanczos, "hessian_seed": seed, **image_facts(loader, mix)}
+    known |= {"shared": shared, **lanczos, "hessian_seed": seed, **image_facts(loader, mix)}
     return LayerHessians(
         [group.name for group in groups],
         [group.kind for group in groups],
         np.array([group.count for group in groups]),
-        np.stack([traces[number] for number in range(trace_probes)]),
+        np.stack([traces[number] for number in range(len(traces))], 0 if shared else 1),
         found[:, 0] + goal.weight_decay,  # the penalty shifts all eigenvalues
         found[:, 1],
         known | {"versions": versions()},

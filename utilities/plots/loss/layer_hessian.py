@@ -93,9 +93,11 @@ def _limit(row: np.ndarray, sizes: list[np.ndarray]) -> None:
 def _note(results: Mapping[str, LayerHessians]) -> str:
     probes = sorted({len(result.traces) for result in results.values()})
     missing = sum(int(np.isnan(result.eigenvalues).sum()) for result in results.values())
+    whose = {True: "the same ones for all layers", False: "other ones for each layer"}
+    ways = dict.fromkeys(whose[bool(result.provenance.get("shared", True))] for result in results.values())
     note = (
-        f"Blocks on the Hessian's diagonal. Traces: {' or '.join(map(str, probes))} random vectors, the same ones for "
-        "all layers; bars: one standard error over these. Hollow: negative."
+        f"Blocks on the Hessian's diagonal. Traces: {' or '.join(map(str, probes))} random vectors, "
+        f"{' or '.join(ways)}; bars: one standard error over these. Hollow: negative."
     )
     some = any(np.isfinite(result.eigenvalues).any() for result in results.values())
     note += f" {missing} eigenvalues did not converge." if missing and some else ""
