@@ -120,7 +120,7 @@ def plot_class_attribution(results: Results) -> Figure:
         results: Label -> result, or one result.
 
     Returns:
-        The figure. Of more than 30 classes, it shows those with most images.
+        The figure. Where there are more than 30 classes, it shows those with most images.
     """
     results = named(results)
     sizes = [1.1 + 0.16 * len(_classes(result)) for result in results.values()]
