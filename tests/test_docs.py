@@ -47,6 +47,8 @@ SMALLER = {
     "analyse skip_ratios": "--n-images 4",
     "analyse localisation": "",
     "analyse layer_probes": "--n-train 60 --draws 2",
+    "analyse layer_hessian": "--n-images 10 --trace-probes 2 --no-eigenvalues",
+    "analyse logit_attribution": "--n-images 20",
     "analyse landscape": "--n-images 20 --points 3",
     "analyse robustness": "--n-images 20 --kinds brightness --severities 1",
     "analyse adversarial": "--n-images 20 --radii 2 --steps 1",

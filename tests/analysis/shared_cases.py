@@ -28,10 +28,12 @@ from utilities.analysis.class_embedding.identifiability import identifiability
 from utilities.analysis.class_embedding.importance import importance
 from utilities.analysis.class_embedding.key_value import key_value_agreement
 from utilities.analysis.class_embedding.lens import lens
+from utilities.analysis.class_embedding.logit_attribution import logit_attribution
 from utilities.analysis.class_embedding.perturbation import perturb, perturb_each_block
 from utilities.analysis.class_embedding.probes import linear_probes
 from utilities.analysis.class_embedding.removal import removal_curves
 from utilities.analysis.loss.landscape import loss_landscape
+from utilities.analysis.loss.layer_hessian import layer_hessians
 from utilities.analysis.loss.readings import both_readings
 from utilities.analysis.loss.spectral_density import spectral_density
 from utilities.analysis.predictions.adversarial import adversarial
@@ -147,6 +149,7 @@ CASES = {
         vit(), images(), images(), k=1, batch_size=4, n_batches=3, full_images=8, full_sets=1, chunk=8, **RUN
     ),
     "spectral_density": lambda _: spectral_density(vit(), batches(n=12), n_vectors=3, steps=3, **RUN),
+    "layer_hessian": lambda _: layer_hessians(vit(), batches(n=12), by="block", trace_probes=3, **RUN),
     "identifiability": lambda _: identifiability(vit(), images(), resamples=20, **RUN),
     "identifiability cnn": lambda _: identifiability(resnet(), images(), resamples=20, **RUN),
     "key_value": lambda _: key_value_agreement(vit(), images(), resamples=20, **RUN),
@@ -155,6 +158,8 @@ CASES = {
     "importance random": lambda _: importance(vit(), images(), method="random", **RUN),
     "removal": lambda _: removal(),
     "lens": lambda _: lens(vit(), images(), logits=True, **RUN),
+    "logit_attribution": lambda _: logit_attribution(vit(), images(), **RUN),
+    "logit_attribution cnn": lambda _: logit_attribution(resnet(), images(), target="prediction", **RUN),
     "tuned_lens": lambda _: tuned_lens(vit(), images(split="train"), images(), epochs=1, device="cpu"),
     "probes": lambda _: linear_probes(vit(), images(split="train"), images(), tokens="shared", resamples=20, **RUN),
     "perturb": lambda _: perturb(vit(), images(), resamples=20, **RUN),

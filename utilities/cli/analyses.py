@@ -173,6 +173,14 @@ ANALYSES: dict[str, Analysis] = {
         labelled=True,
         more=("analysis.loss.curvature:Objective",),
     ),
+    "layer_hessian": Analysis(
+        "analysis.loss.layer_hessian:layer_hessians",
+        {"": "plots.loss.layer_hessian:plot_layer_hessians"},
+        images="augmented, anew",
+        labelled=True,
+        more=("analysis.loss.curvature:Objective",),
+        defaults={"n_images": 128},
+    ),
     "trajectory": Analysis(
         "cli.several:trajectory",
         {"": "plots.loss.trajectory:plot_trajectories"},
@@ -226,6 +234,14 @@ ANALYSES: dict[str, Analysis] = {
         more=("analysis.class_embedding.removal:removal_curves",),
     ),
     "lens": Analysis("analysis.class_embedding.lens:lens", "cli.pictures:lens", labelled=True),
+    "logit_attribution": Analysis(
+        "analysis.class_embedding.logit_attribution:logit_attribution",
+        {
+            "": "plots.class_embedding.logit_attribution:plot_logit_attribution",
+            "_classes": "plots.class_embedding.logit_attribution:plot_class_attribution",
+        },
+        labelled=True,
+    ),
     "tuned_lens": Analysis(
         "study.class_embedding:tuned_lens",
         {"": "plots.class_embedding.lens_distance:plot_lens_distances"},

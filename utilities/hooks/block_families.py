@@ -31,7 +31,17 @@ def attends(module: nn.Module) -> bool:
         >>> attends(nn.Conv2d(1, 1, 1))
         False
     """
-    return any(_ATTENTION.search(type(part).__name__) for part in module.modules())
+    return any(is_attention(part) for part in module.modules())
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Tell whether a module is attention or a lambda layer itself, by the name of its class.
+
+    Example:
+        >>> is_attention(nn.MultiheadAttention(4, 1)), is_attention(nn.TransformerEncoderLayer(4, 1))
+        (True, False)
+    """
+    return bool(_ATTENTION.search(type(module).__name__))
 
 
 def _halves(module: nn.Module) -> bool:
