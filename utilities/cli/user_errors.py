@@ -95,6 +95,19 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def refuse_torchrun(what: str) -> None:
+    """Refuse to run in one of several processes of torchrun.
+
+    Args:
+        what: The reason.
+
+    Raises:
+        ValueError: If torchrun started more than one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{what}: start it without torchrun")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Name the closest of the words that are known; nothing if none is close.
 
