@@ -81,6 +81,8 @@ def plainly(kept: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "utilities").partition(".")[0] == "utilities":
             raise
+        if "pip install" in str(error):  # an extra, which says itself how it is installed
+            fail(str(error))
         fail(
             f"{error.name} is not installed in this Python ({sys.executable}); activate the environment with "
             "source .venv/bin/activate, or pip install -r requirements.txt"
