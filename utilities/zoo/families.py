@@ -7,7 +7,7 @@ LeViT is a hybrid. Its paper says so (Graham et al. 2021, https://arxiv.org/abs/
 convolutions take the place of the patch embedding, resolution falls from stage to stage as in a CNN, all norms are
 batch norms, and all that mixes places after the stem is attention. AdamW trains it, as it trains transformers.
 
-Of Hugging Face's models (``hf/``) the type in the configuration counts, or the words of the name.
+For Hugging Face's models (``hf/``) the type in the configuration counts, or the words of the name.
 
 A name that the table does not know counts as a CNN and is trained by SGD.
 """
