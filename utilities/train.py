@@ -53,6 +53,7 @@ from utilities.training.trainer import Trainer, autocast_dtype
 from utilities.utils import resolve_device, set_seed, versions
 from utilities.zoo.checkpoints import tensor_bytes, write_torch
 from utilities.zoo.factory import check_name, create_model
+from utilities.zoo.huggingface import is_hf
 from utilities.zoo.own_models import is_own
 
 RESUME_EVERY = 60  # seconds of training that an interruption costs at most
@@ -61,6 +62,7 @@ DROP_PATH = {
     "": ("drop_path", "drop_path_rate"),
     "timm": ("drop_path_rate",),
     "torchvision": ("stochastic_depth_prob",),
+    "hf": ("drop_path_rate",),
 }
 
 
@@ -256,12 +258,12 @@ def _create(
 ) -> torch.nn.Module:
     """Make the model to train, passing the stochastic-depth rate under the name that the model has for it."""
     if not drop_path:
-        return create_model(model_name, num_classes, seed=seed, **options)
+        return create_model(model_name, num_classes, "random", seed, **options)
     own, reason = is_own(model_name), "nothing in it is dropped"
     library = "" if own else model_name.rpartition("/")[0]
-    for keyword in DROP_PATH[library]:
+    for keyword in DROP_PATH["hf" if is_hf(model_name) else library]:
         try:
-            model = create_model(model_name, num_classes, seed=seed, **{keyword: drop_path}, **options)
+            model = create_model(model_name, num_classes, "random", seed, **{keyword: drop_path}, **options)
         except TypeError as error:
             reason = str(error)
             continue
