@@ -66,16 +66,15 @@ def transformer_space(model: nn.Module, options: LensOptions | None = None, what
     Example:
         >>> transformer_space(nn.Linear(1, 1), what="importance")
         Traceback (most recent call last):
-        ValueError: importance needs timm's VisionTransformer, torchvision's or Hugging Face's ViT or DeiT, not ...
+        ValueError: importance needs timm's VisionTransformer, not a Linear: it looks into attention and MLP, ...
     """
     if (parts := vit_parts(model)) is not None:
         return _checked(PartsSpace(model, options or LensOptions(), parts))
     if not isinstance(model, VisionTransformer):
         raise ValueError(
-            f"{what} needs timm's VisionTransformer, torchvision's or Hugging Face's ViT or DeiT, not a "
-            f"{type(model).__name__}: it looks into attention and MLP, "
-            "whose parts are not known there; lens, identifiability, linear_probes and tuned lenses read blocks alone, "
-            "of any model with names="
+            f"{what} needs timm's VisionTransformer, not a {type(model).__name__}: it looks into attention and MLP, "
+            "whose parts are not known there, but in torchvision's and in Hugging Face's ViT and DeiT too; lens, "
+            "identifiability, linear_probes and tuned lenses read blocks alone, of any model with names="
         )
     return _checked(TransformerSpace(model, options or LensOptions()))
 
