@@ -234,6 +234,7 @@ def test_a_view_that_was_kept_is_the_only_one(tmp_path, digits, models):
     kept = save_features(models[0], digits, tmp_path / "gap", view="gap", **QUIET)
     expected = compare(models[0], models[0], digits, view="gap", precision="exact", **QUIET)
     np.testing.assert_allclose(compare(kept, kept, view="gap", **QUIET).matrix, expected.matrix, **CLOSE)
+    assert compare(kept, kept, view="gap", **QUIET).details1["shape"] == expected.details1["shape"]
     with pytest.raises(ValueError, match="keeps the view 'gap' of each output, not 'flatten'; take view='gap'"):
         compare(kept, kept, **QUIET)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ def recorder_of(
     make = gram_layer if options.measure == "cka" else feature_layer
 
     def keep(value: torch.Tensor, module: nn.Module) -> KeptLayer:
-        return make(rows(value, module), precision())
+        shape = module.facts["shape"] if kept else value.shape[1:]  # of the output, whatever view of it was kept
+        return replace(make(rows(value, module), precision()), shape=tuple(shape))
 
     if kept:
         return FeatureReader(model, layers, keep, strict)

@@ -29,7 +29,8 @@ class KeptLayerOutput(nn.Module):
     """Stand for a layer whose outputs were kept.
 
     Attributes:
-        facts: What is told about the axes of its output, see `utilities.hooks.layout.Layout.facts_of`.
+        facts: The ``shape`` of its output for one image, and what is told about its axes, see
+            `utilities.hooks.layout.Layout.facts_of`.
     """
 
     def __init__(self, facts: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ class _Outputs(Recorder):
         self._layout = Layout(model)
 
     def keep(self, value: torch.Tensor, module: nn.Module) -> _Kept:
-        facts = self._layout.facts_of(value.shape, module)
+        facts = self._layout.facts_of(value.shape, module) | {"shape": list(value.shape[1:])}
         if self._view is None and value.is_complex() and value.ndim > 2:
             raise ValueError("complex outputs are kept by a view, such as view='gap', or as a row for each image alone")
         value = as_real(value.detach()) if self._view is None else self._view(value, module)
