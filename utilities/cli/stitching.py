@@ -34,7 +34,7 @@ class How:
         penalty: Ridge penalty in units of the features' mean variance; default: chosen on a fifth of the training
             images.
         epochs: Epochs of training the maps further; 0 keeps the closed form alone.
-        learning_rate: Of that training.
+        learning_rate: Learning rate of that training.
         control: Whether the untrained first model is stitched as well.
         train_split: Split of the images to fit to.
         memory_limit: Largest size of the sums in bytes.

@@ -81,11 +81,13 @@ class _Turn:
 
     def __init__(self, layout: Layout, size: torch.Size, seed: int) -> None:
         self.layout, self.size, self.seed = layout, size, seed
+        self.matrix: torch.Tensor | None = None
 
     def forth(self, module: nn.Module, args: Any, output: Any) -> Any:
         found = first_tensor(output)
         self.axis = shape_of(found, module, self.layout, self.size).axis
-        self.matrix = rotation(found.shape[self.axis], self.seed)
+        if self.matrix is None:
+            self.matrix = rotation(found.shape[self.axis], self.seed)
         return map_tensors(lambda tensor: self._turned(tensor, self.matrix) if tensor is found else tensor, output)
 
     def back(self, module: nn.Module, args: tuple) -> tuple:
@@ -108,10 +110,12 @@ class _Opened(NamedTuple):
 def stitch_group(
     group: Group, n_train: int | None = None, n_test: int | None = None, **options: Any
 ) -> dict[str, dict[str, Stitching]]:
-    """Stitch a group's models: the first one to itself and to its rotated copy, and each to each other.
+    """Stitch a group's models: the first one to itself and to its rotated copy, the others as below.
+
+    All models feed the last one, and the last one feeds the first.
 
     Args:
-        group: Group of models.
+        group: Group of two models or more.
         n_train: Number of training images to fit to; None is all.
         n_test: Number of test images; None is the group's.
         **options: Options of `utilities.compare.stitch`.
@@ -121,14 +125,15 @@ def stitch_group(
         label), and ``control`` (the same labels, from untrained first models).
     """
     opened = {study.model: _open(study, n_train, n_test) for study in group.studies}
-    first, *_ = opened
-    own = opened[first]
+    *others, last = opened
+    own = opened[others[0]]
     images = next(iter(own.test))[0][:4]
     turned = own._replace(model=rotated_copy(own.model, images, group.seed))
-    known = {SELF.format(first): (own, own), ROTATED.format(first, first): (turned, own)}
-    pairs = {INTO.format(one, two): (opened[one], opened[two]) for one in opened for two in opened if one != two}
+    names = [(one, last) for one in others] + [(last, others[0])]
     twins = {study.model: _untrained(study, opened[study.model]) for study in group.studies}
-    control = {INTO.format(one, two): (twins[one], opened[two]) for one in opened for two in opened if one != two}
+    known = {SELF.format(others[0]): (own, own), ROTATED.format(others[0], others[0]): (turned, own)}
+    pairs = {INTO.format(one, two): (opened[one], opened[two]) for one, two in names}
+    control = {INTO.format(one, two): (twins[one], opened[two]) for one, two in names}
     routes = {"known": known, "pairs": pairs, "control": control}
     return {
         kind: {label: _stitched(one, two, **options) for label, (one, two) in several.items()}

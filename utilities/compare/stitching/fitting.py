@@ -178,7 +178,7 @@ def train(
         maps: Where to start.
         read: Serves the batches of training images of an epoch.
         epochs: Number of epochs.
-        learning_rate: Of AdamW, whose other settings are torch's own; it falls to 0 along a cosine.
+        learning_rate: Learning rate of AdamW, whose other settings are torch's own; it falls to 0 along a cosine.
 
     Returns:
         The trained maps.

@@ -79,7 +79,7 @@ def stitch(
         penalty: s; None chooses it for each map on a fifth of the training images, by the squared error.
         epochs: Epochs of training the maps further, on the cross entropy of the stitched network; 0 is none. Training
             images keep the loader's order.
-        learning_rate: Of that training, by AdamW.
+        learning_rate: Learning rate of that training, by AdamW.
         memory_limit: Largest size of the sums, in bytes, on the first model's device.
         device: See `utilities.utils.resolve_device`.
         provenance: Facts to keep with the result.

@@ -23,7 +23,7 @@ from utilities.results.stitching import Stitching
 
 Results = Mapping[str, Stitching]
 ACROSS = 3  # panels in a row
-UNTRAINED, OWN, CHANCE = "first model untrained", "second model by itself", "chance"
+UNTRAINED, OWN, CHANCE = "untrained first model", "second model alone", "chance"
 
 
 def plot_stitching(results: Results | Stitching, controls: Results | Stitching | None = None) -> Figure:
@@ -65,6 +65,8 @@ def plot_stitching(results: Results | Stitching, controls: Results | Stitching |
     _legend_of_all(axes)
     finish(figure, {"": SimpleNamespace(provenance=_facts(next(iter(results.values()))))})
     figure.caption = _caption(results)
+    if controls:
+        figure.caption += " Grey: the first model untrained, in closed form."
     if len(results) == 1:
         fit_layers(axes[0, 0].xaxis, [" to ".join(pair) for pair in result.pairs])
     return figure
@@ -119,7 +121,7 @@ def _draw(ax: Axes, result: Stitching, control: Stitching | None, names: bool) -
         look = {"color": colours[k], "marker": "o", "label": f"stitched, {fit}"}
         _curve(ax, result, k, names, **look)
     if control is not None:
-        _curve(ax, control, 0, names, color=GREY, marker="x", label=f"{UNTRAINED}, {control.fits[0]}")
+        _curve(ax, control, 0, names, color=GREY, marker="x", label=UNTRAINED)
     ax.axhline(100 * result.own[1], color=DARK, linewidth=REFERENCE, linestyle="--", label=OWN, zorder=1)
     ax.axhline(100 * result.chance, color=LIGHT, linewidth=REFERENCE, linestyle=":", label=CHANCE, zorder=1)
     if names:
