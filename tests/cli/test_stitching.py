@@ -8,6 +8,7 @@ from utilities.compare import stitch
 from utilities.datasets import load_dataset, make_loader
 from utilities.results.stitching import Stitching
 from utilities.zoo import create_model
+from utilities.zoo.checkpoints import write_torch
 
 WORDS = ["stitching", "plain_cnn8", "--dataset", "digits", "--image-size", "8", "--n-images", "40", "--n-train", "60"]
 
@@ -49,3 +50,15 @@ def test_what_is_wrong_is_a_sentence(words, said, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*start, *words, "--device", "cpu", "--out", str(tmp_path / "a")])
     assert said in capsys.readouterr().err
+
+
+def test_the_control_is_the_untrained_first_model_on_the_same_images(tmp_path):
+    path = tmp_path / "a.pth"
+    write_torch(path, create_model("plain_cnn8", 10, seed=3).state_dict())
+    words = [f"plain_cnn8={path}", "plain_cnn8", *WORDS[2:], "--depths", "2", "--penalty", "1e-4", "--control"]
+    main(["stitching", *words, "--device", "cpu", "--out", str(tmp_path / "s.npz")])
+    trained, control = Stitching.load(tmp_path / "s"), Stitching.load(tmp_path / "s_control")
+    assert control.provenance["weights1"] == "untrained, seed 0"
+    assert trained.provenance["weights1"] == "a.pth"
+    np.testing.assert_array_equal(control.own[1], trained.own[1])  # the second model is the same
+    assert not np.array_equal(control.cross_entropy, trained.cross_entropy)

@@ -17,6 +17,7 @@ from utilities.cli.user_errors import reporting
 
 if TYPE_CHECKING:
     from utilities.cli.two_models import TwoModels
+    from utilities.datasets.loaders import Loader
     from utilities.results.stitching import Stitching
 
 ABOUT = "Feed layers of the first model into the second by an affine map, and measure the accuracy that is left."
@@ -78,32 +79,41 @@ def run(given: SimpleNamespace) -> list[Path]:
 
     files = Files.of(given)
     two = open_two(given)
-    result = stitched(given, two)
-    control = stitched(given, untrained_first(given, two)) if given.control else None
+    if given.control and two.named[0].weights == "random":
+        raise ValueError("--control stitches the first model untrained as well, and it has random weights already")
+    train = training_loaders(given, two)
+    result = stitched(given, two, train)
     print(result.to_frame()[["layer1", "layer2", "fit", "accuracy", "accuracy_stderr"]].to_string(index=False))
-    paths = files.save(result) + files.save_table(result.to_frame())
-    if control is not None:
+    paths, control = files.save(result) + files.save_table(result.to_frame()), None
+    if given.control:
+        control = stitched(given, untrained_first(given, two), train)
         paths += files.save(control, "control") + files.save_table(control.to_frame(), "control")
     if not files.formats:
         return paths
-    draw = plot_stitching if result.matched else plot_stitching_matrix
-    return paths + files.save_figures({"": draw(result, control) if result.matched else draw(result)})
+    figure = plot_stitching(result, control) if result.matched else plot_stitching_matrix(result)
+    return paths + files.save_figures({"": figure})
 
 
-def stitched(given: SimpleNamespace, two: TwoModels) -> Stitching:
+def training_loaders(given: SimpleNamespace, two: TwoModels) -> list[Loader]:
+    """Load the images to fit to, as each model takes them."""
+    from utilities.cli.opening import open_loader
+
+    choice = {"split": given.train_split, "n_images": given.n_train, "masks": False}
+    return [open_loader(given, one, **choice) for one in two.named]
+
+
+def stitched(given: SimpleNamespace, two: TwoModels, train: list[Loader]) -> Stitching:
     """Stitch two opened models.
 
     Args:
         given: The options.
         two: The models, with the images to test on.
+        train: The images to fit to, as each model takes them.
     """
-    from utilities.cli.opening import open_loader
     from utilities.cli.two_models import facts_of_two
     from utilities.compare.stitching import stitch
     from utilities.datasets.loaders import same_input
 
-    choice = {"split": given.train_split, "n_images": given.n_train, "masks": False}
-    train = [open_loader(given, one, **choice) for one in two.named]
     alike = two.alike and same_input(*train)
     own: dict[str, Any] = {name.name: getattr(given, name.name) for name in dataclasses.fields(How)}
     own = {name: value for name, value in own.items() if name not in ("control", "train_split")}
@@ -120,17 +130,11 @@ def stitched(given: SimpleNamespace, two: TwoModels) -> Stitching:
 
 
 def untrained_first(given: SimpleNamespace, two: TwoModels) -> TwoModels:
-    """Put the untrained twin of the first model in its place.
-
-    Raises:
-        ValueError: If the first model is untrained already.
-    """
+    """Put the untrained twin of the first model in its place; its images are prepared as before."""
     from utilities.cli.opening import Named
     from utilities.study.real_weights import untrained_twin
 
     first = two.named[0]
-    if first.weights == "random":
-        raise ValueError("--control stitches the first model untrained as well, and it has random weights already")
     model = untrained_twin(first.name, first.weights, two.loaders[0], given.seed)
     named = [Named(first.name, "random", given.seed), two.named[1]]
     return dataclasses.replace(two, named=named, models=[model, two.models[1]])
