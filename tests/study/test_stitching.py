@@ -44,34 +44,38 @@ def test_a_copy_that_cannot_be_turned_back_is_refused():
         rotated_copy(Leaky(), torch.randn(2, 3, 8, 8))
 
 
-def made(diagonal, own=0.95, n=400):
+def made(diagonal, own=0.95, n=400, better=0.9):
     values = np.full((1, 2, 2), np.nan)
     values[0, [0, 1], [0, 1]] = diagonal
     error, part = np.where(np.isnan(values), np.nan, 0.01), values[:1]
     facts = {"model1": "a", "model2": "b", "weights1": "trained for 4 epochs", "weights2": "trained for 4 epochs"}
     return Stitching(
         ["a0", "a1"], ["b0", "b1"], ["closed form"], values, error, error, values, values, error, ["positions"],
-        part, part, part, np.array([0.9, own]), np.full(2, 0.01), np.ones(2), 0.1, n,
+        part, part, part, np.array([better, own]), np.full(2, 0.01), np.ones(2), 0.1, n,
         provenance=facts | {"dataset": "digits (test)", "num_classes": 10},
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "untrained", "known", "verdicts"),
+    ("last", "untrained", "known", "verdicts"),
     [
-        (0.94, 0.5, 0.2, 0.95, [True, True, True]),
-        (0.5, 0.94, 0.93, 0.90, [False, False, None]),
-        (0.94, 0.94, 0.99, 0.95, [True, None, False]),
+        (0.99, 0.2, 0.95, [True, True, True]),
+        (0.5, 0.7, 0.90, [False, False, False]),
+        (0.96, 0.95, 0.95, [True, None, None]),
     ],
 )
-def test_claims_follow_the_numbers(first, last, untrained, known, verdicts):
+def test_claims_follow_the_numbers(last, untrained, known, verdicts):
     claims = claims_of_stitching(
-        {"a into b": made([first, last])},
+        {"a into b": made([0.3, last], better=0.99)},
         {"a into b": made([0.9, untrained])},
         {"b into itself": made([known, 0.95])},
     )
     assert [claim.holds for claim in claims] == verdicts
     assert all("digits (test)" in claim.about for claim in claims)
+
+
+def test_a_weaker_network_is_not_asked_to_improve_a_better_one():
+    assert claims_of_stitching({"a into b": made([0.9, 0.9])}, {}, {}) == []
 
 
 def test_few_images_give_no_verdict():

@@ -1,4 +1,4 @@
-"""Test what is known and claimed of stitched networks: nothing is lost to oneself, early layers can be exchanged."""
+"""Test what is known and claimed of stitched networks: nothing is lost to oneself, better features help weaker ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from utilities.claims.evidence import weigh
 from utilities.results.formatting import percent, percent_points
 from utilities.results.stitching import Stitching
 
-LENC = "Lenc & Vedaldi 2015, https://arxiv.org/abs/1411.5908"
 BANSAL = "Bansal et al. 2021, https://arxiv.org/abs/2106.07682"
 SMALL = 0.02  # a loss of accuracy that counts as none
 Results = Mapping[str, Stitching]
@@ -27,11 +26,11 @@ def claims_of_stitching(results: Results, controls: Results, known: Results) -> 
         known: Label -> result of a network with itself, or with a copy whose features are rotated.
 
     Returns:
-        The claims: the known cases lose nothing; the first pair of layers loses less than the last; a trained first
-        model leaves more than an untrained one in the last pair.
+        The claims: the known cases lose nothing; where the first model is the better one, the last pair of layers is
+        better than the second model alone; a trained first model leaves more than an untrained one in the last pair.
     """
     claims = [_nothing_lost(label, result) for label, result in known.items()]
-    claims += [_early(label, result) for label, result in results.items()]
+    claims += [_better(label, result) for label, result in results.items() if _is_better(result)]
     return claims + [_control(label, results[label], control) for label, control in controls.items()]
 
 
@@ -52,16 +51,21 @@ def _nothing_lost(label: str, result: Stitching) -> Claim:
     return _weighed(Claim(text, f"{BANSAL}, a known case", found, bool(drops[worst] < SMALL)), label, result)
 
 
-def _early(label: str, result: Stitching) -> Claim:
+def _is_better(result: Stitching) -> bool:
+    """Tell whether the first model is the better one by two errors."""
+    difference = float(result.own[0] - result.own[1])
+    return judge(difference, float(np.hypot(*result.own_stderr))) is True
+
+
+def _better(label: str, result: Stitching) -> Claim:
     drops, errors = _drops(result)
     found = (
-        f"{label}: {' to '.join(result.pairs[0])} loses {percent_points(drops[0], errors[0])}, "
-        f"{' to '.join(result.pairs[-1])} loses {percent_points(drops[-1], errors[-1])}"
+        f"{label}: alone, they reach {percent(result.own[0], result.own_stderr[0])} and "
+        f"{percent(result.own[1], result.own_stderr[1])}; {' to '.join(result.pairs[-1])} changes the second one's by "
+        f"{percent_points(-drops[-1], errors[-1])}"
     )
-    verdict = judge(drops[-1] - drops[0], float(np.hypot(errors[0], errors[-1])))
-    return _weighed(
-        Claim("early layers can be exchanged more easily than late ones", LENC, found, verdict), label, result
-    )
+    text = "features of a better network, plugged into a weaker one, improve it"
+    return _weighed(Claim(text, BANSAL, found, judge(-drops[-1], errors[-1])), label, result)
 
 
 def _control(label: str, result: Stitching, control: Stitching) -> Claim:
