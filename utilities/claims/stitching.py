@@ -48,8 +48,8 @@ def _nothing_lost(known: Results) -> Claim:
     worst, count = int(np.argmax(drops)), sum(len(drops) for drops, _ in found.values())
     said = (
         f"{', '.join(known)}: the most that any of {count} pairs loses is "
-        f"{percent_points(drops[worst], errors[worst])} of {percent(result.own[1], result.own_stderr[1])}; none is less "
-        f"than {100 * SMALL:g} points"
+        f"{percent_points(drops[worst], errors[worst])} of {percent(result.own[1], result.own_stderr[1])}; less than "
+        f"{100 * SMALL:g} points count as nothing"
     )
     text = "a network that goes on from its own features, turned or not, loses nothing"
     return _weighed(Claim(text, f"{BANSAL}, a known case", said, bool(drops[worst] < SMALL)), label, result)
