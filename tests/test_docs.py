@@ -35,6 +35,7 @@ SMALLER = {
     "evaluate": "--n-images 20",
     "train": "--n-images 20 --norm-images 10 --batch-size 10",
     "contributions": "--n-images 20",
+    "stitching": "--n-images 20 --n-train 20 --depths 2",
     "claims": "",
     "gallery": "",
     "layers": "",

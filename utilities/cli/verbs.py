@@ -13,6 +13,7 @@ VERBS = {
     "compare": "compare the layers of two models, or of one with itself",
     "features": "keep the features of a model's layers on disk, to compare later",
     "contributions": "show on which images two layers agree",
+    "stitching": "measure what accuracy is left when one model's layers feed another's",
     "analyse": "run an analysis by name for one or more models",
     "train": "train a model with the study's recipe or another one",
     "evaluate": "measure loss and accuracy of models",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from timm.layers import LayerNorm2d
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
+from utilities.hooks.block_families import block_outputs
 from utilities.hooks.vit_parts import vit_parts
 from utilities.lambda_layer import LambdaLayer
 from utilities.zoo.gated_resnet import ConvolutionalGate, SqueezeExcitation
@@ -113,3 +115,22 @@ def block_layers(model: nn.Module) -> list[str]:
         first = ", ".join(name for name, _ in model.named_children())
         raise ValueError(f"the blocks of a {type(model).__name__} are not known; its parts: {first}; name them")
     return names
+
+
+def known_blocks(model: nn.Module) -> list[str]:
+    """Name the modules that put out a model's features after each block, in the order in which they run.
+
+    Args:
+        model: A model of a family that `utilities.hooks.block_families` knows, or whose blocks have usual names.
+
+    Raises:
+        ValueError: For another model.
+
+    Example:
+        >>> from utilities.zoo import create_model
+        >>> known_blocks(create_model("plain_cnn8"))[:2]
+        ['block1', 'block2']
+    """
+    with suppress(ValueError):
+        return block_outputs(model)
+    return block_layers(model)
