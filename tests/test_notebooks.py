@@ -19,11 +19,11 @@ EXPECTED = {
     *(f"Compare_{what}" for what in ("Depth_R18_R34", "Width_R50_WideR50", "CNN_Hybrid_ViT", "ViT_Swin", "Datasets")),
     *("Teacher_Student", "Measures", "Data_Size", "Missing_Skips"),
     *("Classification", "Fourier_Analysis", "Feature_Map_Variance", "Loss_Landscape", "Hessian_Spectra", "Robustness"),
-    *("Noise_Frequency", "Lesion_Study", "AlterNet_Build_Up"),
+    *("Noise_Frequency", "Lesion_Study", "AlterNet_Build_Up", "Smoothing"),
     *("Class_Embedding_Tutorial", "Class_Identifiability", "Mechanistic_Interpretability"),
     *("Explainability", "Linear_Probing"),
     *("Real_Weights", "Attention_Distance", "Receptive_Field", "Skip_Connections"),
-    *("Spatial_Localisation", "Layer_Probes", "Disagreeing_Images", "Trust_A_Measure"),
+    *("Spatial_Localisation", "Layer_Probes", "Disagreeing_Images", "Stitching", "Trust_A_Measure"),
 }
 OF_ONE_MODEL = [path for path in NOTEBOOKS if re.match(r"(Lambda_)?R\d|ViT_", path.stem)]
 REAL = ["CNN", "VIT", "WEIGHTS"]
@@ -38,7 +38,7 @@ WITH_REAL_WEIGHTS = (
 EXTRA = {
     **{"Compare_Datasets": ["OTHER"], **dict.fromkeys(WITH_REAL_WEIGHTS, REAL)},
     **{"Disagreeing_Images": [*REAL, "N_SHOWN"], "Receptive_Field": [*REAL, "IMAGE_SIZE"]},
-    **{"Layer_Probes": [*REAL, "IMAGE_SIZE", "N_TRAIN"]},
+    **{"Layer_Probes": [*REAL, "IMAGE_SIZE", "N_TRAIN"], "Stitching": ["N_TRAIN", "DEPTHS"]},
 }
 TRAINS_NOTHING = {"Real_Weights", "Receptive_Field", "Disagreeing_Images"}  # so that there are no epochs to choose
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

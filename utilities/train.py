@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torchvision.ops import StochasticDepth
 
-from utilities.datasets.images import ImageDataset
+from utilities.datasets.images import ImageDataset, refuse_mirror_images
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.calls.processes import Processes
 from utilities.results.writing import check_writable, clear_killed
@@ -53,6 +53,7 @@ from utilities.training.trainer import Trainer, autocast_dtype
 from utilities.utils import resolve_device, set_seed, versions
 from utilities.zoo.checkpoints import tensor_bytes, write_torch
 from utilities.zoo.factory import check_name, create_model
+from utilities.zoo.huggingface import is_hf
 from utilities.zoo.own_models import is_own
 
 RESUME_EVERY = 60  # seconds of training that an interruption costs at most
@@ -61,6 +62,7 @@ DROP_PATH = {
     "": ("drop_path", "drop_path_rate"),
     "timm": ("drop_path_rate",),
     "torchvision": ("stochastic_depth_prob",),
+    "hf": ("drop_path_rate",),
 }
 
 
@@ -148,7 +150,7 @@ def fit(
         accumulate: Number of parts in which a step computes its batch, for want of memory.
         compiled: Whether to use torch.compile.
         mirrored: Whether to test on the mean logits of each image and its mirror image as well; ``..._mirrored`` in
-            ``test``.
+            ``test``. Refused for digits, which are others when they are mirrored.
         resume_every: Minutes of training that an interruption costs at most; None is one. Ctrl-C and SIGTERM save
             after the step at hand.
         log: Folder where curves are written while the training runs, see `utilities.training.record.Curves`.
@@ -194,13 +196,17 @@ def fit(
         content = finished(path, recipe, origin, report) if resume and processes.rank == 0 else None
         if content is not None:
             refuse_other_data(content, data_now(recipe, seed, classes), path, recipe.dataset)
-            report(f"{path} is there already, trained with this recipe")
+            untested = mirrored and "top1_mirrored" not in content.get("test", {})
+            remedy = "; it was tested without mirror images: evaluate --mirrored does that" if untested else ""
+            report(f"{path} is there already, trained with this recipe{remedy}")
         if processes.first(content is not None):
             return path
         if processes.rank == 0:
             clear_killed(path)
             clear_killed(resume_file(path))
         sets = load_sets(recipe, seed, classes) if sets is None else sets
+        if mirrored:
+            refuse_mirror_images(sets[2])
         placed = resident(sets, resolve_device(device), workers)
         (train, validation, test), num_classes = make_loaders(placed, recipe, seed, workers), sets[0].num_classes
         set_seed(seed)
@@ -224,7 +230,7 @@ def fit(
         evaluated = partial(evaluate_shared, trainer.result, test, device, processes, autocast=trainer.dtype)
         result = evaluated()
         report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
-        refuse_diverged(trainer, result)
+        refuse_diverged(trainer, result, path)
         if mirrored:
             both = evaluated(mirrored=True)
             result |= {f"{name}_mirrored": value for name, value in both.items() if name != "n"}
@@ -256,12 +262,12 @@ def _create(
 ) -> torch.nn.Module:
     """Make the model to train, passing the stochastic-depth rate under the name that the model has for it."""
     if not drop_path:
-        return create_model(model_name, num_classes, seed=seed, **options)
+        return create_model(model_name, num_classes, "random", seed, **options)
     own, reason = is_own(model_name), "nothing in it is dropped"
     library = "" if own else model_name.rpartition("/")[0]
-    for keyword in DROP_PATH[library]:
+    for keyword in DROP_PATH["hf" if is_hf(model_name) else library]:
         try:
-            model = create_model(model_name, num_classes, seed=seed, **{keyword: drop_path}, **options)
+            model = create_model(model_name, num_classes, "random", seed, **{keyword: drop_path}, **options)
         except TypeError as error:
             reason = str(error)
             continue
@@ -309,4 +315,4 @@ def _run(
             )
             curves.write(trainer.history)
             snapshot(row["epoch"])
-            save_if_due()
+            save_if_due(due=len(trainer.history) == recipe.total_epochs)  # the tests that follow take minutes, too

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -187,6 +188,21 @@ class ImageDataset(Dataset):
         """Return the image files of this split, in its order."""
         return None if self._files is None else [self._files[i] for i in self.indices]
 
+    @property
+    def ids(self) -> list[str]:
+        """Name the images of this split, whatever their size and normalisation: by their files, or by their places.
+
+        Example:
+            >>> from utilities.datasets import load_dataset
+            >>> load_dataset("digits", n_images=2).ids[0][:12]
+            'digits/test/'
+        """
+        if self._files is not None:
+            start = len(str(self.root)) + 1
+            return [str(file)[start:].replace(os.sep, "/") for file in self.files]
+        part = "test" if self.split == "test" else "train"
+        return [f"{self.name}/{part}/{index}" for index in self.indices.tolist()]
+
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | tuple[torch.Tensor, int, torch.Tensor]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} is not in {self}")
@@ -335,6 +351,27 @@ def augmented(
     check_masks(augment)
     moved = augment(torch.cat([images, masks[:, None].to(images.dtype)], dim=1), generator)
     return [moved[:, :-1], rest[0], moved[:, -1].to(masks.dtype), *rest[2:]]
+
+
+def refuse_mirror_images(dataset: Dataset) -> None:
+    """Refuse to test on mirror images where they show something else than their label says.
+
+    Args:
+        dataset: The images; those that do not say so, as a user's own, are taken to be like their mirror images.
+
+    Raises:
+        ValueError: If they are not.
+
+    Example:
+        >>> from utilities.datasets import load_dataset
+        >>> refuse_mirror_images(load_dataset("digits", "test"))
+        Traceback (most recent call last):
+        ValueError: digits: a mirrored image is another symbol; test without mirror images (leave out --mirrored)
+    """
+    if not getattr(dataset, "flip", True):
+        raise ValueError(
+            f"{dataset.name}: a mirrored image is another symbol; test without mirror images (leave out --mirrored)"
+        )
 
 
 def mirror(batch: Sequence[torch.Tensor], which: torch.Tensor) -> list[torch.Tensor]:

@@ -20,6 +20,7 @@ from torch import nn
 
 from utilities.hooks.block import BLOCK_KINDS, Block, Residual, Step
 from utilities.hooks.selection import select_layers
+from utilities.hooks.vit_parts import ViTParts, vit_parts
 
 _ATTENTION = re.compile("Attention|Attn|LambdaLayer")
 
@@ -31,7 +32,17 @@ def attends(module: nn.Module) -> bool:
         >>> attends(nn.Conv2d(1, 1, 1))
         False
     """
-    return any(_ATTENTION.search(type(part).__name__) for part in module.modules())
+    return any(is_attention(part) for part in module.modules())
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Tell whether a module is attention or a lambda layer itself, by the name of its class.
+
+    Example:
+        >>> is_attention(nn.MultiheadAttention(4, 1)), is_attention(nn.TransformerEncoderLayer(4, 1))
+        (True, False)
+    """
+    return bool(_ATTENTION.search(type(module).__name__))
 
 
 def _halves(module: nn.Module) -> bool:
@@ -41,6 +52,8 @@ def _halves(module: nn.Module) -> bool:
 
 def _stage_block(name: str, stage: int, module: nn.Module) -> Block:
     kind = "pool" if _halves(module) else "msa" if attends(module) else "conv"
+    if type(module).__name__ == "SpatialSmoothing":  # a layer of the zoo, which hooks do not know
+        kind = "blur"
     return Block(name, kind, stage, module)
 
 
@@ -95,7 +108,7 @@ def _resnet(model: nn.Module) -> list[Block]:
     before, after = names[: names.index(stages[0])], names[names.index(stages[-1]) + 1 :]
     found = [Block("stem", "stem", 0, nn.Sequential(*(children[name] for name in before)))]
     for number, stage in enumerate(stages, 1):
-        found += [_stage_block(f"{stage}.{i}", number, module) for i, module in enumerate(children[stage])]
+        found += [_stage_block(f"{stage}.{i}", number, module) for i, module in children[stage].named_children()]
     return [*found, Block("classifier", "classifier", len(stages), _Head(*(children[name] for name in after)))]
 
 
@@ -227,6 +240,18 @@ def _pit_pool(stage: nn.Module, prefix: int, grid: tuple[int, int], x: torch.Ten
     return stage.norm(torch.cat([classes, maps.flatten(2).mT], 1))
 
 
+def _parts(model: nn.Module, parts: ViTParts) -> list[Block]:
+    """List the blocks of a Vision Transformer of Hugging Face or torchvision."""
+    where = {"layout": "tokens", "prefix": parts.prefix, "grid": parts.grid()}
+    found = [Block("stem", "stem", 0, Step(parts.embed, parts.patches), **where)]
+    for block in parts.blocks:
+        found.append(Block(f"{block.name}.attn", "msa", 1, Residual(block.attend, block.module), **where))
+        found.append(Block(f"{block.name}.mlp", "mlp", 1, Residual(block.mix, block.module), **where))
+    if parts.finish is None:
+        raise ValueError(f"how a {type(model).__name__} makes one vector of its last block's tokens is not known")
+    return [*found, Block("classifier", "classifier", 1, Step(parts.finish, *parts.heads))]
+
+
 BUILDERS: dict[type[nn.Module], Callable[..., list[Block]]] = {
     VisionTransformer: _vit,
     SwinTransformer: _swin,
@@ -250,6 +275,8 @@ def family_blocks(model: nn.Module) -> list[Block]:
         >>> len(family_blocks(resnet18()))
         10
     """
+    if (parts := vit_parts(model)) is not None:
+        return _parts(model, parts)
     builder = next((build for kind, build in BUILDERS.items() if isinstance(model, kind)), None)
     if builder is None and all(hasattr(model, name) for name in ("layer1", "layer2", "layer3", "layer4", "fc")):
         builder = _resnet

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from timm.layers import LayerNorm2d
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
+from utilities.hooks.block_families import block_outputs
+from utilities.hooks.vit_parts import vit_parts
 from utilities.lambda_layer import LambdaLayer
+from utilities.zoo.gated_resnet import ConvolutionalGate, SqueezeExcitation
 from utilities.zoo.libraries import transformer_layers
 from utilities.zoo.local_attention import LocalAttention
+from utilities.zoo.smoothing import SpatialSmoothing
 
 _COMPARED = (
     nn.modules.batchnorm._NormBase,
@@ -29,6 +34,7 @@ _COMPARED = (
     LayerNorm2d,
     LambdaLayer,
     LocalAttention,
+    SpatialSmoothing,
 )
 # Names of blocks: layer1.0 in a ResNet, blocks.0 in a ViT or Mixer, layers.0.blocks.1 in a Swin, stages.0.blocks.1 in a
 # ConvNeXt, block1 in a plain CNN.
@@ -46,10 +52,13 @@ def comparison_layers(model: nn.Module) -> list[str]:
       norm2, mlp.fc1, mlp.act, mlp.fc2``, then ``norm``, ``head.global_pool`` and ``head.fc``.
     - **timm's PoolingVisionTransformer**: the patch embedding, for each stage the convolution that merges its tokens
       and the linear layer that widens its class token (``pool``), blocks as in the VisionTransformer, ``norm, head``.
-    - **Every other model**: norms, activations, linear layers and pooling; lambda layers and local attention as a
-      whole; and the patch embedding of timm's MlpMixer. Shortcuts (``downsample``) are left out, and so is what lies
-      inside a lambda layer, local attention or ``nn.MultiheadAttention``. A ResNet thus has all batch norms after the
-      convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
+    - **Hugging Face's ViT, DeiT, DINOv2, CLIP and SigLIP**: the patch embedding, for each block the norm, queries,
+      keys, values and output of attention, the norm, linear layers and activation of the MLP, then the final norm and
+      the classifier.
+    - **Every other model**: norms, activations, linear layers and pooling; lambda layers, local attention and spatial
+      smoothing as a whole; and the patch embedding of timm's MlpMixer. Shortcuts (``downsample``) are left out, and so
+      is what lies inside a lambda layer, local attention, ``nn.MultiheadAttention`` or a gate of an SE- or CBAM-ResNet.
+      A ResNet thus has all batch norms after the convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
 
     Args:
         model: Any module.
@@ -71,7 +80,9 @@ def comparison_layers(model: nn.Module) -> list[str]:
     for name, module in model.named_modules():
         if name.startswith(closed) or "downsample" in name.split("."):
             continue
-        if isinstance(module, (LambdaLayer, LocalAttention, nn.MultiheadAttention)):
+        if isinstance(
+            module, (LambdaLayer, LocalAttention, nn.MultiheadAttention, SqueezeExcitation, ConvolutionalGate)
+        ):
             closed += (f"{name}.",)
         if name and isinstance(module, _COMPARED):
             names.append(name)
@@ -83,7 +94,8 @@ def block_layers(model: nn.Module) -> list[str]:
 
     Args:
         model: A ResNet, Lambda ResNet, AlterNet or plain CNN of this package, a ResNet of timm or torchvision, or
-            timm's VisionTransformer, Swin, PiT, MlpMixer or ConvNeXt.
+            timm's VisionTransformer, Swin, PiT, MlpMixer or ConvNeXt; torchvision's VisionTransformer; or Hugging
+            Face's ViT, DeiT, DINOv2, CLIP or SigLIP.
 
     Returns:
         Names as in ``model.named_modules()``, in the order of registration, which follows that of execution.
@@ -97,7 +109,28 @@ def block_layers(model: nn.Module) -> list[str]:
         (['layer1.0', 'layer1.1', 'layer2.0'], 6)
     """
     names = [name for name, _ in model.named_modules() if _BLOCK.fullmatch(name)]
+    if (parts := vit_parts(model)) is not None:
+        names = [block.name for block in parts.blocks]
     if not names:
         first = ", ".join(name for name, _ in model.named_children())
         raise ValueError(f"the blocks of a {type(model).__name__} are not known; its parts: {first}; name them")
     return names
+
+
+def known_blocks(model: nn.Module) -> list[str]:
+    """Name the modules that put out a model's features after each block, in the order in which they run.
+
+    Args:
+        model: A model of a family that `utilities.hooks.block_families` knows, or whose blocks have usual names.
+
+    Raises:
+        ValueError: For another model.
+
+    Example:
+        >>> from utilities.zoo import create_model
+        >>> known_blocks(create_model("plain_cnn8"))[:2]
+        ['block1', 'block2']
+    """
+    with suppress(ValueError):
+        return block_outputs(model)
+    return block_layers(model)
