@@ -118,7 +118,7 @@ def differences(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.n
     """Compute how differently models answer, pair by pair.
 
     Args:
-        probabilities: Of each class, for each model and image, (models, n, classes).
+        probabilities: Probability of each class, for each model and image, (models, n, classes).
         labels: The true classes, (n,).
 
     Returns:

@@ -81,7 +81,7 @@ class Trained:
         blocks: Output of each block for each test image, averaged over positions, name -> (n, channels).
         last: What the classifier sees, (n, p).
         last_marked: The same for test images with marks of classes drawn at random.
-        probabilities: Of each class, (n, classes).
+        probabilities: Probability of each class, (n, classes).
     """
 
     model: nn.Module
