@@ -12,6 +12,7 @@ from utilities.cli.user_errors import fail, nearest, plainly
 VERBS = {
     "compare": "compare the layers of two models, or of one with itself",
     "contributions": "show on which images two layers agree",
+    "nearer": "tell which of two models a model is more like",
     "analyse": "run an analysis by name for one or more models",
     "train": "train a model with the study's recipe or another one",
     "evaluate": "measure loss and accuracy of models",

@@ -5,6 +5,7 @@ from utilities.plots.similarity.comparison import plot_difference, plot_results,
 from utilities.plots.similarity.contributions import plot_extremes, plot_without
 from utilities.plots.similarity.depth import plot_best_match, plot_diagonal, plot_trend
 from utilities.plots.similarity.heatmap import plot_similarity
+from utilities.plots.similarity.nearness import plot_nearness
 from utilities.plots.similarity.panels import plot_panels
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "plot_diagonal",
     "plot_difference",
     "plot_extremes",
+    "plot_nearness",
     "plot_panels",
     "plot_results",
     "plot_significance",
