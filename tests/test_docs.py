@@ -34,6 +34,7 @@ SMALLER = {
     "evaluate": "--n-images 20",
     "train": "--n-images 20 --norm-images 10 --batch-size 10",
     "contributions": "--n-images 20",
+    "nearer": "--n-images 24 --batch-size 24 --resamples 100",
     "claims": "",
     "gallery": "",
     "layers": "",

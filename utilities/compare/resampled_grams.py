@@ -204,10 +204,10 @@ def _in_batch(
     """Compute the HSIC of one batch under all weights, as many at once as there is room for."""
     parts = drawn.split(max(1, HELD // (2 * len(here) * drawn.shape[1])))
     found: dict[Pair, list[np.ndarray]] = {pair: [] for pair in pairs}
-    for part in map(Weights.of, parts):
+    for number, part in enumerate(map(Weights.of, parts), 1):
         sums = {layer: part.sums(K) for layer, K in here.items()}
         for one, two in pairs:
             own = weighted_hsic(here[one], here[two], part, sums[one], sums[two])
             found[one, two].append(own.cpu().numpy())
-            bar.update(1 / len(parts))
+            bar.update(number == len(parts))
     return {pair: np.concatenate(values) for pair, values in found.items()}

@@ -98,7 +98,8 @@ def _null(ax: Axes, result: SimilarityDifference, colour: Any) -> None:
     ax.plot(own, 0, "o", markersize=8, fillstyle="none", color=colour, clip_on=False)
     ax.set(xlabel="largest, in standard errors", yticks=[], xlim=(0, 1.08 * max(most, own)))
     ax.set_ylim(bottom=0)
-    ax.set_title(f"{own:.1f} at {result.largest},\np = {np.nanmin(result.p_family):.2g} among all", fontsize=TICK)
+    said = f"ring: {own:.1f} at {result.largest}\ngrey: if none is real\np = {np.nanmin(result.p_family):.2g}"
+    ax.set_title(said, fontsize=TICK)
 
 
 def _note(result: SimilarityDifference) -> str:
