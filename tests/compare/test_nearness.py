@@ -38,6 +38,12 @@ def loader(n=80, batch_size=40, **options):
     return DataLoader(images(n), batch_size, **options)
 
 
+def similarity(one, other, layers1, layers2, **options):
+    """What `compare` says of these layers."""
+    options = {"precision": "exact", "device": "cpu", "progress": False, **options}
+    return compare(one, other, loader(), layers1=layers1, layers2=layers2, **options)
+
+
 def test_a_slightly_disturbed_model_is_nearer_than_a_stranger_and_swapping_them_turns_all_signs():
     model = net()
     near, far = disturbed(model, 0.1, 1), net(5)
@@ -67,7 +73,7 @@ def test_similarities_are_those_of_compare_at_the_same_depth():
     result = compare_similarities(model, first, second, loader(90, 40), **QUIET)  # the last batch is smaller
     for other, matches, values in ((first, result.matches1, result.similarity1),
                                    (second, result.matches2, result.similarity2)):  # fmt: skip
-        whole = compare(model, other, loader(80, 40), precision="exact", device="cpu", progress=False).to_frame()
+        whole = similarity(model, other, result.layers, matches).to_frame()
         expected = [whole.loc[pair] for pair in zip(result.layers, matches, strict=True)]
         np.testing.assert_allclose(values, expected, atol=1e-10)
     assert result.matches1 == result.layers
@@ -80,7 +86,7 @@ def test_similarities_are_those_of_compare_at_the_same_depth():
 def test_the_best_match_is_the_largest_of_compare():
     model, first, second = net(), net(1), net(2)
     result = compare_similarities(model, first, second, loader(), match="best", **QUIET)
-    table = compare(model, first, loader(), precision="exact", device="cpu", progress=False).best_match()
+    table = similarity(model, first, result.layers, result.layers).best_match()
     np.testing.assert_allclose(result.similarity1, table.loc[result.layers, "similarity"], atol=1e-10)
     assert result.matches1 == table.loc[result.layers, "match"].to_list()
 
@@ -89,14 +95,14 @@ def test_an_rbf_kernel_is_that_of_compare():
     model, first, second = net(), net(1), net(2)
     options = {"kernel": "rbf", "bandwidth": 0.8}
     result = compare_similarities(model, first, second, loader(), **options, **QUIET)
-    whole = compare(model, first, loader(), precision="exact", device="cpu", progress=False, **options)
+    whole = similarity(model, first, result.layers, result.layers, **options)
     np.testing.assert_allclose(result.similarity1, whole.matrix.diagonal(), atol=1e-10)
 
 
 def test_several_seeds_are_averaged_and_resampled():
     model, first, second = net(), [net(1), net(2)], [net(3), net(4), net(5)]
     result = compare_similarities(model, first, second, loader(), **QUIET)
-    singles = [compare(model, one, loader(), precision="exact", device="cpu", progress=False) for one in first]
+    singles = [similarity(model, one, result.layers, result.layers) for one in first]
     np.testing.assert_allclose(result.similarity1, np.mean([s.matrix.diagonal() for s in singles], 0), atol=1e-10)
     assert result.provenance["models_of_side"] == [1, 2, 3]
     alone = compare_similarities(model, first[0], second[0], loader(), **QUIET)
@@ -126,11 +132,11 @@ def test_a_layer_without_variance_is_missing_and_named():
     model = net()
     with torch.no_grad():
         model[3].weight.zero_()
-    with pytest.warns(UserWarning, match="without variance.*: 3, 4, 5, 6"):
+    with pytest.warns(UserWarning, match="without variance.*: 3, 5"):
         result = compare_similarities(model, net(1), net(2), loader(), **QUIET)
-    assert np.isnan(result.difference).tolist() == [False, False, True, True, True, True]
+    assert np.isnan(result.difference).tolist() == [False, True, True]
     assert result.whole["difference"] == pytest.approx(np.nanmean(result.difference))
-    assert result.largest in ("1", "2")
+    assert result.largest == "1"
 
 
 def linear(side, x, layers=1):

@@ -42,16 +42,13 @@ def test_jackknife_and_bootstrap_overstate_a_statistic_of_pairs_by_two_and_three
     bootstrap, jackknife = np.mean(found, 0) * n * (n - 1) / 40
     np.testing.assert_allclose([bootstrap, jackknife], [3, 2], rtol=0.12)  # to the order of 1/n, and of 150 samples
     corrected = corrected_variance(*np.transpose(found)).mean() * n * (n - 1) / 40
-    np.testing.assert_allclose(corrected, 1, rtol=0.25)
+    # Its lower bound, a third of a bootstrap of few resamples, lifts the mean a little.
+    np.testing.assert_allclose(corrected, 1.2, rtol=0.2)
 
 
 def test_the_correction_stays_between_a_third_and_all_of_the_bootstrap():
     found = corrected_variance(np.array([3.0, 1.0, 1.0]), np.array([0.1, 2.0, 0.8]))
-    assert found == [
-        1.0,
-        1.0,
-        0.6000000000000001,
-    ]
+    np.testing.assert_allclose(found, [1.0, 1.0, 0.6])
 
 
 def test_dual_variance_is_a_sum_where_nothing_interacts_and_counts_an_interaction_once():
@@ -88,7 +85,7 @@ def test_the_largest_of_independent_values_has_its_known_quantile_and_of_equal_o
 def test_rsatoolbox_draws_and_combines_the_same(monkeypatch):
     """Two models' dissimilarities against those of six others: pairs of copies left out, variances combined."""
     rsa = pytest.importorskip("rsatoolbox")
-    from rsatoolbox.inference import eval_dual_bootstrap
+    from rsatoolbox.inference import evaluate
     from rsatoolbox.util.inference_util import extract_variances
 
     n, several, resamples = 14, 6, 60
@@ -103,12 +100,17 @@ def test_rsatoolbox_draws_and_combines_the_same(monkeypatch):
     upper = np.triu_indices(n, 1)
     rdms = rsa.rdm.RDMs(np.stack([one[upper] for one in data]))
     models = [rsa.model.ModelFixed(str(k), rsa.rdm.RDMs(one[upper][None])) for k, one in enumerate(two)]
+    drawn, draw = [], evaluate.bootstrap_sample
+
+    def recorded(*arguments, **options):
+        drawn.append(draw(*arguments, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr(evaluate, "bootstrap_sample", recorded)
     np.random.seed(0)  # noqa: NPY002  rsatoolbox draws from it
-    reference = eval_dual_bootstrap(models, rdms, method="cosine", N=resamples)
-    np.random.seed(0)  # noqa: NPY002
-    drawn = [(np.random.randint(0, several, several), np.random.randint(0, n, n)) for _ in range(resamples)]  # noqa: NPY002
-    images = torch.from_numpy(np.stack([np.bincount(i, minlength=n) for _, i in drawn]).astype(float))
-    seeds = np.stack([np.bincount(k, minlength=several) / several for k, _ in drawn])
+    reference = evaluate.eval_dual_bootstrap(models, rdms, method="cosine", N=resamples)
+    images = torch.from_numpy(np.stack([np.bincount(i, minlength=n) for _, _, i in drawn]).astype(float))
+    seeds = np.stack([np.bincount(k, minlength=several) / several for _, k, _ in drawn])
 
     def cosines(weights):
         def pairs(one, other):
@@ -125,5 +127,16 @@ def test_rsatoolbox_draws_and_combines_the_same(monkeypatch):
     both, models_alone, images_alone = (np.var(own[:, 0] - own[:, 1], ddof=1) for own in values)
     _, difference, _ = extract_variances(reference.variances, True, several, n)
     ours = dual_variance(both, images_alone, models_alone, n, several)
-    assert ours <= both  # rsatoolbox's own bound, which is not reached here
-    np.testing.assert_allclose(ours, difference[0], rtol=1e-10)
+    np.testing.assert_allclose(min(ours, both), difference[0], rtol=1e-10)  # its bound is both
+
+
+@pytest.mark.parametrize("variances", [(3.3, 1.0, 2.0), (9.0, 2.0, 3.0), (2.9, 1.0, 2.0), (3.2, 0.1, 3.0)])
+def test_variances_are_combined_as_by_rsatoolbox_below_its_bound(variances):
+    pytest.importorskip("rsatoolbox")
+    from rsatoolbox.util.inference_util import extract_variances
+
+    both, images, models = map(np.array, variances)
+    stacked = np.array([both, models, images])[:, None, None] * np.eye(2)
+    own, _, _ = extract_variances(stacked, False, 30, 50)
+    ours = dual_variance(both, images, models, 50, 30)
+    np.testing.assert_allclose(min(ours, both), own[0], rtol=1e-12)

@@ -78,7 +78,7 @@ def difference_of_grams(
         "resamples": resamples,
         "confidence": confidence,
         "resampling_seed": seed,
-        "models": counts,
+        "models_of_side": counts,
     }
     critical, largest = arrays.pop("critical"), arrays.pop("null_largest")
     return SimilarityDifference(
@@ -169,7 +169,7 @@ def _estimate(
     """Estimate differences and their variances.
 
     Args:
-        tables: Of each similarity, values (1 + resamples, layers, models, other models), and without each image.
+        tables: Each similarity's values (1 + resamples, layers, models, other models), and without each image.
         counts: Number of models of each side.
         seeds: Weights of the models of each side.
         sizes: Number of images of each batch.

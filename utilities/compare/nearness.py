@@ -64,7 +64,7 @@ def compare_similarities(
 
     Where a side has models of several seeds, its similarity is the mean over pairs of models. Seeds are then resampled
     together with the images (see `utilities.results.resampling.dual_variance`), and the finding is about models
-    trained in this way; with one model it is about that model. Of each layer, Gram matrices are kept: 8 bytes times
+    trained in this way; with one model it is about that model. The Gram matrices of all layers are kept: 8 bytes times
     the number of images times the size of a batch. Each pair of layers takes six products of (resamples x batch) by
     (batch x batch) for each batch.
 
