@@ -34,6 +34,7 @@ from torch import nn
 
 from utilities.compare.batch_sums import MAX_BLOCKS
 from utilities.hooks.calls import sharing
+from utilities.hooks.calls.packing import packed_sums
 from utilities.utils import versions, write_json
 from utilities.zoo import create_model
 
@@ -93,7 +94,7 @@ def measure_one(name: str, images: int) -> dict[str, float]:
         result.save(Path(folder) / "result.npz")
         result.to_frame().to_csv(Path(folder) / "result.csv", index=False)
         disk = sum(path.stat().st_size for path in Path(folder).iterdir())
-    found = {"seconds": seconds, "sums": len(sharing._packed(seen["sums"])), "disk": disk}
+    found = {"seconds": seconds, "sums": len(packed_sums(seen["sums"])), "disk": disk}
     found |= {"peak": peak * 1024, "before": before * 1024}
     return found | ({"finishing": _finishing(seen)} if name == "identifiability" else {})
 

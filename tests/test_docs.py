@@ -48,8 +48,12 @@ SMALLER = {
     "analyse skip_ratios": "--n-images 4",
     "analyse localisation": "",
     "analyse layer_probes": "--n-train 60 --draws 2",
+    "analyse layer_hessian": "--n-images 10 --trace-probes 2 --no-eigenvalues",
+    "analyse logit_attribution": "--n-images 20",
     "analyse landscape": "--n-images 20 --points 3",
     "analyse robustness": "--n-images 20 --kinds brightness --severities 1",
+    "analyse adversarial": "--n-images 20 --radii 2 --steps 1",
+    "analyse consistency": "--n-images 20 --kinds translate",
     "analyse layer_matching": "--n-networks 2 --epochs 1 --n-train 40 --n-images 40 --image-size 8 --measures cka "
     "--views gap --checkpoints trained",
 }

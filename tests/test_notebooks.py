@@ -19,7 +19,7 @@ EXPECTED = {
     *(f"Compare_{what}" for what in ("Depth_R18_R34", "Width_R50_WideR50", "CNN_Hybrid_ViT", "ViT_Swin", "Datasets")),
     *("Teacher_Student", "Measures", "Data_Size", "Missing_Skips"),
     *("Classification", "Fourier_Analysis", "Feature_Map_Variance", "Loss_Landscape", "Hessian_Spectra", "Robustness"),
-    *("Noise_Frequency", "Lesion_Study", "AlterNet_Build_Up"),
+    *("Noise_Frequency", "Lesion_Study", "AlterNet_Build_Up", "Smoothing"),
     *("Class_Embedding_Tutorial", "Class_Identifiability", "Mechanistic_Interpretability"),
     *("Explainability", "Linear_Probing"),
     *("Real_Weights", "Attention_Distance", "Receptive_Field", "Skip_Connections"),

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torchvision.ops import StochasticDepth
 
-from utilities.datasets.images import ImageDataset
+from utilities.datasets.images import ImageDataset, refuse_mirror_images
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.calls.processes import Processes
 from utilities.results.writing import check_writable, clear_killed
@@ -148,7 +148,7 @@ def fit(
         accumulate: Number of parts in which a step computes its batch, for want of memory.
         compiled: Whether to use torch.compile.
         mirrored: Whether to test on the mean logits of each image and its mirror image as well; ``..._mirrored`` in
-            ``test``.
+            ``test``. Refused for digits, which are others when they are mirrored.
         resume_every: Minutes of training that an interruption costs at most; None is one. Ctrl-C and SIGTERM save
             after the step at hand.
         log: Folder where curves are written while the training runs, see `utilities.training.record.Curves`.
@@ -177,7 +177,7 @@ def fit(
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every={save_every} must be at least 1")
     if resume_every is not None and not 0 <= resume_every < math.inf:
-        raise ValueError(f"resume_every={resume_every} should be a number of minutes, 0 or more")
+        raise ValueError(f"resume_every={resume_every} (--resume-every) should be a number of minutes, 0 or more")
     if not 1 <= accumulate <= max(1, recipe.batch_size // (2 * processes.count)):
         raise ValueError(
             f"accumulate={accumulate} (--grad-accum) parts of batches of {recipe.batch_size} should be 1 or more and "
@@ -194,13 +194,17 @@ def fit(
         content = finished(path, recipe, origin, report) if resume and processes.rank == 0 else None
         if content is not None:
             refuse_other_data(content, data_now(recipe, seed, classes), path, recipe.dataset)
-            report(f"{path} is there already, trained with this recipe")
+            untested = mirrored and "top1_mirrored" not in content.get("test", {})
+            remedy = "; it was tested without mirror images: evaluate --mirrored does that" if untested else ""
+            report(f"{path} is there already, trained with this recipe{remedy}")
         if processes.first(content is not None):
             return path
         if processes.rank == 0:
             clear_killed(path)
             clear_killed(resume_file(path))
         sets = load_sets(recipe, seed, classes) if sets is None else sets
+        if mirrored:
+            refuse_mirror_images(sets[2])
         placed = resident(sets, resolve_device(device), workers)
         (train, validation, test), num_classes = make_loaders(placed, recipe, seed, workers), sets[0].num_classes
         set_seed(seed)
@@ -309,4 +313,4 @@ def _run(
             )
             curves.write(trainer.history)
             snapshot(row["epoch"])
-            save_if_due()
+            save_if_due(due=len(trainer.history) == recipe.total_epochs)  # the tests that follow take minutes, too

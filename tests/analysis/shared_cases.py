@@ -28,13 +28,17 @@ from utilities.analysis.class_embedding.identifiability import identifiability
 from utilities.analysis.class_embedding.importance import importance
 from utilities.analysis.class_embedding.key_value import key_value_agreement
 from utilities.analysis.class_embedding.lens import lens
+from utilities.analysis.class_embedding.logit_attribution import logit_attribution
 from utilities.analysis.class_embedding.perturbation import perturb, perturb_each_block
 from utilities.analysis.class_embedding.probes import linear_probes
 from utilities.analysis.class_embedding.removal import removal_curves
 from utilities.analysis.loss.landscape import loss_landscape
+from utilities.analysis.loss.layer_hessian import layer_hessians
 from utilities.analysis.loss.readings import both_readings
 from utilities.analysis.loss.spectral_density import spectral_density
+from utilities.analysis.predictions.adversarial import adversarial
 from utilities.analysis.predictions.classification import classify
+from utilities.analysis.predictions.consistency import consistency
 from utilities.analysis.predictions.noise_frequency import noise_frequency
 from utilities.analysis.predictions.robustness import robustness
 from utilities.analysis.predictions.robustness_on_files import robustness_on_sets
@@ -136,12 +140,16 @@ CASES = {
     "robustness": lambda _: robustness(resnet(), images(), kinds=["gaussian_noise"], severities=[1, 5], **RUN),
     "robustness files": lambda _: on_sets(),
     "noise_frequency": lambda _: noise_frequency(resnet(), images(), bands=4, **RUN),
+    "adversarial": lambda _: adversarial(resnet(), images(), radii=[2, 8], steps=2, **RUN),
+    "adversarial fgsm": lambda _: adversarial(resnet(), images(), attack="fgsm", norm="l2", radii=[32], **RUN),
+    "consistency": lambda _: consistency(resnet(), images(), kinds=["gaussian_noise", "translate"], **RUN),
     "landscape": landscape,
     "landscape resumed": lambda folder: landscape(folder, halves=[1]),
     "hessian": lambda _: both_readings(
         vit(), images(), images(), k=1, batch_size=4, n_batches=3, full_images=8, full_sets=1, chunk=8, **RUN
     ),
     "spectral_density": lambda _: spectral_density(vit(), batches(n=12), n_vectors=3, steps=3, **RUN),
+    "layer_hessian": lambda _: layer_hessians(vit(), batches(n=12), by="block", trace_probes=3, **RUN),
     "identifiability": lambda _: identifiability(vit(), images(), resamples=20, **RUN),
     "identifiability cnn": lambda _: identifiability(resnet(), images(), resamples=20, **RUN),
     "key_value": lambda _: key_value_agreement(vit(), images(), resamples=20, **RUN),
@@ -150,6 +158,8 @@ CASES = {
     "importance random": lambda _: importance(vit(), images(), method="random", **RUN),
     "removal": lambda _: removal(),
     "lens": lambda _: lens(vit(), images(), logits=True, **RUN),
+    "logit_attribution": lambda _: logit_attribution(vit(), images(), **RUN),
+    "logit_attribution cnn": lambda _: logit_attribution(resnet(), images(), target="prediction", **RUN),
     "tuned_lens": lambda _: tuned_lens(vit(), images(split="train"), images(), epochs=1, device="cpu"),
     "probes": lambda _: linear_probes(vit(), images(split="train"), images(), tokens="shared", resamples=20, **RUN),
     "perturb": lambda _: perturb(vit(), images(), resamples=20, **RUN),

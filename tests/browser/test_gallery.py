@@ -42,6 +42,11 @@ def heatmap(page, site):
     return page
 
 
+def drawn(page):
+    """Wait for heatmaps whose data come when they are first chosen."""
+    page.wait_for_selector("#heatmaps[aria-busy=false]")
+
+
 def text(page, selector):
     return " ".join(page.text_content(selector).split())
 
@@ -97,10 +102,12 @@ def test_the_keyboard_alone_reaches_each_pair(heatmap):
 def test_two_results_side_by_side_and_their_difference(heatmap, site):
     assert heatmap.locator("#difference").is_disabled()
     heatmap.select_option("#second", "Measures_untrained")
+    drawn(heatmap)
     assert heatmap.locator(".heatmap").count() == 2
     left, right = (heatmap.locator(".heatmap").nth(k).bounding_box() for k in (0, 1))
     assert left["x"] + left["width"] <= right["x"]
     heatmap.check("#difference")
+    drawn(heatmap)
     assert heatmap.locator(".heatmap").count() == 1
     heatmap.locator(".heatmap").focus()
     heatmap.keyboard.press("ArrowUp")
@@ -111,16 +118,53 @@ def test_two_results_side_by_side_and_their_difference(heatmap, site):
 def test_one_switch_shows_trained_untrained_and_their_difference_on_one_scale(heatmap, site):
     scale = "document.querySelector('.heatmap').data[0].zmax"
     heatmap.check("#states input[value=untrained]")
+    drawn(heatmap)
     assert heatmap.input_value("#first") == "Measures_untrained"
     assert heatmap.evaluate(scale) == 1
     heatmap.check("#states input[value=difference]")
+    drawn(heatmap)
     assert heatmap.locator(".heatmap").count() == 1
     heatmap.locator(".heatmap").focus()
     heatmap.keyboard.press("ArrowUp")
     half = round(site[1][1, 0], 4) - round(site[1][1, 0] / 2, 4)
     assert text(heatmap, "#readout") == f"layer1 with patch_embed: {half:.3f}"
     heatmap.check("#states input[value=trained]")
+    drawn(heatmap)
     assert (heatmap.input_value("#first"), heatmap.input_value("#second")) == ("Measures", "")
+
+
+def test_data_are_loaded_when_they_are_first_shown(page, site):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
+    page.goto(f"{site[0]}/Measures.html")
+    drawn(page)
+    assert [name for name in asked if name.startswith("Measures") and name.endswith(".js")] == ["Measures.js"]
+    for choice in ("Measures_untrained", "", "Measures_untrained"):
+        page.select_option("#second", choice)
+        drawn(page)
+    assert asked.count("Measures_untrained.js") == 1
+
+
+def test_a_large_heatmap_waits_for_a_click_and_names_shapes(page, tmp_path):
+    layers = 250
+    names, values = [f"blocks.{k}.attn.proj" for k in range(layers)], np.random.default_rng(0).random((layers, layers))
+    details = {"width": [64 * 32 * 32] * layers, "shape": [[64, 32, 32]] * layers}
+    tables = {"p_value": values, "details1": details, "details2": details}
+    Similarity(values, names, names, 100, values, **tables).save(tmp_path / "large")
+    index = build_gallery(tmp_path, tmp_path / "site", progress=False)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"file://{index.parent}/large.html")
+    page.wait_for_load_state("networkidle")
+    assert not any(url.endswith("/data/large.js") for url in asked)
+    page.click("#large")
+    page.wait_for_selector(".heatmap .plot-container")
+    assert page.locator("#large").count() == 0
+    page.locator(".heatmap").focus()
+    page.keyboard.press("ArrowUp")
+    value = f"{round(values[1, 0], 4):.3f}"
+    shapes = "blocks.1.attn.proj (64 x 32 x 32) with blocks.0.attn.proj (64 x 32 x 32)"
+    assert text(page, "#readout") == f"{shapes}: {value} ± {value} p = {value}"
 
 
 def test_points_of_curves_are_read_off(page, site):

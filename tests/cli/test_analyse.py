@@ -42,6 +42,13 @@ def test_the_ending_decides_what_is_written(ending, names, tmp_path, capsys):
     assert all(name in capsys.readouterr().out for name in [f"a{ending}"])
 
 
+def test_the_shares_of_several_models_in_a_logit(tmp_path):
+    main(["logit_attribution", *MODELS, *ON, "--target", "prediction", "--out", f"{tmp_path}/a"])
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert table.model.unique().tolist() == MODELS[1:]
+    assert (tmp_path / "a_classes.png").stat().st_size > 0
+
+
 def test_each_model_has_its_own_images_and_says_what_it_is(tmp_path):
     main(["fourier", "--models", "resnet18", "vit_tiny_patch2_16", *ON, "--image-size", "16", "--out", f"{tmp_path}/a"])
     result = Fourier.load(tmp_path / "a_resnet18")
@@ -100,6 +107,7 @@ def test_models_before_one_that_fails_are_not_lost(tmp_path, capsys):
         (["variance", "--models", "resnet18=absent.pth"], "absent.pth"),
         (["perturb", "--models", "resnet18"], "needs timm's VisionTransformer, not a ResNet"),
         (["identifiability", "--models", "vgg11"], "has no class-embedding space"),
+        (["logit_attribution", "--models", "timm/tf_efficientnet_lite0"], "no sum over parts that is known: a conv"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, capsys):

@@ -225,6 +225,10 @@ def test_wrong_use_is_told_before_anything_runs(notebooks, tmp_path, capsys):
         rerun(**options)
     with pytest.raises(ValueError, match="PROFILE follows from the option profile"):
         rerun("R18*", parameters={"PROFILE": "paper"}, **options)
+    with pytest.raises(ValueError, match="dataset 'cifar11' is not known; close: cifar10"):
+        rerun("R18*", parameters={"DATASET": "cifar11"}, **options)
+    with pytest.raises(FileNotFoundError, match="no folder 'folder:/nowhere'"):
+        rerun("R18*", parameters={"DATASET": "folder:/nowhere"}, **options)
     with pytest.raises(ValueError, match="jobs and timeout must be positive"):
         rerun("R18*", jobs=0, **options)
     with pytest.raises(ValueError, match="choose from quick, natural, paper"):

@@ -203,3 +203,21 @@ def test_features_that_are_no_numbers_are_blamed_on_the_weights_that_are_none():
 class Squares(nn.Module):
     def forward(self, x):
         return x * x - x * x
+
+
+@pytest.mark.parametrize("view", ["flatten", "gap"])
+def test_details_keep_the_shape_of_a_layer_whatever_the_view(view, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * 3 * 2, 5))
+    result = compare(model, model, [torch.randn(12, 3, 8, 6)], view=view, device="cpu", progress=False)
+    assert result.details1["shape"] == result.details2["shape"] == [[4, 6, 4], [4, 3, 2], [24], [5]]
+    assert result.details1["width"] == ([96, 24, 24, 5] if view == "flatten" else [4, 4, 24, 5])
+    assert type(result).load(result.save(tmp_path / "r")).details1 == result.details1
+
+
+def test_images_of_several_sizes_have_no_one_shape():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
+    loader = [torch.randn(12, 3, side, side) for side in (8, 6)]
+    details = compare(model, model, loader, view="gap", device="cpu", progress=False).details1
+    assert details["shape"] == [None, [4, 1, 1]]

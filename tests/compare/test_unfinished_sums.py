@@ -1,5 +1,7 @@
 """A comparison goes on from what a killed run saved, and from nothing else."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -63,7 +65,7 @@ def sums_of(*indices):
 
 
 def side():
-    return LayerStatistics(["a"], [3], torch.ones(1), torch.ones(1), torch.zeros(1, dtype=torch.long))
+    return LayerStatistics(["a"], [3], torch.ones(1), torch.ones(1), torch.zeros(1, dtype=torch.long), [[3]])
 
 
 def test_what_several_processes_left_is_merged_once(tmp_path):
@@ -81,6 +83,21 @@ def test_what_several_processes_left_is_merged_once(tmp_path):
     (tmp_path / "run.partial1.npz").write_bytes(b"no zip")
     with pytest.raises(ValueError, match=r"run.partial1.npz is damaged; delete it"):
         UnfinishedSums(tmp_path / "run", "key").load()
+
+
+def test_sums_of_earlier_versions_have_no_shapes(tmp_path):
+    sums = sums_of(0)
+    UnfinishedSums(tmp_path / "run", "key").save(sums)
+    (path,) = tmp_path.iterdir()
+    arrays = dict(np.load(path))
+    meta = json.loads(str(arrays["meta"]))
+    assert meta["sides"] == [[["a"], [3], [[3]]]] * 2
+    meta["sides"] = [one[:2] for one in meta["sides"]]
+    np.savez(path, **{**arrays, "meta": np.array(json.dumps(meta))})
+    old = UnfinishedSums(tmp_path / "run", "key").load()
+    assert [one.details(4)["shape"] for one in old.sides] == [[None]] * 2
+    old.merge(sums_of(1))
+    assert old.sides[0].details(8)["shape"] == [None]
 
 
 class Twice(torch.nn.Module):

@@ -16,7 +16,7 @@ from utilities.cli.verbs import main
 from utilities.gallery import build_gallery
 from utilities.gallery.deciding import FIGURES
 from utilities.gallery.entries import collect
-from utilities.gallery.heatmaps import as_data
+from utilities.gallery.heatmaps import as_data, size_of
 from utilities.plots.style import PaperFigure, save_figure
 from utilities.results.similarity import Similarity
 from utilities.utils import PROJECT_ROOT
@@ -133,7 +133,7 @@ def test_nothing_is_fetched_and_pages_are_small(site):
         text = page.read_text()
         assert not re.search(r'<(script|img|link)[^>]*(src|href)="(https?:)?//', text)
         assert "alert(1)" not in text
-        assert page.stat().st_size < 1_000_000
+        assert bytes_at_once(page) < 1_000_000
     assert len(list(site.rglob("plotly*.js"))) == 1
 
 
@@ -158,7 +158,7 @@ def test_the_browser_gets_the_values_of_the_result(site):
     np.testing.assert_allclose(found["values"], result.matrix, atol=5e-5)  # four digits
     np.testing.assert_allclose(found["stderr"], result.stderr, atol=5e-5)
     assert found["rows"] == result.layers1
-    assert found["widths"] == [[7, 7, 7], [5, 5]]
+    assert found["sizes"] == [["7 features"] * 3, ["5 features"] * 2]
     table = pd.read_csv(site / "files" / f"{NAME}.csv", index_col=0)
     np.testing.assert_array_equal(table, result.matrix)
 
@@ -166,7 +166,49 @@ def test_the_browser_gets_the_values_of_the_result(site):
 def test_missing_values_are_null():
     result = Similarity(np.array([[np.nan, 1.0]]), ["a"], ["b", "c"], 10)
     assert as_data(result)["values"] == [[None, 1.0]]
-    assert as_data(result)["widths"] == [None, None]
+    assert as_data(result)["sizes"] == [None, None]
+
+
+def big(layers, seed=0):
+    values = np.random.default_rng(seed).random((layers, layers))
+    names = [f"blocks.{k}.attn.proj" for k in range(layers)]
+    details = {"width": [75648] * layers, "shape": [[197, 384]] * layers}
+    tables = {"p_value": values, "details1": details, "details2": details}
+    return Similarity(values, names, names, 100, values, **tables, provenance={"model": f"vit {seed}"})
+
+
+def bytes_at_once(page):
+    """Add up a page and what it loads by itself, but for the script that all pages share and pictures that wait."""
+    links = Links(page.read_text())
+    waiting = {image["src"] for image in links.images if image.get("loading") == "lazy"}
+    parts = {unquote(link) for link in links.found if re.search(r"\.(js|css|png)$", link)} - waiting
+    parts = {part for part in parts if not part.startswith("files/")} - {"assets/plotly.js"}  # files are downloads
+    first = re.search(r'<select id="first"><option value="([^"]*)"', page.read_text())
+    if first and 'id="large"' not in page.read_text():
+        parts.add(f"data/{first[1]}.js")
+    return page.stat().st_size + sum((page.parent / part).stat().st_size for part in parts)
+
+
+def test_a_page_of_big_heatmaps_loads_less_than_a_megabyte(tmp_path):
+    for seed in range(4):
+        big(150, seed).save(tmp_path / f"{NAME}_{seed}")
+    big(250).save(tmp_path / "larger")
+    site = build_gallery(tmp_path, tmp_path / "site", progress=False).parent
+    data = [path.stat().st_size for path in (site / "data").glob(f"{NAME}_*.js")]
+    assert sum(data) > 1_000_000  # all at once would not do
+    page = site / f"{NAME}.html"
+    assert 'id="large"' not in page.read_text()
+    assert min(data) < bytes_at_once(page) < 1_000_000
+    assert (site / "data" / "larger.js").stat().st_size > 1_000_000
+    assert "Draw it (1." in (site / "larger.html").read_text()  # it waits for a click
+    assert bytes_at_once(site / "larger.html") < 100_000
+
+
+def test_sizes_are_shapes_where_these_are_known():
+    result = big(2)
+    assert as_data(result)["sizes"] == [["197 x 384"] * 2] * 2
+    joined = {"width": [75648, 384], "shape": [float("nan"), [197, 384]]}  # one part was of an earlier version
+    assert [size_of(joined, k) for k in (0, 1)] == ["75,648 features", "197 x 384, 384 features"]
 
 
 def test_the_command_prints_where_to_look(runs, tmp_path, capsys):

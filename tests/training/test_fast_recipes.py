@@ -8,6 +8,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from utilities.cli.verbs import main
 from utilities.datasets import load_dataset
 from utilities.datasets.factory import make_loader
 from utilities.datasets.images import mirror
@@ -159,6 +160,20 @@ def test_digits_are_never_mirrored():
     assert not loader.alternating
 
 
+def test_digits_are_not_tested_on_mirror_images(tmp_path):
+    with pytest.raises(ValueError, match="digits: a mirrored image is another symbol"):
+        fit("resnet18", TINY, 0, tmp_path, mirrored=True, **QUIET)
+    with pytest.raises(SystemExit):
+        main(["evaluate", "resnet18", "--dataset", "digits", "--n-images", "20", "--mirrored"])
+
+
+def test_a_finished_training_says_that_it_was_tested_without_mirror_images(tmp_path):
+    tiny, lines = replace(TINY, dataset="photos", n_images=20, epochs=0), []
+    fit("resnet18", tiny, 0, tmp_path, **QUIET)
+    fit("resnet18", tiny, 0, tmp_path, mirrored=True, resume=True, **QUIET | {"report": lines.append})
+    assert lines[-1].endswith("it was tested without mirror images: evaluate --mirrored does that")
+
+
 def test_masks_are_mirrored_with_their_images():
     images, masks = torch.rand(2, 3, 4, 4), torch.rand(2, 4, 4)
     moved, _, along = mirror([images, torch.zeros(2), masks], torch.tensor([True, False]))
@@ -193,7 +208,8 @@ def test_held_out_images_are_computed_in_the_precision_of_the_training(tmp_path)
     recipe = Recipe("digits", epochs=1, batch_size=20).resolved("resnet18")
     Trainer(model, recipe, data, data, device="cpu", precision="bfloat16").run_epoch(progress=False)
     assert set(seen) == {torch.bfloat16}
-    path = fit("resnet18", TINY, 0, tmp_path, mirrored=True, device="cpu", precision="bfloat16", report=str)
+    tiny = replace(TINY, dataset="photos", n_images=20)
+    path = fit("resnet18", tiny, 0, tmp_path, mirrored=True, device="cpu", precision="bfloat16", report=str)
     test = torch.load(path, weights_only=True)["test"]
     assert {"top1", "top1_mirrored", "loss_mirrored"} <= set(test)
     assert test["loss"] != test["loss_mirrored"]

@@ -104,6 +104,17 @@ def test_steps_that_are_done_are_not_read_again(tmp_path, monkeypatch, whole):
     assert first == [4, 0]
 
 
+def test_a_kill_in_the_test_at_the_end_costs_no_training(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(train, "evaluate_shared", lambda *args, **options: interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        fit(MODEL, RECIPE, 0, tmp_path, resume_every=60, **EXACT)
+    monkeypatch.undo()
+    lines = []
+    path = fit(MODEL, RECIPE, 0, tmp_path, resume=True, **EXACT | {"report": lines.append})
+    assert lines[0] == "going on after epoch 2 of 2"
+    assert same(path, whole)
+
+
 def test_the_interval_has_a_default(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "RESUME_EVERY", -1)
     mend = killed(monkeypatch, 3, interrupt)

@@ -98,7 +98,7 @@ def test_build_up_names_what_does_not_fit():
 
 def test_every_step_has_a_name_in_the_zoo():
     """Steps of one base share its initial weights with one seed, and the last one is the AlterNet itself."""
-    assert list_models("alternet50_*") == [f"alternet50_msa{step}" for step in range(4)]
+    assert list_models("alternet50_msa?") == [f"alternet50_msa{step}" for step in range(4)]
     for base, steps in (("alternet18", 3), ("alternet50", 4)):
         counts = MSA_COUNTS[base]
         assert len(counts) == steps + 1

@@ -14,7 +14,7 @@ from utilities.zoo.families import FAMILIES, FAMILY_TITLES, usual_optimizer
 
 # Every name of this package, by the beginning of it.
 OWN = {
-    ("cnn", "sgd"): "alexnet plain_cnn preact_resnet resnet resnext vgg wide_resnet",
+    ("cnn", "sgd"): "alexnet cbam_resnet plain_cnn preact_resnet resnet resnext se_resnet vgg wide_resnet",
     ("hybrid", "sgd"): "alternet lambda_resnet",
     ("vit", "adamw"): "vit_ swin_ pit_ mixer_",
 }

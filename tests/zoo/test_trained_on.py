@@ -42,6 +42,7 @@ def commands(data, weights, out):
         "lesions": ["analyse", "lesions", *one],
         "corruptions": ["analyse", "robustness", *one, "--kinds", "fog", "--severities", "1"],
         "noise": ["analyse", "noise_frequency", *one, "--bands", "2"],
+        "attack": ["analyse", "adversarial", *one, "--radii", "2", "--steps", "1"],
         "landscape": ["analyse", "landscape", *one, "--points", "3", "--one-dimensional"],
         "hessian": ["analyse", "hessian", *one, *small],
         "variance": ["analyse", "variance", *one, "--layers", "block1", "conv"],
@@ -49,7 +50,7 @@ def commands(data, weights, out):
     }
 
 
-REFUSED = ["evaluate", "classify", "lesions", "corruptions", "noise", "landscape", "hessian"]
+REFUSED = ["evaluate", "classify", "lesions", "corruptions", "noise", "attack", "landscape", "hessian"]
 
 
 @pytest.mark.parametrize("name", REFUSED)

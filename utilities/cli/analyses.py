@@ -134,6 +134,20 @@ ANALYSES: dict[str, Analysis] = {
         f"{_PARK}.noise_frequency:claims_of_noise_frequency",
         labelled=True,
     ),
+    "adversarial": Analysis(
+        "analysis.predictions.adversarial:adversarial",
+        {"": "plots.predictions.adversarial:plot_adversarial"},
+        f"{_PARK}.smoothing:claims_of_adversarial",
+        labelled=True,
+    ),
+    "consistency": Analysis(
+        "cli.sequences:consistency",
+        {"": "plots.predictions.consistency:plot_consistency"},
+        f"{_PARK}.smoothing:claims_of_consistency",
+        images="to corrupt",
+        more=("analysis.predictions.consistency:consistency",),
+        report="cli.sequences:report",
+    ),
     "landscape": Analysis(
         "cli.landscape:landscape",
         "cli.landscape:figures",
@@ -158,6 +172,14 @@ ANALYSES: dict[str, Analysis] = {
         images="augmented, anew",
         labelled=True,
         more=("analysis.loss.curvature:Objective",),
+    ),
+    "layer_hessian": Analysis(
+        "analysis.loss.layer_hessian:layer_hessians",
+        {"": "plots.loss.layer_hessian:plot_layer_hessians"},
+        images="augmented, anew",
+        labelled=True,
+        more=("analysis.loss.curvature:Objective",),
+        defaults={"n_images": 128},
     ),
     "trajectory": Analysis(
         "cli.several:trajectory",
@@ -212,6 +234,14 @@ ANALYSES: dict[str, Analysis] = {
         more=("analysis.class_embedding.removal:removal_curves",),
     ),
     "lens": Analysis("analysis.class_embedding.lens:lens", "cli.pictures:lens", labelled=True),
+    "logit_attribution": Analysis(
+        "analysis.class_embedding.logit_attribution:logit_attribution",
+        {
+            "": "plots.class_embedding.logit_attribution:plot_logit_attribution",
+            "_classes": "plots.class_embedding.logit_attribution:plot_class_attribution",
+        },
+        labelled=True,
+    ),
     "tuned_lens": Analysis(
         "study.class_embedding:tuned_lens",
         {"": "plots.class_embedding.lens_distance:plot_lens_distances"},

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import torch
 
         from utilities.cli.opening import named_models, open_loader, open_model
+        from utilities.datasets.images import refuse_mirror_images
         from utilities.results.writing import check_writable, write_whole
         from utilities.utils import evaluate
         from utilities.zoo.trained_on import refuse_other_classes
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             for named in named_models(given.models, given.model_seeds, given.seed):
                 loader = open_loader(given, named)
+                if given.mirrored:
+                    refuse_mirror_images(loader.dataset)
                 model, facts = open_model(named, loader.dataset.num_classes)
                 refuse_other_classes(model, loader.dataset)
                 about = {"dataset": f"{loader.dataset.name} ({loader.dataset.part})"}

@@ -9,6 +9,7 @@ from typing import Any
 from utilities.cli.opening import Named, open_loader
 from utilities.datasets.corrupted import CLEAN
 from utilities.datasets.loaders import Loader
+from utilities.datasets.perturbed import KINDS
 from utilities.training.augmentation import MixupCutmix
 from utilities.training.recipes import Recipe
 
@@ -21,8 +22,8 @@ def test(given: SimpleNamespace, model: Named) -> list[Loader]:
 
 
 def to_corrupt(given: SimpleNamespace, model: Named) -> list[Loader]:
-    """Serve images to be corrupted; none where a published set has corrupted them."""
-    return [] if given.dataset in CLEAN else test(given, model)
+    """Serve images to be corrupted or perturbed; none where a published set has done so."""
+    return [] if given.dataset in (*CLEAN, *KINDS) else test(given, model)
 
 
 def train_and_test(given: SimpleNamespace, model: Named) -> list[Loader]:

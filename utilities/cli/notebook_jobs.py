@@ -130,10 +130,18 @@ def sha256_of(parts: Iterable[str | bytes]) -> str:
 
 def _data_facts(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Collect the contents of image folders among the parameters, which may change while their names do not."""
+    if parameters.get("DATASET"):
+        from utilities.datasets.factory import check_name
+
+        check_name(str(parameters["DATASET"]))
     folders = sorted({str(value) for value in parameters.values() if str(value).startswith("folder:")})
     if not folders:
         return {}
+    from utilities.datasets.factory import load_source
     from utilities.training.resumption import parts_now
+
+    for name in folders:
+        load_source(name, "test")  # now, not in a notebook after minutes
 
     return {"data": {name: parts_now(name) for name in folders}}
 

@@ -30,6 +30,8 @@ class LayerStatistics:
         first: Sum over images of the first component's share of the variance in their batch.
         share: Largest share of its batch's variance that one image has.
         image: The place of that image.
+        shapes: Shape of the output for one image; None where batches differ in it, as with a mean over positions, or
+            where it was not kept.
     """
 
     names: list[str]
@@ -37,6 +39,7 @@ class LayerStatistics:
     first: torch.Tensor
     share: torch.Tensor
     image: torch.Tensor
+    shapes: list[list[int] | None]
 
     def merge(self, other: LayerStatistics) -> None:
         """Add what other batches show about the same layers.
@@ -54,6 +57,7 @@ class LayerStatistics:
                 f"layer {name!r} has {now} features, and had {before} on the batch before: give all images one size, "
                 "or take view='gap'"
             )
+        self.shapes = [a if a == b else None for a, b in zip(self.shapes, other.shapes, strict=True)]
         larger = other.share > self.share
         self.first = self.first + other.first
         self.image = torch.where(larger, other.image, self.image)
@@ -61,12 +65,13 @@ class LayerStatistics:
 
     def cpu(self) -> LayerStatistics:
         """Return the same in main memory."""
-        return LayerStatistics(self.names, self.widths, self.first.cpu(), self.share.cpu(), self.image.cpu())
+        return replace(self, first=self.first.cpu(), share=self.share.cpu(), image=self.image.cpu())
 
     def details(self, n: int) -> dict[str, list[Any]]:
         """Return the table that `Similarity.report` shows."""
         return {
             "width": self.widths,
+            "shape": self.shapes,
             "first_component": (self.first / n).tolist(),
             "dominant_image": self.image.tolist(),
             "dominant_share": self.share.tolist(),

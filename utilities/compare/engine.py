@@ -42,7 +42,8 @@ class _Features(Recorder):
         self._make = gram_layer if options.measure == "cka" else feature_layer
 
     def keep(self, value: torch.Tensor, module: nn.Module) -> KeptLayer:
-        return self._make(self._view(value, module), self._comparison.precisions[self._which])
+        kept = self._make(self._view(value, module), self._comparison.precisions[self._which])
+        return replace(kept, shape=tuple(value.shape[1:]))
 
 
 class Comparison:
@@ -263,7 +264,7 @@ class Comparison:
         self.sums.add(index, n, [n * values, (n * ones).expand(len(rows)), (n * ones).expand(len(columns))])
 
     def _note(self, index: int, n: int, recorded: list[dict[str, KeptLayer]], grams: list[torch.Tensor]) -> None:
-        """Keep widths, first components and dominant images."""
+        """Keep widths, shapes, first components and dominant images."""
         sides = []
         for layers, side in zip(recorded, grams, strict=True):
             names = [name for name in layers if name != CONFOUNDER]
@@ -273,8 +274,9 @@ class Comparison:
             trace = diagonal.sum(1).clamp(min=torch.finfo(diagonal.dtype).tiny)
             places = largest.indices + index * self.batch_size
             widths = [layers[name].width for name in names]
+            shapes = [list(layers[name].shape) for name in names]
             first = n * first_component(own).double()
-            sides.append(LayerStatistics(names, widths, first, largest.values / trace, places))
+            sides.append(LayerStatistics(names, widths, first, largest.values / trace, places, shapes))
         if self.sums.sides is None:
             self.sums.sides = tuple(sides)
         else:

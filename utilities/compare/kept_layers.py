@@ -18,6 +18,7 @@ class KeptLayer:
     value: torch.Tensor
     exponent: torch.Tensor  # exponent of the scale removed from the features, see `utilities.hooks.features.exponent`
     width: int
+    shape: tuple[int, ...] = ()  # of the layer's output for one image, before a view has chosen from it
 
 
 def gram_layer(features: torch.Tensor, precision: Precision) -> KeptLayer:

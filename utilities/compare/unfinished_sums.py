@@ -65,7 +65,8 @@ def _to_arrays(sums: BatchSums) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays |= {f"side {which} {name}": getattr(side, name).numpy() for name in ("first", "share", "image")}
     meta = {name: getattr(sums, name) for name in ("confounded", "stride", "n", "largest", "decision")}
     meta |= {"done": sorted(sums.done), "counts": {key: block[3] for key, block in sums.blocks.items()}}
-    meta |= {"sides": [[s.names, s.widths] for s in sums.sides or ()], "batches": sorted(sums.per_batch or [])}
+    meta |= {"sides": [[s.names, s.widths, s.shapes] for s in sums.sides or ()]}
+    meta |= {"batches": sorted(sums.per_batch or [])}
     return {**meta, "per_batch": sums.per_batch is not None}, arrays
 
 
@@ -73,8 +74,12 @@ def _from_arrays(meta: dict[str, Any], arrays: dict[str, torch.Tensor]) -> Batch
     blocks = {int(k): [arrays[f"block {k} {i}"] for i in range(3)] + [count] for k, count in meta["counts"].items()}
     batches = {k: [arrays[f"batch {k} {i}"] for i in range(3)] for k in meta["batches"]}
     sides = [
-        LayerStatistics(*names_widths, *(arrays[f"side {which} {name}"] for name in ("first", "share", "image")))
-        for which, names_widths in enumerate(meta["sides"])
+        LayerStatistics(
+            *(names, widths),
+            *(arrays[f"side {which} {name}"] for name in ("first", "share", "image")),
+            shapes=shapes[0] if shapes else [None] * len(names),  # sums of earlier versions have none
+        )
+        for which, (names, widths, *shapes) in enumerate(meta["sides"])
     ]
     return BatchSums(
         confounded=meta["confounded"],

@@ -171,11 +171,23 @@ def load_source(
     return name, source
 
 
-def _check(name: str, split: str, image_size: int | None, n_images: int | None, seed: int) -> None:
+def check_name(name: str) -> None:
+    """Check that a set of images is known by a name; a folder need not be there.
+
+    Raises:
+        ValueError: If it is not; the message names close ones.
+
+    Example:
+        >>> check_name("folder:pets")
+    """
     if name not in NAMES[:-1] and not name.startswith("folder:"):
         close = difflib.get_close_matches(name.lower().replace("-", ""), NAMES, cutoff=0.5)
         hint = f"; close: {', '.join(close)}" if close else ""
         raise ValueError(f"dataset {name!r} is not known{hint}; known: {', '.join(NAMES)}")
+
+
+def _check(name: str, split: str, image_size: int | None, n_images: int | None, seed: int) -> None:
+    check_name(name)
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not known; use one of {', '.join(SPLITS)}")
     for key, value, least in (("image_size", image_size, 1), ("n_images", n_images, 1), ("seed", seed, 0)):

@@ -337,6 +337,27 @@ def augmented(
     return [moved[:, :-1], rest[0], moved[:, -1].to(masks.dtype), *rest[2:]]
 
 
+def refuse_mirror_images(dataset: Dataset) -> None:
+    """Refuse to test on mirror images where they show something else than their label says.
+
+    Args:
+        dataset: The images; those that do not say so, as a user's own, are taken to be like their mirror images.
+
+    Raises:
+        ValueError: If they are not.
+
+    Example:
+        >>> from utilities.datasets import load_dataset
+        >>> refuse_mirror_images(load_dataset("digits", "test"))
+        Traceback (most recent call last):
+        ValueError: digits: a mirrored image is another symbol; test without mirror images (leave out --mirrored)
+    """
+    if not getattr(dataset, "flip", True):
+        raise ValueError(
+            f"{dataset.name}: a mirrored image is another symbol; test without mirror images (leave out --mirrored)"
+        )
+
+
 def mirror(batch: Sequence[torch.Tensor], which: torch.Tensor) -> list[torch.Tensor]:
     """Mirror some images of a batch, left and right, and their masks with them.
 

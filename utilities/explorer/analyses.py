@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from utilities.cli.analyses import ANALYSES, summary
 from utilities.explorer.export import links, picture
 from utilities.explorer.heatmap import depth_figure
+from utilities.explorer.libraries import import_libraries
 from utilities.explorer.request import FOLDER, Request, command
 from utilities.explorer.runner import Runner
 from utilities.gallery.heatmaps import labels_of
@@ -57,7 +58,7 @@ class Analyses(widgets.VBox):
         return self._shown[0].analysis_words(self._shown[1])
 
     def _show(self, path: Path) -> None:
-        # Each of these brings torch, which takes seconds.
+        import_libraries()
         from utilities.analysis.class_embedding.lens import Lens
         from utilities.gallery.curves import as_data
         from utilities.gallery.tables import read_result

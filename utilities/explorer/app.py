@@ -16,6 +16,7 @@ from utilities.explorer.analyses import Analyses, snippet
 from utilities.explorer.catalogue import saved_similarities
 from utilities.explorer.export import links, picture, write_all
 from utilities.explorer.heatmap import AnsweringHeatmap, alike
+from utilities.explorer.libraries import import_libraries
 from utilities.explorer.models import DataChoice, ModelChoice
 from utilities.explorer.request import FOLDER, PROJECT_ROOT, Request, command
 from utilities.explorer.runner import Runner
@@ -66,6 +67,7 @@ class Explorer(widgets.VBox):
 
     def _fill(self) -> None:
         """Fill the lists that nobody needs at the first look."""
+        import_libraries()
         from utilities.compare.measures.table import SIMILARITY_MEASURES
         from utilities.hooks.views import VIEWS
 

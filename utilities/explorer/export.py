@@ -7,6 +7,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from utilities.explorer.libraries import import_libraries
 from utilities.results.similarity import Similarity
 
 KINDS = {".csv": "text/csv", ".npz": "application/octet-stream", ".json": "application/json", ".png": "image/png",
@@ -25,9 +26,10 @@ def write_all(result: Similarity, path: Path) -> list[Path]:
     Returns:
         The files.
     """
+    import_libraries()
     import matplotlib.pyplot as plt
 
-    from utilities.plots.style import save_figure  # brings torch
+    from utilities.plots.style import save_figure
 
     npz = result.save(path)
     table = result.to_csv(path.with_name(f"{path.name}.csv"))
@@ -61,6 +63,7 @@ def picture(path: Path, alt: str) -> str:
         path: A .png of `utilities.plots.style.save_figure`.
         alt: What it shows, for those who do not see it.
     """
+    import_libraries()
     from PIL import Image
 
     from utilities.plots.style import read_caption

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
 
-from utilities.gallery.heatmaps import colour_scale, label_of
+from utilities.gallery.heatmaps import colour_scale, label_of, size_of
 from utilities.plots.captions import describe_similarity
 from utilities.results.similarity import Similarity
 
@@ -147,12 +147,12 @@ def describe_pair(result: Similarity, i: int, j: int) -> str:
 
     Example:
         >>> error = np.full((1, 1), 0.01)
-        >>> details = {"width": [1200]}
+        >>> details = {"width": [1200], "shape": [[3, 20, 20]]}
         >>> describe_pair(Similarity(np.eye(1), ["a"], ["b"], 9, error, details1=details, details2=details), 0, 0)
-        'a (1,200 features) with b (1,200 features): 1.000 ± 0.010'
+        'a (3 x 20 x 20) with b (3 x 20 x 20): 1.000 ± 0.010'
     """
     sides = ((result.layers1[i], result.details1, i), (result.layers2[j], result.details2, j))
-    names = [name if details is None else f"{name} ({details['width'][k]:,} features)" for name, details, k in sides]
+    names = [name if details is None else f"{name} ({size_of(details, k)})" for name, details, k in sides]
     value = result.matrix[i, j]
     text = f"{names[0]} with {names[1]}: " + ("missing" if np.isnan(value) else f"{value:.3f}")
     text += "" if result.stderr is None or np.isnan(result.stderr[i, j]) else f" ± {result.stderr[i, j]:.3f}"

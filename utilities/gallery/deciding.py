@@ -26,6 +26,7 @@ FIGURES: Mapping[str, Sequence[tuple[str, str]]] = {
     "Real_Weights": [("Fig. 2", "best_match")],
     "Receptive_Field": [("Fig. 6", "sizes")],
     "Skip_Connections": [("E.2", "cosines"), ("at every depth", "ratios")],
+    "Smoothing": [("corruptions", "corruptions"), ("adversarial", "adversarial"), ("consistent", "consistency")],
     "Spatial_Localisation": [("Fig. 10", "small"), ("sharply", "sharpness")],
 }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,11 @@ def script(name: str, result: Similarity) -> str:
 
     Example:
         >>> script("a", Similarity(np.eye(1), ["x"], ["y"], 10))[:40]
-        'gallery.add("a", {"rows": ["x"], "column'
+        'gallery.add("a", {"rows":["x"],"columns"'
     """
-    return f"gallery.add({json.dumps(name)}, {json.dumps(as_data(result), ensure_ascii=False)});\n"
+    return (
+        f"gallery.add({json.dumps(name)}, {json.dumps(as_data(result), ensure_ascii=False, separators=(',', ':'))});\n"
+    )
 
 
 def as_data(result: Similarity) -> dict[str, Any]:
@@ -79,11 +82,34 @@ def as_data(result: Similarity) -> dict[str, Any]:
         "values": _rounded(result.matrix),
         "stderr": None if result.stderr is None else _rounded(result.stderr),
         "p": None if result.p_value is None else _rounded(result.p_value),
-        "widths": [None if details is None else details["width"] for details in (result.details1, result.details2)],
+        "sizes": [
+            None if details is None else [size_of(details, k) for k in range(len(details["width"]))]
+            for details in (result.details1, result.details2)
+        ],
         "measure": result.provenance.get("measure", "similarity"),
         "models": [result.provenance.get(f"model{k}", result.provenance.get("model", "")) for k in (1, 2)],
         "caption": describe_similarity(result),
     }
+
+
+def size_of(details: Mapping[str, Sequence[Any]], k: int) -> str:
+    """State the shape of a layer's output for one image, and where that does not tell, how many features were compared.
+
+    Args:
+        details: ``details1`` or ``details2`` of a similarity; without shapes in results of earlier versions.
+        k: The layer's place.
+
+    Example:
+        >>> details = {"width": [65536, 384, 1000], "shape": [[64, 32, 32], [197, 384], None]}
+        >>> [size_of(details, k) for k in range(3)]
+        ['64 x 32 x 32', '197 x 384, 384 features', '1,000 features']
+    """
+    shape, width = details["shape"][k] if "shape" in details else None, details["width"][k]
+    features = f"{width:,} features"
+    if not isinstance(shape, list) or len(shape) < 2:
+        return features
+    text = " x ".join(map(str, shape))
+    return text if prod(shape) == width else f"{text}, {features}"
 
 
 def _rounded(values: np.ndarray) -> list[list[float | None]]:

@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib.pyplot as plt
 import nbconvert
 import nbformat
 import numpy as np
-import seaborn as sns
 from nbconvert.filters import markdown2html
 from nbconvert.preprocessors import ExtractOutputPreprocessor
-from PIL import Image
 from plotly.offline import get_plotlyjs
 from tqdm.auto import tqdm
 
@@ -27,21 +24,23 @@ from utilities.gallery.deciding import deciding
 from utilities.gallery.entries import Entry, collect, without_links
 from utilities.gallery.heatmaps import colour_scale, labels_of, write_script
 from utilities.gallery.tables import read_result, write_table
+from utilities.gallery.thumbnails import THUMBNAIL, draw_small, has_picture, shrink
 from utilities.plots.captions import describe_similarity
 from utilities.plots.style import read_caption
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
-from utilities.results.writing import check_writable, read_json, write_whole
+from utilities.results.writing import check_writable, write_whole
 from utilities.study.wording import describe
 
 TEMPLATES = Path(__file__).with_name("templates")
 ASSETS = ("style.css", "heatmap.js", "curves.js", "index.js")
-THUMBNAIL, SCREEN = (480, 320), (1100, 1400)  # pixels, at most
+SCREEN = (1100, 1400)  # pixels, at most
 CURVED = {kind.__name__ for kind in KINDS}
 COLOURS = {"sequential": colour_scale("rocket"), "diverging": colour_scale("vlag")}  # as in the figures
 _SCRIPT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar, which needs a kernel
 DOWNLOADS = (".pdf", ".svg", ".png")
+LARGE = 750_000  # bytes of a heatmap's data that wait for a click: a page is to load less than 1 MB, plotly aside
 
 
 def build_gallery(runs: str | Path, out: str | Path, progress: bool = True) -> Path:
@@ -94,18 +93,13 @@ def _write(path: Path, text: str) -> None:
 
 def _card(entry: Entry, out: Path) -> dict[str, Any]:
     """Return what the index shows of a notebook."""
-    picture, heatmap = "", _first_heatmap(entry)
-    if entry.figures:
-        picture = f"files/{entry.figures[0].stem}_small.png"
-        write_whole(out / picture, lambda path: _shrink(entry.figures[0], path, THUMBNAIL))
-    elif heatmap is not None:
-        picture = f"files/{entry.name}_small.png"
-        write_whole(out / picture, lambda path: _draw_small(heatmap, path))
+    first = _first_result(entry)
+    square = type(first) is Similarity and first.layers1 == first.layers2
     return {
-        "finding": "" if heatmap is None or heatmap.layers1 != heatmap.layers2 else describe(heatmap),
+        "finding": describe(first) if square else "",
         "name": entry.name,
         "title": entry.title,
-        "picture": picture,
+        "picture": _picture(entry, first, out),
         "verdict": entry.verdict,
         "study": [entry.study],
         "model": entry.values("model", "model1", "model2"),
@@ -114,33 +108,28 @@ def _card(entry: Entry, out: Path) -> dict[str, Any]:
     }
 
 
-def _first_heatmap(entry: Entry) -> Similarity | None:
-    """Read the result under the entry's own name, where it is a similarity."""
-    own = next((path for path in entry.results if path.stem == entry.name), None)
-    if own is None or read_json(own.with_suffix(".json")).get("type") != "Similarity":
-        return None
+def _picture(entry: Entry, first: Result | None, out: Path) -> str:
+    """Write the picture of a card: the first figure, or else the plot of the first result. Return its place."""
+    picture = f"files/{(entry.figures[0].stem if entry.figures else entry.name)}_small.png"
+    if entry.figures:
+        write_whole(out / picture, lambda path: shrink(entry.figures[0], path, THUMBNAIL))
+    elif first is not None and has_picture(first):
+        try:
+            write_whole(out / picture, lambda path: draw_small(first, path))
+        except (ValueError, KeyError) as error:  # what is drawn is not in this result, or in its provenance
+            warnings.warn(f"{entry.name} has no picture: {error}", stacklevel=2)
+            return ""
+    else:
+        return ""
+    return picture
+
+
+def _first_result(entry: Entry) -> Result | None:
+    """Read the first result, which is the one under the entry's own name where there is one."""
     try:
-        return Similarity.load(own)
-    except ValueError:  # damaged, as a warning says
+        return read_result(entry.results[0]) if entry.results else None
+    except ValueError:  # damaged or foreign, as a warning says
         return None
-
-
-def _draw_small(result: Similarity, path: Path) -> None:
-    """Draw a heatmap without words."""
-    side = max(1, THUMBNAIL[1] // max(result.matrix.shape))
-    values = np.kron(result.matrix, np.ones((side, side)))
-    plt.imsave(path, values, vmin=0, vmax=1, cmap=sns.color_palette("rocket", as_cmap=True), origin="lower")
-
-
-def _shrink(source: Path, path: Path, most: tuple[int, int]) -> None:
-    with Image.open(source) as picture:
-        small = picture.convert("RGB").resize(_fitted(picture.size, most), Image.Resampling.LANCZOS)
-        small.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
-
-
-def _fitted(size: tuple[int, int], limits: tuple[int, int]) -> tuple[int, int]:
-    scale = min(1.0, *(most / own for most, own in zip(limits, size, strict=True)))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _filters(cards: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
@@ -170,8 +159,8 @@ def _page(entry: Entry, out: Path) -> dict[str, Any]:
     results = _results(entry)
     tables = {name: write_table(result, out / "files" / f"{name}.csv") for name, result in results.items()}
     heatmaps = {name: result for name, result in results.items() if isinstance(result, Similarity)}
-    for name, result in heatmaps.items():
-        write_script(out / "data", name, result)
+    scripts = [write_script(out / "data", name, result) for name, result in heatmaps.items()]
+    first = scripts[0].stat().st_size if scripts else 0  # that of the others is loaded when they are chosen
     plots = as_data(results, labels_of(results))
     if plots:
         write_curves(out / "data" / f"{entry.name}_curves.js", plots)
@@ -179,6 +168,7 @@ def _page(entry: Entry, out: Path) -> dict[str, Any]:
         "entry": entry,
         "paragraph": markdown2html(entry.paragraph),
         "heatmaps": labels_of(heatmaps),
+        "large": f"{first / 1e6:.1f} MB" if first > LARGE else "",
         "colours": COLOURS,
         "curves": bool(plots),
         "tables": {name: type(results[name]).__name__ for name, written in tables.items() if written},
@@ -202,8 +192,8 @@ def _results(entry: Entry) -> dict[str, Result]:
     return found
 
 
-def _twins(heatmaps: Mapping[str, Similarity]) -> dict[str, dict[str, str]]:
-    """Pair results of the same models and layers, once trained and once not."""
+def _twins(heatmaps: Mapping[str, Similarity]) -> dict[str, dict[str, Any]]:
+    """Pair results of the same models and layers, once trained and once not, with the range of both for one scale."""
     found: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for name, result in heatmaps.items():
         facts = result.provenance
@@ -213,8 +203,17 @@ def _twins(heatmaps: Mapping[str, Similarity]) -> dict[str, dict[str, str]]:
         key = (*models, str(facts.get("dataset")), str(facts.get("measure")), *result.layers1, *result.layers2)
         found.setdefault(key, {}).setdefault(state, []).append(name)
     pairs = [(states.get("trained", []), states.get("untrained", [])) for states in found.values()]
-    both = [{"trained": one[0], "untrained": other[0]} for one, other in pairs if len(one) == len(other) == 1]
-    return {name: pair for pair in both for name in pair.values()}
+    both = [(one[0], other[0]) for one, other in pairs if len(one) == len(other) == 1]
+    facts = [
+        {"trained": one, "untrained": other, "range": _range(heatmaps[one], heatmaps[other])} for one, other in both
+    ]
+    return {name: fact for pair, fact in zip(both, facts, strict=True) for name in pair}
+
+
+def _range(*results: Similarity) -> list[float]:
+    """Return the least and the largest value, or nothing where all are missing."""
+    values = np.concatenate([result.matrix[np.isfinite(result.matrix)] for result in results])
+    return [float(values.min()), float(values.max())] if len(values) else []
 
 
 def _alt(entry: Entry, path: Path, results: Mapping[str, Result]) -> str:
@@ -235,7 +234,7 @@ def _figure(path: Path, out: Path, alt: str) -> dict[str, Any]:
     caption = read_caption(path)
     alt = f"{path.stem}. {caption}" if caption else alt
     shown = f"{path.stem}_screen.png"  # the whole resolution is for download
-    write_whole(out / "files" / shown, lambda place: _shrink(path, place, SCREEN))
+    write_whole(out / "files" / shown, lambda place: shrink(path, place, SCREEN))
     return {"name": path.stem, "files": [one.name for one in there], "alt": alt, "caption": caption, "shown": shown}
 
 

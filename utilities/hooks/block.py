@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-BLOCK_KINDS = ("stem", "conv", "msa", "mlp", "pool", "classifier")
+BLOCK_KINDS = ("stem", "conv", "msa", "mlp", "pool", "blur", "classifier")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Block:
     Attributes:
         name: Name of the module or branch, as in ``model.named_modules()``; stem and classifier join several.
         kind: ``stem``, ``conv``, ``msa`` (attention, lambda layers included), ``mlp``, ``pool`` (a block that lowers
-            the resolution) or ``classifier``.
+            the resolution), ``blur`` (spatial smoothing) or ``classifier``.
         stage: 0 for the stem, then counted from 1.
         module: Function from the features before the block to those after it.
         layout: Layout of the features after it, where they are not logits: ``NCHW``, ``NHWC`` or ``tokens``;

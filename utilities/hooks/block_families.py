@@ -31,7 +31,17 @@ def attends(module: nn.Module) -> bool:
         >>> attends(nn.Conv2d(1, 1, 1))
         False
     """
-    return any(_ATTENTION.search(type(part).__name__) for part in module.modules())
+    return any(is_attention(part) for part in module.modules())
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Tell whether a module is attention or a lambda layer itself, by the name of its class.
+
+    Example:
+        >>> is_attention(nn.MultiheadAttention(4, 1)), is_attention(nn.TransformerEncoderLayer(4, 1))
+        (True, False)
+    """
+    return bool(_ATTENTION.search(type(module).__name__))
 
 
 def _halves(module: nn.Module) -> bool:
@@ -41,6 +51,8 @@ def _halves(module: nn.Module) -> bool:
 
 def _stage_block(name: str, stage: int, module: nn.Module) -> Block:
     kind = "pool" if _halves(module) else "msa" if attends(module) else "conv"
+    if type(module).__name__ == "SpatialSmoothing":  # a layer of the zoo, which hooks do not know
+        kind = "blur"
     return Block(name, kind, stage, module)
 
 
@@ -95,7 +107,7 @@ def _resnet(model: nn.Module) -> list[Block]:
     before, after = names[: names.index(stages[0])], names[names.index(stages[-1]) + 1 :]
     found = [Block("stem", "stem", 0, nn.Sequential(*(children[name] for name in before)))]
     for number, stage in enumerate(stages, 1):
-        found += [_stage_block(f"{stage}.{i}", number, module) for i, module in enumerate(children[stage])]
+        found += [_stage_block(f"{stage}.{i}", number, module) for i, module in children[stage].named_children()]
     return [*found, Block("classifier", "classifier", len(stages), _Head(*(children[name] for name in after)))]
 
 

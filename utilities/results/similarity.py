@@ -39,8 +39,10 @@ class Similarity(Result):
         per_batch: Values of each batch by itself, (batches, layers1, layers2), if asked for.
         null_mean: Mean of each entry over permutations of the images of one side, if asked for.
         p_value: Share of permutations whose value reaches the entry; the observed order counts as one of them.
-        details1: For each row: ``width``, ``first_component`` (its share of the layer's variance within a batch),
-            ``dominant_image`` (its place in the loader) and ``dominant_share`` (of its batch's variance).
+        details1: For each row: ``width`` (number of features that were compared), ``shape`` (of the layer's output for
+            one image, as a list; None where images differ in it, absent in results of earlier versions),
+            ``first_component`` (its share of the layer's variance within a batch), ``dominant_image`` (its place in
+            the loader) and ``dominant_share`` (of its batch's variance).
         details2: The same for each column.
         provenance: Facts about its origin: models, weights, accuracy, data set, estimator, seed, versions.
 
@@ -98,11 +100,11 @@ class Similarity(Result):
 
         Returns:
             One row for each layer of both models, with these columns: its width; whether that exceeds the number of
-            images in a batch, in which case the biased estimate is near 1 whatever the features; the first component's
-            share of variance; and the most dominant image with its share. Where a precision was measured
-            (``precision="auto"``), ``half_difference`` and others tell by how much the layer's similarities
-            differed at most from the exact ones; ``attrs["auto_precision"]`` holds the decision with the
-            largest difference and the tolerance.
+            images in a batch, in which case the biased estimate is near 1 whatever the features; the shape of its
+            output for one image; the first component's share of variance; and the most dominant image with its
+            share. Where a precision was measured (``precision="auto"``), ``half_difference`` and others tell by how
+            much the layer's similarities differed at most from the exact ones; ``attrs["auto_precision"]`` holds the
+            decision with the largest difference and the tolerance.
 
         Raises:
             ValueError: If the result was made without these details.

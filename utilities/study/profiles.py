@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from utilities.training.recipes import RECIPES, Recipe
 from utilities.zoo.families import family
+from utilities.zoo.smoothing import SUFFIX
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ PROFILES = {
 }
 # The study's CNN, hybrid and Vision Transformer, where all three are trained by one notebook.
 CNN = {"quick": "resnet18", "natural": "resnet18", "paper": "resnet50"}
+# The CNN with spatial smoothing, which is trained as the CNN is.
+SMOOTH = {profile: f"{name}{SUFFIX}" for profile, name in CNN.items()}
 HYBRID = {"quick": "alternet18", "natural": "alternet18", "paper": "alternet50"}
 VIT = {"quick": "vit_tiny_patch2_16", "natural": "vit_tiny_patch4_32", "paper": "vit_ti_patch2_32"}
 # Training settings on digits, by the beginning of the model's name, where they differ from the profile's. They were

@@ -83,6 +83,8 @@ class Curves:
 
     def __init__(self, folder: str | Path | None, name: str) -> None:
         self.folder, self.name = None if folder is None else Path(folder), name
+        if folder == "":
+            raise ValueError("log is empty: name the folder of the curves, such as runs/curves, or leave it out")
         if self.folder is not None:  # now, not after an epoch
             check_writable(self.folder / f"{name}.csv")
         self._writer, self._written = None, 0

@@ -66,9 +66,9 @@ class Saving:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
-    def __call__(self) -> None:
-        """Save if it is time; call this after each step and each epoch, in all processes."""
-        due, told = time.monotonic() - self.saved > self.every, self.told is not None
+    def __call__(self, due: bool = False) -> None:
+        """Save if it is time, or due by other reasons; call this after each step and each epoch, in all processes."""
+        due, told = due or time.monotonic() - self.saved > self.every, self.told is not None
         if self.trainer.processes.count > 1:
             due, told = map(bool, self.trainer.processes.total(torch.tensor([int(due), int(told)])))
         if not (due or told):

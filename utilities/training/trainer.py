@@ -131,7 +131,7 @@ class Trainer:
             if self.device.type != "cuda":
                 raise ValueError(
                     f"batch norms ({norms[0]} and others) cannot be synchronised on {self.device.type}: torch's "
-                    "SyncBatchNorm needs CUDA; leave out sync_norms, and each process normalises its share by itself"
+                    "SyncBatchNorm needs CUDA; without sync_norms (--sync-norms) each process normalises its own share"
                 )
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         if self.processes.count == 1:

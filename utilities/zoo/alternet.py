@@ -151,9 +151,9 @@ class AlterNet(PreActResNet):
             >>> pattern(model)
             'CCC/CCCC/CCCCCC/CACA'
         """
-        blocks, count = self.stages[stage - 1], msa_counts(self)[stage - 1]
-        check_room(stage, count + 1, len(blocks))
-        index = len(blocks) - 1 - 2 * count
+        blocks, count, depth = self.stages[stage - 1], msa_counts(self)[stage - 1], self.depths[stage - 1]
+        check_room(stage, count + 1, depth)
+        index = depth - 1 - 2 * count  # a smoothing layer may follow
         replaced = blocks[index]
         block = MSABlock(
             replaced.bn1.num_features,
@@ -202,7 +202,7 @@ def pattern(model: PreActResNet) -> str:
     """
     if not isinstance(model, PreActResNet):
         raise TypeError(f"expected an AlterNet or PreActResNet, got {type(model).__name__}")
-    return "/".join("".join(block.kind for block in stage) for stage in model.stages)
+    return "/".join("".join(getattr(block, "kind", "") for block in stage) for stage in model.stages)
 
 
 def msa_counts(model: PreActResNet) -> tuple[int, ...]:

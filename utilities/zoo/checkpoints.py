@@ -17,6 +17,7 @@ from torch import nn
 from utilities.hooks.calls.nested import tensors_in
 from utilities.results.writing import write_whole
 from utilities.zoo.old_checkpoints import map_keys, map_names
+from utilities.zoo.smoothing import SUFFIX
 from utilities.zoo.state_dicts import fitted, state_of
 
 
@@ -93,7 +94,8 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
         content: A state dictionary, or a dictionary that holds one, see `utilities.zoo.state_dicts`. Old names of
             models and entries are translated, see `utilities.zoo.old_checkpoints`.
         path: Where the checkpoint came from, for messages.
-        asked: Facts that must agree where the checkpoint states them, ``name`` among them.
+        asked: Facts that must agree where the checkpoint states them, ``name`` among them. A network and its twin with
+            spatial smoothing have the same weights: those of either are loaded into the other with a warning.
 
     Raises:
         ValueError: If something does not fit; the message names it and the file.
@@ -103,7 +105,7 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
         Traceback (most recent call last):
         ValueError: checkpoint a.pth does not fit linear: 1 missing keys: weight; 1 other shapes: bias [3] in the ...
     """
-    content = map_names(content)
+    content = _as_twin(map_names(content), path, asked["name"])
     problems = [
         f"{key} is {content[key]!r} in the file, {value!r} was asked for"
         for key, value in asked.items()
@@ -111,7 +113,7 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
     ]
     wanted = model.state_dict()
     try:
-        state, outside = fitted(map_keys(state_of(content), asked["name"]), wanted)
+        state, outside = fitted(map_keys(state_of(content), asked["name"].removesuffix(SUFFIX)), wanted)
     except ValueError as error:
         raise ValueError(f"checkpoint {path} cannot be loaded into {asked['name']}: {error}") from error
     problems += _misfits(wanted, state)
@@ -125,6 +127,15 @@ def load_checkpoint(model: nn.Module, content: dict[str, Any], path: Path, asked
         listed = f"{', '.join(outside[:4])}{', ...' if len(outside) > 4 else ''}"
         warnings.warn(f"{len(outside)} entries of {path} lie outside the model: {listed}", stacklevel=3)
     model.load_state_dict(state)
+
+
+def _as_twin(content: dict[str, Any], path: Path, name: str) -> dict[str, Any]:
+    """Let a checkpoint of a network's twin, with spatial smoothing or without it, pass for its own."""
+    own = content.get("name")
+    if not isinstance(own, str) or own == name or own.removesuffix(SUFFIX) != name.removesuffix(SUFFIX):
+        return content
+    warnings.warn(f"{path} is of {own}, and {name} has not learnt with it: both have the same weights", stacklevel=4)
+    return content | {"name": name}
 
 
 def _misfits(wanted: dict[str, torch.Tensor], state: dict[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from torch import nn
 from utilities import lambda_resnet, resnet
 from utilities.datasets.folders import imagenet_classes
 from utilities.hooks.calls.seeding import seeded_torch
-from utilities.zoo import alternet, plain_cnn, preact_resnet, swin, vit
+from utilities.zoo import alternet, gated_resnet, plain_cnn, preact_resnet, swin, vit
 from utilities.zoo import cifar as cifar_models
 from utilities.zoo.build_up import MSA_COUNTS
 from utilities.zoo.builder_options import check_image_size, naming_options
@@ -35,6 +35,7 @@ from utilities.zoo.local_vit import local_vit
 from utilities.zoo.no_skip import WITHOUT, vit_without_skips
 from utilities.zoo.old_checkpoints import map_keys, map_names
 from utilities.zoo.own_models import build_own, is_own, own_function
+from utilities.zoo.smoothing import SUFFIX, build_smooth
 from utilities.zoo.state_dicts import fitted, state_of
 from utilities.zoo.trained_on import TrainedOn
 from utilities.zoo.wheel_weights import build_from_wheel
@@ -47,6 +48,7 @@ NAMES = "a name of utilities.zoo.list_models, timm/NAME, torchvision/NAME, packa
 _BUILDERS = {
     resnet: "resnet18 resnet34 resnet50 resnet101 wide_resnet50",
     preact_resnet: "preact_resnet18 preact_resnet34 preact_resnet50 preact_resnet101 preact_resnet152",
+    gated_resnet: "se_resnet18 se_resnet34 se_resnet50 cbam_resnet18 cbam_resnet34 cbam_resnet50",
     lambda_resnet: "lambda_resnet26 lambda_resnet38 lambda_resnet50",
     alternet: "alternet18 alternet34 alternet50 alternet101 alternet152",
     vit: "vit_large_patch32_224 vit_tiny_patch2_16 vit_tiny_patch4_16 vit_tiny_patch4_24 vit_tiny_patch4_32 "
@@ -64,6 +66,12 @@ _OWN |= {
     f"{name}_msa{step}": partial(_OWN[name], msa=counts)
     for name, steps in MSA_COUNTS.items()
     for step, counts in enumerate(steps[:-1])
+}
+# CNNs, and hybrids that are ResNets with other layers, with a blur at the end of their stages.
+_OWN |= {
+    f"{name}{SUFFIX}": partial(build_smooth, build)
+    for name, build in list(_OWN.items())
+    if not re.match("vit|swin|pit|mixer", name)
 }
 # Small ViTs that attend to 3, 5 or 8 tokens across, in two dimensions or along rows alone.
 _OWN |= {
@@ -108,8 +116,8 @@ def list_models(pattern: str = "*", weights: str | None = None) -> list[str]:
         ValueError: If there is no such list.
 
     Example:
-        >>> list_models("resnet*")
-        ['resnet101', 'resnet18', 'resnet34', 'resnet50']
+        >>> list_models("resnet18*")
+        ['resnet18', 'resnet18_smooth']
         >>> list_models("torchvision/resnet1*")
         ['torchvision/resnet101', 'torchvision/resnet152', 'torchvision/resnet18']
         >>> list_models(weights="wheel")

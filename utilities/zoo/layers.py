@@ -9,8 +9,10 @@ from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 from utilities.lambda_layer import LambdaLayer
+from utilities.zoo.gated_resnet import ConvolutionalGate, SqueezeExcitation
 from utilities.zoo.libraries import transformer_layers
 from utilities.zoo.local_attention import LocalAttention
+from utilities.zoo.smoothing import SpatialSmoothing
 
 _COMPARED = (
     nn.modules.batchnorm._NormBase,
@@ -29,6 +31,7 @@ _COMPARED = (
     LayerNorm2d,
     LambdaLayer,
     LocalAttention,
+    SpatialSmoothing,
 )
 # Names of blocks: layer1.0 in a ResNet, blocks.0 in a ViT or Mixer, layers.0.blocks.1 in a Swin, stages.0.blocks.1 in a
 # ConvNeXt, block1 in a plain CNN.
@@ -46,10 +49,10 @@ def comparison_layers(model: nn.Module) -> list[str]:
       norm2, mlp.fc1, mlp.act, mlp.fc2``, then ``norm``, ``head.global_pool`` and ``head.fc``.
     - **timm's PoolingVisionTransformer**: the patch embedding, for each stage the convolution that merges its tokens
       and the linear layer that widens its class token (``pool``), blocks as in the VisionTransformer, ``norm, head``.
-    - **Every other model**: norms, activations, linear layers and pooling; lambda layers and local attention as a
-      whole; and the patch embedding of timm's MlpMixer. Shortcuts (``downsample``) are left out, and so is what lies
-      inside a lambda layer, local attention or ``nn.MultiheadAttention``. A ResNet thus has all batch norms after the
-      convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
+    - **Every other model**: norms, activations, linear layers and pooling; lambda layers, local attention and spatial
+      smoothing as a whole; and the patch embedding of timm's MlpMixer. Shortcuts (``downsample``) are left out, and so
+      is what lies inside a lambda layer, local attention, ``nn.MultiheadAttention`` or a gate of an SE- or CBAM-ResNet.
+      A ResNet thus has all batch norms after the convolutions of its main path, all ReLUs, ``avgpool`` and ``fc``.
 
     Args:
         model: Any module.
@@ -71,7 +74,9 @@ def comparison_layers(model: nn.Module) -> list[str]:
     for name, module in model.named_modules():
         if name.startswith(closed) or "downsample" in name.split("."):
             continue
-        if isinstance(module, (LambdaLayer, LocalAttention, nn.MultiheadAttention)):
+        if isinstance(
+            module, (LambdaLayer, LocalAttention, nn.MultiheadAttention, SqueezeExcitation, ConvolutionalGate)
+        ):
             closed += (f"{name}.",)
         if name and isinstance(module, _COMPARED):
             names.append(name)

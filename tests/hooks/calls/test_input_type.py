@@ -11,6 +11,7 @@ from utilities.analysis.blocks.fourier import fourier
 from utilities.analysis.blocks.lesion import lesions
 from utilities.analysis.class_embedding.tuned_fit import fit_tuned_lens
 from utilities.analysis.loss.landscape import loss_landscape
+from utilities.analysis.predictions.adversarial import adversarial
 from utilities.analysis.predictions.classification import classify
 from utilities.analysis.predictions.noise_frequency import noise_frequency
 from utilities.analysis.predictions.prediction_time import prediction_time
@@ -97,6 +98,7 @@ ANALYSES = {
     "mean lesions": lambda model: lesions(model, DATA, ablation="mean", units="block", **RUN).loss,
     "fourier": lambda model: fourier(model, DATA, **RUN).log_amplitude,
     "noise": lambda model: noise_frequency(model, DATA, bands=2, **RUN).both_right,
+    "attack": lambda model: adversarial(model, DATA, radii=[2], steps=2, mean=0.5, std=0.1, **RUN).nll,
     "landscape": lambda model: loss_landscape(model, DATA, points=3, one_dimensional=True, report=None, **RUN).nll,
     "batch norms": lambda model: evaluate(estimate_batch_norm(model, DATA, "cpu"), DATA, device="cpu")["loss"],
 }

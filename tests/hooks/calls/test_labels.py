@@ -13,6 +13,7 @@ from utilities.analysis.blocks.lesion import lesions
 from utilities.analysis.loss.hessian import hessian_spectra, over_training
 from utilities.analysis.loss.landscape import loss_landscape
 from utilities.analysis.loss.spectral_density import spectral_density
+from utilities.analysis.predictions.adversarial import adversarial
 from utilities.analysis.predictions.classification import classify
 from utilities.analysis.predictions.noise_frequency import noise_frequency
 from utilities.analysis.predictions.robustness import robustness
@@ -64,6 +65,12 @@ USES = {
         ),
     ),
     "noise": (linear, lambda model, loader: noise_frequency(model, loader, bands=2, **QUIET)),
+    "attack": (
+        linear,
+        lambda model, loader: adversarial(
+            model, loader, attack="fgsm", radii=[1], mean=(0.5,) * 3, std=(0.5,) * 3, **QUIET
+        ),
+    ),
     "landscape": (linear, lambda model, loader: loss_landscape(model, loader, points=3, report=None, **QUIET)),
     "hessian": (
         linear,

@@ -35,7 +35,9 @@ from utilities.analysis.class_embedding.tuned_fit import fit_tuned_lens
 from utilities.analysis.loss.hessian import hessian_spectra
 from utilities.analysis.loss.landscape import loss_landscape
 from utilities.analysis.loss.spectral_density import spectral_density
+from utilities.analysis.predictions.adversarial import adversarial
 from utilities.analysis.predictions.classification import classify
+from utilities.analysis.predictions.consistency import consistency
 from utilities.analysis.predictions.noise_frequency import noise_frequency
 from utilities.analysis.predictions.prediction_time import prediction_time
 from utilities.analysis.predictions.robustness import robustness, score_logits
@@ -233,6 +235,8 @@ OF_CONVNETS = {
     "density": (lambda m, x: spectral_density(m, x, steps=3, **OPTIONS), False),
     "robustness": (lambda m, x: robustness(m, x, kinds=["contrast"], severities=[1], **SCALE, **OPTIONS), True),
     "noise": (lambda m, x: noise_frequency(m, x, bands=2, **OPTIONS), True),
+    "attack": (lambda m, x: adversarial(m, x, radii=[2], steps=2, **SCALE, **OPTIONS), False),
+    "perturbed": (lambda m, x: consistency(m, x, kinds=["rotate"], **SCALE, **OPTIONS), True),
     "statistics": (statistics, True),
     "compare": (lambda m, x: compare(m, m, x, **OPTIONS), True),
     "two models": (lambda m, x: compare(m, convnet(m.scale.writes, True), x, **OPTIONS), True),

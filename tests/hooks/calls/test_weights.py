@@ -26,7 +26,9 @@ from utilities.analysis.loss.hessian import hessian_spectra, over_training
 from utilities.analysis.loss.landscape import loss_landscape
 from utilities.analysis.loss.spectral_density import spectral_density
 from utilities.analysis.loss.trajectory import trajectory
+from utilities.analysis.predictions.adversarial import adversarial
 from utilities.analysis.predictions.classification import classify
+from utilities.analysis.predictions.consistency import consistency
 from utilities.analysis.predictions.noise_frequency import noise_frequency
 from utilities.analysis.predictions.robustness import robustness
 from utilities.analysis.stream import stream
@@ -136,6 +138,8 @@ OF_CONVNETS = {
     "classify": lambda m: classify(m, Unread(), **RUN),
     "robustness": lambda m: robustness(m, Unread(), mean=(0,) * 3, std=(1,) * 3, **RUN),
     "noise": lambda m: noise_frequency(m, Unread(), **RUN),
+    "attack": lambda m: adversarial(m, Unread(), mean=(0,) * 3, std=(1,) * 3, **RUN),
+    "perturbed": lambda m: consistency(m, Unread(), mean=(0,) * 3, std=(1,) * 3, **RUN),
 }
 OF_TRANSFORMERS = {
     "values": class_value_agreement,

@@ -67,7 +67,7 @@ def find_units(sequence: BlockSequence, images: torch.Tensor, *, whole: bool = F
     for place, block in enumerate(sequence):
         before = x
         inside, x = _same_shape(block, before)
-        if block.kind in ("stem", "classifier"):
+        if block.kind in ("stem", "blur", "classifier"):
             continue
         depth = place / last
         if not whole and not block.is_branch and inside:

@@ -1,7 +1,7 @@
 """What layers of Vision Transformers say about the classes (Vilas et al. 2023, https://arxiv.org/abs/2310.18969).
 
-The functions `identifiability`, `importance` and `lens` are in the modules of those names; `space` and `spaces` project
-into class-embedding space, `readers` read all blocks in one pass.
+The functions `identifiability`, `importance`, `lens` and `logit_attribution` are in the modules of those names; `space`
+and `spaces` project into class-embedding space, `readers` read all blocks in one pass.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from utilities.analysis.class_embedding.key_value import KeyValueAgreement, key_value_agreement
     from utilities.analysis.class_embedding.lens import Lens
     from utilities.analysis.class_embedding.lens_kl import LensKL, tuned_lens_kl
+    from utilities.analysis.class_embedding.logit_attribution import LogitAttribution, components_of
     from utilities.analysis.class_embedding.perturbation import Perturbation, perturb, perturb_each_block
     from utilities.analysis.class_embedding.probes import LinearProbes, linear_probes
     from utilities.analysis.class_embedding.relevance import relevance_maps
@@ -37,11 +38,13 @@ __all__ = [
     "LensKL",
     "LensOptions",
     "LinearProbes",
+    "LogitAttribution",
     "Perturbation",
     "RemovalCurves",
     "TunedLens",
     "class_space",
     "class_value_agreement",
+    "components_of",
     "fit_tuned_lens",
     "gradient_maps",
     "inspect_class",
@@ -65,6 +68,7 @@ __getattr__ = hand_on(
         "key_value": ["KeyValueAgreement", "key_value_agreement"],
         "lens": ["Lens"],
         "lens_kl": ["LensKL", "tuned_lens_kl"],
+        "logit_attribution": ["LogitAttribution", "components_of"],
         "perturbation": ["Perturbation", "perturb", "perturb_each_block"],
         "probes": ["LinearProbes", "linear_probes"],
         "relevance": ["relevance_maps"],

@@ -82,28 +82,30 @@ class Objective:
         return known | {"block": None if self.block is None else list(np.atleast_1d(self.block))}
 
     @contextmanager
-    def of(self, model: nn.Module, device: str | torch.device = "auto") -> Iterator[Callable[[Data, int], Hessian]]:
+    def of(self, model: nn.Module, device: str | torch.device = "auto") -> Iterator[Callable[..., Hessian]]:
         """Make Hessians of a copy of a model; the model itself is not touched.
 
         Inside the context attention runs as plain matrix products, because fused kernels cannot be differentiated
         twice. TF32 is off.
 
         Yields:
-            A function that makes the operator. It takes (images, targets) pairs and the number of images. The operator
-            reads the pairs again for each product, unless they are a list of one pair.
+            A function that makes the operator. It takes (images, targets) pairs, the number of images and, for a block
+            on the diagonal, the names of its parameters. The operator reads the pairs again for each product, unless
+            they are a list of one pair.
         """
         check_gradients("a Hessian")
-        parameters = self._names(model)
+        parameters = self.names(model)
         target = resolve_device(device)
         twin = copy.deepcopy(model).to(target, self.type).eval().requires_grad_(False)
         for module in twin.modules():
             if self.mode == "train" and isinstance(module, _BatchNorm):
                 module.training, module.track_running_stats = True, False  # normalises by the batch, updates nothing
-        chosen = [p.requires_grad_(True) for name, p in twin.named_parameters() if name in parameters]
+        chosen = {name: p.requires_grad_(True) for name, p in twin.named_parameters() if name in parameters}
         loss = _Loss(self.loss, self.label_smoothing)
 
-        def operator(data: Data, n: int) -> Hessian:
-            return Hessian(twin, loss, chosen, data, check_deterministic=False, num_data=n)
+        def operator(data: Data, n: int, only: Iterable[str] | None = None) -> Hessian:
+            own = [chosen[name] for name in (chosen if only is None else only)]
+            return Hessian(twin, loss, own, data, check_deterministic=False, num_data=n)
 
         exact = choose_precision("exact", twin, target).running(target)
         plain = sdpa_kernel(SDPBackend.MATH)
@@ -118,8 +120,12 @@ class Objective:
         ):
             yield operator
 
-    def _names(self, model: nn.Module) -> set[str]:
-        """Name the trained parameters that are in the block."""
+    def names(self, model: nn.Module) -> list[str]:
+        """Name the trained parameters that are in the block, in the order of the Hessian's rows.
+
+        Raises:
+            ValueError: If there is none, or a glob of the block names none.
+        """
         names = [name for name, p in model.named_parameters() if p.requires_grad]
         if not names:
             raise ValueError(
@@ -127,7 +133,7 @@ class Objective:
                 "model.requires_grad_() lets all have them"
             )
         if self.block is None:
-            return set(names)
+            return names
         chosen: set[str] = set()
         for pattern in np.atleast_1d(self.block):
             matches = fnmatch.filter(names, pattern)
@@ -137,7 +143,17 @@ class Objective:
                     f"there are {names[0]}, ..., {names[-1]}"
                 )
             chosen |= set(matches)
-        return chosen
+        return [name for name in names if name in chosen]
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Tell whether a model has batch norms, which in mode ``"train"`` let the images of a batch count together.
+
+    Example:
+        >>> has_batch_norm(nn.Sequential(nn.BatchNorm1d(2)))
+        True
+    """
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 class _Loss(nn.Module):

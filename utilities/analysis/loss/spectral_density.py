@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from utilities.analysis.loss.curvature import Objective
+from utilities.analysis.loss.curvature import Objective, has_batch_norm
 from utilities.analysis.loss.lanczos import lanczos, quadrature
 from utilities.analysis.loss.mini_batches import SeededMixFunction, check_targets, image_facts
 from utilities.analysis.loss.repeated_passes import RepeatedPasses
@@ -165,7 +164,7 @@ def spectral_density(
     if n_vectors < 1 or steps < 1 or not (width is None or width > 0):
         raise ValueError(f"n_vectors={n_vectors} and steps={steps} should be 1 or more, width={width} above 0 or None")
     check_weights(model)
-    data = RepeatedPasses(loader, goal.type, mix, seed, together=goal.mode == "train" and _has_batch_norm(model))
+    data = RepeatedPasses(loader, goal.type, mix, seed, together=goal.mode == "train" and has_batch_norm(model))
     check_targets(model, data.first, data.targets, goal, device, loader)
     by_vector: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     with goal.of(model, device) as make, adding_up(by_vector, "spectral density") as processes:
@@ -186,10 +185,6 @@ def spectral_density(
     known |= {"hessian_seed": seed, **image_facts(loader, mix)}
     density = smoothed(nodes, weights / n_vectors, grid, width)
     return SpectralDensity(nodes, weights, grid, density, width, rows, known | {"versions": versions()})
-
-
-def _has_batch_norm(model: nn.Module) -> bool:
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def _counted(operator: Any, bar: tqdm) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -2,20 +2,34 @@
 // Draw similarities as heatmaps that answer: hover, arrow keys and click read a pair of layers.
 const gallery = (() => {
   const results = {};
-  const twins = {};  // result -> the same models trained and untrained, set by the page
+  const twins = {};  // result -> the same models trained and untrained, and the range of both, set by the page
   const byId = (id) => document.getElementById(id);
-  let cell = [0, 0];
+  let cell = [0, 0], drawn = { names: [], shown: [] }, turn = 0;
 
   function add(name, result) {
     results[name] = result;
   }
 
+  const asked = {};  // result -> promise that its script has run
+
+  // A page that is opened from disk may not fetch: data come by a script, when they are first needed.
+  function load(name) {
+    asked[name] ??= new Promise((done, fail) => {
+      const script = document.createElement("script");
+      script.src = `data/${encodeURIComponent(name)}.js`;
+      script.addEventListener("load", done);
+      script.addEventListener("error", () => { delete asked[name]; fail(new Error(`${script.src} cannot be read`)); });
+      document.head.append(script);
+    });
+    return asked[name];
+  }
+
   const alike = (a, b) => String(a.rows) === String(b.rows) && String(a.columns) === String(b.columns);
   const text = (value) => (value === null ? "missing" : value.toFixed(3));
-  const width = (result, side, k) => (result.widths[side] ? `, ${result.widths[side][k].toLocaleString("en")} features` : "");
+  const size = (result, side, k) => (result.sizes[side] ? ` (${result.sizes[side][k]})` : "");
 
   function describe(result, i, j) {
-    const parts = [`${result.rows[i]}${width(result, 0, i)} with ${result.columns[j]}${width(result, 1, j)}: ${text(result.values[i][j])}`];
+    const parts = [`${result.rows[i]}${size(result, 0, i)} with ${result.columns[j]}${size(result, 1, j)}: ${text(result.values[i][j])}`];
     if (result.stderr && result.stderr[i][j] !== null) parts.push(`± ${text(result.stderr[i][j])}`);
     if (result.p && result.p[i][j] !== null) parts.push(`p = ${text(result.p[i][j])}`);
     return parts.join(" ");
@@ -69,21 +83,31 @@ const gallery = (() => {
     return [Math.max(cell * columns, 120), Math.max(cell * rows, 120)];
   }
 
-  function range(shown, diverging) {
-    const values = shown.flatMap((result) => result.values.flat()).filter((value) => value !== null);
+  function range(shown, diverging, also) {
+    const values = [...also, ...shown.flatMap((result) => result.values.flat())].filter((value) => value !== null);
     const least = Math.min(...values), most = Math.max(...values);
     const end = Math.max(Math.abs(least), Math.abs(most)) || 1;
     return diverging ? [-end, end] : [Math.min(0, least), Math.max(1, most)];
   }
 
-  function draw() {
+  async function draw() {
     followStates();
-    const { names, shown, diverging } = chosen();
-    const place = byId("heatmaps");
+    byId("large")?.remove();
+    const place = byId("heatmaps"), mine = (turn += 1);
+    place.setAttribute("aria-busy", "true");
+    try {
+      await Promise.all(["first", "second"].map((id) => byId(id)?.value).filter(Boolean).map(load));
+    } catch (error) {
+      byId("readout").textContent = error.message;
+      place.setAttribute("aria-busy", "false");
+      return;
+    }
+    if (mine !== turn) return;  // something else was chosen meanwhile
+    drawn = chosen();
+    const { names, shown, diverging } = drawn;
     place.replaceChildren();
     const twin = twins[byId("first").value];
-    const scaled = twin && !diverging ? [...shown, results[twin.trained], results[twin.untrained]] : shown;  // one scale for all
-    const [zmin, zmax] = range(scaled, diverging);
+    const [zmin, zmax] = range(shown, diverging, twin && !diverging ? twin.range : []);  // one scale for trained and untrained
     // All boxes first: a plot takes the width that its box has when it is drawn.
     const boxes = shown.map(() => place.appendChild(document.createElement("div")));
     shown.forEach((result, k) => {
@@ -113,12 +137,13 @@ const gallery = (() => {
     byId("matches").replaceChildren();
     Plotly.purge(byId("curves"));
     byId("curves").replaceChildren();
+    place.setAttribute("aria-busy", "false");
   }
 
   // Mark a pair of layers in all heatmaps that are shown, and read it out.
   function show([i, j]) {
     cell = [i, j];
-    const { names, shown } = chosen();
+    const { names, shown } = drawn;
     document.querySelectorAll(".heatmap").forEach((box, k) => {
       const result = shown[k];
       if (i >= result.rows.length || j >= result.columns.length) return;
@@ -142,7 +167,7 @@ const gallery = (() => {
 
   // Draw the row and the column of the chosen pair as curves, and list the best matches of both layers.
   function read() {
-    const { shown } = chosen();
+    const { shown } = drawn;
     const [i, j] = cell, result = shown[0];
     const row = result.values[i], column = result.values.map((line) => line[j]);
     const depth = (values) => values.map((_, k) => (values.length > 1 ? k / (values.length - 1) : 0));
@@ -191,7 +216,8 @@ const gallery = (() => {
     for (const radio of document.querySelectorAll("#states input")) radio.addEventListener("change", () => choose(radio.value));
     for (const id of ["first", "second", "difference"]) if (byId(id)) byId(id).addEventListener("change", draw);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-    draw();
+    if (byId("large")) byId("large").addEventListener("click", draw);
+    else draw();
   }
 
   return { add, colours, twins, start };

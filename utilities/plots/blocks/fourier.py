@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -20,7 +21,8 @@ AXES = {
     "own": ("frequency", "frequency (units of pi,\nof each block's own grid)"),
     "pixel": ("pixel_frequency", "frequency (units of pi,\nin pixels of the image)"),
 }
-KIND_COLOURS = {"conv": "#0173b2", "msa": "#d55e00", "mlp": "#029e73", "pool": "#56b4e9"}
+LOWEST = -5.0  # gain at which the figure ends: what a blur removes altogether has no logarithm
+KIND_COLOURS = {"conv": "#0173b2", "msa": "#d55e00", "mlp": "#029e73", "pool": "#56b4e9", "blur": "#cc78bc"}
 
 
 def plot_spectra(results: Mapping[str, Fourier] | Fourier, axis: str = "own") -> Figure:
@@ -95,11 +97,16 @@ def plot_gain(results: Mapping[str, Fourier] | Fourier) -> Figure:
                 seen.add(kind)
         ax.axhline(0, color=GREY, linewidth=HAIRLINE, zorder=0)
         ax.set(title=wrap(title, 2), xlabel="frequency (units of pi,\nin pixels of the image)")
+    lowest = min(float(np.nanmin(result.gain - result.gain[:, :1], initial=0)) for result in results.values())
+    if lowest < LOWEST:
+        axes[0, 0].set_ylim(bottom=LOWEST)
     for kind in KIND_COLOURS:
         if kind in seen:
             axes[0, 0].plot([], [], color=KIND_COLOURS[kind], lw=THICK, label=kind)
     axes[0, 0].set_ylabel("gain: ln(output / input amplitude),\nless that of frequency 0")
     note = "Thin: single blocks; thick: mean of a kind, over the blocks of its largest grid."
+    if lowest < LOWEST:
+        note += f" Lines that leave at the bottom: less than {math.exp(LOWEST):.1%} of the amplitude is left."
     return finish(figure, results, note)
 
 

@@ -16,6 +16,7 @@ from utilities.plots.class_embedding.key_value import (
 )
 from utilities.plots.class_embedding.lens import plot_lens
 from utilities.plots.class_embedding.lens_distance import plot_lens_distances
+from utilities.plots.class_embedding.logit_attribution import plot_class_attribution, plot_logit_attribution
 from utilities.plots.class_embedding.perturbation import plot_perturbation, plot_perturbation_of_blocks
 from utilities.plots.class_embedding.probes import plot_probes
 from utilities.plots.class_embedding.removal import plot_removal
@@ -23,6 +24,7 @@ from utilities.plots.class_embedding.removal import plot_removal
 __all__ = [
     "plot_agreement_and_accuracy",
     "plot_changes",
+    "plot_class_attribution",
     "plot_class_value_agreement",
     "plot_composition",
     "plot_compositionality",
@@ -33,6 +35,7 @@ __all__ = [
     "plot_key_value_agreement",
     "plot_lens",
     "plot_lens_distances",
+    "plot_logit_attribution",
     "plot_perturbation",
     "plot_perturbation_of_blocks",
     "plot_probes",

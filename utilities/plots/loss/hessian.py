@@ -85,12 +85,12 @@ def _note(results: Mapping[str, HessianSpectra], end: str) -> str:
         images = f" of {facts['batch_size']} images" if "batch_size" in facts else ""
         text = f"The {count[1]} {which} of each of {count[0]} mini-batches{images}"
         text += f"; {missing} did not converge" if missing else ""
-        texts.append(f"{text}. {_setting(facts)}".strip())
+        texts.append(f"{text}. {describe_loss(facts)}".strip())
     errors = ["Errors: jackknife over mini-batches."] if end == "magnitude" else []
     return " ".join([*dict.fromkeys(texts), *errors])
 
 
-def _setting(facts: Mapping[str, object]) -> str:
+def describe_loss(facts: Mapping[str, object]) -> str:
     """Describe the loss, as far as it is known."""
     known = []
     if "augmentation" in facts and "augmented" not in str(facts.get("dataset")):
@@ -145,7 +145,7 @@ def plot_spectral_density(results: Mapping[str, SpectralDensity] | SpectralDensi
 def _vectors(result: SpectralDensity) -> str:
     count, steps = result.nodes.shape
     text = f"Stochastic Lanczos quadrature, {steps} steps from {count} random vector{'s' * (count > 1)}."
-    return f"{text} {_setting(result.provenance)}".strip()
+    return f"{text} {describe_loss(result.provenance)}".strip()
 
 
 def plot_over_training(history: Mapping[str, Mapping[int, HessianSpectra]]) -> Figure:
