@@ -41,6 +41,8 @@ class Case:
         freedom: Degrees of freedom of t-distributed features; 0: normal.
         layers: Number of layers, whose noise is correlated.
         seeds: Number of models of B and of C; each weighs A's features with random factors of its own.
+        others: Number of layers of B and of C, among which the best match is taken.
+        apart: Share by which the noise of each of these is larger than that of the one before.
         percentile: Whether to look at uncorrected percentile intervals as well.
     """
 
@@ -55,6 +57,8 @@ class Case:
     layers: int = 1
     seeds: int = 1
     percentile: bool = False
+    others: int = 1
+    apart: float = 0.0
 
 
 CASES = [
@@ -68,6 +72,8 @@ CASES = [
     Case("C noisier, 3 batches", 0.5, 1.0, n=180, batches=3),
     Case("B = C, 6 layers", 1.0, 1.0, layers=6),
     Case("B = C, 5 seeds of each", 0.5, 0.5, seeds=5),
+    Case("C noisier, best of 3 layers", 0.5, 0.7, others=3, apart=0.5),
+    Case("B = C, best of 3 equal layers", 0.8, 0.8, others=3),
 ]
 
 
@@ -89,9 +95,9 @@ def draw(case: Case, rng: np.random.Generator) -> tuple[dict[tuple[int, int, str
         for k in range(case.seeds):
             factors = rng.uniform(0.2, 1.8, case.width) if case.seeds > 1 else np.ones(case.width)
             shared = noise()
-            for layer in range(case.layers):
-                own = np.sqrt(0.5) * (shared + noise()) if case.layers > 1 else shared
-                x = own if np.isinf(size) else factors * hidden + size * own
+            for layer in range(max(case.layers, case.others)):
+                own = np.sqrt(0.5) * (shared + noise()) if case.layers > 1 else noise() if case.others > 1 else shared
+                x = own if np.isinf(size) else factors * hidden + size * (1 + case.apart * layer) * own
                 grams[side, k, str(layer)] = _grams(x, case.batches)
     return grams, _truth(scale**2, case.noise1) - _truth(scale**2, case.noise2)
 
@@ -112,7 +118,8 @@ def sample(case: Case, seed: int) -> dict[str, float]:
     """Draw once, and look whether intervals hold the truth."""
     torch.set_num_threads(1)
     grams, truth = draw(case, np.random.default_rng([seed, CASES.index(case)]))
-    result = difference_of_grams(grams, resamples=RESAMPLES, seed=seed)
+    match = "best" if case.others > 1 else "depth"
+    result = difference_of_grams(grams, match=match, resamples=RESAMPLES, seed=seed)
     held = (result.low <= truth) & (truth <= result.high)
     found = {
         "held": float(held.mean()),
@@ -153,14 +160,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "nearness_coverage.csv")
+    parser.add_argument("--only", nargs="*", help="parts of the names of cases, whose rows are replaced")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    rows = []
+    rows = {} if given.only is None else pd.read_csv(given.out).set_index("case", drop=False).T.to_dict()
     with ProcessPoolExecutor(given.workers) as pool:
         for case in CASES:
-            rows.append(coverage(case, given.samples, pool.map))
-            print(rows[-1], flush=True)
-            pd.DataFrame(rows).to_csv(given.out, index=False)
+            if given.only is None or any(word in case.name for word in given.only):
+                rows[case.name] = coverage(case, given.samples, pool.map)
+                print(rows[case.name], flush=True)
+                pd.DataFrame([rows[one.name] for one in CASES if one.name in rows]).to_csv(given.out, index=False)
 
 
 if __name__ == "__main__":

@@ -184,16 +184,33 @@ def _estimate(
     freedom = np.full(len(plain), float(sum(sizes) - len(sizes)))
     if max(counts) == 1:
         return _Estimate(one[0], two[0], images[0], by_images, freedom, images[1:])
-    draws, by_seeds = (
-        np.subtract(*(_with_mean(np.einsum("blrk,br,bk->bl", table, seeds[0][1:], seeds[k][1:]), there)
-                      for k, table in enumerate(chosen, 1)))
-        for chosen in ([values[1:] for values, _ in tables], [_repeated(values) for values, _ in tables])
-    )  # fmt: skip
-    several, spread = min(k for k in counts if k > 1), by_seeds.var(0, ddof=1)
+    full, plain_rows = [values[1:] for values, _ in tables], [_repeated(values) for values, _ in tables]
+    draws = _resampled(full, [own[1:] for own in seeds], there)
+    spread = _resampled(plain_rows, [own[1:] for own in seeds], there).var(0, ddof=1)
+    several = min(k for k in counts if k > 1)
     variance = dual_variance(draws.var(0, ddof=1) + by_images - plain, by_images, spread, sum(sizes), several)
-    of_seeds = several / (several - 1) * spread
-    freedom = satterthwaite([of_seeds, np.maximum(variance - of_seeds, 0)], [several - 1, freedom[0]])
+    of_sides = [
+        k / (k - 1) * _resampled(plain_rows, _of_one_side(seeds, side), there).var(0, ddof=1)
+        for side, k in enumerate(counts)
+        if k > 1
+    ]
+    rest = np.maximum(variance - np.sum(of_sides, axis=0), 0)
+    freedom = satterthwaite([*of_sides, rest], [*(k - 1 for k in counts if k > 1), freedom[0]])
     return _Estimate(one[0], two[0], images[0], variance, freedom, draws)
+
+
+def _resampled(tables: list[np.ndarray], seeds: list[np.ndarray], there: np.ndarray) -> np.ndarray:
+    """Average tables (rows, layers, models, other models) over weighted models, and subtract."""
+    one, two = (
+        _with_mean(np.einsum("blrk,br,bk->bl", table, seeds[0], seeds[side]), there)
+        for side, table in enumerate(tables, 1)
+    )
+    return one - two
+
+
+def _of_one_side(seeds: list[np.ndarray], side: int) -> list[np.ndarray]:
+    """Resample the models of one side alone."""
+    return [own[1:] if k == side else np.broadcast_to(own[:1], own[1:].shape) for k, own in enumerate(seeds)]
 
 
 def _repeated(values: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ def corrected_variance(bootstrap: np.ndarray, jackknife: np.ndarray) -> np.ndarr
     (Hoeffding 1948, https://doi.org/10.1214/aoms/1177730196). It is a + b. The jackknife expects a + 2b (Efron & Stein
     1981, https://doi.org/10.1214/aos/1176345462). The bootstrap expects a + 3b: b from the pairs, and 2b because values
     of single images are themselves noisy by their pairs. Where features are wide or unlike, b is not small beside a,
-    and intervals from the bootstrap alone hold the truth in up to 99.9% of samples in place of 95%.
+    and intervals from the bootstrap alone hold the truth in up to 99.5% of samples in place of 95%.
 
     Args:
         bootstrap: Variance over resamples.
