@@ -31,10 +31,12 @@ FENCE = re.compile(r"(?:^ *<!-- needs: ([\w, ]+) -->\n)?^( *)```(\w*)\n(.*?)^\2`
 # Commands are run, with these words behind them that make them short.
 SMALLER = {
     "compare": "--n-images 20",
+    "features": "--n-images 20",
     "evaluate": "--n-images 20",
     "train": "--n-images 20 --norm-images 10 --batch-size 10",
     "contributions": "--n-images 20",
     "nearer": "--n-images 24 --batch-size 24 --resamples 100",
+    "stitching": "--n-images 20 --n-train 20 --depths 2",
     "claims": "",
     "gallery": "",
     "layers": "",
@@ -225,6 +227,9 @@ def call(main, page, arguments):
         return
     for words in COMMANDS if any(word.endswith(".pth") for word in arguments) else []:
         if words[3:4] == ["train"] and any(f"{words[6]}/{words[3 + 1]}_" in word for word in arguments):
+            call(main, page, words[3:])
+    for words in COMMANDS:  # that keep the features which this one compares
+        if words[3:4] == ["features"] and arguments[0] == "compare" and words[words.index("--out") + 1] in arguments:
             call(main, page, words[3:])
     if arguments[:1] in (["claims"], ["gallery"]):
         Path(arguments[1]).mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,7 @@ from utilities.training.trainer import Trainer, autocast_dtype
 from utilities.utils import resolve_device, set_seed, versions
 from utilities.zoo.checkpoints import tensor_bytes, write_torch
 from utilities.zoo.factory import check_name, create_model
+from utilities.zoo.huggingface import is_hf
 from utilities.zoo.own_models import is_own
 
 RESUME_EVERY = 60  # seconds of training that an interruption costs at most
@@ -61,6 +62,7 @@ DROP_PATH = {
     "": ("drop_path", "drop_path_rate"),
     "timm": ("drop_path_rate",),
     "torchvision": ("stochastic_depth_prob",),
+    "hf": ("drop_path_rate",),
 }
 
 
@@ -177,7 +179,7 @@ def fit(
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every={save_every} must be at least 1")
     if resume_every is not None and not 0 <= resume_every < math.inf:
-        raise ValueError(f"resume_every={resume_every} (--resume-every) should be a number of minutes, 0 or more")
+        raise ValueError(f"resume_every={resume_every} should be a number of minutes, 0 or more")
     if not 1 <= accumulate <= max(1, recipe.batch_size // (2 * processes.count)):
         raise ValueError(
             f"accumulate={accumulate} (--grad-accum) parts of batches of {recipe.batch_size} should be 1 or more and "
@@ -228,7 +230,7 @@ def fit(
         evaluated = partial(evaluate_shared, trainer.result, test, device, processes, autocast=trainer.dtype)
         result = evaluated()
         report(f"test: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")
-        refuse_diverged(trainer, result)
+        refuse_diverged(trainer, result, path)
         if mirrored:
             both = evaluated(mirrored=True)
             result |= {f"{name}_mirrored": value for name, value in both.items() if name != "n"}
@@ -260,12 +262,12 @@ def _create(
 ) -> torch.nn.Module:
     """Make the model to train, passing the stochastic-depth rate under the name that the model has for it."""
     if not drop_path:
-        return create_model(model_name, num_classes, seed=seed, **options)
+        return create_model(model_name, num_classes, "random", seed, **options)
     own, reason = is_own(model_name), "nothing in it is dropped"
     library = "" if own else model_name.rpartition("/")[0]
-    for keyword in DROP_PATH[library]:
+    for keyword in DROP_PATH["hf" if is_hf(model_name) else library]:
         try:
-            model = create_model(model_name, num_classes, seed=seed, **{keyword: drop_path}, **options)
+            model = create_model(model_name, num_classes, "random", seed, **{keyword: drop_path}, **options)
         except TypeError as error:
             reason = str(error)
             continue

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from utilities.cli import verbs
 from utilities.cli.compare import main
 from utilities.compare import Similarity, compare
 from utilities.datasets import load_dataset, make_loader
@@ -107,3 +108,36 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["resnet18", "--dataset", "digits", "--out", str(tmp_path / "file" / "r.npz")])
     assert "nothing can be written to" in capsys.readouterr().err
+
+
+def test_kept_features_stand_for_models(tmp_path, capsys):
+    images = ["--dataset", "digits", "--n-images", "40", "--batch-size", "20", "--image-size", "16", "--device", "cpu"]
+    names = ["plain_cnn8", "vit_tiny_patch2_16"]
+    for name in names:
+        verbs.main(["features", name, *images, "--out", str(tmp_path / name)])
+    said = capsys.readouterr().out
+    assert f"{tmp_path / names[0]} takes " in said
+    assert f"wrote {tmp_path / names[1]}: " in said
+    folders = [str(tmp_path / name) for name in names]
+    main([*folders, "--device", "cpu", "--out", str(tmp_path / "kept.npz")])
+    main([*names, *images, "--precision", "exact", "--out", str(tmp_path / "run.npz")])
+    kept, run = Similarity.load(tmp_path / "kept"), Similarity.load(tmp_path / "run")
+    assert (kept.layers1, kept.layers2) == (run.layers1, run.layers2)
+    np.testing.assert_allclose(kept.matrix, run.matrix, atol=1e-6, rtol=0)
+    facts = kept.provenance
+    assert [facts[key] for key in ("model1", "model2", "dataset")] == [*names, "digits (test)"]
+    assert facts["weights1"] == "untrained, seed 0"
+    main([folders[0], names[1], *images, "--precision", "exact", "--out", str(tmp_path / "mixed.npz")])
+    np.testing.assert_allclose(Similarity.load(tmp_path / "mixed").matrix, run.matrix, atol=1e-6, rtol=0)
+    main([folders[1], "--device", "cpu", "--out", str(tmp_path / "self.npz")])
+    np.testing.assert_allclose(Similarity.load(tmp_path / "self").matrix.diagonal(), 1, atol=1e-6)
+    for words, message in (
+        ([folders[0], "plain_cnn8"], "--dataset is missing: plain_cnn8 is a model"),
+        (["plain_cnn8"], "--dataset is missing: digits, cifar10"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*words, "--out", str(tmp_path / "no")])
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        verbs.main(["features", names[0], *images, "--out", folders[0]])
+    assert "is there already" in capsys.readouterr().err

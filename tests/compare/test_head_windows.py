@@ -6,12 +6,14 @@ import timm
 import torch
 from torch import nn
 
+from tests import vit_twins
 from utilities.analysis.attention.attention_distance import AttentionDistance, attention_distance
 from utilities.compare.head_windows import HeadWindows, compare_head_windows, windows_of_heads
 from utilities.compare.two_models import compare
 from utilities.resnet import resnet18
 from utilities.results.head_windows import HeadWindowSimilarity
 from utilities.zoo import create_model
+from utilities.zoo.huggingface import HuggingFaceModel
 
 CPU = {"device": "cpu", "progress": False}
 
@@ -119,3 +121,16 @@ def test_the_wrapped_model_keeps_its_own_layers_once():
     wrapped = HeadWindows(model, attention_layers(model)[1], [[0, 1], [1, 2]])
     assert [name for name, _ in wrapped.named_children()] == ["vit", "windows"]
     assert len(list(wrapped.parameters())) == len(list(model.parameters()))
+
+
+def test_heads_of_a_hugging_face_model_are_timms():
+    transformers = pytest.importorskip("transformers")
+    one, two = vit_twins.vit(transformers)
+    two, images = HuggingFaceModel(two).eval(), vit_twins.images(16).split(8)
+    cnn = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    found = []
+    for model in (one, two):
+        distances = attention_distance(model, images, device="cpu", progress=False)
+        found.append(compare_head_windows(model, cnn, images, distances=distances, device="cpu", precision="exact"))
+    np.testing.assert_allclose(found[0].matrix, found[1].matrix, atol=1e-5)
+    assert found[0].provenance["heads"] == found[1].provenance["heads"]

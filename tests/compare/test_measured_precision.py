@@ -141,7 +141,9 @@ def test_the_images_of_all_processes_count(monkeypatch, count, looks):
     monkeypatch.setattr(module, "has_fast_bfloat16", lambda device: True)
     monkeypatch.setattr(module, "_candidates", lambda comparison: ["half"])
     monkeypatch.setattr(module, "_look", lambda *_: seen.append(1) or {"chosen": "half"})
-    comparison = SimpleNamespace(sums=SimpleNamespace(decision=None), devices=[], use=lambda chosen: None)
+    comparison = SimpleNamespace(
+        sums=SimpleNamespace(decision=None), models=[nn.Identity()], devices=[], use=lambda chosen: None
+    )
     comparison.options = SimpleNamespace(tolerance=0.1)
     processes = SimpleNamespace(rank=0, count=count, first=lambda value: value)
     list(module.settled(comparison, [(0, images(), images())], 1, processes))  # this process has 64

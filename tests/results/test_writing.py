@@ -27,7 +27,9 @@ def full(path):
 
 
 def test_a_full_disk_is_named_with_what_is_needed_and_what_is_free(tmp_path):
-    with pytest.raises(OSError, match=r"no room for .*a\.npz: it needs more than 3\.0 MB, and [\d,.]+ MB are free in"):
+    with pytest.raises(
+        OSError, match=r"no room for .*a\.npz: it needs more than 3\.0 MB, and [\d,.]+ [MG]B are free in"
+    ):
         write_whole(tmp_path / "a.npz", full)
     with pytest.raises(OSError, match=r"it needs about 8\.0 MB") as error:
         write_whole(tmp_path / "a.npz", full, needs=8_000_000)

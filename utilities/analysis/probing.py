@@ -140,8 +140,13 @@ def scores(features: torch.Tensor, probe: Probe) -> torch.Tensor:
     return torch.baddbmm(intercept[:, None], inputs.transpose(0, 1), weights).transpose(0, 1)
 
 
-def check_splits(train: Iterable[Any], test: Iterable[Any]) -> None:
-    """Refuse to test probes on the images that they were fitted to, and to fit them to images of one class.
+def check_splits(train: Iterable[Any], test: Iterable[Any], what: str = "probes") -> None:
+    """Refuse to test what is fitted on the images that it was fitted to, and to fit probes to images of one class.
+
+    Args:
+        train: Loader of the images to fit to.
+        test: Loader of the images to test on.
+        what: What is fitted.
 
     Raises:
         ValueError: If both loaders serve the same set, images of one are among those of the other, or the training set
@@ -151,10 +156,10 @@ def check_splits(train: Iterable[Any], test: Iterable[Any]) -> None:
     Example:
         >>> check_splits([1], [2])
     """
-    readable_twice(train, "the training of probes")
+    readable_twice(train, f"the training of {what}")
     if train is test or getattr(train, "dataset", train) is getattr(test, "dataset", test):
         raise ValueError(
-            "train_loader and test_loader serve the same images, on which probes look better than they are; pass "
+            f"train_loader and test_loader serve the same images, on which {what} look better than they are; pass "
             "loaders of two splits, such as load_dataset(..., split='train') and split='test'"
         )
     one, two = (getattr(loader, "dataset", None) for loader in (train, test))
@@ -162,8 +167,8 @@ def check_splits(train: Iterable[Any], test: Iterable[Any]) -> None:
         same = (one.name, one.split) == (two.name, two.split)
         shared = len(np.intersect1d(one.indices, two.indices)) if same else 0
         if shared:
-            raise ValueError(f"{shared:,} of the images to test probes on ({two}) are among those to fit them ({one})")
-    if isinstance(one, ImageDataset):
+            raise ValueError(f"{shared:,} of the images to test {what} on ({two}) are among those to fit them ({one})")
+    if isinstance(one, ImageDataset) and what == "probes":
         refuse_one_class(np.bincount(one.targets))
 
 
@@ -182,8 +187,8 @@ def check_memory_limit(limit: float) -> None:
         raise ValueError(f"memory_limit={limit!r} should be a number of bytes above 0, such as 4e9")
 
 
-def refuse_large_sums(probes: int, needed: int, limit: float, remedy: str) -> None:
-    """Refuse sums of probes that take more memory than the limit.
+def refuse_large_sums(count: int, needed: int, limit: float, remedy: str, what: str = "probes") -> None:
+    """Refuse sums of so many probes, or of what else is fitted, that take more memory than the limit.
 
     Raises:
         ValueError: If they do; the message states both sizes and the remedy.
@@ -195,6 +200,6 @@ def refuse_large_sums(probes: int, needed: int, limit: float, remedy: str) -> No
     """
     if needed > limit:
         raise ValueError(
-            f"the sums of {probes:,} probes take {needed / 1e9:.3g} GB, above memory_limit={limit / 1e9:.3g} GB; "
+            f"the sums of {count:,} {what} take {needed / 1e9:.3g} GB, above memory_limit={limit / 1e9:.3g} GB; "
             f"{remedy}, or raise memory_limit"
         )

@@ -6,13 +6,16 @@ from typing import Any
 
 from torch import nn
 
+from utilities.hooks.vit_parts import vit_parts
+
 READOUTS = {"token": "CLS", "avg": "GAP", "avgmax": "GAP", "max": "max", "map": "attention pooling"}
 
 
 def readout_of(model: nn.Module) -> str | None:
     """Name what a classifier reads: ``"CLS"``, ``"GAP"``, another pooling, or None where it is not known.
 
-    A Vision Transformer of timm says it (``global_pool``). A convolutional network averages over positions where it has
+    A Vision Transformer of timm says it (``global_pool``); of others it is known, see
+    `utilities.hooks.vit_parts`. A convolutional network averages over positions where it has
     a global pooling layer.
 
     Example:
@@ -21,7 +24,8 @@ def readout_of(model: nn.Module) -> str | None:
         >>> readout_of(vit_tiny_patch2_16(depth=1)), readout_of(resnet18()), readout_of(nn.Flatten())
         ('CLS', 'GAP', None)
     """
-    said = getattr(model, "global_pool", None)
+    parts = vit_parts(model)
+    said = getattr(model, "global_pool", None) if parts is None else parts.pool or ""
     if isinstance(said, str):
         return READOUTS.get(said, said or None)
     pools = any("Adaptive" in type(part).__name__ and "AvgPool" in type(part).__name__ for part in model.modules())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
 EVERY = ("*",)  # as compare() in Python by default
 EXACT_NAMES = {"float32": "exact", "bfloat16": "half"}  # train's words for the same
-ABOUT = "Compare the layers of two models, or of one with itself, over the images of a data set. A run that was killed "
-ABOUT += "goes on where it stopped when called again. Under torchrun the batches are shared among processes."
+ABOUT = (
+    "Compare the layers of two models, or of one with itself, over the images of a data set. A folder that features "
+)
+ABOUT += "wrote stands for a model; two of them need no --dataset. A run that was killed goes on where it stopped when "
+ABOUT += "called again. Under torchrun the batches are shared among processes."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line, less the verb.
     """
-    options = shared(most=2) + options_of(How)
+    # Two folders of kept features need no images.
+    options = [replace(one, default=None) if one.name == "dataset" else one for one in shared(most=2)]
+    options += options_of(How)
     given = parse(options, arguments or [], "python -m utilities compare", ABOUT, many="models")
     from utilities.hooks.calls.processes import Processes, process_group
 
@@ -117,19 +123,22 @@ def run(given: SimpleNamespace, rank: int, device: torch.device) -> list[Path]:
     from torch import distributed
 
     from utilities.cli.files import Files
-    from utilities.cli.two_models import facts_of_two, open_two
+    from utilities.cli.two_models import default_layers, facts_of_two, open_kept, open_two
+    from utilities.compare.features.folder import is_kept
     from utilities.compare.two_models import compare
     from utilities.hooks.recorder import select_layers
     from utilities.plots.layer_ticks import chosen
-    from utilities.zoo.layers import comparison_layers
 
+    kept = [Path(word).is_dir() and is_kept(word) for word in given.models]
+    if given.dataset is None and not any(kept):  # with one, the model beside it is named
+        raise ValueError("--dataset is missing: digits, cifar10, folder:PATH, ...: see python -m utilities datasets")
     files = Files.of(given)
-    two = open_two(given)
+    two = open_kept(given) if any(kept) else open_two(given)
     models, same = two.models, two.models[0] is two.models[1]
     wanted = [given.layers1, given.layers1 if same and not given.layers2 else given.layers2]
     named_layers = any(own and tuple(own) != EVERY for own in wanted)
     layers = [
-        None if own and tuple(own) == EVERY else list(own or comparison_layers(model))
+        None if own and tuple(own) == EVERY else list(own or default_layers(model))
         for own, model in zip(wanted, models, strict=True)
     ]
     # A repeated call's name, such as relu#2, is known only once the model has run.

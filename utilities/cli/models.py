@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line, less the verb.
     """
-    about = "List the models that can be named. One of your own is package.module:FUNCTION or FILE.py:FUNCTION."
+    about = "List the models that can be named. One of your own is package.module:FUNCTION or FILE.py:FUNCTION; one of "
+    about += (
+        "Hugging Face is hf/NAME, as on its hub, or hf/FOLDER, which save_pretrained wrote; 'hf/*' lists folders here."
+    )
     given = parse(options_of(Globs), arguments or [], "python -m utilities models", about)
     with reporting():
         from utilities.zoo.factory import list_models

@@ -81,6 +81,8 @@ def plainly(kept: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "utilities").partition(".")[0] == "utilities":
             raise
+        if "pip install" in str(error):  # an extra, which says itself how it is installed
+            fail(str(error))
         fail(
             f"{error.name} is not installed in this Python ({sys.executable}); activate the environment with "
             "source .venv/bin/activate, or pip install -r requirements.txt"
@@ -93,6 +95,19 @@ def fail(message: str) -> NoReturn:
     """End the process with status 2 and one line."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def refuse_torchrun(what: str) -> None:
+    """Refuse to run in one of several processes of torchrun.
+
+    Args:
+        what: The reason.
+
+    Raises:
+        ValueError: If torchrun started more than one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{what}: start it without torchrun")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -11,8 +11,10 @@ from utilities.cli.user_errors import fail, nearest, plainly
 # Each verb is a module of this folder under its own name.
 VERBS = {
     "compare": "compare the layers of two models, or of one with itself",
+    "features": "keep the features of a model's layers on disk, to compare later",
     "contributions": "show on which images two layers agree",
     "nearer": "tell which of two models a model is more like",
+    "stitching": "measure what accuracy is left when one model's layers feed another's",
     "analyse": "run an analysis by name for one or more models",
     "train": "train a model with the study's recipe or another one",
     "evaluate": "measure loss and accuracy of models",
@@ -29,6 +31,7 @@ ANEW = "nothing is kept; the same call begins anew"
 # What Ctrl-C leaves of a verb, and how to go on.
 KEPT = {
     "compare": "the sums up to the last minute are kept beside --out; the same call goes on from there",
+    "features": "the features up to the last minute are kept beside --out; the same call goes on from there",
     "analyse": "points of a landscape and epochs of a training are kept, and the same call goes on with them; all else "
     "begins anew",
     "train": "all steps so far are kept; the same call with --resume goes on from there",

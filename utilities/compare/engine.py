@@ -11,39 +11,22 @@ import torch
 from torch import nn
 
 from utilities.compare.batch_sums import BatchSums, LayerStatistics
+from utilities.compare.features.reading import FeatureReader
 from utilities.compare.finite import refuse_non_finite
 from utilities.compare.gram_matrices import first_component, half_vectors, permuted_products, without_top_components
-from utilities.compare.kept_layers import KeptLayer, exponents, feature_layer, gram_layer, self_products
+from utilities.compare.kept_layers import KeptLayer, exponents, gram_layer, self_products
 from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.compare.options import ComparisonOptions
+from utilities.compare.recorders import recorder_of
 from utilities.hooks.calls.batch_parts import images_in, split_batch
 from utilities.hooks.calls.copies import copied
 from utilities.hooks.calls.input_type import input_type
 from utilities.hooks.calls.nested import map_tensors, tensors_in
 from utilities.hooks.precision import Precision, choose_precision, without_autocast
 from utilities.hooks.recorder import Layers, Recorder
-from utilities.hooks.views import make_view
 from utilities.metrics import center, rbf_from_gram
 
 CONFOUNDER = "(confounder)"
-
-
-class _Features(Recorder):
-    """Keep of each layer what a comparison needs of a batch, see `KeptLayer`."""
-
-    def __init__(
-        self, comparison: Comparison, which: int, model: nn.Module, layers: Layers | None, strict: bool | None
-    ) -> None:
-        options = comparison.options
-        forward = (options.forward1, options.forward2)[which]
-        super().__init__(model, layers, strict=strict, forward=forward, batch_axis=options.batch_axis, innermost=True)
-        self._comparison, self._which = comparison, which
-        self._view = make_view((options.view1, options.view2)[which], model)
-        self._make = gram_layer if options.measure == "cka" else feature_layer
-
-    def keep(self, value: torch.Tensor, module: nn.Module) -> KeptLayer:
-        kept = self._make(self._view(value, module), self._comparison.precisions[self._which])
-        return replace(kept, shape=tuple(value.shape[1:]))
 
 
 class Comparison:
@@ -78,18 +61,18 @@ class Comparison:
         strict: bool | None = None,
     ) -> None:
         self.options, self.devices = options, devices
-        self.models = models = (model1, model2)
+        self.models = (model1, model2)
         self._given = (model1, model2, layers1, layers2, options, devices, paired, strict)
         if options.confounder is not None and paired:
             raise ValueError("a confounder needs both models to see the same images: leave loader2 out")
         asked = (layers1, layers1 if layers2 is None and model1 is model2 else layers2)
         self.undecided = options.precision == "auto"
         self.precisions = self.choices("exact" if self.undecided else options.precision)
-        self.recorders = [_Features(self, k, models[k], layers, strict) for k, layers in enumerate(asked)]
+        self.recorders = [self._recorder(k, layers, strict) for k, layers in enumerate(asked)]
         self.names = [list(recorder.layers) for recorder in self.recorders]
         self.one_pass = model1 is model2 and not paired and self._alike()
         if self.one_pass and not self.recorders[0].default:
-            self.recorders = [_Features(self, 0, model1, {*self.names[0], *self.names[1]}, strict)]
+            self.recorders = [self._recorder(0, {*self.names[0], *self.names[1]}, strict)]
         elif self.one_pass:
             del self.recorders[1]
         self.wanted = [set(names) for names in self.names]
@@ -101,6 +84,9 @@ class Comparison:
         return BatchSums(
             confounded=self.options.confounder is not None, per_batch={} if self.options.per_batch else None
         )
+
+    def _recorder(self, which: int, layers: Layers | None, strict: bool | None) -> Recorder | FeatureReader:
+        return recorder_of(self.models[which], layers, self.options, which, strict, lambda: self.precisions[which])
 
     def choices(self, precision: str) -> list[Precision]:
         """Return what a precision means for each model on its device."""

@@ -17,9 +17,11 @@ from torch import nn
 
 from utilities.analysis.attention.attention_distance import AttentionDistance
 from utilities.analysis.attention.layers import AttentionLayer, attention_layers
+from utilities.analysis.attention.stepwise import projection_of
 from utilities.compare.two_models import compare
 from utilities.hooks.calls.options import check_options
 from utilities.hooks.recorder import Layers
+from utilities.hooks.vit_parts import splits_qkv
 from utilities.results.head_windows import HeadWindowSimilarity
 
 
@@ -130,7 +132,7 @@ class HeadWindows(nn.Module):
 
     def __init__(self, vit: nn.Module, layer: AttentionLayer, windows: Sequence[Sequence[int]]) -> None:
         super().__init__()
-        if not isinstance(getattr(layer.module, "proj", None), nn.Linear):
+        if not isinstance(_projection(layer.module), nn.Linear):
             raise ValueError(
                 f"{layer.name} is a {type(layer.module).__name__} without proj: heads cannot be told apart"
             )
@@ -145,7 +147,7 @@ class HeadWindows(nn.Module):
         if len(outputs) != len(images):
             raise ValueError(f"{layer.name} attends within windows of the image: its heads have no map of the image")
         prefix = layer.places(tuple(images.shape[-2:])).prefix
-        outputs = outputs[:, prefix:].unflatten(-1, (layer.module.num_heads, -1))
+        outputs = outputs[:, prefix:].unflatten(-1, (_heads(layer.module), -1))
         for window, heads in zip(self.windows.values(), self.heads, strict=True):
             window(outputs[:, :, heads].flatten(2))
 
@@ -156,7 +158,7 @@ class HeadWindows(nn.Module):
             kept.append(args[0].clone())
             raise _Reached
 
-        handle = layer.proj.register_forward_pre_hook(keep)
+        handle = _projection(layer).register_forward_pre_hook(keep)
         try:
             self.vit(images)
         except _Reached:
@@ -164,6 +166,15 @@ class HeadWindows(nn.Module):
         finally:
             handle.remove()
         return kept[0]
+
+
+def _projection(layer: nn.Module) -> nn.Module | None:
+    """Return what the heads' outputs go into; None where it is not run as a module of its own."""
+    return projection_of(layer) if splits_qkv(layer) else getattr(layer, "proj", None)
+
+
+def _heads(layer: nn.Module) -> int:
+    return projection_of(layer).in_features // layer.head_dim if splits_qkv(layer) else layer.num_heads
 
 
 class _Reached(Exception):

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from utilities.compare.features.folder import KeptFeatures
 from utilities.hooks.calls.batch_parts import first_images, images_in
 from utilities.hooks.calls.evaluating import has_fast_bfloat16
 from utilities.hooks.calls.processes import Processes
@@ -109,6 +110,8 @@ def _reason_not_to_look(comparison: Comparison, first: Pair | None, batches: int
     slow = next((device for device in comparison.devices if not has_fast_bfloat16(device)), None)
     if slow is not None:
         return f"{slow.type} has no bfloat16 in hardware here"
+    if all(isinstance(model, KeptFeatures) for model in comparison.models):
+        return "features were kept, so that no model runs"
     if comparison.options.tolerance == 0:
         return "the tolerance is 0"
     if not _candidates(comparison):

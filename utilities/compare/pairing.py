@@ -57,7 +57,8 @@ def check_pairing(loader: Any, loader2: Any) -> Pairing:
         Traceback (most recent call last):
         ValueError: both loaders serve one data set, but in two orders: image 1 is number 1 of it in one and number 2...
     """
-    if loader2 is None:
+    by_ids = any(getattr(getattr(one, "dataset", None), "paired_by_ids", False) for one in (loader, loader2))
+    if loader2 is None or by_ids:
         return Pairing()
     if loader is loader2 and changes(loader):
         raise ValueError(
@@ -218,6 +219,17 @@ def _facts(batch: Any) -> dict[str, list[Any]]:
         if isinstance(values, (list, tuple)) and values and isinstance(values[0], (str, int)):
             found[what] = list(values)
     return found
+
+
+def names_of(batch: Any) -> list[str] | None:
+    """Return the names or numbers of images that come with a batch, or None where there are none.
+
+    Example:
+        >>> names_of({"images": torch.zeros(2, 3, 8, 8), "label": torch.zeros(2).long(), "path": ["a.png", "b.png"]})
+        ['a.png', 'b.png']
+    """
+    found = (values for what, values in _facts(batch).items() if what != "label")
+    return next(([str(one) for one in values] for values in found), None)
 
 
 def _split(batch: Any) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from utilities.compare.batch_loop import run_batches
 from utilities.compare.engine import Comparison
+from utilities.compare.features.sides import facts_of_kept, opened, with_rows
 from utilities.compare.options import TOLERANCE, ComparisonOptions
 from utilities.compare.paired_batches import PairedBatches
 from utilities.compare.summary import mean_of, to_similarity
@@ -24,9 +25,9 @@ from utilities.utils import evaluating
 
 
 def compare(
-    model1: nn.Module | Sequence[nn.Module],
-    model2: nn.Module | Sequence[nn.Module],
-    loader: Iterable[Any],
+    model1: nn.Module | str | Path | Sequence[nn.Module],
+    model2: nn.Module | str | Path | Sequence[nn.Module],
+    loader: Iterable[Any] | None = None,
     loader2: Iterable[Any] | None = None,
     *,
     layers1: Layers | None = None,
@@ -63,11 +64,13 @@ def compare(
     matrix of each batch.
 
     Args:
-        model1: Model of the rows; a module, or several of one architecture (from several seeds).
+        model1: Model of the rows; a module, or several of one architecture (from several seeds). A folder that
+            `utilities.compare.save_features` wrote stands for a model, and gives what the model would have given.
         model2: Model of the columns; may be ``model1``. Several models are compared pair by pair, the first of one side
             with the first of the other, and the result is the mean over the pairs.
         loader: Loader of batches that `utilities.utils.split_batch` understands. Batches should be random draws (a
-            loader sorted by class yields another number) of the same size, 64 or more where memory allows.
+            loader sorted by class yields another number) of the same size, 64 or more where memory allows. Two folders
+            of kept features need none: their own batches are taken. With one, its rows follow the loader's images.
         loader2: Data for ``model2``, paired image by image with ``loader``; by default the same batches. Pairs are
             cut to the shorter loader. Unrelated images have a similarity of 0.
         layers1: Layers of ``model1``, see `utilities.hooks.select_layers`. The default is every layer that runs, has a
@@ -125,9 +128,9 @@ def compare(
 
     Raises:
         ValueError: Before the long work: for an unknown layer or option, a layer that does not run or has no row for
-            each image, a measure that is meaningless for a layer, or a loader without any large enough batch. As soon
-            as it occurs: for features that are not finite.
-        TypeError: If a model is no torch module.
+            each image, a measure that is meaningless for a layer, a loader without any large enough batch, or kept
+            features of other images. As soon as it occurs: for features that are not finite.
+        TypeError: If a model is no torch module, or there is no loader for it.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -143,7 +146,9 @@ def compare(
     )  # fmt: skip
     if repeats < 1:
         raise ValueError(f"repeats should be 1 or more, not {repeats}")
-    pairs = _pairs(model1, model2)
+    pairs = _pairs(*opened(model1, model2))
+    loader, loader2 = with_rows(pairs, loader, loader2, options)
+    provenance = facts_of_kept(pairs) | dict(provenance or {})
     for side, layers in zip(zip(*pairs, strict=True), (layers1, layers2), strict=True):
         _refuse_other_layers(side, layers)
     batches = PairedBatches(loader, loader2, min_images=options.min_images, whole=options.whole_batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -186,6 +187,21 @@ class ImageDataset(Dataset):
     def files(self) -> list[Path] | None:
         """Return the image files of this split, in its order."""
         return None if self._files is None else [self._files[i] for i in self.indices]
+
+    @property
+    def ids(self) -> list[str]:
+        """Name the images of this split, whatever their size and normalisation: by their files, or by their places.
+
+        Example:
+            >>> from utilities.datasets import load_dataset
+            >>> load_dataset("digits", n_images=2).ids[0][:12]
+            'digits/test/'
+        """
+        if self._files is not None:
+            start = len(str(self.root)) + 1
+            return [str(file)[start:].replace(os.sep, "/") for file in self.files]
+        part = "test" if self.split == "test" else "train"
+        return [f"{self.name}/{part}/{index}" for index in self.indices.tolist()]
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | tuple[torch.Tensor, int, torch.Tensor]:
         if not -len(self) <= index < len(self):

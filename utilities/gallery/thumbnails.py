@@ -22,9 +22,11 @@ THUMBNAIL = (480, 320)  # pixels, at most
 # Kind of result -> its plot, ``module:function`` below `utilities.plots`: the first figure of ``analyse``, where it has
 # one. Kinds whose figures show images, which a result does not hold, have none.
 PLOTS: Mapping[str, str] = {
+    "Adversarial": "predictions.adversarial:plot_adversarial",
     "AttentionDistance": "attention.attention_distance:plot_sorted_heads",
     "ClassValueAgreement": "class_embedding.class_value:plot_class_value_agreement",
     "Classification": "predictions.classification:plot_reliability",
+    "Consistency": "predictions.consistency:plot_consistency",
     "Fourier": "blocks.fourier:plot_spectra",
     "HessianSpectra": "loss.hessian:plot_spectra",
     "Identifiability": "class_embedding.identifiability:plot_evolution",
@@ -32,11 +34,13 @@ PLOTS: Mapping[str, str] = {
     "KeyValueAgreement": "class_embedding.key_value:plot_key_value_agreement",
     "LambdaReach": "attention.lambda_reach:plot_lambda_reach",
     "Landscape": "loss.landscape:plot_cuts",
+    "LayerHessians": "loss.layer_hessian:plot_layer_hessians",
     "LayerProbes": "blocks.layer_probes:plot_layer_probes",
     "Lesions": "blocks.lesion:plot_lesions",
     "LensKL": "class_embedding.lens_distance:plot_lens_distances",
     "LinearProbes": "class_embedding.probes:plot_probes",
     "Localisation": "blocks.localisation:plot_localisation",
+    "LogitAttribution": "class_embedding.logit_attribution:plot_logit_attribution",
     "NoiseFrequency": "predictions.noise_frequency:plot_noise_frequency",
     "Perturbation": "class_embedding.perturbation:plot_perturbation",
     "ReceptiveField": "blocks.receptive_field:plot_receptive_fields",

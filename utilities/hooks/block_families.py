@@ -20,6 +20,7 @@ from torch import nn
 
 from utilities.hooks.block import BLOCK_KINDS, Block, Residual, Step
 from utilities.hooks.selection import select_layers
+from utilities.hooks.vit_parts import ViTParts, vit_parts
 
 _ATTENTION = re.compile("Attention|Attn|LambdaLayer")
 
@@ -239,6 +240,18 @@ def _pit_pool(stage: nn.Module, prefix: int, grid: tuple[int, int], x: torch.Ten
     return stage.norm(torch.cat([classes, maps.flatten(2).mT], 1))
 
 
+def _parts(model: nn.Module, parts: ViTParts) -> list[Block]:
+    """List the blocks of a Vision Transformer of Hugging Face or torchvision."""
+    where = {"layout": "tokens", "prefix": parts.prefix, "grid": parts.grid()}
+    found = [Block("stem", "stem", 0, Step(parts.embed, parts.patches), **where)]
+    for block in parts.blocks:
+        found.append(Block(f"{block.name}.attn", "msa", 1, Residual(block.attend, block.module), **where))
+        found.append(Block(f"{block.name}.mlp", "mlp", 1, Residual(block.mix, block.module), **where))
+    if parts.finish is None:
+        raise ValueError(f"how a {type(model).__name__} makes one vector of its last block's tokens is not known")
+    return [*found, Block("classifier", "classifier", 1, Step(parts.finish, *parts.heads))]
+
+
 BUILDERS: dict[type[nn.Module], Callable[..., list[Block]]] = {
     VisionTransformer: _vit,
     SwinTransformer: _swin,
@@ -262,6 +275,8 @@ def family_blocks(model: nn.Module) -> list[Block]:
         >>> len(family_blocks(resnet18()))
         10
     """
+    if (parts := vit_parts(model)) is not None:
+        return _parts(model, parts)
     builder = next((build for kind, build in BUILDERS.items() if isinstance(model, kind)), None)
     if builder is None and all(hasattr(model, name) for name in ("layer1", "layer2", "layer3", "layer4", "fc")):
         builder = _resnet

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from torch import nn
 from utilities.hooks.kinds import channel_axis_of, declared_width, is_convolution, layers_in, told_by
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+STATED = ("prefix", "patches", "width")  # what `Layout` reads off a model as a whole
 _PREFIX_TOKENS = (*CLASS_TOKENS, "distillation_token", "dist_token", "register_tokens", "reg_token")
 
 
@@ -79,6 +82,23 @@ class Layout:
         self._parent = {child: module for module in model.modules() for child in module.children()}
         self._known: dict[tuple[nn.Module | None, torch.Size], int | None] = {}
 
+    @property
+    def class_token(self) -> bool:
+        """Whether the model has a class token."""
+        return has_class_token(self.model)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the model as a whole tells, from which `StatedLayout` makes the same layout without it."""
+        return {"class_token": self.class_token, **{name: getattr(self, name) for name in STATED}}
+
+    def facts_of(self, shape: torch.Size, module: nn.Module) -> dict[str, Any]:
+        """Return what is told about the axes of one layer's output, likewise."""
+        if len(shape) < 3:
+            return {"kind_axis": None, "model_axis": None, "teller": None}
+        teller, axis = self._told(shape, module)
+        teller = None if teller is None else type(teller).__name__
+        return {"kind_axis": axis, "model_axis": self._by_model(shape, module), "teller": teller}
+
     def positions(self, tensor: torch.Tensor, module: nn.Module | None) -> tuple[torch.Tensor, int] | None:
         """Arrange (batch, ...) as (batch, positions, width, ...), and count the prefix tokens among the positions.
 
@@ -133,16 +153,17 @@ class Layout:
             return
         self._said = True
         teller, axis = self._told(shape, module)
+        kind = teller if isinstance(teller, str) else type(teller).__name__
         axes = tuple(i for i in range(1, len(shape)) if i != asked)
         warnings.warn(
             f"view '{view}:{self.letters}': axis {axis} of an output of shape {tuple(shape)} is taken for the "
-            f"channels, and not axis {asked}, since a {type(teller).__name__} tells it; letters hold where the kind "
+            f"channels, and not axis {asked}, since a {kind} tells it; letters hold where the kind "
             "of a layer is silent. If they are right for this layer, give a function: "
             f"view=lambda output: output.mean({axes})",
             stacklevel=3,
         )
 
-    def _told(self, shape: torch.Size, module: nn.Module | None) -> tuple[nn.Module | None, int | None]:
+    def _told(self, shape: torch.Size, module: nn.Module | None) -> tuple[nn.Module | str | None, int | None]:
         """Return the layer whose kind tells the axis of an output's channels, and the axis."""
         tellers = [one for one in (module, self._teller.get(module)) if one is not None]
         found = ((one, axis) for one in tellers if (axis := channel_axis_of(one, shape)) is not None)
@@ -205,6 +226,48 @@ class Layout:
             and all(isinstance(layer, nn.Linear) for is_last, layer in layers if is_last)
             and not any(is_convolution(module, one) for module in self.model.modules() for one in others)
         )
+
+
+class StatedLayout(Layout):
+    """Tell axes by facts that `Layout` told of a model, for outputs that were kept without it.
+
+    A layer is any module with ``facts``, those of `Layout.facts_of`.
+
+    Args:
+        facts: What `Layout.facts` returned.
+        letters: See `Layout`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv1d(3, 8, 1), nn.ReLU())
+        >>> kept, shape = nn.Identity(), torch.Size([2, 8, 20])
+        >>> kept.facts = Layout(model).facts_of(shape, model[1])
+        >>> StatedLayout(Layout(model).facts()).channel_axis(shape, kept)
+        1
+    """
+
+    class_token = False  # set for each
+
+    def __init__(self, facts: Mapping[str, Any], letters: str | None = None) -> None:
+        self.letters, self._said, self._known = letters, letters is None, {}
+        for name in ("class_token", *STATED):
+            setattr(self, name, facts[name])
+
+    def _told(self, shape: torch.Size, module: nn.Module | None) -> tuple[nn.Module | str | None, int | None]:
+        return module.facts["teller"], module.facts["kind_axis"]
+
+    def _by_model(self, shape: torch.Size, module: nn.Module | None) -> int | None:
+        return module.facts["model_axis"]
+
+
+def layout_of(model: nn.Module, letters: str | None = None) -> Layout:
+    """Make the layout of a model, or of features that were kept of one and state it: ``layout_facts``.
+
+    Example:
+        >>> type(layout_of(nn.Linear(1, 1))).__name__
+        'Layout'
+    """
+    facts = getattr(model, "layout_facts", None)
+    return Layout(model, letters) if facts is None else StatedLayout(facts, letters)
 
 
 def _first_integer(model: nn.Module, name: str) -> int | None:

@@ -11,6 +11,7 @@ from torch import nn
 from utilities.hooks.block import token_grid
 from utilities.hooks.layout import Layout
 from utilities.hooks.recorder import Forward, Layers, Recorder
+from utilities.hooks.vit_parts import vit_parts
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class PositionRecorder(Recorder):
         strict: bool = True,
     ) -> None:
         super().__init__(model, layers, strict=strict, forward=forward)
-        grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+        parts = vit_parts(model)
+        grid = getattr(getattr(model, "patch_embed", None), "grid_size", None) if parts is None else parts.grid()
         self.most, self.layout = most, Layout(model)
         self.own = tuple(grid) if isinstance(grid, (tuple, list)) and len(grid) == 2 else None
 

@@ -20,10 +20,12 @@ from torch import nn
 from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
 from utilities.hooks.block_families import attends
+from utilities.hooks.vit_parts import hf_block
 
 POST_NORM = (ResPostBlock, SwinTransformerV2Block, SwinTransformerBlockV2)
 KNOWN = (
-    "timm's and torchvision's transformers, ResNets, ConvNeXts, EfficientNets and MobileNets, and this package's own"
+    "timm's and torchvision's transformers, ResNets, ConvNeXts, EfficientNets and MobileNets, Hugging Face's ViT, "
+    "DeiT, DINOv2, CLIP and SigLIP, and this package's own"
 )
 REMEDY = (
     "take one of these, such as 'resnet18' or 'timm/vit_small_patch16_224'. Analyses that need no skips, such as "
@@ -125,6 +127,15 @@ def _torchvision_swin(name: str, m: nn.Module) -> list[ResidualBranch]:
     return _pair(name, start, one, between, two, m, "NHWC")
 
 
+def _hugging_face(name: str, m: nn.Module) -> list[ResidualBranch]:
+    """Read the blocks of ViT, DeiT, DINOv2, CLIP and SigLIP as transformers has them."""
+    block = hf_block(name, m)
+    if block is None:
+        return []
+    added = Read(block.attention_added, "output"), Read(block.mlp_added, "output")
+    return _pair(name, block.norm1, added[0], block.norm2, added[1], m)
+
+
 def _pair(
     name: str, start: nn.Module, one: Read, between: nn.Module, two: Read, block: nn.Module, layout: str = "auto"
 ) -> list[ResidualBranch]:
@@ -190,5 +201,6 @@ def _conv(name: str, m: nn.Module, skip: Read, branch: Read) -> ResidualBranch:
 
 
 RULES: tuple[Callable[[str, nn.Module], list[ResidualBranch]], ...] = (
-    _transformer, _torchvision_vit, _torchvision_swin, _mixer, _with_flag, _shortcut, _resnet, _torchvision_others,
+    _transformer, _torchvision_vit, _hugging_face, _torchvision_swin, _mixer, _with_flag, _shortcut, _resnet,
+    _torchvision_others,
 )  # fmt: skip

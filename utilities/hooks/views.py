@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from utilities.hooks.features import as_real
-from utilities.hooks.layout import Layout, has_class_token, prefix_tokens
+from utilities.hooks.layout import Layout, layout_of, prefix_tokens
 
 __all__ = ["VIEWS", "View", "channels_last", "check_view", "make_view", "prefix_tokens"]
 
@@ -100,8 +100,8 @@ def make_view(view: View, model: nn.Module) -> Callable[..., torch.Tensor]:
     kind, letters = _parts(view)
     if kind == "flatten":
         return lambda tensor, module=None: _rows(tensor)
-    layout = Layout(model, letters)
-    if kind == "cls" and not has_class_token(model):
+    layout = layout_of(model, letters)
+    if kind == "cls" and not layout.class_token:
         raise ValueError(f"view 'cls': {type(model).__name__} has no class token; take view='gap'")
 
     def rows(tensor: torch.Tensor, module: nn.Module | None = None) -> torch.Tensor:

@@ -40,7 +40,7 @@ def check_writable(path: str | Path, needs: int = 0) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     if needs > shutil.disk_usage(folder).free:
-        raise _no_room(Path(path), f"about {_bytes(needs)}", errno.ENOSPC)
+        raise _no_room(Path(path), f"about {in_bytes(needs)}", errno.ENOSPC)
 
 
 def write_whole(path: str | Path, write: Callable[[Path], Any], needs: int | None = None) -> Path:
@@ -89,8 +89,8 @@ def write_whole(path: str | Path, write: Callable[[Path], Any], needs: int | Non
         written = temporary.stat().st_size if temporary and temporary.exists() else 0
         if temporary:
             temporary.unlink(missing_ok=True)
-        least = f"more than {_bytes(written)}" if written else ""
-        needed = least if needs is None else f"about {_bytes(needs)}"
+        least = f"more than {in_bytes(written)}" if written else ""
+        needed = least if needs is None else f"about {in_bytes(needs)}"
         raise _no_room(path, needed, code) from error
     finally:
         if temporary:
@@ -214,7 +214,7 @@ def _no_room(path: Path, needed: str, code: int) -> OSError:
     """Make the error for a file that finds no room."""
     folder = path.absolute().parent
     limit = ", and a quota is used up" if code == errno.EDQUOT else ""
-    free = _bytes(shutil.disk_usage(folder).free)
+    free = in_bytes(shutil.disk_usage(folder).free)
     needs = f"it needs {needed}, and " if needed else ""
     error = OSError(
         f"there is no room for {path}: {needs}{free} are free in {folder}{limit}; free some space "
@@ -224,9 +224,14 @@ def _no_room(path: Path, needed: str, code: int) -> OSError:
     return error
 
 
-def _bytes(count: int) -> str:
-    """Format a number of bytes in a unit that leaves a digit before the point."""
-    for size, unit in ((1e6, "MB"), (1e3, "kB")):
+def in_bytes(count: int) -> str:
+    """Format a number of bytes in a unit that leaves a digit before the point.
+
+    Example:
+        >>> in_bytes(1_250_000), in_bytes(3_000_000_000)
+        ('1.2 MB', '3.0 GB')
+    """
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= size:
             return f"{count / size:,.1f} {unit}"
     return f"{count} byte{'s' * (count != 1)}"

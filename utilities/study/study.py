@@ -227,7 +227,7 @@ class Study(Saving):
 
     def random_model(self, seed: int) -> nn.Module:
         """Make an untrained model whose batch-norm statistics are estimated on training images."""
-        model = create_model(self.model, load_dataset(self.dataset, "test").num_classes, seed=seed)
+        model = create_model(self.model, load_dataset(self.dataset, "test").num_classes, "random", seed)
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
             estimate_batch_norm(model, self.loader("train"))
         return model

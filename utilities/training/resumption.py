@@ -158,14 +158,18 @@ def diverged(state: Mapping[str, Any], test: Mapping[str, float] | None = None, 
     return ""
 
 
-def refuse_diverged(trainer: Trainer, test: dict[str, float]) -> None:
+def refuse_diverged(trainer: Trainer, test: dict[str, float], path: Path) -> None:
     """Refuse to call a model trained if its weights, its statistics or its loss on test images are not finite.
+
+    There is nothing to go on from then: the file to resume from is removed.
 
     Raises:
         FloatingPointError: If they are not; the message names them, the last epoch, and the remedy.
     """
     fault = diverged(trainer.result.state_dict(), test, trained=bool(trainer.history))
     if fault:
+        if trainer.processes.rank == 0:
+            resume_file(path).unlink(missing_ok=True)
         raise FloatingPointError(
             f"training diverged: {fault} after epoch {len(trainer.history)}; nothing is saved as finished; "
             f"{DIVERGENCE_REMEDY}"

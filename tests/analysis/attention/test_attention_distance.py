@@ -236,7 +236,8 @@ def test_what_cannot_be_measured_is_refused_with_the_reason():
     refuse("lambda_resnet26", "lambda_reach")
     refuse("timm/pvt_v2_b0", "keys are pooled")
     refuse("timm/convit_tiny", "changed after the softmax")
-    refuse("torchvision/vit_b_32", "MultiheadAttention")
+    with pytest.raises(ValueError, match="MultiheadAttention hands no weights over"):
+        attention_distance(torch.nn.Sequential(torch.nn.MultiheadAttention(8, 2)), [images(1, 3, 16, 16)], device="cpu")
     refuse("timm/maxvit_pico_rw_256", "windows or scales")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+
+from utilities.analysis.attention.stepwise import is_stepwise, stepwise
 
 Visit = Callable[[torch.Tensor], "torch.Tensor | None"]
 
@@ -17,13 +19,14 @@ def attention_matrices(layers: Mapping[str, nn.Module], visits: Mapping[str, Vis
     """Hand over the attention weights of some layers whenever the model runs; restore fused attention on exit.
 
     A layer with timm's ``attn_drop`` hands over what goes into it, the weights that are about to meet the values. Its
-    fused attention is switched off meanwhile. A layer with a method ``attention_weights``, as this package's
+    fused attention is switched off meanwhile. Hugging Face's layers and torch's ``MultiheadAttention`` are computed by
+    `utilities.analysis.attention.stepwise`. A layer with a method ``attention_weights``, as this package's
     `utilities.zoo.local_attention.LocalAttention`, is asked for the weights of its input.
 
     Args:
         layers: Name -> attention layer.
         visits: Name -> function of the weights after softmax, (batch, heads, queries, keys); windows of an image count
-            as a batch. It may return other weights to replace them, if the layer has ``attn_drop``.
+            as a batch. It may return other weights to replace them, but those of `LocalAttention`.
 
     Raises:
         TypeError: If a layer has neither.
@@ -51,25 +54,25 @@ def attention_matrices(layers: Mapping[str, nn.Module], visits: Mapping[str, Vis
 
         return visit
 
-    handles = []
-    try:
+    with ExitStack() as stack:
         for name, layer in layers.items():
             if name in before:
+                stack.callback(setattr, layer, "fused_attn", before[name])
                 layer.fused_attn = False
-            handles.append(_hook(layer, counted(name)))
+            if is_stepwise(layer):
+                stack.enter_context(stepwise(layer, counted(name)))
+            else:
+                stack.callback(_hook(layer, counted(name)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for name, fused in before.items():
-            layers[name].fused_attn = fused
     missing = [name for name, count in calls.items() if count == 0]
     if missing:
         raise RuntimeError(f"no attention matrix came out of {', '.join(missing)}; did the model run?")
 
 
 def _is_readable(layer: nn.Module) -> bool:
-    return isinstance(getattr(layer, "attn_drop", None), nn.Module) or hasattr(layer, "attention_weights")
+    if isinstance(getattr(layer, "attn_drop", None), nn.Module) or hasattr(layer, "attention_weights"):
+        return True
+    return is_stepwise(layer)
 
 
 def _hook(layer: nn.Module, visit: Visit) -> Any:

@@ -23,6 +23,7 @@ from timm.models import (
 from torch import nn
 
 from utilities.analysis.attention.places import Places, Size
+from utilities.hooks.vit_parts import ViTParts, vit_parts
 from utilities.lambda_layer import LambdaLayer
 from utilities.zoo.local_attention import LocalAttention, padding_mask
 from utilities.zoo.local_vit import NeighbourhoodAttention
@@ -59,7 +60,10 @@ REASONS = {  # by the module of timm that defines the model
 }
 
 
-KNOWN = "timm's VisionTransformer, DeiT, BEiT, EVA, PiT, Swin and SwinV2, and this package's AlterNets and local ViTs"
+KNOWN = (
+    "timm's VisionTransformer, DeiT, BEiT, EVA, PiT, Swin and SwinV2, torchvision's VisionTransformer, Hugging Face's "
+    "ViT, DeiT, DINOv2, CLIP and SigLIP, and this package's AlterNets and local ViTs"
+)
 WITHOUT = (
     "it has no self-attention; receptive_field, among the analyses of blocks, measures how far any model looks, and "
     f"read here are {KNOWN}"
@@ -86,8 +90,9 @@ def attention_layers(model: nn.Module, what: str = "attention distance") -> list
     """List a model's attention layers in the order of depth, with the places of their tokens.
 
     Args:
-        model: timm's VisionTransformer and its kin (DeiT, BEiT, EVA, relative positions), PiT, Swin, SwinV2; this
-            package's AlterNets and local ViTs.
+        model: timm's VisionTransformer and its kin (DeiT, BEiT, EVA, relative positions), PiT, Swin, SwinV2;
+            torchvision's VisionTransformer; Hugging Face's ViT, DeiT, DINOv2, CLIP and SigLIP; this package's AlterNets
+            and local ViTs.
         what: What needs them, for messages.
 
     Raises:
@@ -100,7 +105,9 @@ def attention_layers(model: nn.Module, what: str = "attention distance") -> list
         >>> layers[0].name, layers[0].places((16, 16)).step, layers[-1].places((16, 16)).step
         ('layers.0.blocks.0.attn', (2.0, 2.0), (4.0, 4.0))
     """
-    if isinstance(model, PLAIN):
+    if (parts := vit_parts(model)) is not None:
+        found = list(_of_parts(model, parts))
+    elif isinstance(model, PLAIN):
         found = list(_of_plain(model))
     elif isinstance(model, pit.PoolingVisionTransformer):
         found = list(_of_pit(model))
@@ -144,6 +151,18 @@ def _readable(root: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
             f"{', '.join(sorted({kind.__name__ for kind in READABLE}))} hand over the weights that meet the values"
         )
     yield from found
+
+
+def _of_parts(model: nn.Module, parts: ViTParts) -> Iterator[AttentionLayer]:
+    """Yield the layers of torchvision's and Hugging Face's transformers."""
+    names = {module: name for name, module in model.named_modules()}
+    step = tuple(float(side) for side in parts.step)
+
+    def places(size: Size) -> Places:
+        return Places(parts.grid(size), step, parts.prefix)
+
+    for block in parts.blocks:
+        yield AttentionLayer(names[block.attention], block.attention, places)
 
 
 def _of_plain(model: Any) -> Iterator[AttentionLayer]:

@@ -23,13 +23,12 @@ from utilities.analysis.blocks.probe_draws import Draws, draw_images
 from utilities.analysis.probing import check_memory_limit, check_splits
 from utilities.analysis.readout import readout_facts
 from utilities.analysis.ridge import check_alpha
-from utilities.hooks.block_families import block_outputs
 from utilities.hooks.recorder import Forward
 from utilities.hooks.views import View, check_view
 from utilities.results.result import Result
 from utilities.results.statistics import mean_and_stderr, wilson
 from utilities.utils import versions
-from utilities.zoo.layers import block_layers, comparison_layers
+from utilities.zoo.layers import comparison_layers, known_blocks
 
 
 @dataclass(frozen=True)
@@ -242,9 +241,8 @@ def _chosen_layers(model: nn.Module, layers: Sequence[str] | None) -> tuple[list
     """List the layers, and tell whether each has to be there."""
     if layers is not None:
         return [layers] if isinstance(layers, str) else list(layers), True
-    for known in (block_outputs, block_layers):  # families of this package, and blocks by their names
-        with suppress(ValueError):
-            return known(model), True
+    with suppress(ValueError):
+        return known_blocks(model), True
     return comparison_layers(model), False
 
 

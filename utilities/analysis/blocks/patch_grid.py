@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.hooks.vit_parts import vit_parts
+
 PARTS = 14  # patches along the shorter side of an image, where neither model nor user says: 16 of 224 pixels
 MOST = 32  # patches along a side; a model whose own patches are smaller than that gets larger ones
 
@@ -96,7 +98,8 @@ def choose_patch(model: nn.Module, size: torch.Size | tuple[int, int], patch: in
     height, width = int(size[0]), int(size[1])
     fitting = [side for side in range(1, min(height, width) + 1) if height % side == 0 == width % side]
     if patch is None:
-        own = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+        parts = vit_parts(model)
+        own = getattr(getattr(model, "patch_embed", None), "patch_size", None) if parts is None else parts.step
         own = own[0] if isinstance(own, (tuple, list)) and len(set(own)) == 1 else own
         if isinstance(own, int) and own in fitting and max(height, width) <= MOST * own:
             patch = own

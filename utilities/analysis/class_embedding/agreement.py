@@ -164,7 +164,7 @@ def _scores(space: TransformerSpace, parts: Sequence[str], fold: str, bar: tqdm)
             )
         if alive.any():
             scores[i, index] = cosines[:, alive].amax(1).cpu().numpy()
-            chance[i, index] = chance_of_best_cosine(space.model.embed_dim, int(alive.sum()))
+            chance[i, index] = chance_of_best_cosine(space.width, int(alive.sum()))
         bar.update()
     return scores, chance
 
@@ -197,9 +197,9 @@ def _check_twin(space: TransformerSpace, twin: TransformerSpace) -> None:
 
 def _sizes(space: TransformerSpace) -> dict[str, Any]:
     return {
-        "width": space.model.embed_dim,
+        "width": space.width,
         "classes": space.num_classes,
         "blocks": len(space.blocks),
-        "memories of the MLPs": [block.mlp.fc2.in_features for block in space.blocks],
-        "memories of attention": [block.attn.proj.in_features for block in space.blocks],
+        "memories of the MLPs": [parts.memories.in_features for parts in space.block_parts],
+        "memories of attention": [parts.projection.in_features for parts in space.block_parts],
     }

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from utilities.analysis.attention.stepwise import context_of
 from utilities.analysis.class_embedding.space import ClassSpace
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.hooks.calls.copies import copied, own_inputs
@@ -115,7 +116,7 @@ def _hooks(space: ClassSpace, visit: Visit, shape: torch.Size) -> Iterator[None]
 
 def _hook_parts(space: TransformerSpace, index: int, kept: dict[str, torch.Tensor]) -> list[Any]:
     """Hook the inside of a transformer's block, and keep copies, because later modules may overwrite the tokens."""
-    block, (attn, mlp) = space.blocks[index], space.branch_outputs(index)
+    block, parts, (attn, mlp) = space.blocks[index], space.block_parts[index], space.branch_outputs(index)
 
     def keep_input(name: str) -> Callable[..., None]:
         return lambda module, args: kept.__setitem__(name, args[0].clone())
@@ -123,8 +124,13 @@ def _hook_parts(space: TransformerSpace, index: int, kept: dict[str, torch.Tenso
     def keep_output(name: str) -> Callable[..., None]:
         return lambda module, args, output: kept.__setitem__(name, output.clone())
 
-    inputs = {"before": block, "attn_keys": block.attn.proj, "mlp_keys": block.mlp.fc2}
+    def compute_keys(module: nn.Module, args: tuple[Any, ...]) -> None:
+        kept["attn_keys"] = context_of(module, args[0])
+
+    inputs = {"before": block, "attn_keys": parts.projection, "mlp_keys": parts.memories}
     handles = [module.register_forward_pre_hook(keep_input(name)) for name, module in inputs.items()]
+    if isinstance(parts.attention, nn.MultiheadAttention):  # it multiplies by the projection without running it
+        handles.append(parts.attention.register_forward_pre_hook(compute_keys))
     outputs = {"attn": attn, "mlp": mlp}
     return handles + [module.register_forward_hook(keep_output(name)) for name, module in outputs.items()]
 

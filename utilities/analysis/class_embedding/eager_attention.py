@@ -38,6 +38,6 @@ def eager_attention(
     for index in edits:
         if not 0 <= index < len(space.blocks):
             raise ValueError(f"there is no block {index}; the model has 0 to {len(space.blocks) - 1}")
-    layers = {f"blocks.{index}": space.blocks[index].attn for index in edits}
-    with attention_matrices(layers, {f"blocks.{index}": edit for index, edit in edits.items()}):
+    layers = {space.names[index]: space.block_parts[index].attention for index in edits}
+    with attention_matrices(layers, {space.names[index]: edit for index, edit in edits.items()}):
         yield

@@ -21,6 +21,8 @@ from utilities.analysis.class_embedding.space import LensOptions
 from utilities.analysis.class_embedding.spaces import transformer_space
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.hooks.calls.weights import check_weights
+from utilities.hooks.trial import first_tensor
+from utilities.hooks.vit_parts import splits_qkv
 from utilities.utils import evaluating
 
 LOSSES = ("ce", "ce_double_softmax", "logit")
@@ -83,23 +85,26 @@ def gradient_maps_of(
     maps: list[torch.Tensor] = []
 
     def map_of(index: int) -> tuple[Callable[..., None], Callable[..., None]]:
-        attention, kept = space.blocks[index].attn, []
+        parts, kept = space.block_parts[index], []
 
-        def at_qkv(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            kept.append(output.unflatten(2, (3, attention.num_heads, attention.head_dim))[:, :, 2].clone())
+        def at_values(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+            heads = output.unflatten(2, (-1, parts.attention.head_dim))
+            kept.append(heads[:, :, -(heads.shape[2] // (1 if splits_qkv(parts.attention) else 3)) :].clone())
 
-        def at_end(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        def at_end(module: nn.Module, args: Any, output: Any) -> None:
+            output = first_tensor(output)
             space.grid(output)  # refuses images whose size does not fit the grid
             slope = _slope(space, index, output[:, read_rows(space)], target, loss)
-            heads = attention_gradient(kept.pop(), slope, attention.proj.weight)[..., space.prefix :]
+            heads = attention_gradient(kept.pop(), slope, parts.projection.weight)[..., space.prefix :]
             maps.append(heads if per_head else heads.sum(1))
 
-        return at_qkv, at_end
+        return at_values, at_end
 
     handles = []
     try:
-        for index, block in enumerate(space.blocks):
-            for module, hook in zip((block.attn.qkv, block.attn), map_of(index), strict=True):
+        for index, parts in enumerate(space.block_parts):
+            values = parts.attention.v_proj if splits_qkv(parts.attention) else parts.attention.qkv
+            for module, hook in zip((values, parts.attention), map_of(index), strict=True):
                 handles.append(module.register_forward_hook(hook))
         space.model(images)
     finally:
@@ -113,7 +118,8 @@ def _slope(space: TransformerSpace, index: int, output: torch.Tensor, target: to
     branch = space.branch_outputs(index)[0]
     with torch.enable_grad():
         output = output.detach().clone().requires_grad_()
-        added = output if branch is space.blocks[index].attn else branch(output.clone())
+        parts = space.block_parts[index]
+        added = output if branch in (parts.attention, parts.projection) else branch(output.clone())
         total = class_loss(space.project(added), target, loss).mean(1).sum()
         return torch.autograd.grad(total, output)[0].sum(1)
 
@@ -158,8 +164,8 @@ def gradient_space(model: nn.Module, loss: str, lens: LensOptions | None) -> Tra
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r} is not known; choose from {', '.join(LOSSES)}")
     space = transformer_space(model, lens, what="importance")
-    for name, block in zip(space.names, space.blocks, strict=True):
-        wrong = _not_linear(block.attn)
+    for name, parts in zip(space.names, space.block_parts, strict=True):
+        wrong = _not_linear(parts.attention)
         if wrong:
             raise ValueError(
                 f"{name}.attn has {wrong}: its output may not be linear in the attention weights, and the closed form "
@@ -170,6 +176,10 @@ def gradient_space(model: nn.Module, loss: str, lens: LensOptions | None) -> Tra
 
 def _not_linear(attention: Attention) -> str:
     """Name what keeps the output from being a fixed linear map of the weighted values; empty if nothing does."""
+    if splits_qkv(attention) and getattr(attention.forward, "__func__", None) is type(attention).forward:
+        return ""
+    if isinstance(attention, nn.MultiheadAttention):
+        return "no layer of its own for its values (MultiheadAttention)"
     if getattr(attention.forward, "__func__", None) is not Attention.forward:
         return f"a forward pass of its own ({type(attention).__name__})"
     if getattr(attention, "gate", None) is not None:

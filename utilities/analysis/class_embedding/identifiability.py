@@ -282,8 +282,7 @@ def _collect(
 def _class_token_decides(space: ClassSpace) -> bool:
     """Tell whether a model's logits are what the lens reads from its class token after the last block."""
     plain = space.options.norm and space.options.bias and space.options.tuned is None
-    pool = getattr(space, "pool", None) or getattr(space.model, "global_pool", None)
-    alone = getattr(space, "head_dist", None) is None and pool == "token"
+    alone = getattr(space, "head_dist", None) is None and getattr(space, "pool", None) == "token"
     return bool(plain and alone and space.class_token)
 
 

@@ -132,13 +132,13 @@ def importance(
     gradient = method == "gradient"
     space = gradient_space(model, loss, lens) if gradient else transformer_space(model, what="importance")
     check_target(target, space.num_classes)
-    grid, rng = list(space.model.patch_embed.grid_size), np.random.default_rng(seed)
+    grid, rng = list(space.own_grid), np.random.default_rng(seed)
     maps, targets, labels, coverage = [], [], [], []
     options = {"labelled": target == "label", "masked": False, "device": device, "progress": progress}
     options |= {"sums": (maps, targets, labels, coverage)}
     with stream(model, loader, description="importance", **options) as batches:
         if method == "random":  # what is drawn for images that another process sees
-            random_maps(rng, batches.served.first, space.model.patch_embed.num_patches)
+            random_maps(rng, batches.served.first, space.image_tokens)
         for images, label, masks in batches:
             label = None if label is None else check_labels(label, space.num_classes)
             check_size(space, images, own=True)
@@ -176,7 +176,7 @@ def _maps_of(
         return gradient_maps_of(space, images, target, loss, per_head=False).sum(1)
     if method == "relevance":
         return relevance_of(space, images, target)
-    return torch.from_numpy(random_maps(rng, len(images), space.model.patch_embed.num_patches))
+    return torch.from_numpy(random_maps(rng, len(images), space.image_tokens))
 
 
 def object_share(maps: np.ndarray, coverage: np.ndarray) -> np.ndarray:

@@ -200,16 +200,15 @@ def _check(space: TransformerSpace, definition: str, k: int, keys: str, fold: st
             raise ValueError(f"{name} {value!r} is not known; choose from {', '.join(known)}")
     if space.num_classes < 2:
         raise ValueError("the model has a single class; there is no other one to compare with")
-    most = min(layer.in_features for block in space.blocks for layer in (block.attn.proj, block.mlp.fc2))
+    most = min(layer.in_features for parts in space.block_parts for layer in (parts.projection, parts.memories))
     if definition == "text":  # with all classes every memory would hold the right one
         most = min(most, space.num_classes - 1)
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
         raise ValueError(f"k={k!r} should be a whole number from 1 to {most} for this model and definition")
-    for name, block in zip(space.names, space.blocks, strict=True):
-        first = getattr(block.mlp, "fc1", None)
-        if keys == "preactivation" and getattr(first, "out_features", None) != block.mlp.fc2.in_features:
+    for name, parts in zip(space.names, space.block_parts, strict=True):
+        if keys == "preactivation" and getattr(parts.hidden, "out_features", None) != parts.memories.in_features:
             raise ValueError(
-                f"{name}.mlp, a {type(block.mlp).__name__}, has no layer fc1 with one output for each memory; "
+                f"{name}.mlp, a {type(parts.mlp).__name__}, has no layer fc1 with one output for each memory; "
                 "pass keys='value'"
             )
 

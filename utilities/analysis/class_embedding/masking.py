@@ -17,7 +17,9 @@ import torch
 from timm.layers import Attention
 from torch import nn
 
+from utilities.analysis.class_embedding.parts_space import PartsSpace
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
+from utilities.hooks.vit_parts import splits_qkv
 
 Device = str | torch.device | None
 
@@ -156,12 +158,20 @@ def masking(space: TransformerSpace, mask: torch.Tensor, blocks: Sequence[int] |
     check_maskable(space)
 
     def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        return args[:1], {**kwargs, "attn_mask": mask.to(args[0])}
+        tokens = args[0] if args else kwargs["hidden_states"]
+        own = mask.to(tokens)
+        if isinstance(module, nn.MultiheadAttention):  # it has a mask for each image and head, one after the other
+            own = own if own.ndim == 2 else own.expand(len(tokens), module.num_heads, -1, -1).flatten(0, 1)
+            return args, {**kwargs, "attn_mask": own}
+        if splits_qkv(module):
+            return args[:1], {**kwargs, "attention_mask": own.expand(len(tokens), 1, *own.shape[-2:])}
+        return args[:1], {**kwargs, "attn_mask": own}
 
     handles = []
     try:
         for index in chosen:
-            handles.append(space.blocks[index].attn.register_forward_pre_hook(give, with_kwargs=True))
+            attention = space.block_parts[index].attention
+            handles.append(attention.register_forward_pre_hook(give, with_kwargs=True))
         yield
     finally:
         for handle in handles:
@@ -209,11 +219,13 @@ def check_maskable(space: TransformerSpace) -> None:
 
 def _check_plain(space: TransformerSpace) -> None:
     """Refuse attention whose forward pass is not timm's own, whether its class or the layer itself overrides it."""
-    for name, block in zip(space.names, space.blocks, strict=True):
-        if getattr(block.attn.forward, "__func__", None) is not Attention.forward:
+    for name, parts in zip(space.names, space.block_parts, strict=True):
+        own = getattr(parts.attention.forward, "__func__", None)
+        known = type(parts.attention).forward if isinstance(space, PartsSpace) else Attention.forward
+        if own is not known:
             raise ValueError(
-                f"{name}.attn is a {type(block.attn).__name__} with a forward pass of its own, which may not heed a "
-                "mask or a missing token; only timm's own Attention can be perturbed"
+                f"{name}.attn is a {type(parts.attention).__name__} with a forward pass of its own, which may not "
+                "heed a mask or a missing token; only timm's own Attention can be perturbed"
             )
 
 
@@ -274,7 +286,7 @@ def deleting(space: TransformerSpace, keep_indices: torch.Tensor) -> Iterator[No
         index = keep_indices.to(tokens.device)[..., None].expand(-1, -1, tokens.shape[2])
         return tokens.gather(1, index)
 
-    handle = space.model.norm_pre.register_forward_hook(gather)
+    handle = space.entry.register_forward_hook(gather)
     try:
         yield
     finally:

@@ -175,7 +175,7 @@ class MatchReader(Sums):
     @contextmanager
     def before_activation(self) -> Iterator[None]:
         """Capture the MLPs' coefficients before the nonlinearity, if these are asked for."""
-        layers = [block.mlp.fc1 for block in self.space.blocks] if self.keys == "preactivation" else []
+        layers = [parts.hidden for parts in self.space.block_parts] if self.keys == "preactivation" else []
         handles = [layer.register_forward_hook(self._keep) for layer in layers]
         try:
             yield

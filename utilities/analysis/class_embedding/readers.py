@@ -177,9 +177,9 @@ def check_size(space: ClassSpace, images: torch.Tensor, *, own: bool = False) ->
         Traceback (most recent call last):
         ValueError: images have 24x24 pixels, the VisionTransformer takes 16x16; load them with image_size=16
     """
-    if not isinstance(space, TransformerSpace) or (space.model.dynamic_img_size and not own):
+    if not isinstance(space, TransformerSpace) or (space.any_size and not own):
         return
-    asked, given = tuple(space.model.patch_embed.img_size), tuple(images.shape[-2:])
+    asked, given = tuple(space.image_size), tuple(images.shape[-2:])
     if given != asked:
         if has_channels_last(images):
             raise ValueError(channels_last(images, type(space.model).__name__))

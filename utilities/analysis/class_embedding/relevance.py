@@ -108,9 +108,9 @@ def read_rows(space: TransformerSpace) -> slice:
         >>> read_rows(transformer_space(vit_tiny_patch2_16(depth=1, class_token=False, global_pool="avg")))
         slice(0, None, None)
     """
-    if space.model.global_pool == "token":
+    if space.pool == "token":
         return slice(0, 1 if space.head_dist is None else 2)
-    return slice(0 if space.model.pool_include_prefix else space.prefix, None)
+    return slice(space.first_pooled, None)
 
 
 def as_targets(target: torch.Tensor | int, images: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -198,7 +198,7 @@ def removal_curves(
     """
     space = transformer_space(model, what="removal")
     check_target(target, space.num_classes)
-    removed, tokens = removal_points(space, steps), space.model.patch_embed.num_patches
+    removed, tokens = removal_points(space, steps), space.image_tokens
     check_maps(space, loader, maps, random, seed)
     draws = [np.random.default_rng([seed, i]) for i in range(random + 1)]
     counts, areas, targets, mean_of_random, n = Total(), [], [], Moments(), Total()

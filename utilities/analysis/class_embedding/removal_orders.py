@@ -40,7 +40,7 @@ def removal_points(space: TransformerSpace, steps: int | None = None) -> np.ndar
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 2):
         raise ValueError(f"steps={steps!r} should be a whole number of points, 2 or more, or None for every token")
     some_left = read_rows(space).start < space.prefix
-    last = space.model.patch_embed.num_patches - (0 if some_left else 1)
+    last = space.image_tokens - (0 if some_left else 1)
     return np.arange(last + 1) if steps is None else np.unique(np.linspace(0, last, steps).round().astype(int))
 
 
@@ -86,7 +86,7 @@ def check_maps(space: TransformerSpace, loader: Iterable[Any], maps: Maps, rando
         raise ValueError("there is neither a map of importance nor a random order")
     if maps and "random" in maps and random:
         raise ValueError("'random' is the name of the random orders; give the map another name, or set random=0")
-    tokens, n = space.model.patch_embed.num_patches, _images_in(loader)
+    tokens, n = space.image_tokens, _images_in(loader)
     for name, one in maps.items():
         values = _array(one)
         if values.ndim != 2 or values.shape[1] != tokens:

@@ -10,8 +10,10 @@ from torch import nn
 
 from utilities.analysis.class_embedding.conv_space import ConvolutionalSpace, is_resnet
 from utilities.analysis.class_embedding.named_space import NamedSpace, check_names
+from utilities.analysis.class_embedding.parts_space import PartsSpace
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
+from utilities.hooks.vit_parts import vit_parts
 
 MOST_CLASSES = 2**15 - 1  # ranks and classes are kept as int16
 
@@ -22,7 +24,8 @@ def class_space(
     """Build the class-embedding space of a model.
 
     Args:
-        model: timm's VisionTransformer with token or average pooling; a ResNet (of this package, torchvision or timm),
+        model: timm's VisionTransformer with token or average pooling; torchvision's, or a ViT, DeiT, CLIP or SigLIP
+            classifier of Hugging Face; a ResNet (of this package, torchvision or timm),
             whose tokens are the positions of the final stage; or, with ``names``, any other model.
         options: How tokens are read; None is the paper's way.
         names: Names of another model's parts, such as ``{"blocks": "encoder.layers", "norm": "encoder.ln",
@@ -43,14 +46,14 @@ def class_space(
     if names is not None:
         check_names(names)
         return _checked(NamedSpace(model, options, **names))
-    if isinstance(model, VisionTransformer):
-        return _checked(TransformerSpace(model, options))
+    if isinstance(model, VisionTransformer) or vit_parts(model) is not None:
+        return transformer_space(model, options)
     if is_resnet(model):
         return _checked(ConvolutionalSpace(model, options))
     raise ValueError(
         f"{type(model).__name__} has no class-embedding space that is known; it takes timm's VisionTransformer (ViT, "
-        "DeiT, ...), a ResNet with an average pool and one linear classifier, or names of parts: "
-        "names={'blocks': 'NAME', 'norm': 'NAME', 'classifier': 'NAME'}"
+        "DeiT, ...), torchvision's, Hugging Face's ViT and DeiT, a ResNet with an average pool and one linear "
+        "classifier, or names of parts: names={'blocks': 'NAME', 'norm': 'NAME', 'classifier': 'NAME'}"
     )
 
 
@@ -65,11 +68,13 @@ def transformer_space(model: nn.Module, options: LensOptions | None = None, what
         Traceback (most recent call last):
         ValueError: importance needs timm's VisionTransformer, not a Linear: it looks into attention and MLP, ...
     """
+    if (parts := vit_parts(model)) is not None:
+        return _checked(PartsSpace(model, options or LensOptions(), parts))
     if not isinstance(model, VisionTransformer):
         raise ValueError(
             f"{what} needs timm's VisionTransformer, not a {type(model).__name__}: it looks into attention and MLP, "
-            "whose parts are not known there; lens, identifiability, linear_probes and tuned lenses read blocks alone, "
-            "of any model with names="
+            "whose parts are not known there, but in torchvision's and in Hugging Face's ViT and DeiT too; lens, "
+            "identifiability, linear_probes and tuned lenses read blocks alone, of any model with names="
         )
     return _checked(TransformerSpace(model, options or LensOptions()))
 

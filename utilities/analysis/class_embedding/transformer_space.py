@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
@@ -10,14 +12,57 @@ from torch import nn
 from utilities.analysis.class_embedding.space import BLOCK_PARTS, ClassSpace, LensOptions, Tuned
 
 
+@dataclass(frozen=True)
+class BlockParts:
+    """The parts of a block that analyses look into.
+
+    Attributes:
+        attention: What attends; its output, or the first part of it, is what it adds before any scale.
+        projection: Its output projection, whose columns are its memories.
+        mlp: The MLP.
+        hidden: Its first linear layer, with one output for each memory; None where there is none.
+        memories: Its last linear layer, whose columns are its memories.
+    """
+
+    attention: nn.Module
+    projection: nn.Linear
+    mlp: nn.Module
+    hidden: nn.Linear | None
+    memories: nn.Linear
+
+
 class TransformerSpace(ClassSpace):
-    """Class-embedding space of timm's VisionTransformer.
+    """Class-embedding space of timm's VisionTransformer; `PartsSpace` is that of others.
 
     Blocks may be pre-norm or residual-post-norm. The model may have a class token and registers, or average tokens.
     The second token of a distilled model is read with its own classifier, ``head_dist``; all others with ``head``.
+
+    Attributes:
+        block_parts: Parts of each block.
+        head: Classifier.
+        head_dist: That of the second token, or None.
+        norms: Final norms, in the order in which they are applied.
+        pool: ``"token"`` or ``"avg"``.
+        first_pooled: First of the tokens that are averaged.
+        entry: Module whose output enters the first block.
+        width: Width of the tokens.
+        image_tokens: Number of tokens of the image at the model's own size.
+        image_size: This size, height and width.
+        any_size: Whether the model takes others.
     """
 
     parts = BLOCK_PARTS
+    block_parts: list[BlockParts]
+    head: nn.Linear
+    head_dist: nn.Linear | None
+    norms: tuple[nn.Module, ...]
+    pool: str
+    first_pooled: int
+    entry: nn.Module
+    width: int
+    image_tokens: int
+    image_size: tuple[int, int]
+    any_size: bool
 
     def __init__(self, model: VisionTransformer, options: LensOptions) -> None:
         _check_transformer(model)
@@ -25,8 +70,20 @@ class TransformerSpace(ClassSpace):
         self.blocks = list(model.blocks)
         self.names = [f"blocks.{i}" for i in range(len(self.blocks))]
         self.prefix, self.class_token = model.num_prefix_tokens, model.cls_token is not None
-        self.num_classes = model.head.out_features
-        self.head_dist = getattr(model, "head_dist", None)
+        self.block_parts = [
+            BlockParts(b.attn, b.attn.proj, b.mlp, getattr(b.mlp, "fc1", None), b.mlp.fc2) for b in self.blocks
+        ]
+        self.num_classes, self.width = model.head.out_features, model.embed_dim
+        self.head, self.head_dist = model.head, getattr(model, "head_dist", None)
+        self.norms, self.entry = (model.norm, model.fc_norm), model.norm_pre
+        self.pool, self.first_pooled = model.global_pool, 0 if model.pool_include_prefix else self.prefix
+        self.image_tokens, self.any_size = model.patch_embed.num_patches, model.dynamic_img_size
+        self.image_size = tuple(model.patch_embed.img_size)
+
+    @property
+    def own_grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches at the model's own size."""
+        return tuple(self.model.patch_embed.grid_size)
 
     def _head(self, x: torch.Tensor, head: nn.Linear) -> torch.Tensor:
         return nn.functional.linear(x, head.weight, head.bias if self.options.bias else None)
@@ -37,8 +94,9 @@ class TransformerSpace(ClassSpace):
         if index is not None and tuned is not None:
             tokens = tuned(index, tokens)
         if self.options.norm:
-            tokens = self.model.fc_norm(self.model.norm(tokens))
-        logits = self._head(tokens, self.model.head)
+            for norm in self.norms:
+                tokens = norm(tokens)
+        logits = self._head(tokens, self.head)
         if self.head_dist is not None:
             logits[:, 1] = self._head(tokens[:, 1], self.head_dist)
         return logits

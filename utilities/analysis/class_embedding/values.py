@@ -49,14 +49,15 @@ def value_vectors(space: TransformerSpace, index: int, part: str, fold: str = "n
         [(96, 96), (96, 384)]
     """
     check_memories(space, index, part, fold)
-    block = space.blocks[index]
-    layer = block.attn.proj if part == "attn" else block.mlp.fc2
+    parts = space.block_parts[index]
+    layer = parts.projection if part == "attn" else parts.memories
     values = precise(layer.weight.detach())
     if fold != "none":
         outputs = transformer_space(space.model).branch_outputs(index % len(space.blocks))
         values = values * _gain(outputs[MEMORY_PARTS.index(part)], values)
     if fold == "scale+norm":
-        values = values * _gain(space.model.norm, values) * _gain(space.model.fc_norm, values)
+        for norm in space.norms:
+            values = values * _gain(norm, values)
     return values
 
 
@@ -68,7 +69,7 @@ def class_rows(space: TransformerSpace) -> torch.Tensor:
         >>> class_rows(transformer_space(vit_tiny_patch2_16(num_classes=10, depth=1))).shape
         torch.Size([10, 96])
     """
-    return precise(space.model.head.weight.detach())
+    return precise(space.head.weight.detach())
 
 
 def memory_logits(space: TransformerSpace, index: int, part: str, fold: str = "none") -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Figures of similarities: heatmaps on one scale, trends over depth, spread over batches."""
+"""Figures of similarities: heatmaps on one scale, trends over depth, spread over batches, stitched networks."""
 
 from utilities.plots.similarity.batches import plot_batches
 from utilities.plots.similarity.comparison import plot_difference, plot_results, plot_significance
@@ -7,6 +7,7 @@ from utilities.plots.similarity.depth import plot_best_match, plot_diagonal, plo
 from utilities.plots.similarity.heatmap import plot_similarity
 from utilities.plots.similarity.nearness import plot_nearness
 from utilities.plots.similarity.panels import plot_panels
+from utilities.plots.similarity.stitching import plot_stitching, plot_stitching_matrix
 
 __all__ = [
     "plot_batches",
@@ -19,6 +20,8 @@ __all__ = [
     "plot_results",
     "plot_significance",
     "plot_similarity",
+    "plot_stitching",
+    "plot_stitching_matrix",
     "plot_trend",
     "plot_without",
 ]

@@ -1,0 +1,176 @@
+"""Hugging Face's models by name, from folders that ``save_pretrained`` wrote."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests import vit_twins
+from utilities.cli import verbs
+from utilities.compare import Similarity
+from utilities.datasets import load_dataset
+from utilities.datasets.folders import imagenet_classes
+from utilities.zoo import create_model, family, input_options, list_models, preprocessing
+from utilities.zoo.factory import check_name, split_model
+from utilities.zoo.huggingface import class_names, read_preprocessor
+from utilities.zoo.trained_on import refuse_other_classes
+
+transformers = pytest.importorskip("transformers")
+SMALL = {**vit_twins.CONFIG, "intermediate_size": vit_twins.HIDDEN}
+TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def saved(model, folder, processor=None):
+    model.save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
+    return f"hf/{folder}"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A classifier of digits, with names of classes and preprocessing."""
+    torch.manual_seed(0)
+    names = dict(enumerate(load_dataset("digits", n_images=10).classes))
+    config = transformers.ViTConfig(**SMALL, id2label=names, label2id={name: i for i, name in names.items()})
+    processor = transformers.ViTImageProcessor(
+        size={"height": 16, "width": 16}, image_mean=[0.2] * 3, image_std=[0.3] * 3
+    )
+    return saved(transformers.ViTForImageClassification(config), tmp_path_factory.mktemp("hf") / "vit", processor)
+
+
+def test_a_classifier_gives_its_logits_under_its_own_names(digits):
+    model = create_model(digits).eval()
+    source = transformers.ViTForImageClassification.from_pretrained(digits[3:]).eval()
+    images = vit_twins.images(3)
+    with torch.no_grad():
+        assert torch.equal(model(images), source(pixel_values=images).logits)
+    assert list(model.state_dict()) == list(source.state_dict())
+    assert [name for name, _ in model.named_modules()][1:] == [name for name, _ in source.named_modules()][1:]
+    assert (model.zoo_name, model.num_classes) == (digits, 10)
+    data = load_dataset("digits", n_images=10)
+    assert model.trained_on.classes == tuple(data.classes)
+    refuse_other_classes(model, data)
+
+
+def test_weights_are_its_own_unless_random_ones_are_asked_for(digits):
+    own, again, random = (
+        create_model(digits),
+        create_model(digits, weights="pretrained"),
+        create_model(digits, 4, "random"),
+    )
+    assert torch.equal(own.classifier.weight, again.classifier.weight)
+    assert random.num_classes == 4
+    assert not hasattr(random, "trained_on")
+    same = [create_model(digits, 10, "random", seed=1).classifier.weight for _ in range(2)]
+    assert torch.equal(*same)
+    assert (split_model(digits)[1], split_model(f"{digits}=random")[1]) == ("pretrained", "random")
+    with pytest.warns(UserWarning, match="another number of classes: its classifier is newly initialised"):
+        assert create_model(digits, 3).num_classes == 3
+    deeper = create_model(digits, weights="random", num_hidden_layers=3)
+    assert len(deeper.vit.layers) == 3
+    with pytest.raises(TypeError, match="ViTConfig has no option 'depht'"):
+        create_model(digits, weights="random", depht=3)
+
+
+@pytest.mark.parametrize(
+    ("make", "embedding"),
+    [
+        (lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**SMALL)), "pooler_output"),
+        (lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SMALL)), "pooler_output"),
+        (lambda: transformers.Dinov2Model(transformers.Dinov2Config(**vit_twins.CONFIG)), "pooler_output"),
+        (lambda: transformers.ViTModel(transformers.ViTConfig(**SMALL)), "last_hidden_state"),
+    ],
+)
+def test_a_tower_gives_its_embedding(make, embedding, tmp_path):
+    source = make().eval()
+    model = create_model(saved(source, tmp_path / "net")).eval()
+    with torch.no_grad():
+        expected = getattr(source(pixel_values=vit_twins.images(2)), embedding)
+        found = model(vit_twins.images(2))
+    assert torch.equal(found, expected if expected.ndim == 2 else expected[:, 0])
+    assert model.num_classes == 0
+    with pytest.raises(ValueError, match="has no classifier, so no accuracy"):
+        refuse_other_classes(model, load_dataset("digits", n_images=10))
+
+
+def test_of_a_model_of_images_and_text_the_image_tower_is_taken(tmp_path):
+    source = transformers.CLIPModel(transformers.CLIPConfig(text_config=TEXT, vision_config=SMALL)).eval()
+    model = create_model(saved(source, tmp_path / "clip")).eval()
+    with torch.no_grad():
+        expected = source.vision_model(pixel_values=vit_twins.images(2)).pooler_output
+        assert torch.equal(model(vit_twins.images(2)), expected)
+    bert = transformers.BertConfig(**TEXT)
+    with pytest.raises(ValueError, match="which does not map images to an embedding"):
+        create_model(saved(transformers.BertModel(bert), tmp_path / "bert"))
+
+
+PROCESSORS = [
+    lambda: transformers.ViTImageProcessor(size={"height": 20, "width": 20}),
+    lambda: transformers.CLIPImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 20, "width": 20}),
+    lambda: transformers.SiglipImageProcessor(size={"height": 20, "width": 20}),
+]
+
+
+@pytest.mark.parametrize("make", PROCESSORS)
+def test_images_are_prepared_as_transformers_does(make, tmp_path):
+    make().save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    size, mean, std, transform = read_preprocessor(said, "hf/net")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    picture = Image.fromarray(pixels)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    expected = processor(picture, return_tensors="pt")["pixel_values"][0]
+    assert transform(picture).shape == size == tuple(expected.shape)
+    # 8-bit rounding of resized pixels, over deviations of 0.2 or more: a few levels of 1/255
+    assert (transform(picture) - expected).abs().max() < 0.05
+    assert (mean, std) == (tuple(processor.image_mean), tuple(processor.image_std))
+
+
+def test_data_sets_use_it_without_a_word(digits, tmp_path):
+    assert input_options(digits) == {"image_size": 16, "mean": (0.2,) * 3, "std": (0.3,) * 3}
+    assert preprocessing(digits).input_size == preprocessing(create_model(digits)).input_size == (3, 16, 16)
+    bare = saved(transformers.ViTModel(transformers.ViTConfig(**SMALL)), tmp_path / "bare")
+    assert input_options(bare) == {"image_size": 16}  # nothing says how its images are normalised
+    with pytest.raises(ValueError, match=r"no preprocessor_config\.json, so how its images were prepared"):
+        preprocessing(bare)
+
+
+def test_imagenets_classes_get_the_names_that_they_have_here():
+    ours = imagenet_classes()[1]
+    config = transformers.ViTConfig(id2label={i: f"{name}, another name" for i, name in enumerate(ours)})
+    assert class_names(config) == tuple(ours)
+    assert class_names(transformers.ViTConfig(num_labels=3)) is None
+
+
+def test_names_are_checked_before_anything_is_built(tmp_path, digits):
+    check_name(digits)
+    for name, message in (
+        ("hf/", "names no model"),
+        (f"hf/{tmp_path}", "no config.json in"),
+        ("hf/./nowhere", "no config.json in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_name(name)
+    assert list_models(f"{digits.rpartition('/')[0]}/*") == [digits]
+    assert [family(name) for name in (digits, "hf/facebook/dinov2-base", "hf/microsoft/resnet-50")] == [
+        "vit",
+        "vit",
+        "cnn",
+    ]
+
+
+def test_the_commands_take_it(digits, tmp_path, capsys):
+    common = ["--dataset", "digits", "--n-images", "20", "--device", "cpu"]
+    verbs.main(["compare", digits, *common, "--out", str(tmp_path / "r.npz")])
+    result = Similarity.load(tmp_path / "r")
+    assert result.layers1[:2] == ["vit.embeddings.patch_embeddings.projection", "vit.layers.0.layernorm_before"]
+    assert result.provenance["weights"] == "pretrained"
+    verbs.main(["evaluate", digits, *common])
+    verbs.main(["analyse", "identifiability", digits, *common, "--out", str(tmp_path / "i.npz")])
+    verbs.main(["models", f"{digits.rpartition('/')[0]}/*"])
+    assert digits in capsys.readouterr().out
+    verbs.main(["layers", digits, "--main"])
+    assert "vit.layers.1.mlp.fc2" in capsys.readouterr().out

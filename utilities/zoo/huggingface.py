@@ -1,0 +1,329 @@
+"""Build Hugging Face's image models by name, ``hf/NAME`` or ``hf/FOLDER``, if transformers is installed.
+
+A folder is what ``save_pretrained`` wrote. A model with a classifier gives logits, any other the embedding of an image,
+both as one tensor. Layers keep the names that they have in transformers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from utilities.datasets.folders import imagenet_classes
+from utilities.hooks.trial import first_tensor
+
+PREFIX = "hf/"
+INSTALL = "pip install transformers, or this package with its extra, '[hf]'"
+# Image towers of models that also read text, by the type in the configuration.
+TOWERS = {
+    "clip": "CLIPVisionModel",
+    "clip_vision_model": "CLIPVisionModel",
+    "siglip": "SiglipVisionModel",
+    "siglip_vision_model": "SiglipVisionModel",
+}
+WITHOUT_POOLER = ("vit", "deit")  # their pooler comes from the pre-training of text models; the class token is read
+_RESAMPLE = {
+    0: InterpolationMode.NEAREST, 1: InterpolationMode.LANCZOS, 2: InterpolationMode.BILINEAR,
+    3: InterpolationMode.BICUBIC, 4: InterpolationMode.BOX, 5: InterpolationMode.HAMMING,
+}  # fmt: skip
+
+
+def is_hf(name: str) -> bool:
+    """Tell whether a name is that of a Hugging Face model.
+
+    Example:
+        >>> is_hf("hf/google/vit-base-patch16-224"), is_hf("timm/vit_tiny_patch16_224")
+        (True, False)
+    """
+    return name.startswith(PREFIX)
+
+
+def where_is(name: str) -> str:
+    """Return what transformers is asked for: the path of a folder that is there, else a name of the hub.
+
+    Raises:
+        ModuleNotFoundError: If transformers is not installed.
+        ValueError: If nothing follows ``hf/``, or a path holds no configuration.
+
+    Example:
+        >>> where_is("hf/")
+        Traceback (most recent call last):
+        ValueError: 'hf/' names no model; write hf/NAME, as on the hub, or hf/FOLDER, which save_pretrained wrote
+    """
+    bare = name.removeprefix(PREFIX)
+    if not bare:
+        raise ValueError(
+            f"{name!r} names no model; write hf/NAME, as on the hub, or hf/FOLDER, which save_pretrained wrote"
+        )
+    if importlib.util.find_spec("transformers") is None:
+        raise ModuleNotFoundError(f"{name} needs the library transformers: {INSTALL}", name="transformers")
+    path = Path(bare).expanduser()
+    if path.is_dir() or bare.startswith(("/", "./", "../", "~")):
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{name}: there is no config.json in {path}; name a folder that save_pretrained wrote")
+        return str(path)
+    return bare
+
+
+def hf_folders(pattern: str) -> list[str]:
+    """List the folders of models here that a pattern fits, such as ``hf/runs/*``.
+
+    Example:
+        >>> hf_folders("hf/nowhere/*")
+        []
+    """
+    whole = Path(pattern.removeprefix(PREFIX)).expanduser()
+    root = Path(whole.anchor)
+    found = root.glob(str(whole.relative_to(root))) if whole.parts else ()
+    return sorted(f"{PREFIX}{path}" for path in found if (path / "config.json").is_file())
+
+
+class HuggingFaceModel(nn.Module):
+    """Run a model of transformers on images, and return one tensor: its logits, else its embedding of each image.
+
+    The layers are those of the model, under its own names, and so is the state dictionary.
+
+    Args:
+        model: A model of transformers that takes ``pixel_values``.
+
+    Attributes:
+        config: Its configuration.
+        num_classes: Number of logits; 0 where it has no classifier, as in timm.
+        classes: Their names in order, or None.
+    """
+
+    classes: tuple[str, ...] | None = None
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        own = [name for name, _ in (*model.named_parameters(recurse=False), *model.named_buffers(recurse=False))]
+        if own:
+            raise ValueError(f"{type(model).__name__} has tensors of its own, outside its layers: {', '.join(own)}")
+        for name, child in model.named_children():
+            self.add_module(name, child)
+        self._source = (model,)  # in a tuple, so that its layers are registered once, under their own names
+        self.config = model.config
+        self.num_classes = next((head.out_features for head in _classifiers(model)), 0)
+
+    @property
+    def source(self) -> nn.Module:
+        """The model of transformers, which shares all layers."""
+        return self._source[0]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (batch, classes), or embeddings (batch, width)."""
+        found = self.source(pixel_values=images)
+        if getattr(found, "logits", None) is not None:
+            return found.logits
+        if getattr(found, "pooler_output", None) is not None:
+            return found.pooler_output.flatten(1)
+        return first_tensor(found.last_hidden_state)[:, 0]
+
+    def __repr__(self) -> str:
+        return repr(self.source)
+
+
+def _classifiers(model: nn.Module) -> Iterator[nn.Linear]:
+    for name in ("classifier", "cls_classifier"):
+        head = getattr(model, name, None)
+        linear = [part for part in head.modules() if isinstance(part, nn.Linear)] if head is not None else []
+        yield from linear[-1:]
+
+
+def build_hf(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[str, Any]) -> HuggingFaceModel:
+    """Build a model of transformers.
+
+    Args:
+        name: ``hf/NAME`` or ``hf/FOLDER``.
+        num_classes: Number of logits; None is the model's own, 0 leaves the classifier out.
+        pretrained: Whether to load weights, from the folder or the hub; else they are random.
+        kwargs: Options of the configuration, such as ``num_hidden_layers=2``.
+
+    Returns:
+        The model, with the names of its ``classes`` where these are known.
+
+    Raises:
+        ValueError: If there is no such model of images.
+        TypeError: For an option that the configuration does not have.
+        ConnectionError: If it cannot be fetched.
+    """
+    import transformers
+
+    place = where_is(name)
+    with _quietly(), _explaining(name):
+        config = transformers.AutoConfig.from_pretrained(place)
+        unknown = [key for key in kwargs if not hasattr(config, key)]
+        if unknown:
+            raise TypeError(f"{name}: the configuration of {type(config).__name__} has no option {unknown[0]!r}")
+        for key, value in kwargs.items():
+            setattr(config, key, value)
+        has_own = any("ForImageClassification" in one for one in config.architectures or ())
+        headed = has_own if num_classes is None else num_classes > 0
+        classes = class_names(config) if has_own and num_classes in (None, config.num_labels) else None
+        fresh = headed and pretrained and (not has_own or num_classes not in (None, config.num_labels))
+        if headed and num_classes is not None and num_classes != config.num_labels:
+            config.num_labels = num_classes
+        kind = _class_of(config, headed, name)
+        options = {"add_pooling_layer": False} if not headed and config.model_type in WITHOUT_POOLER else {}
+        if pretrained:
+            model = kind.from_pretrained(
+                place, config=_own_config(kind, config), ignore_mismatched_sizes=fresh, **options
+            )
+        else:
+            model = kind._from_config(_own_config(kind, config), **options)
+    if fresh:
+        found = "are for another number of classes" if has_own else "have no classifier"
+        warnings.warn(f"the pretrained weights of {name} {found}: its classifier is newly initialised", stacklevel=4)
+    wrapped = HuggingFaceModel(model)
+    wrapped.classes = classes
+    return wrapped
+
+
+def _class_of(config: Any, headed: bool, name: str) -> Any:
+    """Find the class of transformers that a configuration asks for: a classifier, or an image tower."""
+    import transformers
+
+    if headed:
+        known = transformers.AutoModelForImageClassification._model_mapping
+        if type(config) not in known:
+            raise ValueError(
+                f"{name}: transformers has no image classifier of type {config.model_type!r}; num_classes=0"
+            )
+        found = known[type(config)]
+        several = found if isinstance(found, (list, tuple)) else (found,)
+        return next((one for one in several if one.__name__ in (config.architectures or ())), several[0])
+    if config.model_type in TOWERS:
+        return getattr(transformers, TOWERS[config.model_type])
+    found = transformers.AutoModel._model_mapping[type(config)]
+    found = found[0] if isinstance(found, (list, tuple)) else found
+    if getattr(found, "main_input_name", "") != "pixel_values" or hasattr(config, "text_config"):
+        raise ValueError(f"{name} is a {found.__name__}, which does not map images to an embedding of each")
+    return found
+
+
+def _own_config(kind: Any, config: Any) -> Any:
+    """Take the tower's part of a configuration of images and text."""
+    return config if isinstance(config, kind.config_class) else config.vision_config
+
+
+def class_names(config: Any) -> tuple[str, ...] | None:
+    """Return the names of a configuration's classes, or None where they are only numbered.
+
+    ImageNet's classes, which transformers writes with all their synonyms, get the names that they have here.
+    """
+    names = tuple(str(config.id2label[key]) for key in sorted(config.id2label))
+    if all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+        return None
+    ours = imagenet_classes()[1]
+    if len(names) == len(ours):
+        same = sum(a.partition(",")[0].lower() == b.partition(",")[0].lower() for a, b in zip(names, ours, strict=True))
+        if same >= 0.98 * len(ours):  # a few are spelt in two ways
+            return tuple(ours)
+    return names
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers from printing bars and configurations, and put its settings back."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _explaining(name: str) -> Iterator[None]:
+    """Say what to do where the hub cannot be reached."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConnectionError(
+            f"cannot find {name} here or on the hub ({reason}); save it elsewhere by save_pretrained(FOLDER), copy the "
+            "folder here and write hf/FOLDER"
+        ) from error
+
+
+def hf_preprocessing(name: str) -> tuple[tuple[int, int, int], tuple[float, ...] | None, tuple[float, ...] | None, Any]:
+    """Read how images are prepared for a model: size, mean, deviation and transform.
+
+    Args:
+        name: ``hf/NAME`` or ``hf/FOLDER``.
+
+    Returns:
+        As `utilities.zoo.inputs.Preprocessing` has them; without a ``preprocessor_config.json`` the size alone is
+        known, and the others are None.
+
+    Raises:
+        ValueError: If the file asks for something that is not known here.
+        ConnectionError: If it cannot be fetched.
+    """
+    import transformers
+
+    place = where_is(name)
+    with _quietly(), _explaining(name):
+        config = transformers.AutoConfig.from_pretrained(place)
+        file = Path(place) / "preprocessor_config.json"
+        if Path(place).is_dir():
+            said = json.loads(file.read_text()) if file.is_file() else None
+        else:
+            said = transformers.AutoImageProcessor.from_pretrained(place).to_dict()
+    if said is None:
+        own = getattr(config, "vision_config", config)
+        height, width = _pair(getattr(own, "image_size", 224))
+        return (getattr(own, "num_channels", 3), height, width), None, None, None
+    return read_preprocessor(said, name)
+
+
+def read_preprocessor(said: dict[str, Any], name: str) -> tuple[Any, ...]:
+    """Turn the content of a ``preprocessor_config.json`` into size, mean, deviation and transform.
+
+    Example:
+        >>> said = {"size": {"shortest_edge": 40}, "crop_size": 32, "do_center_crop": True, "image_mean": [0.5] * 3,
+        ...         "image_std": [0.5] * 3, "resample": 3}
+        >>> size, mean, std, transform = read_preprocessor(said, "hf/net")
+        >>> size, mean
+        ((3, 32, 32), (0.5, 0.5, 0.5))
+    """
+    size, steps = said.get("size") or said.get("crop_size"), []
+    mode = _RESAMPLE.get(said.get("resample", 2), InterpolationMode.BILINEAR)
+    if isinstance(size, dict) and "shortest_edge" in size:
+        side = int(size["shortest_edge"])
+        steps.append(transforms.Resize(side, mode))
+        height, width = side, side
+    else:
+        height, width = _pair((size["height"], size["width"]) if isinstance(size, dict) else size)
+        steps.append(transforms.Resize((height, width), mode))
+    if not said.get("do_resize", True):
+        steps.clear()
+    if said.get("do_center_crop", False):
+        crop = said["crop_size"]
+        height, width = _pair((crop["height"], crop["width"]) if isinstance(crop, dict) else crop)
+    steps.append(transforms.CenterCrop((height, width)))
+    if height != width:
+        raise ValueError(f"{name} takes images of {height}x{width} pixels; images are square here")
+    plain = not said.get("do_normalize", True)
+    mean, std = ((0.0,) * 3, (1.0,) * 3) if plain else (tuple(said["image_mean"]), tuple(said["image_std"]))
+    steps += [transforms.ToTensor(), transforms.Normalize(mean, std)]
+    return (3, height, width), mean, std, transforms.Compose(steps)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (int(size), int(size)) if isinstance(size, (int, float)) else (int(size[0]), int(size[1]))
