@@ -229,7 +229,7 @@ def call(main, page, arguments):
         if words[3:4] == ["train"] and any(f"{words[6]}/{words[3 + 1]}_" in word for word in arguments):
             call(main, page, words[3:])
     for words in COMMANDS:  # that keep the features which this one compares
-        if words[3:4] == ["features"] and arguments[0] == "compare" and words[words.index("--out") + 1] in arguments:
+        if words[3:4] == ["features"] and arguments[:1] == ["compare"] and words[words.index("--out") + 1] in arguments:
             call(main, page, words[3:])
     if arguments[:1] in (["claims"], ["gallery"]):
         Path(arguments[1]).mkdir(parents=True, exist_ok=True)

@@ -60,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
 
     Example:
-        >>> main(["models", "resnet1*"])
-        resnet101
+        >>> main(["models", "resnet1?"])
         resnet18
         0
     """
