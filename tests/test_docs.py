@@ -36,6 +36,7 @@ SMALLER = {
     "train": "--n-images 20 --norm-images 10 --batch-size 10",
     "contributions": "--n-images 20",
     "calibrate": "--n-images 20 --permutations 19",
+    "nearer": "--n-images 24 --batch-size 24 --resamples 100",
     "stitching": "--n-images 20 --n-train 20 --depths 2",
     "claims": "",
     "gallery": "",
@@ -229,7 +230,7 @@ def call(main, page, arguments):
         if words[3:4] == ["train"] and any(f"{words[6]}/{words[3 + 1]}_" in word for word in arguments):
             call(main, page, words[3:])
     for words in COMMANDS:  # that keep the features which this one compares
-        if words[3:4] == ["features"] and arguments[0] == "compare" and words[words.index("--out") + 1] in arguments:
+        if words[3:4] == ["features"] and arguments[:1] == ["compare"] and words[words.index("--out") + 1] in arguments:
             call(main, page, words[3:])
     if arguments[:1] in (["claims"], ["gallery"]):
         Path(arguments[1]).mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ EXPECTED = {
     *("Class_Embedding_Tutorial", "Class_Identifiability", "Mechanistic_Interpretability"),
     *("Explainability", "Linear_Probing"),
     *("Real_Weights", "Attention_Distance", "Receptive_Field", "Skip_Connections"),
-    *("Spatial_Localisation", "Layer_Probes", "Disagreeing_Images", "Stitching", "Trust_A_Measure"),
+    *("Spatial_Localisation", "Layer_Probes", "Disagreeing_Images", "Stitching", "Which_Is_Nearer", "Trust_A_Measure"),
 }
 OF_ONE_MODEL = [path for path in NOTEBOOKS if re.match(r"(Lambda_)?R\d|ViT_", path.stem)]
 REAL = ["CNN", "VIT", "WEIGHTS"]
@@ -39,6 +39,7 @@ EXTRA = {
     **{"Compare_Datasets": ["OTHER"], **dict.fromkeys(WITH_REAL_WEIGHTS, REAL)},
     **{"Disagreeing_Images": [*REAL, "N_SHOWN"], "Receptive_Field": [*REAL, "IMAGE_SIZE"]},
     **{"Layer_Probes": [*REAL, "IMAGE_SIZE", "N_TRAIN"], "Stitching": ["N_TRAIN", "DEPTHS"]},
+    **{"Which_Is_Nearer": ["MATCH", "RESAMPLES"]},
 }
 TRAINS_NOTHING = {"Real_Weights", "Receptive_Field", "Disagreeing_Images"}  # so that there are no epochs to choose
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

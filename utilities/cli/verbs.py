@@ -14,6 +14,7 @@ VERBS = {
     "features": "keep the features of a model's layers on disk, to compare later",
     "contributions": "show on which images two layers agree",
     "calibrate": "set similarities of two models against permuted images",
+    "nearer": "tell which of two models a model is more like",
     "stitching": "measure what accuracy is left when one model's layers feed another's",
     "analyse": "run an analysis by name for one or more models",
     "train": "train a model with the study's recipe or another one",
@@ -60,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
 
     Example:
-        >>> main(["models", "resnet1*"])
-        resnet101
+        >>> main(["models", "resnet1?"])
         resnet18
         0
     """

@@ -59,7 +59,7 @@ def calibrate(
 
     Args:
         model1: Model of the rows.
-        model2: Model of the columns. Of one model with itself, only single pairs of layers mean something: the largest
+        model2: Model of the columns. If it is the first one, only single pairs of layers mean something: the largest
             similarity is that of a layer with itself.
         loader: See `utilities.compare.compare`.
         loader2: See `utilities.compare.compare`.

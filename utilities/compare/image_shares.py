@@ -15,14 +15,12 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from utilities.compare.engine import Comparison
 from utilities.compare.gram_matrices import without_top_components
 from utilities.compare.gram_shares import Grams, shares_of, without_images
-from utilities.compare.kept_layers import KeptLayer
+from utilities.compare.kept_grams import KeptGrams
 from utilities.compare.options import ComparisonOptions
 from utilities.compare.paired_batches import PairedBatches, prefetched
 from utilities.hooks.calls.batch_lists import batch_indices
-from utilities.hooks.calls.batch_parts import split_batch
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.recorder import BatchAxis
 from utilities.hooks.views import View
@@ -102,7 +100,7 @@ def image_contributions(
     batches = PairedBatches(loader, loader2, min_images=options.min_images, whole=(True, True))
     layers = [list({name.partition("#")[0]: None for name in names}) for names in zip(*pairs, strict=True)]
     with keeping_freed_memory(), evaluating(model1, device) as device1, evaluating(model2, device) as device2:
-        seen = _Kept(model1, model2, *layers, options, (device1, device2), batches.two_loaders)
+        seen = KeptGrams(model1, model2, *layers, options, (device1, device2), batches.two_loaders)
         read = prefetched(batches.read(), device1)
         for index, one, two in tqdm(read, total=batches.length, desc="images", delay=2, disable=not progress):
             seen.add_batch(index, one, two)
@@ -125,40 +123,6 @@ def _counts(removed: Sequence[int]) -> list[int]:
     return sorted({0, *removed})
 
 
-class _Kept(Comparison):
-    """Keep the Gram matrices of all batches, and the labels of their images."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.grams: list[list[dict[str, torch.Tensor]]] = []
-        self.labels: list[np.ndarray] = []
-        self.indices: list[int] = []
-
-    def add_batch(self, index: int, batch1: Any, batch2: Any) -> None:
-        """Run both models on whole batches as the loaders yield them."""
-        (images, labels), (images2, _) = split_batch(batch1), split_batch(batch2)
-        known = isinstance(labels, torch.Tensor) and labels.shape == images.shape[:1]
-        self.labels.append(labels.cpu().numpy() if known else np.full(len(images), -1))
-        self.indices.append(index)
-        self.add(index, images, images2)
-
-    def _add_grams(self, index: int, n: int, recorded: list[dict[str, KeptLayer]]) -> None:
-        super()._add_grams(index, n, recorded)
-        self.grams.append([{name: _unscaled(layer) for name, layer in side.items()} for side in recorded])
-
-    def of_pair(self, pair: Pair) -> list[Grams]:
-        """Return the Gram matrices of a pair of layers, for each batch."""
-        for name, side in zip(pair, self.grams[0], strict=True):
-            if name not in side:
-                calls = [other for other in side if other.partition("#")[0] == name.partition("#")[0]]
-                raise ValueError(f"layer {name!r} does not run; there are {', '.join(calls)}")
-        return [(first[pair[0]], second[pair[1]]) for first, second in self.grams]
-
-
-def _unscaled(layer: KeptLayer) -> torch.Tensor:
-    return layer.value.cpu().double() * torch.exp2(2 * layer.exponent.cpu().double())
-
-
 def _of_pair(batches: list[Grams], counts: list[int], estimator: Estimator) -> dict[str, Any]:
     """Compute all that is known of one pair of layers."""
     shares, agreement = shares_of(batches, estimator)
@@ -177,7 +141,7 @@ def _sum(batches: list[Grams], estimator: Estimator) -> float:
 
 
 def _result(
-    seen: _Kept, pairs: list[Pair], counts: list[int], loader: Any, provenance: dict[str, Any]
+    seen: KeptGrams, pairs: list[Pair], counts: list[int], loader: Any, provenance: dict[str, Any]
 ) -> ImageContributions:
     labels = np.concatenate(seen.labels)
     counts = [count for count in counts if 4 * count <= len(labels)]

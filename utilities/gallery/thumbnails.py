@@ -46,6 +46,7 @@ PLOTS: Mapping[str, str] = {
     "ReceptiveField": "blocks.receptive_field:plot_receptive_fields",
     "RemovalCurves": "class_embedding.removal:plot_removal",
     "Robustness": "predictions.robustness:plot_severity",
+    "SimilarityDifference": "similarity.nearness:plot_nearness",
     "SkipRatios": "blocks.skip_ratios:plot_skip_lines",
     "SpectralDensity": "loss.hessian:plot_spectral_density",
     "Trajectory": "loss.trajectory:plot_trajectories",

@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from utilities.results.similarity import Similarity
+from utilities.results.similarity_difference import SimilarityDifference
+from utilities.study.nearness import describe_nearness
 from utilities.study.wording import describe
 from utilities.utils import PROJECT_ROOT
 
@@ -77,10 +79,12 @@ def _claims(path: Path, where: str) -> Findings:
 
 
 def _similarity(path: Path, where: str) -> Findings | None:
-    """Put a similarity into lines; another kind of result gives None."""
-    try:
-        result = Similarity.load(path)
-    except ValueError:
-        return None
-    data = result.provenance.get("dataset", "")
-    return Findings((describe(result),), where, f"{data}, n = {result.n:,}".strip(", "))
+    """Put a similarity, or a difference of two, into lines; another kind of result gives None."""
+    for kind, words in ((Similarity, describe), (SimilarityDifference, describe_nearness)):
+        try:
+            result = kind.load(path)
+        except ValueError:
+            continue
+        data = result.provenance.get("dataset", "")
+        return Findings((words(result),), where, f"{data}, n = {result.n:,}".strip(", "))
+    return None

@@ -1,0 +1,263 @@
+"""Compute the difference of two similarities from Gram matrices: values, variances, intervals, the largest of all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from utilities.compare.matched_layers import Match, candidates
+from utilities.compare.resampled_grams import draw_weights, resampled_sums
+from utilities.results.resampling import (
+    as_normal,
+    as_t,
+    corrected_variance,
+    dual_variance,
+    largest_of,
+    satterthwaite,
+    stratified_jackknife,
+)
+from utilities.results.similarity_difference import COLUMNS, SimilarityDifference
+
+Key = tuple[int, int, str]  # side, number of the model, layer
+
+
+def difference_of_grams(
+    grams: Mapping[Key, Sequence[torch.Tensor]],
+    *,
+    match: Match = "depth",
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    provenance: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> SimilarityDifference:
+    """Compute what `utilities.compare.compare_similarities` does, from Gram matrices.
+
+    Args:
+        grams: Mapping from (side, number of the model, layer) to Gram matrices with zero diagonals, one for each batch;
+            side 0 is shared, 1 is the first other, 2 the second. Layers are in the order of execution.
+        match: See `utilities.compare.compare_similarities`.
+        resamples: See `utilities.compare.compare_similarities`.
+        confidence: See `utilities.compare.compare_similarities`.
+        seed: See `utilities.compare.compare_similarities`.
+        provenance: Facts to keep with the result.
+        progress: See `utilities.compare.compare_similarities`.
+
+    Returns:
+        The differences.
+
+    Example:
+        >>> from utilities.metrics import center
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x, noise = torch.randn(2, 100, 5, generator=generator).double()
+        >>> near, far = x + 0.3 * noise, x + noise
+        >>> grams = {(side, 0, "a"): [center(y @ y.T)] for side, y in enumerate((x, near, far))}
+        >>> result = difference_of_grams(grams, resamples=200)
+        >>> bool(result.low[0] > 0), result.nearer
+        (True, 1)
+    """
+    counts = [1 + max(number for side, number, _ in grams if side == own) for own in range(3)]
+    layers = [[layer for side, number, layer in grams if (side, number) == (own, 0)] for own in range(3)]
+    sizes = [len(K) for K in next(iter(grams.values()))]
+    both = [_Similarities(grams, counts, layers, other, match) for other in (1, 2)]
+    pairs = [pair for similarity in both for pair in similarity.pairs]
+    values, without = resampled_sums(grams, pairs, draw_weights(sizes, resamples, seed), progress)
+    tables = [(similarity.of(values), similarity.of(without)) for similarity in both]
+    seeds = _draw_seeds(counts, resamples, seed)
+    arrays = _tested(_estimate(tables, counts, seeds, sizes), confidence)
+    _warn_of_missing(layers[0], arrays["difference"])
+    whole = {name: float(arrays[name][-1]) for name in COLUMNS}
+    facts = {
+        "match": match,
+        "resamples": resamples,
+        "confidence": confidence,
+        "resampling_seed": seed,
+        "models_of_side": counts,
+    }
+    critical, largest = arrays.pop("critical"), arrays.pop("null_largest")
+    return SimilarityDifference(
+        layers=layers[0],
+        matches1=both[0].matches(values),
+        matches2=both[1].matches(values),
+        **{name: value[:-1] for name, value in arrays.items()},
+        null_largest=largest,
+        critical=float(critical),
+        whole=whole,
+        n=sum(sizes),
+        provenance={**dict(provenance or {}), **facts},
+    )
+
+
+class _Similarities:
+    """Know which pairs of layers one of the two similarities is made of, and put them together."""
+
+    def __init__(self, grams: Mapping[Key, Any], counts: list[int], layers: list[list[str]], other: int, match: Match):
+        self.other, self.layers, self.counts = other, layers[0], (counts[0], counts[other])
+        self.choices = candidates(layers[0], layers[other], match)
+        missing = [key for side, number in ((0, counts[0]), (other, counts[other])) for k in range(number)
+                   for layer in layers[side] if (key := (side, k, layer)) not in grams]  # fmt: skip
+        if missing:
+            raise ValueError(
+                f"models of one side should have the same layers, but {missing[0][2]!r} is not in all of them"
+            )
+
+    @property
+    def pairs(self) -> list[tuple[Key, Key]]:
+        cross = [(one, two) for _, _, _, one, others in self._entries() for two in others]
+        return cross + [(key, key) for pair in cross for key in pair]
+
+    def _entries(self) -> Iterable[tuple[int, int, int, Key, list[Key]]]:
+        for i, (layer, names) in enumerate(zip(self.layers, self.choices, strict=True)):
+            for r in range(self.counts[0]):
+                for k in range(self.counts[1]):
+                    yield i, r, k, (0, r, layer), [(self.other, k, name) for name in names]
+
+    def of(self, sums: Mapping[Any, np.ndarray]) -> np.ndarray:
+        """Compute similarities from sums of HSIC, (..., layers, models, other models)."""
+        rows = len(next(iter(sums.values())))
+        table = np.empty((rows, len(self.layers), *self.counts))
+        for i, r, k, one, others in self._entries():
+            table[:, i, r, k] = np.fmax.reduce([_cka(sums, one, two) for two in others])
+        return table
+
+    def matches(self, sums: Mapping[Any, np.ndarray]) -> list[str]:
+        """Name the layer that each is compared with, of the first pair of models."""
+        found = []
+        for i, r, k, one, others in self._entries():
+            if (r, k) == (0, 0):
+                own = np.nan_to_num([_cka(sums, one, two)[0] for two in others], nan=-np.inf)
+                found.append(self.choices[i][int(np.argmax(own))])
+        return found
+
+
+def _cka(sums: Mapping[Any, np.ndarray], one: Key, two: Key) -> np.ndarray:
+    scale = sums[one, one] * sums[two, two]
+    positive = (sums[one, one] > 0) & (sums[two, two] > 0)
+    return np.where(positive, sums[one, two] / np.sqrt(np.where(positive, scale, 1)), np.nan)
+
+
+def _draw_seeds(counts: list[int], resamples: int, seed: int) -> list[np.ndarray]:
+    """Draw weights of the models of each side, (1 + resamples, models), which sum to 1; the first row is equal."""
+    rng = np.random.default_rng([seed, 1])
+    return [
+        np.vstack([np.full(k, 1 / k), rng.multinomial(k, np.full(k, 1 / k), size=resamples) / k]).astype(float)
+        for k in counts
+    ]
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """Hold differences of all layers and, last, their mean, each (layers + 1,); ``draws`` are resampled ones."""
+
+    similarity1: np.ndarray
+    similarity2: np.ndarray
+    difference: np.ndarray
+    variance: np.ndarray
+    freedom: np.ndarray
+    draws: np.ndarray
+
+
+def _estimate(
+    tables: list[tuple[np.ndarray, np.ndarray]], counts: list[int], seeds: list[np.ndarray], sizes: list[int]
+) -> _Estimate:
+    """Estimate differences and their variances.
+
+    Args:
+        tables: Each similarity's values (1 + resamples, layers, models, other models), and without each image.
+        counts: Number of models of each side.
+        seeds: Weights of the models of each side.
+        sizes: Number of images of each batch.
+    """
+    there = np.logical_and.reduce([np.isfinite(table).all((0, 2, 3)) for pair in tables for table in pair])
+    one, two = (_with_mean(values.mean((2, 3)), there) for values, _ in tables)
+    images = one - two
+    without = np.subtract(*(_with_mean(table.mean((2, 3)), there) for _, table in tables))
+    plain = images[1:].var(0, ddof=1)
+    size = sum(sizes) / len(sizes)
+    by_images = corrected_variance(size / (size - 1) * plain, stratified_jackknife(without, sizes))
+    freedom = np.full(len(plain), float(sum(sizes) - len(sizes)))
+    if max(counts) == 1:
+        return _Estimate(one[0], two[0], images[0], by_images, freedom, images[1:])
+    full, plain_rows = [values[1:] for values, _ in tables], [_repeated(values) for values, _ in tables]
+    draws = _resampled(full, [own[1:] for own in seeds], there)
+    spread = _resampled(plain_rows, [own[1:] for own in seeds], there).var(0, ddof=1)
+    several = min(k for k in counts if k > 1)
+    variance = dual_variance(draws.var(0, ddof=1) + by_images - plain, by_images, spread, sum(sizes), several)
+    of_sides = [
+        k / (k - 1) * _resampled(plain_rows, _of_one_side(seeds, side), there).var(0, ddof=1)
+        for side, k in enumerate(counts)
+        if k > 1
+    ]
+    rest = np.maximum(variance - np.sum(of_sides, axis=0), 0)
+    freedom = satterthwaite([*of_sides, rest], [*(k - 1 for k in counts if k > 1), freedom[0]])
+    return _Estimate(one[0], two[0], images[0], variance, freedom, draws)
+
+
+def _resampled(tables: list[np.ndarray], seeds: list[np.ndarray], there: np.ndarray) -> np.ndarray:
+    """Average tables (rows, layers, models, other models) over weighted models, and subtract."""
+    one, two = (
+        _with_mean(np.einsum("blrk,br,bk->bl", table, seeds[0], seeds[side]), there)
+        for side, table in enumerate(tables, 1)
+    )
+    return one - two
+
+
+def _of_one_side(seeds: list[np.ndarray], side: int) -> list[np.ndarray]:
+    """Resample the models of one side alone."""
+    return [own[1:] if k == side else np.broadcast_to(own[:1], own[1:].shape) for k, own in enumerate(seeds)]
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    """Repeat the values of the images as they are for each resample of seeds."""
+    return np.broadcast_to(values[:1], (len(values) - 1, *values.shape[1:]))
+
+
+def _with_mean(table: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Append the mean over the layers that are there, and blank the others: (rows, layers) -> (rows, layers + 1)."""
+    mean = table[:, there].mean(1) if there.any() else np.full(len(table), np.nan)
+    return np.column_stack([np.where(there, table, np.nan), mean])
+
+
+def _tested(found: _Estimate, confidence: float) -> dict[str, np.ndarray]:
+    """Compute intervals and p-values of each difference by itself, and of the largest of all layers."""
+    error = np.sqrt(found.variance)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = np.where(found.difference == 0, 0.0, found.difference / error)
+    t = np.where(np.isnan(found.difference), np.nan, t)
+    half = stats.t.isf((1 - confidence) / 2, found.freedom) * error
+    there = np.isfinite(t[:-1])
+    null = largest_of(found.draws[:, :-1][:, there]) if there.any() else np.full(len(found.draws), np.nan)
+    score = as_normal(t, found.freedom)
+    reached = null[:, None] >= score
+    critical = np.quantile(null, confidence)
+    band = as_t(critical, found.freedom) * error
+    return {
+        "similarity1": found.similarity1,
+        "similarity2": found.similarity2,
+        "difference": found.difference,
+        "stderr": error,
+        "low": found.difference - half,
+        "high": found.difference + half,
+        "p_value": 2 * stats.t.sf(np.abs(t), found.freedom),
+        "band_low": found.difference - band,
+        "band_high": found.difference + band,
+        "score": np.sign(t) * score,
+        "p_family": np.where(np.isnan(t), np.nan, (1 + reached.sum(0)) / (1 + len(null))),
+        "null_largest": null,
+        "critical": critical,
+    }
+
+
+def _warn_of_missing(layers: list[str], differences: np.ndarray) -> None:
+    names = [layer for layer, value in zip(layers, differences, strict=False) if np.isnan(value)]
+    if names:
+        warnings.warn(
+            f"layers without variance over the images, or matched with one, shown as missing: {', '.join(names)}",
+            stacklevel=3,
+        )
