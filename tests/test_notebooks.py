@@ -37,7 +37,11 @@ WITH_REAL_WEIGHTS = (
 )
 EXTRA = {
     **{"Compare_Datasets": ["OTHER"], **dict.fromkeys(WITH_REAL_WEIGHTS, REAL)},
-    **{"Disagreeing_Images": [*REAL, "N_SHOWN"], "Receptive_Field": [*REAL, "IMAGE_SIZE"]},
+    **{
+        "Trust_A_Measure": ["N_SEEDS"],
+        "Disagreeing_Images": [*REAL, "N_SHOWN"],
+        "Receptive_Field": [*REAL, "IMAGE_SIZE"],
+    },
     **{"Layer_Probes": [*REAL, "IMAGE_SIZE", "N_TRAIN"], "Stitching": ["N_TRAIN", "DEPTHS"]},
     **{"Which_Is_Nearer": ["MATCH", "RESAMPLES"]},
 }

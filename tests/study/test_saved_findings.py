@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from utilities.analysis.blocks.variance import Variance
+from utilities.results.measure_tests import MeasureTests
 from utilities.results.similarity import Similarity
 from utilities.study import findings
 
@@ -49,6 +50,16 @@ def test_a_similarity_speaks_where_there_are_no_claims(tmp_path):
     text = str(findings("N", folders=[tmp_path]))
     assert "digits (test), n = 1,200" in text
     assert "from a to b, 0.25" in text
+
+
+def test_tests_of_measures_speak_line_by_line(tmp_path):
+    scores, names = np.array([[[0.9, 0.5], [0.7, 0.6]]]), (["CNN"], ["cka", "rsa"], ["order", "labels"])
+    facts = {"dataset": "digits (test)", "n": 540}
+    MeasureTests(*names, scores, scores / 10, np.array([0.5, 0.3]), facts).save(tmp_path / "N")
+    found = findings("N", folders=[tmp_path])
+    assert len(found.lines) == 3
+    assert "- labels: rsa 0.60 ± 0.06, last cka 0.50 (chance 0.30)." in str(found)
+    assert "digits (test), n = 540" in str(found)
 
 
 @pytest.mark.parametrize("kind", ["none", "another kind"])

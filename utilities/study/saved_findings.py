@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from utilities.results.measure_tests import MeasureTests
+from utilities.results.result import Result
 from utilities.results.similarity import Similarity
 from utilities.results.similarity_difference import SimilarityDifference
+from utilities.study.measure_tests import describe_measure_tests
 from utilities.study.nearness import describe_nearness
 from utilities.study.wording import describe
 from utilities.utils import PROJECT_ROOT
@@ -17,6 +21,11 @@ from utilities.utils import PROJECT_ROOT
 # Natural images and real weights tell more than a quick run.
 FOLDERS = ("results/natural", "results", "runs/paper", "runs/natural", "runs/quick")
 MOST = 6  # claims whose numbers are stated
+DESCRIBED: Mapping[type[Result], Callable[[Any], str]] = {
+    Similarity: describe,
+    SimilarityDifference: describe_nearness,
+    MeasureTests: describe_measure_tests,
+}
 _WORDS = {"True": "holds", "False": "does not hold", "": "cannot be told"}
 
 
@@ -60,7 +69,7 @@ def findings(name: str, output_dir: str | Path | None = None, folders: Sequence[
         where = folder.relative_to(PROJECT_ROOT).as_posix() if folder.is_relative_to(PROJECT_ROOT) else str(folder)
         if (folder / f"{name}_claims.csv").is_file():
             return _claims(folder / f"{name}_claims.csv", where)
-        if (folder / f"{name}.npz").is_file() and (found := _similarity(folder / name, where)):
+        if (folder / f"{name}.npz").is_file() and (found := _result(folder / name, where)):
             return found
     return Findings(())
 
@@ -78,13 +87,14 @@ def _claims(path: Path, where: str) -> Findings:
     return Findings(tuple(lines), where, "; ".join(one for one in data if one))
 
 
-def _similarity(path: Path, where: str) -> Findings | None:
-    """Put a similarity, or a difference of two, into lines; another kind of result gives None."""
-    for kind, words in ((Similarity, describe), (SimilarityDifference, describe_nearness)):
+def _result(path: Path, where: str) -> Findings | None:
+    """Put a similarity, a difference of two, or tests of measures into lines; another kind of result gives None."""
+    for kind, words in DESCRIBED.items():
         try:
             result = kind.load(path)
         except ValueError:
             continue
+        n = result.provenance["n"] if isinstance(result, MeasureTests) else result.n
         data = result.provenance.get("dataset", "")
-        return Findings((words(result),), where, f"{data}, n = {result.n:,}".strip(", "))
+        return Findings(tuple(words(result).splitlines()), where, f"{data}, n = {n:,}".strip(", "))
     return None
