@@ -11,7 +11,18 @@ from nbformat import NotebookNode
 from papermill.translators import PythonTranslator
 
 # Parameters that are whole numbers, or None.
-WHOLE = {"EPOCHS", "SEED", "N_IMAGES", "BATCH_SIZE", "IMAGE_SIZE", "N_TRAIN", "N_SHOWN", "N_SEEDS"}
+WHOLE = {
+    "EPOCHS",
+    "SEED",
+    "N_IMAGES",
+    "BATCH_SIZE",
+    "IMAGE_SIZE",
+    "N_TRAIN",
+    "N_SHOWN",
+    "N_SEEDS",
+    "DEPTHS",
+    "RESAMPLES",
+}
 OTHER_KERNELS = ("ir", "julia", "bash", "scala", "matlab", ".net", "sparkr")  # beginnings of other kernels' names
 
 
