@@ -260,7 +260,7 @@ def check_verb(block, arguments, parse_alone, run, words=()):
 
 
 def makefile_targets():
-    return set(re.findall(r"^([\w-]+):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([\w./-]+):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize(("block", "line"), LINES, ids=[f"{block}: {line[:60]}" for block, line in LINES])

@@ -55,12 +55,17 @@ def test_the_index_filters_and_sorts(page, site):
     page.goto(f"{site[0]}/index.html")
     assert text(page, "#count") == "2 of 2"
     page.fill("#search", "corruptions digits nothing")
-    assert text(page, "#count") == "0 of 2"
+    assert text(page, "#count") == "none of 2 fits"
     page.fill("#search", "measures")
     assert page.locator(".card:visible").count() == 1
     page.fill("#search", "")
     page.select_option("select[data-kind=study]", index=1)
     assert page.locator(".card:visible").count() == 1
+    rows = page.locator("table.sortable tbody tr:visible")
+    assert rows.count() == 2
+    page.select_option("select[data-kind=study]", index=2)
+    assert rows.count() == 0, "the claims are the other notebook's"
+    page.select_option("select[data-kind=study]", index=0)
     first = page.locator("table.sortable tbody tr td").first
     assert first.text_content() == "b holds"
     page.get_by_role("button", name="Claim").click()

@@ -68,7 +68,10 @@ def run(given: SimpleNamespace) -> list[Path]:
 
     files, device = Files.of(given), resolve_device(given.device)
     if len(given.pairs) % 2:
-        raise ValueError(f"--pairs names {len(given.pairs)} layers; a pair is one of each model: --pairs LAYER1 LAYER2")
+        raise ValueError(
+            f"--pairs names an odd number of layers, {len(given.pairs)}; a pair is one of each model: "
+            "--pairs LAYER1 LAYER2"
+        )
     if given.n_shown < 1:
         raise ValueError(f"--n-shown {given.n_shown} should be 1 or more")
     two = open_two(given)

@@ -30,7 +30,7 @@ from utilities.plots.style import read_caption
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
 from utilities.results.writing import check_writable, write_whole
-from utilities.study.wording import describe
+from utilities.study.saved_findings import DESCRIBED
 
 TEMPLATES = Path(__file__).with_name("templates")
 ASSETS = ("style.css", "heatmap.js", "curves.js", "index.js")
@@ -94,9 +94,8 @@ def _write(path: Path, text: str) -> None:
 def _card(entry: Entry, out: Path) -> dict[str, Any]:
     """Return what the index shows of a notebook."""
     first = _first_result(entry)
-    square = type(first) is Similarity and first.layers1 == first.layers2
     return {
-        "finding": describe(first) if square else "",
+        "finding": _finding(first),
         "name": entry.name,
         "title": entry.title,
         "picture": _picture(entry, first, out),
@@ -122,6 +121,13 @@ def _picture(entry: Entry, first: Result | None, out: Path) -> str:
     else:
         return ""
     return picture
+
+
+def _finding(first: Result | None) -> str:
+    """Say in a sentence what a result shows, for kinds that have words; a similarity of two models has none."""
+    words = DESCRIBED.get(type(first))
+    rectangle = isinstance(first, Similarity) and first.layers1 != first.layers2
+    return "" if words is None or rectangle else words(first).splitlines()[-1]  # the last sentence sums up
 
 
 def _first_result(entry: Entry) -> Result | None:

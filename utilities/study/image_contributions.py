@@ -31,6 +31,24 @@ def contributions_of_matches(first: Opened, second: Opened, count: int = 3) -> I
     return image_contributions(first.model, second.model, first.loader, second.loader, pairs=pairs, provenance=facts)
 
 
+def describe_contributions(result: ImageContributions) -> str:
+    """State each similarity, and what is left of it without its most dominant images.
+
+    Example:
+        >>> result = ImageContributions(
+        ...     [["a", "b"]], np.array([[0.5, -0.1, 0.2]]), np.ones((1, 3)), np.arange(3), np.array([7, 8, 9]),
+        ...     np.array([0, 1]), np.array([[0.6, 0.4]]), np.array([0.6]),
+        ... )
+        >>> print(describe_contributions(result))
+        a with b: 0.60, and 0.40 without the 1 most dominant of 3 images.
+    """
+    last = result.removed[-1]
+    return "\n".join(
+        f"{one} with {two}: {whole:.2f}, and {left:.2f} without the {last} most dominant of {result.n:,} images."
+        for (one, two), whole, left in zip(result.pairs, result.similarity, result.without[:, -1], strict=True)
+    )
+
+
 def extremes(
     result: ImageContributions, data: ImageDataset, count: int = 8, pair: int | None = 0, by: str = "shares"
 ) -> dict[str, np.ndarray]:

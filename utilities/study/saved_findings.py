@@ -9,10 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from utilities.results.image_contributions import ImageContributions
 from utilities.results.measure_tests import MeasureTests
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
 from utilities.results.similarity_difference import SimilarityDifference
+from utilities.study.image_contributions import describe_contributions
 from utilities.study.measure_tests import describe_measure_tests
 from utilities.study.nearness import describe_nearness
 from utilities.study.wording import describe
@@ -25,6 +27,7 @@ DESCRIBED: Mapping[type[Result], Callable[[Any], str]] = {
     Similarity: describe,
     SimilarityDifference: describe_nearness,
     MeasureTests: describe_measure_tests,
+    ImageContributions: describe_contributions,
 }
 _WORDS = {"True": "holds", "False": "does not hold", "": "cannot be told"}
 
@@ -88,7 +91,7 @@ def _claims(path: Path, where: str) -> Findings:
 
 
 def _result(path: Path, where: str) -> Findings | None:
-    """Put a similarity, a difference of two, or tests of measures into lines; another kind of result gives None."""
+    """Put a result of a kind that is `DESCRIBED` into lines; another kind gives None."""
     for kind, words in DESCRIBED.items():
         try:
             result = kind.load(path)

@@ -272,7 +272,7 @@ def check_name(name: str) -> None:
         close += [f"{prefix}/{name}" for prefix in ("timm", "torchvision") if list_models(f"{prefix}/{name}")]
         raise ValueError(
             f"unknown model {name!r}; close: {', '.join(close) or 'none'}; python -m utilities models lists all, "
-            "as does list_models() of utilities.zoo, with 'timm/*' or 'torchvision/*' the libraries'; a model of "
+            "as does list_models() of utilities.zoo, and list_models('timm/*') those of a library; a model of "
             "Hugging Face: hf/NAME or hf/FOLDER; one of your own: package.module:function or path/to/file.py:function"
         )
 

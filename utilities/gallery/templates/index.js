@@ -8,17 +8,20 @@
 
   function filter() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const has = (text) => words.every((word) => text.toLowerCase().includes(word));
+    const chosen = new Set();  // pages that the lists allow
     let shown = 0;
     for (const card of cards) {
       const facts = JSON.parse(card.dataset.facts);
-      const text = (card.textContent + JSON.stringify(facts)).toLowerCase();
-      const fits = words.every((word) => text.includes(word)) &&
-        selects.every((select) => !select.value || facts[select.dataset.kind].includes(select.value));
-      card.hidden = !fits;
-      shown += fits;
+      const allowed = selects.every((select) => !select.value || facts[select.dataset.kind].includes(select.value));
+      if (allowed) chosen.add(facts.name);
+      card.hidden = !(allowed && has(card.textContent + JSON.stringify(facts)));
+      shown += !card.hidden;
     }
-    for (const row of document.querySelectorAll("table.sortable tbody tr")) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
-    count.textContent = `${shown} of ${cards.length}`;
+    for (const row of document.querySelectorAll("table.sortable tbody tr")) {
+      row.hidden = !(chosen.has(row.dataset.page) && has(row.textContent));
+    }
+    count.textContent = shown ? `${shown} of ${cards.length}` : `none of ${cards.length} fits`;
   }
 
   function sort(table, column, header) {
