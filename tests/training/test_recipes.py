@@ -411,7 +411,7 @@ def test_stochastic_depth_reaches_the_model(name, rates):
 
 
 def test_stochastic_depth_that_a_builder_forgets_is_refused(monkeypatch):
-    monkeypatch.setattr(train, "create_model", lambda *names, seed, **forgotten: nn.Linear(2, 2))
+    monkeypatch.setattr(train, "create_model", lambda *given, **forgotten: nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"timm/hrnet cannot be given drop_path=0.1 .nothing in it is dropped"):
         train._create("timm/hrnet", 10, 0, 0.1, {})
 
