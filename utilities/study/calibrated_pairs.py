@@ -29,6 +29,7 @@ def calibrate_kinds(
     seed: int = 0,
     epochs: int | None = None,
     folder: str | Path | None = None,
+    profile: str | None = None,
     **options: Any,
 ) -> dict[str, Calibration]:
     """Calibrate the similarity of the blocks of each pair of kinds, trained on plain images.
@@ -43,6 +44,7 @@ def calibrate_kinds(
         seed: Seed of the models, of the order of images and of the permutations.
         epochs: See `train_grounded`.
         folder: See `train_grounded`.
+        profile: Name of the study's profile, which figures state.
         **options: Further options of `calibrate`.
 
     Returns:
@@ -57,7 +59,7 @@ def calibrate_kinds(
         kind: {"model": KINDS[kind].model, "weights": f"seed {one.seed}", "accuracy": one.accuracy}
         for kind, one in trained.items()
     }
-    shared = {"dataset": f"{data.name} ({data.part})", "seed": seed}
+    shared = {"dataset": f"{data.name} ({data.part})", "seed": seed, "profile": profile}
     how = {"permutations": permutations, "estimator": estimator, "seed": seed, **options}
     return {
         f"{one} x {two}": calibrate(

@@ -52,6 +52,7 @@ def run_measure_tests(
     seeds: int = 3,
     dataset: str | None = None,
     n_images: int | None = None,
+    profile: str | None = None,
     **training: Any,
 ) -> MeasureTests:
     """Train small models in known ways, or load those that have been trained, and put every measure to the tests.
@@ -62,6 +63,7 @@ def run_measure_tests(
         seeds: Number of models for each kind and way of training.
         dataset: See `utilities.study.grounded_models.train_grounded`.
         n_images: Number of test images to compare on; None is all.
+        profile: Name of the study's profile, which figures state.
         **training: Further options of `train_grounded`.
 
     Returns:
@@ -91,6 +93,7 @@ def run_measure_tests(
         "image_size": 8,
         "n": len(data),
         "seeds": seeds,
+        "profile": profile,
         "versions": versions(),
     }
     return MeasureTests(kinds, list(measures), list(TESTS), values[..., 0], values[..., 1], chance, provenance)
