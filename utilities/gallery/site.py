@@ -30,7 +30,7 @@ from utilities.plots.style import read_caption
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
 from utilities.results.writing import check_writable, write_whole
-from utilities.study.saved_findings import DESCRIBED
+from utilities.study.saved_findings import sentences
 
 TEMPLATES = Path(__file__).with_name("templates")
 ASSETS = ("style.css", "heatmap.js", "curves.js", "index.js")
@@ -125,9 +125,9 @@ def _picture(entry: Entry, first: Result | None, out: Path) -> str:
 
 def _finding(first: Result | None) -> str:
     """Say in a sentence what a result shows, for kinds that have words; a similarity of two models has none."""
-    words = DESCRIBED.get(type(first))
     rectangle = isinstance(first, Similarity) and first.layers1 != first.layers2
-    return "" if words is None or rectangle else words(first).splitlines()[-1]  # the last sentence sums up
+    said = () if first is None or rectangle else sentences(first)
+    return said[-1] if said else ""  # the last one sums up
 
 
 def _first_result(entry: Entry) -> Result | None:

@@ -29,6 +29,7 @@ DESCRIBED: Mapping[type[Result], Callable[[Any], str]] = {
     MeasureTests: describe_measure_tests,
     ImageContributions: describe_contributions,
 }
+LISTED = (MeasureTests, ImageContributions)  # kinds whose words have a sentence a line
 _WORDS = {"True": "holds", "False": "does not hold", "": "cannot be told"}
 
 
@@ -77,6 +78,20 @@ def findings(name: str, output_dir: str | Path | None = None, folders: Sequence[
     return Findings(())
 
 
+def sentences(result: Result) -> tuple[str, ...]:
+    """Say what a result shows; kinds without words give nothing.
+
+    Example:
+        >>> sentences(Result())
+        ()
+    """
+    words = DESCRIBED.get(type(result))
+    if words is None:
+        return ()
+    text = words(result)
+    return tuple(text.splitlines()) if isinstance(result, LISTED) else (text,)
+
+
 def _claims(path: Path, where: str) -> Findings:
     """Put a table of claims into lines."""
     table = pd.read_csv(path, dtype=str).fillna("")
@@ -92,12 +107,12 @@ def _claims(path: Path, where: str) -> Findings:
 
 def _result(path: Path, where: str) -> Findings | None:
     """Put a result of a kind that is `DESCRIBED` into lines; another kind gives None."""
-    for kind, words in DESCRIBED.items():
+    for kind in DESCRIBED:
         try:
             result = kind.load(path)
         except ValueError:
             continue
         n = result.provenance["n"] if isinstance(result, MeasureTests) else result.n
         data = result.provenance.get("dataset", "")
-        return Findings(tuple(words(result).splitlines()), where, f"{data}, n = {n:,}".strip(", "))
+        return Findings(sentences(result), where, f"{data}, n = {n:,}".strip(", "))
     return None

@@ -71,11 +71,11 @@ _OWN |= {
     for name, steps in MSA_COUNTS.items()
     for step, counts in enumerate(steps[:-1])
 }
-# CNNs, and hybrids that are ResNets with other layers, with a blur at the end of their stages.
+# CNNs, and hybrids that are ResNets with other layers (alternet_tiny is none), with a blur at the end of their stages.
 _OWN |= {
     f"{name}{SUFFIX}": partial(build_smooth, build)
     for name, build in list(_OWN.items())
-    if not re.match("vit|swin|pit|mixer", name)
+    if not re.match("vit|swin|pit|mixer|alternet_tiny", name)
 }
 # Small ViTs that attend to 3, 5 or 8 tokens across, in two dimensions or along rows alone.
 _OWN |= {

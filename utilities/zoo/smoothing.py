@@ -21,7 +21,7 @@ from torch import nn
 
 from utilities.resnet import ResNet
 from utilities.zoo.cifar import PlainNetwork
-from utilities.zoo.plain_cnn import PlainCNN
+from utilities.zoo.plain_cnn import AllCNN, PlainCNN
 from utilities.zoo.preact_resnet import PreActResNet
 
 SUFFIX = "_smooth"  # of the names of models with smoothing
@@ -98,7 +98,7 @@ def with_smoothing(model: nn.Module, temperature: float = TEMPERATURE, padding: 
       classifier of a pre-activation ResNet, AlterNet included, are a norm and an activation; it has none after the last
       stage. Both are as in the paper.
     - **VGG and AlexNet** (of `utilities.zoo.cifar`): before each max-pool.
-    - **PlainCNN**: before each convolution of stride 2.
+    - **PlainCNN and AllCNN**: before each convolution of stride 2.
 
     Parameter names do not change, so state dictionaries fit both networks. Train the copy: a network that was trained
     without smoothing has not learnt to use it.
@@ -130,7 +130,7 @@ def with_smoothing(model: nn.Module, temperature: float = TEMPERATURE, padding: 
         for name in pools:
             parts = OrderedDict(smooth=layer(), pool=model.features.get_submodule(name))
             setattr(model.features, name, nn.Sequential(parts))
-    elif isinstance(model, PlainCNN):
+    elif isinstance(model, PlainCNN | AllCNN):
         blocks = [part for name, part in model.named_children() if name.startswith("block")]
         for block, following in pairwise(blocks):
             if following[0].stride != (1, 1):
