@@ -3,7 +3,7 @@
 Features are linear in a hidden variable, so that linear CKA has a closed form. Many samples of each case are drawn.
 
     python benchmarks/nearness_coverage.py            # 2,000 samples of each case, written to benchmarks/results
-    python benchmarks/nearness_coverage.py --samples 50 --out /tmp/coverage.csv
+    python benchmarks/nearness_coverage.py --samples 50 --out runs/coverage.csv
 """
 
 from __future__ import annotations

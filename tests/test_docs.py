@@ -157,7 +157,7 @@ def test_python_runs_as_printed(block, run):
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python" and b.needs], ids=str)
 def test_python_that_needs_something_compiles(block):
-    compile(block.text, str(block), "exec")
+    assert compile(block.text, str(block), "exec").co_code
 
 
 def test_all_blocks_are_found():

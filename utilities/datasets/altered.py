@@ -16,7 +16,7 @@ COLOURS = sorted(product((0, 128, 255), repeat=3), key=lambda c: (c.count(128), 
 
 
 def with_random_labels(data: ImageDataset, share: float, seed: int) -> ImageDataset:
-    """Give a share of the images labels drawn at random, each class with the same chance.
+    """Replace the labels of a share of the images by ones drawn at random, each class with the same chance.
 
     Args:
         data: The set, which is not changed.

@@ -124,7 +124,7 @@ def _picture(entry: Entry, first: Result | None, out: Path) -> str:
 
 
 def _finding(first: Result | None) -> str:
-    """Say in a sentence what a result shows, for kinds that have words; a similarity of two models has none."""
+    """State in a sentence what a result shows, for kinds that have words; a similarity of two models has none."""
     rectangle = isinstance(first, Similarity) and first.layers1 != first.layers2
     said = () if first is None or rectangle else sentences(first)
     return said[-1] if said else ""  # the last one sums up

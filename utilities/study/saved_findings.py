@@ -79,7 +79,7 @@ def findings(name: str, output_dir: str | Path | None = None, folders: Sequence[
 
 
 def sentences(result: Result) -> tuple[str, ...]:
-    """Say what a result shows; kinds without words give nothing.
+    """State what a result shows; kinds without words give nothing.
 
     Example:
         >>> sentences(Result())

@@ -250,7 +250,7 @@ def _quietly() -> Iterator[None]:
 
 @contextmanager
 def _explaining(name: str) -> Iterator[None]:
-    """Say what to do where the hub cannot be reached."""
+    """Explain what to do where the hub cannot be reached."""
     try:
         yield
     except OSError as error:

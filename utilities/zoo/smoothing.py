@@ -87,7 +87,7 @@ class SpatialSmoothing(nn.Module):
         return box_blur(torch.relu(bounded), self.padding)
 
     def extra_repr(self) -> str:
-        """Say the options."""
+        """Name the options."""
         return f"temperature={self.temperature:g}, padding={self.padding!r}"
 
 

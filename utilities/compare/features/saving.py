@@ -219,7 +219,7 @@ def _running(
 
 
 def _begin(folder: UnfinishedFolder, outputs: Mapping[str, _Kept], total: int, dtype: str, progress: bool) -> None:
-    """Say what disk is needed, see that it is there, and make the files."""
+    """State what disk is needed, check that it is there, and make the files."""
     needs = _bytes_of(outputs, total, dtype)
     if progress:
         free = shutil.disk_usage(folder.path.absolute().parent).free

@@ -198,7 +198,7 @@ def parts_of(one: Shape, two: Shape) -> list[Part]:
 
 
 def describe(one: Shape, two: Shape) -> str:
-    """Say how the shapes of two layers are brought together.
+    """Describe how the shapes of two layers are brought together.
 
     Example:
         >>> describe(Shape((8, 4, 4), 1, 0, (4, 4)), Shape((5, 6), 2, 1, (2, 2)))
