@@ -11,9 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
-from utilities.cli.arguments import options_of, parse
+from utilities.cli.arguments import options_of
+from utilities.cli.on_models import run_on_models
 from utilities.cli.options import shared
-from utilities.cli.user_errors import reporting
 
 ABOUT = "Compare the layers of two models, and set each similarity, and the largest ones, against permuted images."
 
@@ -57,12 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line, less the verb.
     """
-    options = shared(most=2) + options_of(How)
-    given = parse(options, arguments or [], "python -m utilities calibrate", ABOUT, many="models")
-    with reporting():
-        from utilities.cli.files import say_written
-
-        say_written(run(given))
+    run_on_models("calibrate", ABOUT, shared(most=2) + options_of(How), arguments, run)
 
 
 def run(given: SimpleNamespace) -> list[Path]:
@@ -72,17 +67,16 @@ def run(given: SimpleNamespace) -> list[Path]:
         The files.
     """
     from utilities.cli.files import Files
-    from utilities.cli.two_models import facts_of_two, open_two
+    from utilities.cli.two_models import default_layers, facts_of_two, open_two
     from utilities.compare.calibration import calibrate
     from utilities.plots.similarity import plot_calibration
     from utilities.utils import resolve_device
-    from utilities.zoo.layers import comparison_layers
 
     files, device = Files.of(given), resolve_device(given.device)
     two = open_two(given)
     wanted = [given.layers1, given.layers1 if two.models[0] is two.models[1] else given.layers2]
     wanted[1] = given.layers2 or wanted[1]
-    layers = [list(own or comparison_layers(model)) for own, model in zip(wanted, two.models, strict=True)]
+    layers = [list(own or default_layers(model)) for own, model in zip(wanted, two.models, strict=True)]
     result = calibrate(
         *two.models,
         *two.images,

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
-from utilities.cli.arguments import options_of, parse
+from utilities.cli.arguments import options_of
+from utilities.cli.on_models import run_on_models
 from utilities.cli.options import shared
-from utilities.cli.user_errors import reporting
 
 ABOUT = "Give each image's share in the CKA of pairs of layers, and show the images on which they agree most and least."
 
@@ -45,12 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line, less the verb.
     """
-    options = shared(most=2) + options_of(How)
-    given = parse(options, arguments or [], "python -m utilities contributions", ABOUT, many="models")
-    with reporting():
-        from utilities.cli.files import say_written
-
-        say_written(run(given))
+    run_on_models("contributions", ABOUT, shared(most=2) + options_of(How), arguments, run)
 
 
 def run(given: SimpleNamespace) -> list[Path]:

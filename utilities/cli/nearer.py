@@ -11,9 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
-from utilities.cli.arguments import options_of, parse
+from utilities.cli.arguments import options_of
+from utilities.cli.on_models import run_on_models
 from utilities.cli.options import shared
-from utilities.cli.user_errors import reporting
 
 ABOUT = "Tell whether the first model is more like the second than like the third, with intervals, p-values and the "
 ABOUT += "largest difference beside what chance gives. --counts names several seeds of each."
@@ -65,12 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line, less the verb.
     """
-    options = shared() + options_of(How)
-    given = parse(options, arguments or [], "python -m utilities nearer", ABOUT, many="models")
-    with reporting():
-        from utilities.cli.files import say_written
-
-        say_written(run(given))
+    run_on_models("nearer", ABOUT, shared() + options_of(How), arguments, run)
 
 
 def run(given: SimpleNamespace) -> list[Path]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-from utilities.cli.arguments import options_of, parse
+from utilities.cli.arguments import options_of
+from utilities.cli.on_models import run_on_models
 from utilities.cli.options import Training, shared
-from utilities.cli.user_errors import reporting
 
 if TYPE_CHECKING:
     from utilities.cli.two_models import TwoModels
@@ -59,12 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command line, less the verb.
     """
-    options = shared(most=2) + options_of(How) + options_of(Training)
-    given = parse(options, arguments or [], "python -m utilities stitching", ABOUT, many="models")
-    with reporting():
-        from utilities.cli.files import say_written
-
-        say_written(run(given))
+    run_on_models("stitching", ABOUT, shared(most=2) + options_of(How) + options_of(Training), arguments, run)
 
 
 def run(given: SimpleNamespace) -> list[Path]:
