@@ -79,8 +79,8 @@ QUICK_TRAINING = {
     "lambda_resnet50": {"epochs": 6, "learning_rate": 2e-3, "batch_size": 32},  # after 4, one image rules half of it
     "lambda": {"epochs": 4, "learning_rate": 2e-3, "batch_size": 32, "warmup": 1},
     "mixer": {"epochs": 12, "learning_rate": 2e-3, "batch_size": 32},
-    "vit_tiny_patch4_16": {"epochs": 16, "learning_rate": 1e-3, "batch_size": 32},
-    "vit_tiny_noskip": {"epochs": 16, "learning_rate": 1e-3, "batch_size": 32},  # at twice the rate it does not learn
+    "vit_tiny_patch4_16": {"epochs": 24, "learning_rate": 1e-3, "batch_size": 32},
+    "vit_tiny_noskip": {"epochs": 24, "learning_rate": 1e-3, "batch_size": 32},  # at twice the rate it does not learn
     "vit_tiny_gap_patch4": {"epochs": 20, "learning_rate": 1e-3, "batch_size": 32},
     "vit_tiny_gap": {"epochs": 12, "learning_rate": 1e-3, "batch_size": 32},  # at twice the rate it takes 30
     "vit": {"epochs": 20, "learning_rate": 2e-3, "batch_size": 64},
