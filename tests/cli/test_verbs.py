@@ -92,6 +92,7 @@ def test_alone_it_lists_the_verbs(capsys):
         (["fetch"], "nothing is named"),
         (["layers", "resnet18", "layr*"], "'layr*' is not in ResNet"),
         (["evaluate", "resnet18", "--dataset", "digits", "--out", "a.pdf"], "written as .csv alone"),
+        (["models", __file__], "is a file; name a model, or a folder of checkpoints"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(arguments, message, capsys, tmp_path, monkeypatch):

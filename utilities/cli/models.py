@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found: dict[str, None] = {}
         for glob in [glob for glob in given.globs if glob not in folders] or ["*"]:
             names = list_models(glob, given.weights)
+            if not names and Path(glob).is_file():
+                fail(f"{glob} is a file; name a model, or a folder of checkpoints")
             if not names:
                 library = glob.rpartition("/")[0]
                 known = list_models(f"{library}/*" if library in ("timm", "torchvision") else "*", given.weights)
