@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from utilities.analysis.blocks.receptive_field import receptive_field
 from utilities.compare import compare
@@ -139,6 +140,12 @@ def test_an_analysis_of_each_trained_model(folder, monkeypatch):
     assert seen[2] == ("train", True, 40, None)  # the quick recipe does not mix
     assert group.analyse(analysis, untrained=True, scale=1)["plain_cnn8"][1]["weights"] == "untrained, seed 0"
     assert len(seen) == 6
+    changed = group.analyse(
+        lambda model, loader, *, provenance: (model, provenance), change=nn.Sequential, changed="one layer more"
+    )
+    model, facts = changed["plain_cnn8"]
+    assert isinstance(model, nn.Sequential)
+    assert facts["weights"] == f"{results['plain_cnn8'][1]['weights']}; one layer more"
 
 
 def test_results_within_a_mapping_are_named_by_both(compared, folder):

@@ -119,6 +119,8 @@ class Group:
         untrained: bool = False,
         train: Mapping[str, Any] | None = None,
         mixing: bool = False,
+        change: Callable[[nn.Module], nn.Module] | None = None,
+        changed: str = "",
         **options: Any,
     ) -> dict[str, Any]:
         """Run a companion analysis on each trained model, or on its untrained twin.
@@ -128,6 +130,8 @@ class Group:
             untrained: Use the models as they are initialised with the group's seed.
             train: Options of `Study.training_loader`; if given, training images are used instead of test images.
             mixing: Whether the analysis mixes images as in training. If so, it receives ``mix``, see `Study.mixing`.
+            change: Makes of each model the one to analyse, such as a copy with dropout.
+            changed: What that does, for captions: behind the origin of the weights.
             **options: Passed on to the analysis.
 
         Returns:
@@ -139,6 +143,8 @@ class Group:
             model, facts = study.untrained_model() if untrained else study.finished_model()
             loader = study.loader(n_images=study.n_images) if train is None else study.training_loader(**train)
             provenance = study.shared_facts(loader) | facts
+            if change is not None:
+                model, provenance["weights"] = change(model), f"{facts['weights']}; {changed}"
             own = {"mix": study.mixing()} if mixing else {}
             results[study.model] = analysis(model, loader, provenance=provenance, **options, **own)
         return results

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from utilities.analysis.loss.hessian import HessianSpectra
 from utilities.analysis.predictions.adversarial import Adversarial
 from utilities.analysis.predictions.calibration import score
 from utilities.analysis.predictions.classification import Classification
 from utilities.analysis.predictions.robustness import Robustness
 from utilities.claims.park_kim_2022.smoothing import (
     claims_of_adversarial,
+    claims_of_smooth_hessian,
     claims_of_smooth_robustness,
     claims_of_smoothing,
     twins,
@@ -70,12 +72,37 @@ def test_smoothing_needs_accuracy_and_likelihood(plain, smooth, holds):
     assert f"{100 * (smooth - plain):+.1f} ± " in claim.found
     (unsure,) = claims_of_smoothing({PLAIN: classified(0.7, 0.9), SMOOTH: classified(0.9, 30.0)})
     assert unsure.holds is False, "more right, but a worse likelihood"
+    averaged = claims_of_smoothing({PLAIN: classified(plain), SMOOTH: classified(smooth)}, ", over masks")[0]
+    assert (averaged.holds, averaged.found) == (claim.holds, claim.found)
+    assert "uncertainty, over masks: more right" in averaged.claim
+
+
+def curved(*eigenvalues):
+    values = np.array(eigenvalues, dtype=float)[:, None, None]
+    return HessianSpectra(values, 0 * values, ["magnitude"], np.zeros((len(values), 0)), 10, FACTS)
+
+
+# Of five mini-batches each: means 10 and 2 with errors below 1, then means that differ by less than their errors.
+@pytest.mark.parametrize(
+    ("plain", "smooth", "holds"),
+    [
+        ((9, 10, 11, 10, 10), (2, 1, 3, 2, 2), True),
+        ((2, 1, 3, 2, 2), (9, 10, 11, 10, 10), False),
+        ((5, 10, 15, 8, 12), (6, 11, 13, 9, 12), None),
+    ],
+)
+def test_smoothing_flattens_where_eigenvalues_are_smaller(plain, smooth, holds):
+    (claim,) = claims_of_smooth_hessian({SMOOTH: curved(*smooth), PLAIN: curved(*plain)})
+    assert claim.holds is holds
+    assert f"APE: the plain twin {np.mean(plain):g} ± " in claim.found
+    assert f", the smooth twin {np.mean(smooth):g} ± " in claim.found
 
 
 def test_without_a_twin_nothing_is_told():
     alone = {PLAIN: classified(0.9), "resnet34_smooth": classified(0.9)}
     assert twins(alone) is None
-    for claims_of in (claims_of_smoothing, claims_of_adversarial, claims_of_smooth_robustness):
+    several = (claims_of_smoothing, claims_of_smooth_hessian, claims_of_adversarial, claims_of_smooth_robustness)
+    for claims_of in several:
         (claim,) = claims_of(alone)
         assert claim.holds is None
         assert "beside its twin" in claim.found

@@ -53,11 +53,11 @@ def claims_of_hessian(
 def _flat_and_convex(models: Mapping[str, HessianSpectra], when: str) -> list[Claim]:
     flat = f"attention flattens the loss: Hessian eigenvalues of a ViT are smaller than those of a ResNet, {when}"
     convex = f"the loss of a ViT is not convex: more eigenvalues are negative than of a ResNet, which has few, {when}"
-    ape, nep = _compared(models, "cnn", "vit", _ape), _compared(models, "vit", "cnn", _nep)
+    ape, nep = larger(models, "cnn", "vit", ape_of), larger(models, "vit", "cnn", _nep)
     pair = ("cnn", "vit")
     return [
-        _weighed(Claim(flat, SOURCE, _in_numbers(models, "APE", _ape, pair), ape), models, pair),
-        _weighed(Claim(convex, SOURCE, _in_numbers(models, "NEP", _nep, pair), nep), models, pair),
+        _weighed(Claim(flat, SOURCE, in_numbers(models, "APE", ape_of, pair), ape), models, pair),
+        _weighed(Claim(convex, SOURCE, in_numbers(models, "NEP", _nep, pair), nep), models, pair),
     ]
 
 
@@ -71,10 +71,10 @@ def _weighed(claim: Claim, models: Mapping[str, HessianSpectra], wanted: Sequenc
 
 def _between(models: Mapping[str, HessianSpectra]) -> Claim:
     text = "the more attention, the flatter the loss: the eigenvalues of a hybrid lie between those of CNN and ViT"
-    steps = [_compared(models, "cnn", "hybrid", _ape), _compared(models, "hybrid", "vit", _ape)]
+    steps = [larger(models, "cnn", "hybrid", ape_of), larger(models, "hybrid", "vit", ape_of)]
     holds = False if False in steps else None if None in steps else True
     return _weighed(
-        Claim(text, IMPLIED, _in_numbers(models, "APE", _ape, tuple(FAMILY_TITLES)), holds),
+        Claim(text, IMPLIED, in_numbers(models, "APE", ape_of, tuple(FAMILY_TITLES)), holds),
         models,
         tuple(FAMILY_TITLES),
     )
@@ -89,7 +89,7 @@ def _disappear(models: Mapping[str, Mapping[int, HessianSpectra]]) -> Claim:
         return not_told(text, SOURCE, what, {f"ViT, epoch {epoch}": spectra for epoch, spectra in snapshots.items()})
     pair = {"early": early, "late": snapshots[max(snapshots)]}
     found = ", ".join(f"{when} {_number(_nep(spectra))}" for when, spectra in pair.items())
-    claim = Claim(text, SOURCE, f"NEP of the ViT: {found}", _compared(pair, "early", "late", _nep))
+    claim = Claim(text, SOURCE, f"NEP of the ViT: {found}", larger(pair, "early", "late", _nep))
     return weigh(claim, {f"ViT, {when}": spectra for when, spectra in pair.items()})
 
 
@@ -115,14 +115,15 @@ def claims_of_readings(results: Mapping[str, Mapping[str, HessianSpectra]]) -> l
     flat = "on mini-batches of augmented images, with the L2 penalty, a ViT's eigenvalues are smaller than a ResNet's"
     sharp = "of the loss over images as they are, without penalty, a ViT's largest eigenvalue exceeds a ResNet's"
     pair = ("cnn", "vit")
-    ape, dominant = _compared(batches, "cnn", "vit", _ape), _compared(full, "vit", "cnn", _dominant)
+    ape, dominant = larger(batches, "cnn", "vit", ape_of), larger(full, "vit", "cnn", _dominant)
     return [
-        _weighed(Claim(flat, SOURCE, _in_numbers(batches, "APE", _ape, pair), ape), batches, pair),
-        _weighed(Claim(sharp, OTHER, _in_numbers(full, "largest eigenvalue", _dominant, pair), dominant), full, pair),
+        _weighed(Claim(flat, SOURCE, in_numbers(batches, "APE", ape_of, pair), ape), batches, pair),
+        _weighed(Claim(sharp, OTHER, in_numbers(full, "largest eigenvalue", _dominant, pair), dominant), full, pair),
     ]
 
 
-def _ape(result: HessianSpectra) -> tuple[float, float]:
+def ape_of(result: HessianSpectra) -> tuple[float, float]:
+    """Read the average of the positive eigenvalues, and its error."""
     return result.ape
 
 
@@ -134,7 +135,7 @@ def _dominant(result: HessianSpectra) -> tuple[float, float]:
     return result.outermost("largest")
 
 
-def _compared(models: Mapping[str, HessianSpectra], high: str, low: str, measure: Measure) -> bool | None:
+def larger(models: Mapping[str, HessianSpectra], high: str, low: str, measure: Measure) -> bool | None:
     """Tell whether a measure of one model exceeds that of another; None if a model is missing."""
     if high not in models or low not in models:
         return None
@@ -148,12 +149,12 @@ def _widened(result: HessianSpectra, measure: Measure) -> float:
     return measure(result)[1] * float(t.ppf(norm.cdf(2), free)) / 2 if free else math.nan
 
 
-def _in_numbers(models: Mapping[str, HessianSpectra], of: str, measure: Measure, wanted: tuple[str, ...]) -> str:
+def in_numbers(models: Mapping[str, HessianSpectra], of: str, measure: Measure, wanted: tuple[str, ...]) -> str:
     """State a measure of each wanted model with its error, or which of them was not run."""
     missing = [FAMILY_TITLES[name] for name in wanted if name not in models]
     if missing:
         return f"no {' and no '.join(missing)} was run"
-    numbers = ", ".join(f"{FAMILY_TITLES[name]} {_number(measure(models[name]))}" for name in wanted)
+    numbers = ", ".join(f"{FAMILY_TITLES.get(name, name)} {_number(measure(models[name]))}" for name in wanted)
     counts = sorted({len(models[name].eigenvalues) for name in wanted})
     few = " to ".join(map(str, counts[:: max(1, len(counts) - 1)]))
     return f"{of}: {numbers} (errors over {few} mini-batch{'es' * (counts != [1])})"

@@ -1,7 +1,8 @@
 """Test claims of Park and Kim 2022 on spatial smoothing: a CNN beside its twin with blurs at the end of its stages.
 
-*Blurs Behave Like Ensembles* claims better accuracy, uncertainty and robustness. Its robustness is that to corruptions,
-perturbations and attacks, of which each has a claim of its own here.
+*Blurs Behave Like Ensembles* claims better accuracy, uncertainty and robustness, with and without dropout at test time,
+and explains them by a smoother loss. Robustness is that to corruptions, perturbations and attacks, each with a claim of
+its own here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from utilities.analysis.loss.hessian import HessianSpectra
 from utilities.analysis.predictions.adversarial import Adversarial
 from utilities.analysis.predictions.classification import Classification
 from utilities.analysis.predictions.consistency import Consistency
@@ -17,13 +19,14 @@ from utilities.analysis.predictions.robustness import Robustness
 from utilities.claims.claim import Claim, all_hold, judge
 from utilities.claims.evidence import not_told, weigh
 from utilities.claims.park_kim_2022.classification import paired_difference
+from utilities.claims.park_kim_2022.hessian import ape_of, in_numbers, larger
 from utilities.results.formatting import counted, percent, with_error
 from utilities.results.statistics import stderr_of_mean
 from utilities.zoo.smoothing import SUFFIX
 
 SOURCE = "Park & Kim 2022, Blurs Behave Like Ensembles, https://arxiv.org/abs/2105.12639"
 NO_TWIN = "no network was run beside its twin with spatial smoothing"
-ROLES = ("without smoothing", "with smoothing")
+ROLES = ("the plain twin", "the smooth twin")
 
 R = TypeVar("R")
 
@@ -41,6 +44,8 @@ def twins(results: Mapping[str, R]) -> tuple[R, R] | None:
 
 def claims_of_twins(
     classified: Mapping[str, Classification],
+    averaged: Mapping[str, Classification],
+    curved: Mapping[str, HessianSpectra],
     corrupted: Mapping[str, Robustness],
     attacked: Mapping[str, Adversarial],
     perturbed: Mapping[str, Consistency],
@@ -48,18 +53,20 @@ def claims_of_twins(
     """Put all claims on spatial smoothing to results of a network and its twin, see the functions of each.
 
     Example:
-        >>> [claim.holds for claim in claims_of_twins({}, {}, {}, {})]
-        [None, None, None, None]
+        >>> [claim.holds for claim in claims_of_twins({}, {}, {}, {}, {}, {})]
+        [None, None, None, None, None, None]
     """
     return [
         *claims_of_smoothing(classified),
+        *claims_of_smoothing(averaged, ", averaged over dropout masks"),
+        *claims_of_smooth_hessian(curved),
         *claims_of_smooth_robustness(corrupted),
         *claims_of_adversarial(attacked),
         *claims_of_consistency(perturbed),
     ]
 
 
-def claims_of_smoothing(results: Mapping[str, Classification]) -> list[Claim]:
+def claims_of_smoothing(results: Mapping[str, Classification], how: str = "") -> list[Claim]:
     """Decide whether spatial smoothing raises a CNN's accuracy and lowers its negative log-likelihood.
 
     Both networks saw the same images, so differences are image by image. Each was trained once.
@@ -67,6 +74,7 @@ def claims_of_smoothing(results: Mapping[str, Classification]) -> list[Claim]:
     Args:
         results: Name of the model -> result on the same images. The first name that is there with ``_smooth`` too is
             used.
+        how: How predictions were made, for the claim's sentence.
 
     Returns:
         One claim. It holds if both do, and fails if either fails, by two standard errors.
@@ -75,7 +83,7 @@ def claims_of_smoothing(results: Mapping[str, Classification]) -> list[Claim]:
         >>> [claim.holds for claim in claims_of_smoothing({})]
         [None]
     """
-    text = "spatial smoothing at the end of a CNN's stages improves accuracy and uncertainty: more right, lower NLL"
+    text = f"spatial smoothing improves a CNN's accuracy and uncertainty{how}: more right, lower NLL"
     pair = twins(results)
     if pair is None:
         return [not_told(text, SOURCE, NO_TWIN, results)]
@@ -89,6 +97,29 @@ def claims_of_smoothing(results: Mapping[str, Classification]) -> list[Claim]:
     )
     holds = all_hold([judge(gain, error), judge(saved, saved_error)])
     return [weigh(Claim(text, SOURCE, found, holds), dict(zip(ROLES, pair, strict=True)))]
+
+
+def claims_of_smooth_hessian(results: Mapping[str, HessianSpectra]) -> list[Claim]:
+    """Decide whether spatial smoothing flattens the loss: lower positive eigenvalues of the Hessian on average.
+
+    Args:
+        results: Name of the model -> spectra on the same mini-batches. The first name that is there with ``_smooth``
+            too is used.
+
+    Returns:
+        One claim, with the errors of `utilities.claims.park_kim_2022.hessian.claims_of_hessian`.
+
+    Example:
+        >>> [claim.holds for claim in claims_of_smooth_hessian({})]
+        [None]
+    """
+    text = "spatial smoothing flattens a CNN's loss: Hessian eigenvalues are smaller"
+    pair = twins(results)
+    if pair is None:
+        return [not_told(text, SOURCE, NO_TWIN, results)]
+    there = dict(zip(ROLES, pair, strict=True))
+    found = f"{in_numbers(there, 'APE', ape_of, ROLES)} (one training of each)"
+    return [weigh(Claim(text, SOURCE, found, larger(there, *ROLES, ape_of)), there)]
 
 
 def claims_of_smooth_robustness(results: Mapping[str, Robustness]) -> list[Claim]:
@@ -167,7 +198,7 @@ def claims_of_consistency(results: Mapping[str, Consistency]) -> list[Claim]:
     if plain.kinds != smooth.kinds or plain.n != smooth.n:
         return [not_told(text, SOURCE, "the two met other perturbations", there)]
     saved = plain.flips.mean(1) - smooth.flips.mean(1)
-    numbers = ", ".join(f"{percent(*one.mean_flip_rate(), form='.2f')} {role}" for role, one in there.items())
+    numbers = ", ".join(f"{percent(*one.mean_flip_rate(), form='.2f')} of {role}" for role, one in there.items())
     difference = percent(-saved.mean(), float(stderr_of_mean(saved)), " points", "+.2f")
     found = (
         f"mean flip rate over {counted(len(plain.kinds), 'kind')} of perturbation: {numbers}; difference {difference} "
