@@ -118,7 +118,7 @@ def claims_of_smooth_hessian(results: Mapping[str, HessianSpectra]) -> list[Clai
     if pair is None:
         return [not_told(text, SOURCE, NO_TWIN, results)]
     there = dict(zip(ROLES, pair, strict=True))
-    found = f"{in_numbers(there, 'APE', ape_of, ROLES)} (one training of each)"
+    found = f"{in_numbers(there, 'APE', ape_of, ROLES)}, one training of each"
     return [weigh(Claim(text, SOURCE, found, larger(there, *ROLES, ape_of)), there)]
 
 
