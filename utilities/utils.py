@@ -83,7 +83,7 @@ def evaluate(
     """
     check_loader(loader)
     check_weights(model)
-    loss, count, right, check = Total(0.0), Total(), {k: Total(0.0) for k in topk}, BatchCheck(loader)
+    loss, count, right, check = Total(0.0), Total(), {k: Total(0.0) for k in topk}, BatchCheck(loader, model)
     sums = loss, count, right, check
     with (
         keeping_freed_memory(),

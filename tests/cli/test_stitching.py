@@ -7,6 +7,8 @@ from utilities.cli.verbs import main
 from utilities.compare import stitch
 from utilities.datasets import load_dataset, make_loader
 from utilities.results.stitching import Stitching
+from utilities.train import fit
+from utilities.training.recipes import Recipe
 from utilities.zoo import create_model
 from utilities.zoo.checkpoints import write_torch
 
@@ -50,6 +52,14 @@ def test_what_is_wrong_is_a_sentence(words, said, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*start, *words, "--device", "cpu", "--out", str(tmp_path / "a")])
     assert said in capsys.readouterr().err
+
+
+def test_a_second_model_of_other_classes_is_refused(tmp_path, capsys):
+    path = fit("plain_cnn8", Recipe("digits", epochs=1, batch_size=8, n_images=40), 0, tmp_path, report=str)
+    words = ["stitching", "resnet18", f"plain_cnn8={path}", "--dataset", "photos", "--n-images", "8", "--n-train", "8"]
+    with pytest.raises(SystemExit):
+        main([*words, "--image-size", "16", "--device", "cpu", "--out", str(tmp_path / "a")])
+    assert "was not trained on the classes of photos" in capsys.readouterr().err
 
 
 def test_the_control_is_the_untrained_first_model_on_the_same_images(tmp_path):

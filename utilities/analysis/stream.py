@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from utilities.datasets.masks import split_masks
 from utilities.hooks.calls.batch_parts import check_loader
-from utilities.hooks.calls.inputs import FROM_BYTES, SINGLE, channels_last, check_gradients, has_channels_last
+from utilities.hooks.calls.inputs import SINGLE, channels_last, check_finite, check_gradients, has_channels_last
 from utilities.hooks.calls.labels import as_labels, need_labels
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.calls.sharing import Served, shared_pass, sharing_processes
@@ -136,10 +136,7 @@ def _batches(
                 "load_dataset('canvas') and ImageNet-S do"
             )
         found = _check_parts(description, images, labels, masks, found)
-        if not images.is_floating_point() or not images.isfinite().all():
-            floats, dtype = images.is_floating_point(), str(images.dtype).removeprefix("torch.")
-            kind = "NaN or infinity" if floats else f"{dtype}: {FROM_BYTES}"
-            raise ValueError(f"{description}: images should be finite float tensors, normalised; batch holds {kind}")
+        check_finite(images, description)
         if len(images):
             count += len(images)
             parts = [images, labels] if masked is None else [images, labels, masks]

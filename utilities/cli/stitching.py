@@ -71,9 +71,11 @@ def run(given: SimpleNamespace) -> list[Path]:
     from utilities.cli.files import Files
     from utilities.cli.two_models import open_two
     from utilities.plots.similarity import plot_stitching, plot_stitching_matrix
+    from utilities.zoo.trained_on import refuse_other_classes
 
     files = Files.of(given)
     two = open_two(given)
+    refuse_other_classes(two.models[1], two.loaders[1].dataset)
     if given.control and two.named[0].weights == "random":
         raise ValueError("--control stitches the first model untrained as well, and it has random weights already")
     train = training_loaders(given, two)

@@ -21,6 +21,7 @@ from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.compare.options import ComparisonOptions
 from utilities.compare.paired_batches import PairedBatches, prefetched
 from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.options import check_whole
 from utilities.hooks.recorder import BatchAxis, Layers
 from utilities.hooks.views import View
 from utilities.metrics import Estimator, Kernel
@@ -97,7 +98,9 @@ def calibrate(
     """
     if precision == "auto":
         raise ValueError("precision='auto' looks at similarities; choose 'exact', 'fast', 'centred' or 'half' here")
-    threshold_of(np.zeros(()), np.zeros(max(0, permutations)), level)  # refuses a level without permutations for it
+    check_whole("permutations", permutations, 1)
+    check_whole("seed", seed, 0)
+    threshold_of(np.zeros(()), np.zeros(permutations), level)  # refuses a level without permutations for it
     options = ComparisonOptions(
         measure, kernel, estimator, bandwidth, view1=view, view2=view if view2 is None else view2, precision=precision,
         permutations=permutations if measure == "cka" else 0, seed=seed, batch_axis=batch_axis,

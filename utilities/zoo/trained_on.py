@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from utilities.hooks.calls.labels import refuse_no_classifier
+
 if TYPE_CHECKING:
     from utilities.datasets.images import ImageDataset
 
@@ -106,9 +108,7 @@ def refuse_other_classes(model: nn.Module, data: ImageDataset) -> None:
     Raises:
         ValueError: If there is no classifier, or the classes differ; the message names them and the file.
     """
-    if getattr(model, "num_classes", None) == 0:  # timm's way to say so: it returns features
-        name = getattr(model, "zoo_name", type(model).__name__)
-        raise ValueError(f"{name} has no classifier, so no accuracy; probe its features, or take other weights")
+    refuse_no_classifier(model)
     fault = other_classes(model, data)
     if fault:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Blocks on the Hessian's diagonal: against dense matrices, closed forms, and how their parameters are grouped."""
 
+import math
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -150,8 +151,9 @@ def test_parameters_are_grouped_in_order_of_depth():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trace_probes": 0}, "trace_probes and restarts should be 1 or more.*got 0, 30"),
-        ({"lanczos_vectors": 1}, "lanczos_vectors 2 or more"),
+        ({"trace_probes": 2.5}, "trace_probes=2.5 should be a whole number, 1 or more"),
+        ({"lanczos_vectors": 1}, "lanczos_vectors=1 should be a whole number, 2 or more"),
+        ({"seed": -1}, "seed=-1 should be a whole number, 0 or more"),
         ({"by": "block"}, "the blocks of a Sequential are not known"),
         ({"mode": "test"}, "mode 'test'"),
     ],
@@ -159,6 +161,12 @@ def test_parameters_are_grouped_in_order_of_depth():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         layer_hessians(mlp(), [batch()], device="cpu", **options)
+
+
+def test_images_of_nan_are_not_taken_for_changing_ones():
+    images, labels = batch()
+    with pytest.raises(ValueError, match="a Hessian: images should be finite"):
+        layer_hessians(mlp(), [(images * math.nan, labels)], device="cpu")
 
 
 def test_layers_that_do_not_converge_are_named():

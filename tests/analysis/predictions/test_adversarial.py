@@ -208,7 +208,7 @@ def test_a_wrong_normalisation_is_refused():
         ({"radii": [-1]}, "at least 0"),
         ({"radii": [math.nan]}, "at least 0"),
         ({"radii": [2, 1]}, "rise"),
-        ({"steps": 0}, "steps"),
+        ({"steps": 2.5}, "steps=2.5 should be a whole number"),
         ({"step_size": 0}, "step_size"),
         ({"seed": -1}, "seed"),
     ],

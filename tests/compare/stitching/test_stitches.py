@@ -248,6 +248,15 @@ def test_what_is_wrong_is_said(options, message):
         stitch(model, model, *split(model), **options, **QUIET)
 
 
+def test_a_second_model_without_a_classifier_is_refused():
+    model = chain(5, 7)
+    model.num_classes = 0  # as timm says it
+    with pytest.raises(ValueError, match="Sequential has no classifier"):
+        stitch(chain(5, 7), model, *split(model), pairs=[("1", "1")], **QUIET)
+    with pytest.raises(TypeError, match="a model should be a torch module, not a str"):
+        stitch("resnet18", model, *split(model), pairs=[("1", "1")], **QUIET)
+
+
 def test_test_images_are_others():
     model = chain(5, 7)
     train, _ = split(model)

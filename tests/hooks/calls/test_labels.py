@@ -152,6 +152,15 @@ def test_losses_and_mixing_of_ones_own_get_classes_as_int64(kind):
     assert set(kinds) == {torch.bool}
 
 
+@pytest.mark.parametrize("use", [use for use in USES if use not in ("training", "landscape")])
+def test_features_are_not_taken_for_logits(use):
+    make, run = USES[use]
+    model = make()
+    model.num_classes = 0  # as timm says that a model has no classifier
+    with pytest.raises(ValueError, match="has no classifier"):
+        run(model, batch(GOOD))
+
+
 @pytest.mark.parametrize("use", USES)
 def test_weights_of_nan_are_refused_before_the_work(use):
     make, run = USES[use]

@@ -122,7 +122,7 @@ def lesions(
     run = {"device": device, "progress": progress}
     found: list[Unit] = []
     means: dict[str, torch.Tensor] = {}
-    drops, intact, check = Moments(), Moments(), BatchCheck(loader)
+    drops, intact, check = Moments(), Moments(), BatchCheck(loader, model)
     sums = drops, intact, check
     with stream(model, loader, description="lesions", labelled=True, sums=sums, **run) as batches:
         for images, labels in batches:

@@ -177,7 +177,7 @@ def logit_attribution(
     components = components_of(model)
     space = components.space
     check_target(target, space.num_classes)
-    values, check, name = PerImage(), BatchCheck(loader), "logit attribution"
+    values, check, name = PerImage(), BatchCheck(loader, model), "logit attribution"
     run = {"device": device, "progress": progress, "description": name, "labelled": target == "label"}
     first = True
     with stream(space.model, loader, sums=(values, check), **run) as batches:

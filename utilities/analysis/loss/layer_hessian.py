@@ -30,6 +30,7 @@ from utilities.analysis.loss.eigenvalues import extreme_eigenpairs, hutchinson, 
 from utilities.analysis.loss.mini_batches import SeededMixFunction, check_targets, image_facts
 from utilities.analysis.loss.parameter_groups import ParameterGroup, parameter_groups
 from utilities.analysis.loss.repeated_passes import RepeatedPasses
+from utilities.hooks.calls.options import check_whole
 from utilities.hooks.calls.sharing import adding_up
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
@@ -153,7 +154,9 @@ def layer_hessians(
     """
     goal, lanczos = Objective(**objective), {"tolerance": tolerance, "restarts": restarts}
     lanczos |= {"lanczos_vectors": lanczos_vectors}
-    _check(trace_probes, **lanczos)
+    check_whole("trace_probes", trace_probes, 1)
+    check_whole("seed", seed, 0)
+    _check(**lanczos)
     check_weights(model)
     groups = parameter_groups(model, goal.names(model), by)
     data = RepeatedPasses(loader, goal.type, mix, seed, together=goal.mode == "train" and has_batch_norm(model))
@@ -226,13 +229,12 @@ def _largest(operator: LinearOperator, lanczos: Mapping[str, Any], seed: Sequenc
     return float(found.values[0]), float(found.residuals[0])
 
 
-def _check(trace_probes: int, tolerance: float, lanczos_vectors: int, restarts: int) -> None:
+def _check(tolerance: float, lanczos_vectors: int, restarts: int) -> None:
     """Refuse options out of range."""
-    if trace_probes < 1 or restarts < 1 or lanczos_vectors < 2 or not tolerance > 0:
-        given = f"{trace_probes}, {restarts}, {lanczos_vectors} and {tolerance}"
-        raise ValueError(
-            "trace_probes and restarts should be 1 or more, lanczos_vectors 2 or more, tolerance above 0; got " + given
-        )
+    check_whole("restarts", restarts, 1)
+    check_whole("lanczos_vectors", lanczos_vectors, 2)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance={tolerance!r} should be a number above 0")
 
 
 def _warn_of_missing(groups: Sequence[ParameterGroup], values: np.ndarray, lanczos: Mapping[str, Any]) -> None:

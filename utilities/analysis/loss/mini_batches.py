@@ -11,6 +11,7 @@ from torch import nn
 from utilities.analysis.loss.curvature import Objective
 from utilities.datasets.loaders import seeded_generator
 from utilities.hooks.calls.batch_parts import check_loader
+from utilities.hooks.calls.inputs import check_finite
 from utilities.hooks.calls.labels import BatchCheck, as_labels, check_logits, check_loss_targets, need_labels, widened
 from utilities.utils import evaluating, split_batch
 
@@ -102,7 +103,7 @@ def check_targets(
     with evaluating(model, device) as target, torch.no_grad():
         outputs = model(images[:1].to(target, parameter.dtype))
     check_logits(outputs)
-    check = BatchCheck(loader)
+    check = BatchCheck(loader, model)
     for one in targets:
         check.note(outputs.shape[1], check_loss_targets(one, outputs.shape[1], len(one)))
     check.finish(stacklevel=4)
@@ -120,6 +121,7 @@ def labelled_batches(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torc
         for batch in loader:
             images, labels = split_batch(batch)
             need_labels(labels, "a Hessian needs a loss:")
+            check_finite(images, "a Hessian")
             yield images, widened(as_labels(labels))
     finally:
         if epoch is not None:

@@ -5,7 +5,8 @@ https://arxiv.org/abs/1706.06083) with knowledge of the model's gradients. Accur
 attack may find more.
 
 For a linear classifier of two classes, whose margin is w x + b, no perturbation of radius r takes more off the margin
-than r times the dual norm of w: the 1-norm for linf, the 2-norm for l2. Both attacks reach that at once.
+than r times the dual norm of w: the 1-norm for linf, the 2-norm for l2. Away from black and white, FGSM reaches that at
+once, and so does PGD in linf; in l2 it gets there by and by, as its random start has parts across w.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from utilities.datasets.pixels import check_scale, normalisation
 from utilities.hooks.calls.batch_parts import check_loader
 from utilities.hooks.calls.labels import BatchCheck, hits
 from utilities.hooks.calls.merging import Total
+from utilities.hooks.calls.options import check_whole
 from utilities.hooks.calls.sharing import sharing_processes
 from utilities.results.moments import Moments
 from utilities.results.result import Result
@@ -159,7 +161,7 @@ def adversarial(
     ways = {"norm": norm, "steps": steps if attack == "pgd" else 1, "step": 1.0}
     if attack == "pgd":
         ways["step"] = REACH / steps if step_size is None else float(step_size)
-    both_right, nll, flat, check = Total(np.zeros((), np.int64)), Moments(), Total(), BatchCheck(loader)
+    both_right, nll, flat, check = Total(np.zeros((), np.int64)), Moments(), Total(), BatchCheck(loader, model)
     progress = progress and sharing_processes().rank == 0
     run = {"device": device, "description": attack, "labelled": True, "progress": progress, "gradients": True}
     with stream(model, loader, sums=(both_right, nll, flat, check), **run) as batches:
@@ -243,9 +245,8 @@ def _checked(
         raise ValueError(f"radii should be one or more numbers of at least 0, in levels of pixels, got {radii}")
     if (np.diff(found) <= 0).any():
         raise ValueError(f"radii should rise, each given once, got {radii}")
-    if steps < 1 or seed < 0 or (step_size is not None and not (math.isfinite(step_size) and step_size > 0)):
-        raise ValueError(
-            f"steps of at least 1, a step_size above 0 and a seed of at least 0 are needed; got {steps}, {step_size} "
-            f"and {seed}"
-        )
+    check_whole("steps", steps, 1)
+    check_whole("seed", seed, 0)
+    if step_size is not None and not (math.isfinite(step_size) and step_size > 0):
+        raise ValueError(f"step_size={step_size!r} should be a number above 0")
     return found

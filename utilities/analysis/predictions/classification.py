@@ -285,7 +285,7 @@ def classify(
         raise ValueError(f"passes should be 1 or more, or None for one pass with dropout off; got {passes}")
     if passes is None and dropout is not None:
         raise ValueError(f"dropout={dropout} needs a number of passes")
-    parts, check = [], BatchCheck(loader)
+    parts, check = [], BatchCheck(loader, model)
     options = {"device": device, "description": "predictions", "labelled": True, "progress": progress}
     sampling = nullcontext([]) if passes is None else sampling_dropout(model, dropout)
     with stream(model, loader, sums=(parts, check), **options) as batches, sampling as layers:

@@ -239,7 +239,7 @@ def noise_frequency(
     if not (math.isfinite(eps) and eps >= 0) or seed < 0:
         raise ValueError(f"eps should be a number of at least 0 and seed at least 0; got {eps} and {seed}")
     edges = band_edges(bands)
-    both_right, n, check = Total(np.zeros((), np.int64)), Total(), BatchCheck(loader)
+    both_right, n, check = Total(np.zeros((), np.int64)), Total(), BatchCheck(loader, model)
     run = {"device": device, "description": "noise", "labelled": True, "progress": progress}
     with stream(model, loader, sums=(both_right, n, check), **run) as batches:
         for images, labels in batches:

@@ -253,7 +253,7 @@ def robustness(
     kinds, severities = check_sets(kinds, severities)
     check_loader(loader)
     scale = normalisation(loader, mean, std)
-    check = BatchCheck(loader)
+    check = BatchCheck(loader, model)
     both_right, nll, gaps = Total(np.zeros((), np.int64)), Moments(), Total(np.zeros(()))
     sums = both_right, nll, gaps, check
     progress = progress and sharing_processes().rank == 0

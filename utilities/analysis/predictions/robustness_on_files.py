@@ -83,7 +83,7 @@ def _classify(
         Each image's label and whether it is right, then mean loss, its standard error, and calibration error.
     """
     rights, targets, nll, gaps = [], [], Moments(), Total(0.0)
-    check = BatchCheck(loader if name == "clean" else [])
+    check = BatchCheck(loader if name == "clean" else [], model)
     run = {"device": device, "description": name, "labelled": True, "progress": progress}
     with stream(model, loader, sums=(rights, targets, nll, gaps, check), **run) as batches:
         for images, labels in batches:

@@ -22,8 +22,9 @@ from utilities.compare.stitching.fitting import Fitting, bytes_needed, train
 from utilities.compare.stitching.plan import check_pairs, choose_layers, choose_pairs, cutting, plan
 from utilities.compare.stitching.sides import Batch, Sides
 from utilities.compare.stitching.testing import Testing
-from utilities.hooks.calls.labels import BatchCheck
+from utilities.hooks.calls.labels import BatchCheck, refuse_no_classifier
 from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.options import check_whole
 from utilities.hooks.calls.weights import check_weights
 from utilities.hooks.recorder import Layers
 from utilities.results.formatting import counted
@@ -89,9 +90,10 @@ def stitch(
         Accuracies, agreement, cross entropy and the fit of each pair.
 
     Raises:
-        ValueError: If an option is out of range, both loaders serve the same set, a named layer does not cut model 2
-            in two, shapes cannot be brought together, or sums would take more memory than ``memory_limit``.
-        TypeError: If the training images can be read only once.
+        ValueError: If an option is out of range, both loaders serve the same set, model 2 has no classifier, a named
+            layer does not cut it in two, shapes cannot be brought together, or sums would take more memory than
+            ``memory_limit``.
+        TypeError: If a model is no torch module, or the training images can be read only once.
 
     Example:
         >>> from utilities.zoo import create_model
@@ -106,6 +108,7 @@ def stitch(
     check_splits(train_loader, test_loader, "stitches")
     for model in (model1, model2):
         check_weights(model)
+    refuse_no_classifier(model2)
     training = PairedBatches(train_loader, train_loader2, **WHOLE)
     testing = PairedBatches(test_loader, test_loader2, **WHOLE)
     with keeping_freed_memory(), evaluating(model1, device) as device1, evaluating(model2, device) as device2:
@@ -126,9 +129,8 @@ def _check_options(
     pairs: Any, depths: int, penalty: float | None, epochs: int, learning_rate: float, memory_limit: float
 ) -> None:
     check_pairs(pairs)
-    for name, value, least in (("depths", depths, 1), ("epochs", epochs, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} should be a whole number, {least} or more")
+    check_whole("depths", depths, 1)
+    check_whole("epochs", epochs, 0)
     for name, value in (("penalty", penalty), ("learning_rate", learning_rate)):
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name}={value!r} should be a number above 0, such as 1e-3")

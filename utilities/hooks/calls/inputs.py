@@ -305,3 +305,24 @@ def _other_features(text: str, call: _Call) -> str | None:
 RULES: tuple[Callable[[str, _Call], str | None], ...] = (
     _wrong_type, _wrong_channels, _wrong_axes, _wrong_size, _too_small, _other_features,
 )  # fmt: skip
+
+
+def check_finite(images: torch.Tensor, what: str) -> None:
+    """Refuse images that are no finite float tensor.
+
+    Args:
+        images: Images of a batch.
+        what: What they are for, the beginning of the message.
+
+    Raises:
+        ValueError: If they are not; the message says what they hold.
+
+    Example:
+        >>> check_finite(torch.tensor([float("nan")]), "predictions")
+        Traceback (most recent call last):
+        ValueError: predictions: images should be finite float tensors, normalised; batch holds NaN or infinity
+    """
+    if not images.is_floating_point() or not images.isfinite().all():
+        floats, dtype = images.is_floating_point(), str(images.dtype).removeprefix("torch.")
+        kind = "NaN or infinity" if floats else f"{dtype}: {FROM_BYTES}"
+        raise ValueError(f"{what}: images should be finite float tensors, normalised; batch holds {kind}")

@@ -184,11 +184,23 @@ def check_logits(logits: Any) -> None:
         )
 
 
+def refuse_no_classifier(model: Any) -> None:
+    """Refuse a model that says of itself that it has no classes: its outputs are features, and would pass for logits.
+
+    Raises:
+        ValueError: If its ``num_classes`` is 0, which is how timm says so.
+    """
+    if getattr(model, "num_classes", None) == 0:
+        name = getattr(model, "zoo_name", type(model).__name__)
+        raise ValueError(f"{name} has no classifier, so no accuracy; probe its features, or take other weights")
+
+
 class BatchCheck:
     """Check the batches of one pass, and warn at its end of a model with more classes than the data set.
 
     Args:
         loader: The loader, asked for its data set's classes where it knows them.
+        model: The model that gives the logits, which needs a classifier; None where that is known.
 
     Example:
         >>> check = BatchCheck([])
@@ -197,7 +209,8 @@ class BatchCheck:
         >>> check.finish()
     """
 
-    def __init__(self, loader: Iterable[Any]) -> None:
+    def __init__(self, loader: Iterable[Any], model: Any = None) -> None:
+        refuse_no_classifier(model)
         self.classes = classes_of(loader)
         self.outputs = self.highest = self.count = 0
 

@@ -1,10 +1,11 @@
-"""Refuse options that a function would pass on to another one that does not take them, before the work begins."""
+"""Refuse options before the work begins: unknown ones that functions pass on, and numbers that are not whole."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from typing import Any
 
 
@@ -37,6 +38,26 @@ def check_options(
             close = difflib.get_close_matches(name, known, cutoff=0.5)
             hint = f"; close: {', '.join(close)}" if close else ""
             raise TypeError(f"{caller.__name__}() has no option {name!r}{hint}; its options are {', '.join(known)}")
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Refuse an option that is no whole number, or too small a one.
+
+    Args:
+        name: Name of the option.
+        value: Its value.
+        least: Smallest value.
+
+    Raises:
+        ValueError: If it is; the message names both.
+
+    Example:
+        >>> check_whole("steps", 2.5, 1)
+        Traceback (most recent call last):
+        ValueError: steps=2.5 should be a whole number, 1 or more
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r} should be a whole number, {least} or more")
 
 
 def _options_of(function: Callable[..., Any]) -> list[str]:

@@ -20,6 +20,7 @@ def check_weights(model: nn.Module) -> None:
         model: Any module.
 
     Raises:
+        TypeError: If it is no module.
         ValueError: If one does; the message names the first such parameter or buffer, and how many more there are.
 
     Example:
@@ -30,6 +31,8 @@ def check_weights(model: nn.Module) -> None:
         Traceback (most recent call last):
         ValueError: buffer '1.running_var' of Sequential holds infinity (1 of 2 values); the training has diverged ...
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model should be a torch module, not a {type(model).__name__}; zoo.create_model makes some")
     wrong = [(what, values) for what, values, masks in _weights(model) if not _is_sound(values, masks)]
     if not wrong:
         return
