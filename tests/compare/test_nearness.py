@@ -120,6 +120,13 @@ def test_loaders_of_their_own_and_views_give_what_one_pass_gives():
         np.testing.assert_allclose(other.stderr, once.stderr, atol=1e-10)
 
 
+def test_other_numbers_of_images_are_not_taken_for_another_order():
+    images = torch.randn(40, 12).double()
+    message = "share 30 and 40 images with the model"
+    with pytest.warns(UserWarning, match="10 at the end have no partner"), pytest.raises(ValueError, match=message):
+        compare_similarities(net(), net(1), net(2), [images], loader1=[images[:30]], **QUIET)
+
+
 def test_a_loader_that_shuffles_anew_is_refused_where_it_is_read_twice():
     shuffled = loader(shuffle=True)
     result = compare_similarities(net(), net(1), net(2), shuffled, **QUIET)  # one pass of all

@@ -184,8 +184,14 @@ def _prepared(grams: list[torch.Tensor], options: dict[str, Any]) -> list[torch.
 def _refuse_other_images(before: dict[Key, list[torch.Tensor]], now: dict[Key, list[torch.Tensor]]) -> None:
     for key, grams in now.items():
         first = before.get(key, grams)
-        sizes = [[len(K) for K in one] for one in (first, grams)]
-        if sizes[0] != sizes[1] or any((K - L).norm() > SAME for K, L in zip(first, grams, strict=True)):
+        counts = [sum(len(K) for K in one) for one in (first, grams)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"the other models share {counts[0]} and {counts[1]} images with the model: give loaders of as many"
+            )
+        if [len(K) for K in first] != [len(K) for K in grams] or any(
+            (K - L).norm() > SAME for K, L in zip(first, grams, strict=True)
+        ):
             raise ValueError(
                 f"layer {key[2]!r} of the model yields other features in a second pass over its images: the loader "
                 "serves another order each time; shuffle once, as utilities.datasets.make_loader does"
