@@ -19,6 +19,7 @@ NOTEBOOKS = PROJECT_ROOT / "notebooks"
 OTHER = "Other results"
 BUNDLED = ("digits", "canvas", "photos")  # which a quick notebook takes by itself
 VERDICTS = {"True": "holds", "False": "does not hold", "": "cannot be told"}
+UNSTATED = "not stated"  # a profile
 SEVERAL = {"holds": "hold", "does not hold": "do not hold"}
 
 
@@ -122,6 +123,12 @@ class Entry:
         """Parameters that the notebook ran with."""
         path = next((path for path in self.files if path.name == f"{self.name}.done.json"), None)
         return read_json(path) if path else {}
+
+    @property
+    def profiles(self) -> list[str]:
+        """Profiles that its results state, or that the notebook ran with; results that were kept may state none."""
+        ran = (self.run.get("parameters") or {}).get("PROFILE")
+        return self.values("profile") or [ran or UNSTATED]
 
     @property
     def command(self) -> str:
