@@ -108,6 +108,7 @@ class Entry:
         if not paths:
             return pd.DataFrame(columns=["claim", "source", "short", "verdict"])
         table = pd.read_csv(paths[0], dtype=str).fillna("")
+        table = table.replace(r"\+-", "±", regex=True)  # as earlier versions wrote it
         table["short"] = table.get("short", table["found"])  # files of earlier versions have no short form
         return table.assign(verdict=table["holds"].map(VERDICTS).fillna("cannot be told"))
 

@@ -15,8 +15,8 @@ const curves = (() => {
     return 19 * Math.max(...names.map((lines) => lines.length)) * Math.ceil(names.length / columns);
   }
 
-  function drawn(curve) {
-    return { x: curve.x, y: curve.y, name: broken(curve.name).join("<br>"), text: curve.points, mode: "lines+markers", marker: { size: 5 }, line: { width: 1.5 },
+  function drawn(curve, joined) {
+    return { x: curve.x, y: curve.y, name: broken(curve.name).join("<br>"), text: curve.points, mode: joined ? "lines+markers" : "markers", marker: { size: 5 }, line: { width: 1.5 },
       error_y: { type: "data", array: curve.errors, thickness: 1, width: 0 }, hovertemplate: "%{text}: %{y}<extra>%{fullData.name}</extra>" };
   }
 
@@ -34,7 +34,7 @@ const curves = (() => {
       place.append(box);
       const legend = legendHeight(plot.curves, box.clientWidth - 70);
       box.style.height = `${360 + legend}px`;
-      Plotly.newPlot(box, plot.curves.map(drawn), { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12 },
+      Plotly.newPlot(box, plot.curves.map((curve) => drawn(curve, plot.joined)), { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12 },
         margin: { l: 60, r: 10, t: 40, b: 55 + legend }, legend: { orientation: "h", x: 0, y: 0, xref: "container", yref: "container", yanchor: "bottom" }, title: { text: plot.title, font: { size: 13 } },
         colorway: COLOURS, xaxis: { ...axis, title: { text: "relative depth (0: first, 1: last)" } }, yaxis: axis }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendChartToCloud"] });
     }
