@@ -58,7 +58,8 @@ def executed(path):
     outputs = {"text/html": html}, scripted, widget, figure, caption
     cell.outputs = [nbformat.v4.new_output("display_data", data) for data in outputs]
     intro = nbformat.v4.new_markdown_cell("# Do measures agree?\n\nA *paragraph*.")
-    nbformat.write(nbformat.v4.new_notebook(cells=[intro, cell], metadata={"study": "One study"}), path)
+    silent = nbformat.v4.new_code_cell("a = 1", execution_count=2)
+    nbformat.write(nbformat.v4.new_notebook(cells=[intro, cell, silent], metadata={"study": "One study"}), path)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from utilities.gallery.entries import Entry
@@ -57,7 +58,7 @@ def describe_outputs(outputs: Sequence[Any], notebook: str) -> None:
         >>> figure.metadata["image/png"]["alt"]
         'Figure of the notebook Measures. Bars: one error.'
     """
-    for output, below in zip(outputs, [*outputs[1:], {}], strict=True):
+    for output, below in pairwise([*outputs, {}]):
         if "image/png" in output.get("data", {}):
             texts = below.get("data", {})
             caption = texts.get("text/plain", "") if "text/markdown" in texts else ""
