@@ -1,8 +1,9 @@
-"""The explorer as a person uses it, as a page of its own by Voila, and in JupyterLab."""
+"""The explorer as a person uses it: as a page of its own by Voila, in JupyterLab, and in Notebook 7."""
 
 import contextlib
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def work(tmp_path_factory):
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     cell.source = f"FOLDERS = [{str(folder / 'saved')!r}]\nOUTPUT_DIR = {str(folder / 'new')!r}"
     nbformat.write(notebook, folder / "Explorer.ipynb")
+    shutil.copy(PROJECT_ROOT / "voila.json", folder)  # Voila reads it where it is started
     return folder
 
 
@@ -75,26 +77,46 @@ def voila(browser, work):
     pytest.importorskip("voila", reason="make test-browser installs Voila")
     with serving(work, "voila", "Explorer.ipynb", "--no-browser") as address:
         page = browser.new_page(viewport={"width": 1300, "height": 1400})
+        asked = []
+        page.on("requestfailed", lambda request: asked.append((request.url.split("/")[2], request.failure)))
+        page.on("requestfinished", lambda request: asked.append((request.url.split("/")[2], "")))
         page.goto(address, timeout=PATIENCE, wait_until="domcontentloaded")
         yield page
         page.close()
+        assert {failure for host, failure in asked if host and host not in address} <= {"csp"}, "others are asked"
 
 
-@pytest.fixture(scope="module")
-def lab(browser, work):
+@contextlib.contextmanager
+def in_jupyter(browser, work, module, place):
+    """Open the notebook in a program of Jupyter's, and run all cells."""
     options = ("--no-browser", "--allow-root", "--IdentityProvider.token=", "--ServerApp.password=")
-    with serving(work, "jupyterlab", *options, f"--ServerApp.root_dir={work}") as address:
+    with serving(work, module, *options, f"--ServerApp.root_dir={work}") as address:
         page = browser.new_page(viewport={"width": 1500, "height": 1400})
-        page.goto(f"{address}/lab/tree/Explorer.ipynb?reset", timeout=PATIENCE)
+        page.goto(f"{address}/{place}", timeout=PATIENCE)
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE)
-        page.wait_for_selector(":text('(ipykernel) | Idle')", timeout=PATIENCE)  # before, cells are not run
+        # Before there is a kernel, and it is idle, cells are not run.
+        page.wait_for_selector(":is(.jp-Toolbar-kernelName, .jp-KernelName):has-text('ipykernel')", timeout=PATIENCE)
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=PATIENCE)
         page.click(".lm-MenuBar-item:has-text('Run')")
         page.click(".lm-Menu-item:has-text('Run All Cells')")
         yield page
         page.close()
 
 
-@pytest.fixture(params=["voila", "lab"])
+@pytest.fixture(scope="module")
+def lab(browser, work):
+    with in_jupyter(browser, work, "jupyterlab", "lab/tree/Explorer.ipynb?reset") as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def notebook(browser, work):
+    pytest.importorskip("notebook", minversion="7")
+    with in_jupyter(browser, work, "notebook", "notebooks/Explorer.ipynb") as page:
+        yield page
+
+
+@pytest.fixture(params=["voila", "lab", "notebook"])
 def explorer(request):
     """The explorer, with a saved result drawn."""
     page = request.getfixturevalue(request.param)
@@ -124,6 +146,11 @@ def cell(page, number=0, x=0.9, y=0.1):
     area.scroll_into_view_if_needed()
     box = area.bounding_box()
     return box["x"] + box["width"] * x, box["y"] + box["height"] * y
+
+
+def test_layers_are_counted_and_lists_are_filled_at_once(explorer):
+    says(explorer, "36 of 74 layers, the main ones")
+    assert field(explorer, "measure").locator("select option").count() > 1
 
 
 def test_pointing_reads_a_pair_and_a_click_chooses_it(explorer):

@@ -26,7 +26,10 @@ def site(tmp_path_factory):
     result(values, "trained").save(runs / "Measures")
     result(values / 2, "untrained").save(runs / "Measures_untrained")
     depth = np.arange(3.0)
-    Variance(["stem", "block", "pool"], ["conv"] * 3, [0, 1, 1], depth, *[0 * depth] * 9).save(runs / "Robustness")
+    facts = {"model": "timm/vit_small_patch14_dinov2", "weights": "weights of a file with a long name, seed 0"}
+    for name, heights in (("Robustness", depth), ("Robustness_flat", 0 * depth)):
+        axes = ["stem", "block", "pool"], ["conv"] * 3, [0, 1, 1]
+        Variance(*axes, heights, *[0 * depth] * 9, provenance=facts).save(runs / name)
     for name in ("Measures", "Robustness"):
         Figure().savefig(runs / f"{name}.png")
     table = {"claim": ["b holds", "a fails"], "source": "me", "found": ["0.2", "0.1"], "holds": ["True", "False"]}
@@ -70,6 +73,8 @@ def test_the_index_filters_and_sorts(page, site):
     assert first.text_content() == "b holds"
     page.get_by_role("button", name="Claim").click()
     assert first.text_content() == "a fails"
+    page.get_by_role("button", name="Found").click()
+    assert first.text_content() == "b holds", "verdicts come before numbers"
     page.get_by_role("link", name="Robustness").last.click()
     assert page.url.endswith("Robustness.html#Robustness")  # the figure that decides the claim
 
@@ -194,6 +199,12 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page, site, scheme):
     for name in ("index", "Measures", "Robustness"):
         page.goto(f"{site[0]}/{name}.html")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.wait_for_selector(".lines .legendtext")
+    right = [page.locator(name).first.bounding_box() for name in ("div.lines", ".lines .legendtext")]
+    assert right[1]["x"] + right[1]["width"] <= right[0]["x"] + right[0]["width"], "the legend is cut"
+    grid, line = (page.evaluate(f"getComputedStyle(document.querySelector('{name}')).{part}")
+                  for name, part in ((".lines .ygrid", "stroke"), ("td", "borderBottomColor")))  # fmt: skip
+    assert grid == line
     paper, ink = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color"))
     bright = [sum(map(int, colour.strip("rgb()").split(","))) for colour in (paper, ink)]
     assert (bright[0] > bright[1]) == (scheme == "light")

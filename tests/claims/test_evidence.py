@@ -46,7 +46,7 @@ class Made:
         (Made(weights="resnet18_seed_0_epochs_8.pth"), ""),
         (Made(weights="the library's pretrained weights", accuracy=None), ""),
         (Made(accuracy=0.7), ""),
-        (Made(accuracy=0.2, num_classes=10), ""),  # 0.1 +- 0.015 by chance
+        (Made(accuracy=0.2, num_classes=10), ""),  # 0.1 ± 0.015 by chance
         (Made(accuracy=0.12, num_classes=10), "vit has not learnt: its accuracy of 12.0% is not above chance, 10.0%"),
         (Made(weights="trained for 1 epoch", accuracy=0.12, num_classes=10), "has not learnt"),
         (Made(weights="untrained, seed 0", accuracy=0.9), "vit is untrained"),

@@ -34,8 +34,8 @@ def test_numbers_are_printed_and_mce_against_a_reference(tmp_path, capsys):
     capsys.readouterr()
     main([*CORRUPTIONS, "--reference", str(tmp_path / "one.npz"), "--out", str(tmp_path / "two")])
     printed = capsys.readouterr().out
-    assert f"mean accuracy over 4 sets: {100 * result.mean_accuracy()[0]:.1f} +- " in printed
-    assert "mCE: 100.0 +- " in printed
+    assert f"mean accuracy over 4 sets: {100 * result.mean_accuracy()[0]:.1f} ± " in printed
+    assert "mCE: 100.0 ± " in printed
 
 
 def test_noise_frequency(tmp_path):

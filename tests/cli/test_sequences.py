@@ -15,10 +15,10 @@ def test_consistency_prints_means_and_those_in_percent_of_a_reference(tmp_path, 
     main([*command, "--out", str(tmp_path / "one")])
     result = Consistency.load(tmp_path / "one")
     assert (result.kinds, result.n) == (["translate"], 12)
-    assert f"mean flip rate over 1 kind: {100 * result.mean_flip_rate()[0]:.2f} +- " in capsys.readouterr().out
+    assert f"mean flip rate over 1 kind: {100 * result.mean_flip_rate()[0]:.2f} ± " in capsys.readouterr().out
     main([*command, "--reference", str(tmp_path / "one.npz"), "--out", str(tmp_path / "two")])
     printed = capsys.readouterr().out
-    assert "mT5D: 100.0 +- " in printed
+    assert "mT5D: 100.0 ± " in printed
 
 
 def test_published_sequences_are_read_or_asked_for(tmp_path, capsys):

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from utilities.explorer import explore
+from utilities.explorer import app, explore
 from utilities.explorer.catalogue import count_layers, saved_similarities, weights_of
 from utilities.explorer.heatmap import AnsweringHeatmap, describe_pair, less
 from utilities.results.similarity import Similarity
@@ -38,6 +38,29 @@ def test_it_opens_with_the_first_saved_result(explorer):
     assert explorer.saved.value.name == "one"
     assert explorer.heatmap.result.layers1 == list("abcd")
     assert explorer.images.run.disabled, "nobody knows by which models it was made"
+
+
+def test_the_first_pair_is_not_a_layer_with_itself():
+    shown = AnsweringHeatmap()
+    shown.show(result(0, columns="abcd"))
+    assert shown.pair == ("b", "c")
+    shown.show(Similarity(np.eye(1), ["a"], ["a"], 9))
+    assert shown.pair == ("a", "a")
+
+
+def test_what_is_filled_later_is_told_again_to_a_page_that_was_still_loading(monkeypatch, tmp_path):
+    assert app.AGAIN[0] > 0
+    monkeypatch.setattr(app, "AGAIN", ())
+    explorer = explore([tmp_path], tmp_path / "new")
+    monkeypatch.setattr(app, "AGAIN", (0,))
+    told = []
+
+    def listen(key=None):
+        told.extend([] if key else [explorer.first.count.value])  # one value goes by its key, a whole state by none
+
+    monkeypatch.setattr(explorer.first.count, "send_state", listen)
+    explorer._fill()
+    assert told == ["36 of 74 layers, the main ones"]
 
 
 def test_a_click_reads_row_column_and_matches(explorer):

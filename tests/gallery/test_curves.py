@@ -1,6 +1,7 @@
 import numpy as np
 
 from utilities.analysis.attention.attention_distance import AttentionDistance
+from utilities.analysis.blocks.lesion import Lesions
 from utilities.analysis.blocks.skip_ratios import SkipRatios
 from utilities.analysis.blocks.variance import Variance
 from utilities.gallery.curves import as_data
@@ -21,6 +22,18 @@ def test_results_of_a_kind_share_a_plot_and_keep_their_values():
         "y": [1.0, None, 0.3333], "errors": [1.0, None, 0.3333],
     }  # fmt: skip
     assert (second["name"], second["y"][2]) == ("vit", 0.6667)
+
+
+def test_points_are_joined_only_where_each_has_a_depth_of_its_own():
+    two = np.zeros(2)
+    apart, together = (
+        Lesions(["a", "b"], ["conv"] * 2, [0, 0], np.array(depth), two, two, two, two, 0.5)
+        for depth in ([0.0, 1.0], [0.5, 0.5])
+    )
+    (plot,) = as_data({"a": apart}, {"a": "vit"})
+    assert plot["joined"] is True
+    (plot,) = as_data({"a": apart, "b": together}, {"a": "vit", "b": "cnn"})
+    assert plot["joined"] is False
 
 
 def test_each_head_is_a_curve():

@@ -1,6 +1,7 @@
 """The site is whole by itself: each link leads to a file, nothing is fetched, and values are those of the results."""
 
 import ast
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -52,10 +53,13 @@ def executed(path):
     html = "<b>bold</b><script>alert(1)</script>"
     scripted = {"application/javascript": "alert(1)", "text/plain": "a bar"}
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/plain": "0/10 [00:00<?]"}
-    outputs = {"text/html": html}, scripted, widget
+    figure = {"image/png": base64.b64encode(b"a picture").decode()}
+    caption = {"text/markdown": "Bars\\_", "text/plain": 'Bars_: "one" error.'}
+    outputs = {"text/html": html}, scripted, widget, figure, caption
     cell.outputs = [nbformat.v4.new_output("display_data", data) for data in outputs]
     intro = nbformat.v4.new_markdown_cell("# Do measures agree?\n\nA *paragraph*.")
-    nbformat.write(nbformat.v4.new_notebook(cells=[intro, cell], metadata={"study": "One study"}), path)
+    silent = nbformat.v4.new_code_cell("a = 1", execution_count=2)
+    nbformat.write(nbformat.v4.new_notebook(cells=[intro, cell, silent], metadata={"study": "One study"}), path)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +129,7 @@ def test_each_link_leads_somewhere_on_the_site(site):
             assert target.is_file(), f"{page.name}: {link}"
             if place:
                 assert unquote(place) in Links(target.read_text()).ids
-        assert all(image.get("alt") is not None for image in links.images)
+        assert all(image.get("alt") for image in links.images)
 
 
 def test_nothing_is_fetched_and_pages_are_small(site):
@@ -266,6 +270,37 @@ def test_a_folder_without_results_is_refused(make, tmp_path, capsys):
         main(["gallery", str(folder)])
     assert "make figures" in capsys.readouterr().err
     assert not (folder / "site").exists()
+
+
+def test_pictures_are_described_from_results_and_captions(site):
+    card = Links((site / "index.html").read_text()).images[0]
+    assert card["alt"].startswith("Heatmap: rows: a <b>. columns: b. digits (test), n = 12 images.")
+    figure, cell = Links((site / f"{NAME}.html").read_text()).images
+    assert figure["alt"] == f"{NAME}. Bars: <one> error."
+    assert cell["alt"] == f'Figure of the notebook {NAME}. Bars_: "one" error.'
+
+
+def test_profiles_can_be_chosen_among_where_some_results_do_not_state_theirs(tmp_path, runs):
+    notebook, *_ = collect(runs)
+    assert notebook.profiles == ["quick"]
+    similarity().save(tmp_path / "stated")
+    Similarity(np.eye(1), ["a"], ["a"], 10).save(tmp_path / "kept")
+    index = build_gallery(tmp_path, tmp_path / "site", progress=False).read_text()
+    choices = index.partition('data-kind="profile"')[2].partition("</select>")[0]
+    assert re.findall("<option>(.*)</option>", choices) == ["not stated", "quick"]
+
+
+def test_a_folder_of_other_files_is_refused_and_an_earlier_site_is_not(runs, tmp_path):
+    site = tmp_path / "site"
+    for _ in range(2):
+        build_gallery(runs, site, progress=False)
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "index.html").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"thesis holds files.* choose a new or empty folder as --out"):
+        build_gallery(runs, foreign, progress=False)
+    assert [path.name for path in foreign.iterdir()] == ["index.html"]
+    assert (foreign / "index.html").read_text() == "mine"
 
 
 def test_the_site_does_not_cover_its_results(runs):

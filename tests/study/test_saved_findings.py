@@ -67,4 +67,4 @@ def test_where_nothing_can_be_said_that_is_said(kind, tmp_path):
     if kind != "none":
         depth = np.arange(3.0)
         Variance(["a", "b", "c"], ["conv"] * 3, [0, 1, 1], depth, *[0 * depth] * 9).save(tmp_path / "N")
-    assert str(findings("N", folders=[tmp_path])) == "Nothing is saved yet: this run will say."
+    assert str(findings("N", folders=[tmp_path])) == "Nothing is saved in results or runs yet: this run will say."

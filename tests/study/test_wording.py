@@ -11,3 +11,8 @@ def test_description_reads_the_matrix():
     text = describe(Similarity(matrix, ["a", "b", "c"], ["a", "b", "c"], 10, provenance={"model": "m"}))
     assert "0.65 on average" in text
     assert "from b to c, 0.40" in text
+
+
+def test_a_single_layer_has_no_neighbour_to_describe():
+    text = describe(Similarity(np.eye(1), ["a"], ["a"], 10, provenance={"model": "m"}))
+    assert text == "In m, no two layers that follow each other could be compared."

@@ -1,6 +1,7 @@
 """Hugging Face's models by name, from folders that ``save_pretrained`` wrote."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from utilities.zoo.huggingface import class_names, read_preprocessor
 from utilities.zoo.trained_on import refuse_other_classes
 
 transformers = pytest.importorskip("transformers")
+huggingface_hub = pytest.importorskip("huggingface_hub")
 SMALL = {**vit_twins.CONFIG, "intermediate_size": vit_twins.HIDDEN}
 TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -160,6 +162,18 @@ def test_names_are_checked_before_anything_is_built(tmp_path, digits):
         "vit",
         "cnn",
     ]
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again_and_again(monkeypatch):
+    def nobody(url, timeout):
+        raise OSError(f"no route to {url} within {timeout} s")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", nobody)
+    asked = []
+    monkeypatch.setattr(time, "sleep", asked.append)  # between two questions of the hub's library
+    with pytest.raises(ConnectionError, match=r"cannot find hf/nope here or on the hub .* write hf/FOLDER"):
+        create_model("hf/nope", 10)
+    assert asked == []
 
 
 def test_the_commands_take_it(digits, tmp_path, capsys):

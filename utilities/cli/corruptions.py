@@ -54,11 +54,11 @@ def report(results: Mapping[str, Robustness], given: SimpleNamespace) -> dict[st
     reference = None if given.reference is None else Robustness.load(given.reference)
     for label, result in results.items():
         mean, error = result.mean_accuracy()
-        print(f"{label}: mean accuracy over {result.accuracy.size} sets: {percent(mean, error, ' %', pm='+-')}")
+        print(f"{label}: mean accuracy over {result.accuracy.size} sets: {percent(mean, error, ' %')}")
         if reference is not None:
             for name, (value, spread) in (
                 ("mCE", result.mce(reference)),
                 ("relative mCE", result.relative_mce(reference)),
             ):
-                print(f"{label}: {name}: {with_error(value, spread, '.1f', pm='+-', unit=' %')}")
+                print(f"{label}: {name}: {with_error(value, spread, '.1f', unit=' %')}")
     return {}

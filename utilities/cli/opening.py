@@ -15,6 +15,7 @@ from utilities.cli.user_errors import nearest
 from utilities.datasets.class_order import from_options
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.loaders import Loader, make_loader
+from utilities.datasets.naming import data_name
 from utilities.training.augmentation import recipe_augmentation
 from utilities.training.recipes import Recipe
 from utilities.zoo.checkpoints import read_checkpoint
@@ -166,6 +167,4 @@ def epoch_of(model: Named) -> int | None:
 
 def data_facts(loader: Loader) -> dict[str, Any]:
     """Describe the images, for captions."""
-    augmented = ", augmented" if loader.augment else ""
-    name = f"{loader.dataset.name} ({loader.dataset.part}{augmented})"
-    return {"dataset": name, "num_classes": loader.dataset.num_classes}
+    return {"dataset": data_name(loader), "num_classes": loader.dataset.num_classes}

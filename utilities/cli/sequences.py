@@ -47,10 +47,10 @@ def report(results: Mapping[str, Consistency], given: SimpleNamespace) -> dict[s
     """Print the means over kinds, and those in percent of a reference's where there is one."""
     reference = None if given.reference is None else Consistency.load(given.reference)
     for label, result in results.items():
-        rate, over = percent(*result.mean_flip_rate(), " %", ".2f", pm="+-"), counted(len(result.kinds), "kind")
+        rate, over = percent(*result.mean_flip_rate(), " %", ".2f"), counted(len(result.kinds), "kind")
         print(f"{label}: mean flip rate over {over}: {rate}")
-        print(f"{label}: mean top-5 distance: {with_error(*result.mean_distance(), '.3f', pm='+-')}")
+        print(f"{label}: mean top-5 distance: {with_error(*result.mean_distance(), '.3f')}")
         if reference is not None:
             for name, (value, spread) in (("mFP", result.mfp(reference)), ("mT5D", result.mt5d(reference))):
-                print(f"{label}: {name}: {with_error(value, spread, '.1f', pm='+-', unit=' %')}")
+                print(f"{label}: {name}: {with_error(value, spread, '.1f', unit=' %')}")
     return {}

@@ -20,6 +20,7 @@ from utilities.compare.kept_layers import KeptLayer
 from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.compare.options import ComparisonOptions
 from utilities.compare.paired_batches import PairedBatches, prefetched
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.calls.options import check_whole
 from utilities.hooks.recorder import BatchAxis, Layers
@@ -115,7 +116,7 @@ def calibrate(
     if comparison.sums.sides is None:
         raise ValueError(f"the loader has no batch of {batches.min_images} images or more")
     comparison.refuse_non_finite()
-    return _result(comparison, level, dict(provenance or {}))
+    return _result(comparison, level, known_facts(provenance, loader, loader2))
 
 
 class _Permuted(Comparison):

@@ -20,6 +20,7 @@ from utilities.compare.gram_shares import Grams, shares_of, without_images
 from utilities.compare.kept_grams import KeptGrams
 from utilities.compare.options import ComparisonOptions
 from utilities.compare.paired_batches import PairedBatches, prefetched
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.batch_lists import batch_indices
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.recorder import BatchAxis
@@ -107,7 +108,7 @@ def image_contributions(
     if not seen.labels:
         raise ValueError(f"the loader has no batch of {batches.min_images} images or more")
     seen.refuse_non_finite()
-    return _result(seen, pairs, counts, loader, dict(provenance or {}))
+    return _result(seen, pairs, counts, loader, known_facts(provenance, loader, loader2))
 
 
 def _pair(pair: Any) -> Pair:

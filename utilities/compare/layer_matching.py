@@ -28,6 +28,7 @@ from torch import nn
 from utilities.compare.all_pairs import SideBySide
 from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.compare.two_models import compare
+from utilities.datasets.naming import known_facts
 from utilities.hooks.recorder import Layers, select_layers
 from utilities.hooks.views import check_view
 from utilities.results.result import Result
@@ -295,7 +296,7 @@ def layer_matching(
         widths=widths,
         n=facts["n"],
         skipped=skipped,
-        provenance=own | dict(provenance or {}) | {"versions": versions()},
+        provenance=own | known_facts(provenance, loader) | {"versions": versions()},
     )
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from utilities.compare.gram_differences import difference_of_grams
 from utilities.compare.matched_layers import Match
 from utilities.compare.three_sides import grams_of_sides, side_of
+from utilities.datasets.naming import known_facts
 from utilities.hooks.recorder import BatchAxis, Layers
 from utilities.hooks.views import View
 from utilities.metrics import Kernel
@@ -126,7 +127,8 @@ def compare_similarities(
     grams, seen = grams_of_sides(sides, options, device, progress)
     own = resolve_device(device)
     grams = {key: [K.to("cpu" if own.type == "mps" else own) for K in several] for key, several in grams.items()}
-    facts = {f"model{k}": type(side.models[0]).__name__ for k, side in enumerate(sides, 1)} | dict(provenance or {})
+    facts = {f"model{k}": type(side.models[0]).__name__ for k, side in enumerate(sides, 1)}
+    facts |= known_facts(provenance, loader, loader1, loader2)
     facts |= seen.options.facts(seen.sums.largest) | {"precision": seen.precisions[0].facts(), "versions": versions()}
     return difference_of_grams(
         grams, match=match, resamples=resamples, confidence=confidence, seed=seed, provenance=facts, progress=progress

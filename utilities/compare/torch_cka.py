@@ -68,11 +68,7 @@ class CKA:
         """
         loaders = (dataloader1, dataloader1 if dataloader2 is None else dataloader2)
         self.datasets = tuple(_name_of(one) for one in loaders)
-        facts = {
-            "model1": self.names[0],
-            "model2": self.names[1],
-            "dataset": " and ".join(dict.fromkeys(self.datasets)),
-        }
+        facts = {"model1": self.names[0], "model2": self.names[1]}
         options = {"layers1": self.layers[0], "layers2": self.layers[1], "device": self.device, **options}
         options["provenance"] = facts | dict(options.get("provenance") or {})
         self.result = compare(self.model1, self.model2, dataloader1, dataloader2, **options)

@@ -16,6 +16,7 @@ from utilities.compare.features.sides import facts_of_kept, opened, with_rows
 from utilities.compare.options import TOLERANCE, ComparisonOptions
 from utilities.compare.paired_batches import PairedBatches
 from utilities.compare.summary import mean_of, to_similarity
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.recorder import BatchAxis, Forward, Layers, select_layers
 from utilities.hooks.views import View
@@ -148,7 +149,7 @@ def compare(
         raise ValueError(f"repeats should be 1 or more, not {repeats}")
     pairs = _pairs(*opened(model1, model2))
     loader, loader2 = with_rows(pairs, loader, loader2, options)
-    provenance = facts_of_kept(pairs) | dict(provenance or {})
+    provenance = facts_of_kept(pairs) | known_facts(provenance, loader, loader2)
     for side, layers in zip(zip(*pairs, strict=True), (layers1, layers2), strict=True):
         _refuse_other_layers(side, layers)
     batches = PairedBatches(loader, loader2, min_images=options.min_images, whole=options.whole_batches)

@@ -88,9 +88,10 @@ def _files(path: Path, ending: str) -> list[Path]:
 
 
 def _curves(plot: dict[str, Any]) -> go.FigureWidget:
+    mode = "lines+markers" if plot["joined"] else "markers"
     curves = [
         go.Scatter(
-            x=curve["x"], y=curve["y"], text=curve["points"], name=curve["name"], mode="lines+markers",
+            x=curve["x"], y=curve["y"], text=curve["points"], name=curve["name"], mode=mode,
             error_y={"type": "data", "array": curve["errors"], "thickness": 1, "width": 0},
             hovertemplate="%{text}: %{y:.4g}<extra></extra>",
         )

@@ -6,6 +6,7 @@ import html
 import json
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ ROW = {"flex_flow": "row wrap"}
 # What a result was made by, beside it; read again when the result is chosen.
 ASKED = ".asked.json"
 # The label of a tab that is not chosen is too pale to be read by all.
+AGAIN = (2, 4, 8, 16, 32)  # seconds between tellings of what was filled
 STYLE = "<style>.explorer .lm-TabBar-tab { color: var(--jp-ui-font-color0, #000) !important; }</style>"
 
 
@@ -74,6 +76,11 @@ class Explorer(widgets.VBox):
         self.measure.options, self.view.options = ["cka", *SIMILARITY_MEASURES], VIEWS[:-1]
         for choice in (self.first, self.second):
             choice.fill()
+        filled = [self.measure, self.view, *self.first.children, *self.second.children]
+        for wait in AGAIN:  # a page that is still loading misses what changes meanwhile; to others this is no news
+            time.sleep(wait)
+            for box in filled:
+                box.send_state()
 
     def _choices(self) -> widgets.Widget:
         return widgets.HBox([self.first, self.second, self.data], layout=ROW)

@@ -77,7 +77,7 @@ class AnsweringHeatmap(widgets.VBox):
         low, high = _range(drawn, difference)
         layers = (result.layers1, result.layers2)
         same = self.result is not None and alike(self.result, result)
-        i, j = (self.rows.index, self.columns.index) if same else (len(one) // 2 for one in layers)
+        i, j = (self.rows.index, self.columns.index) if same else _telling_pair(*layers)
         figures = [_figure(one, low, high, difference, _marks(one, i, j)) for one in drawn]
         self.result, self._figures, self._drawn = None, figures, drawn  # no reading while the lists change
         for figure in figures:
@@ -164,6 +164,13 @@ def replace_figures(box: widgets.Box, figures: Sequence[widgets.Widget]) -> None
     before, box.children = box.children, tuple(figures)
     for figure in before:
         figure.close()
+
+
+def _telling_pair(rows: Sequence[str], columns: Sequence[str]) -> tuple[int, int]:
+    """Choose the pair to begin with: the middle layers; of layers with themselves, an early and a late one."""
+    if rows == columns:
+        return len(rows) // 4, len(columns) - 1 - len(columns) // 4
+    return len(rows) // 2, len(columns) // 2
 
 
 def _inside(result: Similarity, i: int, j: int) -> bool:

@@ -30,7 +30,7 @@ class ModelChoice(widgets.VBox):
         self.weights = widgets.Dropdown(options=[RANDOM], description="weights", layout=BOX)
         self.layers = widgets.Text(placeholder="the main ones; or globs: layer?.* !*.conv?", description="layers",
                                    layout=BOX)  # fmt: skip
-        self.count = widgets.HTML()
+        self.count = widgets.HTML("counting its layers ..." if name else "")
         self.name.observe(lambda _: self._named(), "value")
         self.layers.observe(lambda _: self._count(), "value")
         super().__init__([self.name, self.weights, self.layers, self.count])

@@ -95,6 +95,8 @@ KINDS: dict[type[Result], tuple[str, Callable[[Any], list[Curve]]]] = {
 def as_data(results: Mapping[str, Result], labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return what the browser needs of all curves, one plot for each kind of result.
 
+    Points are joined by lines only where no two of a curve have the same depth, as the two branches of a block have.
+
     Args:
         results: Name of the file -> result; kinds without curves are left out.
         labels: Name of the file -> what the result is called.
@@ -104,7 +106,9 @@ def as_data(results: Mapping[str, Result], labels: Mapping[str, str]) -> list[di
         if type(result) not in KINDS:
             continue
         title, make = KINDS[type(result)]
-        plot = plots.setdefault(title, {"title": title, "curves": []})
+        plot = plots.setdefault(title, {"title": title, "joined": True, "curves": []})
+        curves = make(result)
+        plot["joined"] &= all(bool((np.diff(curve.depth) > 0).all()) for curve in curves)
         plot["curves"] += [
             {
                 "name": ", ".join(part for part in (labels[file], curve.name) if part),
@@ -113,7 +117,7 @@ def as_data(results: Mapping[str, Result], labels: Mapping[str, str]) -> list[di
                 "y": _rounded(curve.values),
                 "errors": _rounded(curve.errors),
             }
-            for curve in make(result)
+            for curve in curves
         ]
     return list(plots.values())
 

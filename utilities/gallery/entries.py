@@ -19,6 +19,7 @@ NOTEBOOKS = PROJECT_ROOT / "notebooks"
 OTHER = "Other results"
 BUNDLED = ("digits", "canvas", "photos")  # which a quick notebook takes by itself
 VERDICTS = {"True": "holds", "False": "does not hold", "": "cannot be told"}
+UNSTATED = "not stated"  # a profile
 SEVERAL = {"holds": "hold", "does not hold": "do not hold"}
 
 
@@ -107,6 +108,7 @@ class Entry:
         if not paths:
             return pd.DataFrame(columns=["claim", "source", "short", "verdict"])
         table = pd.read_csv(paths[0], dtype=str).fillna("")
+        table = table.replace(r"\+-", "±", regex=True)  # as earlier versions wrote it
         table["short"] = table.get("short", table["found"])  # files of earlier versions have no short form
         return table.assign(verdict=table["holds"].map(VERDICTS).fillna("cannot be told"))
 
@@ -122,6 +124,12 @@ class Entry:
         """Parameters that the notebook ran with."""
         path = next((path for path in self.files if path.name == f"{self.name}.done.json"), None)
         return read_json(path) if path else {}
+
+    @property
+    def profiles(self) -> list[str]:
+        """Profiles that its results state, or that the notebook ran with; results that were kept may state none."""
+        ran = (self.run.get("parameters") or {}).get("PROFILE")
+        return self.values("profile") or [ran or UNSTATED]
 
     @property
     def command(self) -> str:

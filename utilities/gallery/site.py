@@ -18,14 +18,14 @@ from nbconvert.preprocessors import ExtractOutputPreprocessor
 from plotly.offline import get_plotlyjs
 from tqdm.auto import tqdm
 
+from utilities.gallery.alt_texts import describe_card, describe_figure, describe_outputs
 from utilities.gallery.curves import KINDS, as_data
 from utilities.gallery.curves import write_script as write_curves
 from utilities.gallery.deciding import deciding
-from utilities.gallery.entries import Entry, collect, without_links
+from utilities.gallery.entries import VERDICTS, Entry, collect, without_links
 from utilities.gallery.heatmaps import colour_scale, labels_of, write_script
 from utilities.gallery.tables import read_result, write_table
 from utilities.gallery.thumbnails import THUMBNAIL, draw_small, has_picture, shrink
-from utilities.plots.captions import describe_similarity
 from utilities.plots.style import read_caption
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
@@ -33,7 +33,8 @@ from utilities.results.writing import check_writable, write_whole
 from utilities.study.saved_findings import sentences
 
 TEMPLATES = Path(__file__).with_name("templates")
-ASSETS = ("style.css", "heatmap.js", "curves.js", "index.js")
+ASSETS = ("heatmap.js", "curves.js", "index.js", "style.css")
+MARK = Path("assets", "heatmap.js")  # written first, and in every site: tells that the gallery wrote a folder
 SCREEN = (1100, 1400)  # pixels, at most
 CURVED = {kind.__name__ for kind in KINDS}
 COLOURS = {"sequential": colour_scale("rocket"), "diverging": colour_scale("vlag")}  # as in the figures
@@ -57,6 +58,7 @@ def build_gallery(runs: str | Path, out: str | Path, progress: bool = True) -> P
     Raises:
         FileNotFoundError: If there is nothing to show.
         ValueError: If the site would lie in the folder of the results.
+        FileExistsError: If the folder of the site holds files, and no earlier site.
 
     Example:
         >>> import tempfile
@@ -71,6 +73,7 @@ def build_gallery(runs: str | Path, out: str | Path, progress: bool = True) -> P
     if out.resolve() == runs.resolve():
         raise ValueError(f"the site cannot lie where its results do ({runs}): choose another --out")
     entries = collect(runs)
+    _refuse_foreign(out)
     check_writable(out / "index.html")
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -87,6 +90,12 @@ def build_gallery(runs: str | Path, out: str | Path, progress: bool = True) -> P
     return out / "index.html"
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Refuse a folder of other files, which a site would mix with and in part overwrite."""
+    if out.is_dir() and not (out / MARK).is_file() and any(out.iterdir()):
+        raise FileExistsError(f"{out} holds files, and no earlier gallery: choose a new or empty folder as --out")
+
+
 def _write(path: Path, text: str) -> None:
     write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
 
@@ -99,11 +108,12 @@ def _card(entry: Entry, out: Path) -> dict[str, Any]:
         "name": entry.name,
         "title": entry.title,
         "picture": _picture(entry, first, out),
+        "alt": describe_card(entry, first),
         "verdict": entry.verdict,
         "study": [entry.study],
         "model": entry.values("model", "model1", "model2"),
         "data": entry.values("dataset"),
-        "profile": entry.values("profile"),
+        "profile": entry.profiles,
     }
 
 
@@ -157,6 +167,7 @@ def _rows(entry: Entry) -> list[dict[str, str]]:
     for row in rows:
         figure = deciding(entry.name, row["claim"], row["source"])
         row["figure"] = figure if figure in there else instead
+        row["order"] = list(VERDICTS.values()).index(row["verdict"])
     return rows
 
 
@@ -179,7 +190,9 @@ def _page(entry: Entry, out: Path) -> dict[str, Any]:
         "curves": bool(plots),
         "tables": {name: type(results[name]).__name__ for name, written in tables.items() if written},
         "twins": _twins(heatmaps),
-        "figures": [_figure(path, out, _alt(entry, path, results)) for path in entry.figures],
+        "figures": [
+            _figure(path, out, describe_figure(entry, path.stem, results.get(path.stem))) for path in entry.figures
+        ],
         "claims": _rows(entry),
         "parameters": entry.run.get("parameters", {}),
         "provenance": _provenance(entry),
@@ -222,16 +235,6 @@ def _range(*results: Similarity) -> list[float]:
     return [float(values.min()), float(values.max())] if len(values) else []
 
 
-def _alt(entry: Entry, path: Path, results: Mapping[str, Result]) -> str:
-    """Describe a figure to those who do not see it."""
-    what = path.stem.removeprefix(entry.name).replace("_", " ").strip()
-    result = results.get(path.stem)
-    if isinstance(result, Similarity):
-        return f"{entry.title} Heatmap: {describe_similarity(result)}"
-    facts = [", ".join(entry.values("model", "model1", "model2")), "; ".join(entry.values("dataset"))]
-    return ". ".join(part for part in (f"{entry.title} Figure {what}".rstrip(), *facts) if part) + "."
-
-
 def _figure(path: Path, out: Path, alt: str) -> dict[str, Any]:
     """Copy a figure in all its formats."""
     there = [path.with_suffix(suffix) for suffix in DOWNLOADS if path.with_suffix(suffix).is_file()]
@@ -263,6 +266,7 @@ def _executed(notebook: Path, folder: Path) -> str:
             cell.source = without_links(cell.source)
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
+            describe_outputs(cell.outputs, notebook.stem)
     for output in (output for cell in content.cells for output in cell.get("outputs", [])):
         data = output.get("data", {})
         data.pop("application/javascript", None)
@@ -271,5 +275,4 @@ def _executed(notebook: Path, folder: Path) -> str:
     body, resources = exporter.from_notebook_node(content, resources=resources)
     for name, picture in resources["outputs"].items():
         write_whole(folder / Path(name).name, lambda path, picture=picture: path.write_bytes(picture))
-    body = body.replace("<img ", '<img loading="lazy" ').replace("<pre>", '<pre tabindex="0">')
-    return body.replace("No description has been provided for this image", f"Figure of the notebook {notebook.stem}")
+    return body.replace("<img ", '<img loading="lazy" ').replace("<pre>", '<pre tabindex="0">')

@@ -21,7 +21,6 @@ def with_error(
     form: str = ".3f",
     error_form: str | None = None,
     *,
-    pm: str = "±",
     unit: str = "",
     unknown: str = " (error unknown)",
 ) -> str:
@@ -32,19 +31,18 @@ def with_error(
         error: Its standard error; None states the value alone. It is NaN where it is not known, as of a single image.
         form: Format of the value.
         error_form: Format of the error; None is that of the value, without a sign.
-        pm: What stands between them.
         unit: What follows the numbers.
         unknown: What is said in place of an error that is not known.
 
     Example:
-        >>> with_error(0.5, 0.02), with_error(0.5, 0.0213, "+.3g", ".2g", pm="+-")
-        ('0.500 ± 0.020', '+0.5 +- 0.021')
+        >>> with_error(0.5, 0.02), with_error(0.5, 0.0213, "+.3g", ".2g")
+        ('0.500 ± 0.020', '+0.5 ± 0.021')
         >>> with_error(2.5, float("nan"), "+.1f", unit=" pixels"), with_error(2.5, None, ".1f", unit=" pixels")
         ('+2.5 pixels (error unknown)', '2.5 pixels')
     """
     if error is None or math.isnan(error):
         return f"{value:{form}}{unit}{'' if error is None else unknown}"
-    return f"{value:{form}} {pm} {error:{error_form or form.lstrip('+')}}{unit}"
+    return f"{value:{form}} ± {error:{error_form or form.lstrip('+')}}{unit}"
 
 
 def percent(
@@ -53,7 +51,6 @@ def percent(
     unit: str = "%",
     form: str = ".1f",
     *,
-    pm: str = "±",
     unknown: str = " (error unknown)",
 ) -> str:
     """Format a share, or a difference of two, and its standard error in percent; see `with_error`.
@@ -62,7 +59,7 @@ def percent(
         >>> percent(0.123, 0.01), percent(0.123, 0.01, " points", "+.1f")
         ('12.3 ± 1.0%', '+12.3 ± 1.0 points')
     """
-    return with_error(100 * value, 100 * error, form, pm=pm, unit=unit, unknown=unknown)
+    return with_error(100 * value, 100 * error, form, unit=unit, unknown=unknown)
 
 
 def percent_points(value: float, error: float) -> str:
@@ -70,6 +67,6 @@ def percent_points(value: float, error: float) -> str:
 
     Example:
         >>> percent_points(0.123, 0.01)
-        '12.3 +- 1.0 percent points'
+        '12.3 ± 1.0 percent points'
     """
-    return percent(value, error, " percent points", pm="+-")
+    return percent(value, error, " percent points")

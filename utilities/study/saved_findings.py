@@ -49,7 +49,7 @@ class Findings:
 
     def __str__(self) -> str:
         if not self.lines:
-            return "Nothing is saved yet: this run will say."
+            return "Nothing is saved in results or runs yet: this run will say."
         of = f", {self.data}" if self.data else ""
         return "\n".join([f"Found before ({self.where}{of}):", "", *(f"- {line}" for line in self.lines)])
 
@@ -67,7 +67,7 @@ def findings(name: str, output_dir: str | Path | None = None, folders: Sequence[
 
     Example:
         >>> print(findings("No_Such_Notebook"))
-        Nothing is saved yet: this run will say.
+        Nothing is saved in results or runs yet: this run will say.
     """
     for folder in [*(PROJECT_ROOT / one for one in folders), *([] if output_dir is None else [Path(output_dir)])]:
         where = folder.relative_to(PROJECT_ROOT).as_posix() if folder.is_relative_to(PROJECT_ROOT) else str(folder)

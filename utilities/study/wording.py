@@ -30,10 +30,13 @@ def describe(result: Similarity) -> str:
         The sharpest break between neighbours is from b to c, 0.40.
     """
     names, neighbours = result.layers1, np.diagonal(result.matrix, 1)
-    sharpest = int(np.nanargmin(neighbours))
     weights = f" ({result.provenance['weights']})" if "weights" in result.provenance else ""
+    model = f"{result.provenance.get('model', 'the model')}{weights}"
+    if not np.isfinite(neighbours).any():
+        return f"In {model}, no two layers that follow each other could be compared."
+    sharpest = int(np.nanargmin(neighbours))
     return (
-        f"In {result.provenance.get('model', 'the model')}{weights}, layers that follow each other have a CKA of "
+        f"In {model}, layers that follow each other have a CKA of "
         f"{np.nanmean(neighbours):.2f} on average, the first and the last one {result.matrix[0, -1]:.2f}.\n"
         f"The sharpest break between neighbours is from {names[sharpest]} to {names[sharpest + 1]}, "
         f"{neighbours[sharpest]:.2f}."

@@ -23,6 +23,7 @@ from utilities.datasets.folders import imagenet_classes
 from utilities.hooks.trial import first_tensor
 
 PREFIX = "hf/"
+PATIENCE = 5  # seconds to wait for the hub's first answer
 INSTALL = "pip install transformers, or this package with its extra, '[hf]'"
 # Image towers of models that also read text, by the type in the configuration.
 TOWERS = {
@@ -161,7 +162,8 @@ def build_hf(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[
 
     place = where_is(name)
     with _quietly(), _explaining(name):
-        config = transformers.AutoConfig.from_pretrained(place)
+        where = _reach(place)
+        config = transformers.AutoConfig.from_pretrained(place, **where)
         unknown = [key for key in kwargs if not hasattr(config, key)]
         if unknown:
             raise TypeError(f"{name}: the configuration of {type(config).__name__} has no option {unknown[0]!r}")
@@ -177,7 +179,7 @@ def build_hf(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[
         options = {"add_pooling_layer": False} if not headed and config.model_type in WITHOUT_POOLER else {}
         if pretrained:
             model = kind.from_pretrained(
-                place, config=_own_config(kind, config), ignore_mismatched_sizes=fresh, **options
+                place, config=_own_config(kind, config), ignore_mismatched_sizes=fresh, **options, **where
             )
         else:
             model = kind._from_config(_own_config(kind, config), **options)
@@ -232,6 +234,25 @@ def class_names(config: Any) -> tuple[str, ...] | None:
     return names
 
 
+def _reach(place: str) -> dict[str, Any]:
+    """Ask the hub once for a model; where nobody answers, return the option that takes what is here alone.
+
+    Without it, transformers asks six times for each file that is not here, and waits half a minute in all.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.utils import HfHubHTTPError, HFValidationError
+
+    if Path(place).is_dir():
+        return {}
+    try:
+        get_hf_file_metadata(hf_hub_url(place, "config.json"), timeout=PATIENCE)
+    except (HfHubHTTPError, HFValidationError):
+        return {}  # an answer, or no name of the hub's: transformers explains either
+    except Exception:  # versions of the hub's library differ in what they raise without a connection
+        return {"local_files_only": True}
+    return {}
+
+
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep transformers from printing bars and configurations, and put its settings back."""
@@ -279,12 +300,13 @@ def hf_preprocessing(name: str) -> tuple[tuple[int, int, int], tuple[float, ...]
 
     place = where_is(name)
     with _quietly(), _explaining(name):
-        config = transformers.AutoConfig.from_pretrained(place)
+        where = _reach(place)
+        config = transformers.AutoConfig.from_pretrained(place, **where)
         file = Path(place) / "preprocessor_config.json"
         if Path(place).is_dir():
             said = json.loads(file.read_text()) if file.is_file() else None
         else:
-            said = transformers.AutoImageProcessor.from_pretrained(place).to_dict()
+            said = transformers.AutoImageProcessor.from_pretrained(place, **where).to_dict()
     if said is None:
         own = getattr(config, "vision_config", config)
         height, width = _pair(getattr(own, "image_size", 224))

@@ -62,7 +62,7 @@ def test_high_frequencies_at_the_end(vit, verdict):
     cnn = spectrum((1, 1, 1, 1), -2.0, kinds=["stem", "conv", "conv", "conv", "conv"])
     claim = claims_of_fourier({"resnet18": cnn, "vit_tiny": spectrum((-1, 1, -1, 1), vit)})[-1]
     assert claim.holds is verdict
-    assert "-2.00 +- 0.01 in the CNN" in claim.found
+    assert "-2.00 ± 0.01 in the CNN" in claim.found
 
 
 def test_high_frequencies_are_compared_where_both_grids_have_them():

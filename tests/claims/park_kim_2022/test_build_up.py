@@ -32,7 +32,7 @@ def classified(right, n=400):
 def test_verdicts(right, whole, each):
     claims = claims_of_build_up({f"msa{i}": classified(count) for i, count in enumerate(right)})
     assert [claim.holds for claim in claims] == [whole, each]
-    assert f"{(right[-1] - right[0]) / 4:+.1f} +-" in claims[0].found
+    assert f"{(right[-1] - right[0]) / 4:+.1f} ±" in claims[0].found
 
 
 def test_figure_shows_accuracy_and_loss_of_each_step():

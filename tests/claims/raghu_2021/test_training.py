@@ -57,7 +57,7 @@ def test_a_loss_of_accuracy(accuracy, expected):
     assert claims[1].holds is expected
     if accuracy == 0.90:  # the error of a difference of two independent shares of 540
         error = 100 * np.sqrt((0.95 * 0.05 + 0.9 * 0.1) / 540)
-        assert f"5.0 +- {error:.1f} percent points" in claims[1].found
+        assert f"5.0 ± {error:.1f} percent points" in claims[1].found
 
 
 def test_no_verdict_without_two_parts_and_errors():
@@ -100,8 +100,8 @@ def test_blocks_by_the_number_of_images(few, many, expected):
 
 def test_numbers_of_data_size_are_means_over_halves():
     few, many = claims_of_data_size({"vit": {"3 %": pair([0.8, 0.6, 0, 0.3, 0.1]), "100 %": pair(5 * [0.9])}})
-    assert "0.70 +- 0.01 in the lower half of the blocks, 0.20 +- 0.01 in the upper" in few.found
-    assert "+0.20 +- 0.02 in the lower half of the blocks, by +0.70 +- 0.02 in the upper" in many.found
+    assert "0.70 ± 0.01 in the lower half of the blocks, 0.20 ± 0.01 in the upper" in few.found
+    assert "+0.20 ± 0.02 in the lower half of the blocks, by +0.70 ± 0.02 in the upper" in many.found
     assert "vit, 3 % (trained on 34 images, accuracy 80.0%, 540 images)" in few.about.replace("  ", " ")
 
 
@@ -127,7 +127,7 @@ def test_what_fine_tuning_preserves(values, expected):
     assert holds(claims_of_fine_tuning(alone)) == expected
     claims = claims_of_fine_tuning(alone | {"from scratch": pair(6 * [0.25])})
     assert holds(claims) == expected
-    assert "for a model trained on the new images alone, it is 0.25 +- 0.01" in claims[0].found
+    assert "for a model trained on the new images alone, it is 0.25 ± 0.01" in claims[0].found
 
 
 def test_what_is_alike_without_a_cause_is_no_evidence():

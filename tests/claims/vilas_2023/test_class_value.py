@@ -67,7 +67,7 @@ def test_numbers_are_those_of_the_result():
     made = result((0, 0, 0, 0.1, 0.2, 0.1))
     late = (made.scores - made.random_scores)[0, 4:].mean(0)
     found = [claim.found for claim in claims_of_class_value({"vit": made})]
-    numbers = f"{late.mean():.3g} +- {late.std(ddof=1) / 10:.2g}"
+    numbers = f"{late.mean():.3g} ± {late.std(ddof=1) / 10:.2g}"
     assert found[0] == f"vit, mlp: blocks 5 to 6 score {numbers} above the untrained model's; p < 0.05 in 2 of 2"
     assert found[1].startswith("vit, mlp: blocks 1 to 2 score")
     assert "the best block, 5, 0.2" in found[1]

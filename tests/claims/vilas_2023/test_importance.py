@@ -62,8 +62,8 @@ def test_images_are_paired():
 def test_about_as_good_as_relevance(other, noise, verdict):
     claims = claims_of_removal({"vit": curves(gradient=(0.7, 0.3), relevance=other, noise=noise)})
     assert [claim.holds for claim in claims[2:]] == [verdict, verdict]
-    assert f"better by {0.7 - other[0]:+.3f} +- " in claims[2].found
-    assert f"better by {other[1] - 0.3:+.3f} +- " in claims[3].found
+    assert f"better by {0.7 - other[0]:+.3f} ± " in claims[2].found
+    assert f"better by {other[1] - 0.3:+.3f} ± " in claims[3].found
 
 
 def test_against_probes_by_any_name():
@@ -99,6 +99,6 @@ def test_importance_on_the_object():
     results = {"on": placed(0.4), "off": placed(0.1), "chance": placed(0.255), "bare": placed(0.4, masks=False)}
     claims = claims_of_importance(results)
     assert [claim.holds for claim in claims] == [True, False, None, None]
-    assert "on: 40.0 +- 0.5 % of the positive values are on the object, which fills 25.0 %" in claims[0].found
+    assert "on: 40.0 ± 0.5 % of the positive values are on the object, which fills 25.0 %" in claims[0].found
     assert "100 of 100 images" in claims[0].found
     assert "no masks" in claims[3].found

@@ -58,7 +58,7 @@ def test_agreement_has_to_be_above_chance_and_above_the_other_class(values, atte
     [
         ((RISING, PEAKED), True, True),
         ((PEAKED, RISING), False, False),
-        (((*RISING[:-1], 0.31), PEAKED), None, True),  # 0.31 +- 0.01 against 0.30 +- 0.01
+        (((*RISING[:-1], 0.31), PEAKED), None, True),  # 0.31 ± 0.01 against 0.30 ± 0.01
         ((RISING, (*PEAKED[:-1], 0.61)), True, None),
         ((RISING[:2], PEAKED[:2]), None, None),  # two blocks have no late ones
     ],
@@ -84,6 +84,6 @@ def test_agreement_and_accuracy(gap, attention, mlp):
 def test_words_name_the_model_and_its_numbers():
     claims = claims_of_key_value({"one": agreement(), "two": agreement(error=0.02)})
     assert [claim.found.split(":")[0] for claim in claims] == ["one"] * 7 + ["two"] * 7
-    assert "45.0 +- 1.0 % of image tokens agree in blocks 5 to 6, 3.0 by chance" in claims[0].found
-    assert "60.0 +- 1.0 % of image tokens agree there, 30.0 +- 1.0 % in the best other one, block 5" in claims[2].found
-    assert "45.0 +- 2.0 % of image tokens match in blocks 5 to 6 (20.0 by chance)" in claims[11].found
+    assert "45.0 ± 1.0 % of image tokens agree in blocks 5 to 6, 3.0 by chance" in claims[0].found
+    assert "60.0 ± 1.0 % of image tokens agree there, 30.0 ± 1.0 % in the best other one, block 5" in claims[2].found
+    assert "45.0 ± 2.0 % of image tokens match in blocks 5 to 6 (20.0 by chance)" in claims[11].found

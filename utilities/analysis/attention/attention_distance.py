@@ -28,6 +28,7 @@ from utilities.analysis.attention.eager import attention_matrices
 from utilities.analysis.attention.layers import AttentionLayer, attention_layers
 from utilities.analysis.attention.places import Places, Size
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.merging import Total
 from utilities.results.moments import Moments
 from utilities.results.result import Result
@@ -143,7 +144,7 @@ def attention_distance(
             count.add(len(images))
             _refuse_other_calls(model, readers, count.value)
     facts = {"n": count.value, "image_size": list(size), "versions": versions()}
-    return _collect(readers, dict(provenance or {}) | facts)
+    return _collect(readers, known_facts(provenance, loader) | facts)
 
 
 def distance_and_entropy(weights: torch.Tensor, places: Places, images: int) -> torch.Tensor:

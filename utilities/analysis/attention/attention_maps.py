@@ -20,6 +20,7 @@ from torch import nn
 
 from utilities.analysis.attention.eager import attention_matrices
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
@@ -92,7 +93,7 @@ def attention_diversity(
             model(images)
     facts = {"n": next(iter(sums.values())).n, "versions": versions()}
     values = [np.array([float(getattr(moments, part)) for moments in sums.values()]) for part in ("mean", "stderr")]
-    return Diversity(list(sums), *values, provenance=dict(provenance or {}) | facts)
+    return Diversity(list(sums), *values, provenance=known_facts(provenance, loader) | facts)
 
 
 def diversity(attention: torch.Tensor) -> torch.Tensor:

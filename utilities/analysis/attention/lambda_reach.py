@@ -25,6 +25,7 @@ from torch import nn
 from utilities.analysis.attention.lambda_weights import LambdaWeights, lambda_weights
 from utilities.analysis.attention.places import pixel_distances, step_of_map
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.merging import Total
 from utilities.lambda_layer import LambdaLayer
 from utilities.results.moments import Moments
@@ -152,7 +153,7 @@ def lambda_reach(
         raise ValueError(f"{', '.join(unused)} did not run once for each image")
     facts = {"n": count.value, "image_size": list(sizes.pop()), "queries": queries, "seed": seed}
     facts |= {"versions": versions()}
-    return _collect(readers, dict(provenance or {}) | facts)
+    return _collect(readers, known_facts(provenance, loader) | facts)
 
 
 def reach_of_weights(weights: LambdaWeights, distances: torch.Tensor) -> torch.Tensor:

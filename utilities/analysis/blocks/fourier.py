@@ -22,6 +22,7 @@ from torch import nn
 
 from utilities.analysis.blocks.spectra import PATHS, REFERENCES, WINDOWS, frequencies, log_curves
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.block import Block
 from utilities.hooks.block_sequence import BlockSequence, blocks
 from utilities.hooks.calls.merging import Sums
@@ -156,7 +157,7 @@ def fourier(
                 spectrum.add(curves, previous)
                 previous = (maps.shape[-2:], curves)
     facts = {"n": next(iter(spectra.values())).delta.n, "path": path, "reference": reference, "window": window}
-    return _collect(list(spectra.values()), dict(provenance or {}) | facts | {"versions": versions()})
+    return _collect(list(spectra.values()), known_facts(provenance, loader) | facts | {"versions": versions()})
 
 
 def _fitting_path(sequence: BlockSequence, images: torch.Tensor) -> str:

@@ -23,6 +23,7 @@ from utilities.analysis.blocks.probe_draws import Draws, draw_images
 from utilities.analysis.probing import check_memory_limit, check_splits
 from utilities.analysis.readout import readout_facts
 from utilities.analysis.ridge import check_alpha
+from utilities.datasets.naming import known_facts
 from utilities.hooks.recorder import Forward
 from utilities.hooks.views import View, check_view
 from utilities.results.result import Result
@@ -212,7 +213,8 @@ def layer_probes(
     test.run(test_loader, drawn.num_classes, **options)
     facts = {"n": sum(map(len, test.labels)), "n_train": int(training.counts.mean()), "shots": shots}
     facts |= {"draws": drawn.count, "alpha": alpha, "most": most, "probe_seed": seed, "versions": versions()}
-    return _collect(list(views), test, fitted, drawn, readout_facts(model) | dict(provenance or {}) | facts)
+    facts = readout_facts(model) | known_facts(provenance, test_loader) | facts
+    return _collect(list(views), test, fitted, drawn, facts)
 
 
 def _named_views(view: Sequence[View] | View) -> dict[str, View]:

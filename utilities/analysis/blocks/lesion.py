@@ -23,6 +23,7 @@ from torch import nn
 
 from utilities.analysis.blocks.units import Unit, find_units, mean_outputs, named_units, run_without
 from utilities.analysis.stream import readable_twice, stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.block import Block
 from utilities.hooks.block_sequence import BlockSequence, blocks
 from utilities.hooks.calls.input_type import as_input
@@ -153,7 +154,7 @@ def lesions(
         loss=drops.mean[:, 1],
         loss_stderr=drops.stderr[:, 1],
         accuracy=float(intact.mean),
-        provenance=dict(provenance or {}) | facts | {"num_classes": check.outputs},
+        provenance=known_facts(provenance, loader) | facts | {"num_classes": check.outputs},
     )
 
 

@@ -23,6 +23,7 @@ from utilities.analysis.blocks.localisation_pass import LocalisationPass
 from utilities.analysis.blocks.localisation_sums import LocalisationSums
 from utilities.analysis.readout import readout_facts
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.block_families import block_outputs
 from utilities.hooks.positions import PositionRecorder
 from utilities.hooks.recorder import Forward
@@ -195,7 +196,7 @@ def localisation(
             work.add(images)
     facts = {"n": work.n, "left_out": work.left_out, "batches": work.count, "patch": work.grid.patch}
     facts |= {"most": most, "estimator": "debiased", "depth": depth, "versions": versions()}
-    return _collect(work, readout_facts(model) | dict(provenance or {}) | facts)
+    return _collect(work, readout_facts(model) | known_facts(provenance, loader) | facts)
 
 
 def _default_layers(model: nn.Module, count: int | None) -> tuple[list[str], list[float]]:

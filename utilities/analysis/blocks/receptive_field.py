@@ -21,6 +21,7 @@ from torch import nn
 from utilities.analysis.blocks.gradient_extent import half_radius, own_share, pooled
 from utilities.analysis.blocks.pixel_gradients import PARTS, Middle, MiddleReader, frozen, pixel_gradients
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.merging import Sums
 from utilities.results.moments import Moments, precise
 from utilities.results.result import Result
@@ -152,7 +153,7 @@ def receptive_field(
             reader.prepare(images)
             sums.add(images, pixel_gradients(reader, images))
     facts = {"n": sums.n, "reduce_to": reduce_to, "versions": versions()}
-    return sums.result(dict(provenance or {}) | facts)
+    return sums.result(known_facts(provenance, loader) | facts)
 
 
 class _Sums(Sums):

@@ -18,6 +18,7 @@ from torch import nn
 
 from utilities.analysis.blocks.skip_sums import BranchSums, Tokens
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.batch_parts import check_loader
 from utilities.hooks.residual_reading import check_residuals, reading
 from utilities.hooks.residuals import ResidualBranch, find_residuals
@@ -163,7 +164,7 @@ def skip_ratios(
             with reading(branches, take) as begin:
                 begin()
                 model(images)
-    return _collect(list(sums.values()), tokens, dict(provenance or {}))
+    return _collect(list(sums.values()), tokens, known_facts(provenance, loader))
 
 
 def _collect(sums: Sequence[BranchSums], tokens: Tokens, provenance: dict[str, Any]) -> SkipRatios:

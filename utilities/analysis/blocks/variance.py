@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.stream import readable_twice, stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.block import Block
 from utilities.hooks.block_sequence import BlockSequence, blocks
 from utilities.hooks.calls.merging import Sums
@@ -133,7 +134,7 @@ def feature_variance(
     if over == "samples" and count < 2:
         raise ValueError("the variance over samples needs two images or more")
     facts = {"n": count, "over": over, "versions": versions()}
-    return _collect(list(found.values()), count if over == "samples" else None, dict(provenance or {}) | facts)
+    return _collect(list(found.values()), count if over == "samples" else None, known_facts(provenance, loader) | facts)
 
 
 def over_positions(maps: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ from utilities.analysis.class_embedding.readers import Target, check_target, run
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.spaces import class_space
 from utilities.datasets.masks import class_tokens
+from utilities.datasets.naming import known_facts
 from utilities.results.result import Result
 from utilities.results.statistics import bootstrap_interval, count, mean_and_stderr, paired_p
 from utilities.utils import versions
@@ -241,7 +242,7 @@ def identifiability(
     n = run_readers(space, loader, [reader], target=target, device=device, progress=progress, description=name)
     options = {"target": target, "threshold": threshold, "reference": reference, "confidence": confidence, **draws}
     facts = {"n": n, **options, "lens": lens_facts(space.options), "versions": versions()}
-    return _collect(space, reader, confidence, draws, dict(provenance or {}) | facts)
+    return _collect(space, reader, confidence, draws, known_facts(provenance, loader) | facts)
 
 
 def _collect(

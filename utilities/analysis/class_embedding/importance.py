@@ -23,6 +23,7 @@ from utilities.analysis.class_embedding.spaces import transformer_space
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.analysis.stream import stream
 from utilities.datasets.masks import token_coverage
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import check_labels
 from utilities.results.result import Result
 from utilities.results.statistics import mean_and_stderr
@@ -159,7 +160,7 @@ def importance(
         method,
         _joined(labels),
         _joined(coverage),
-        {**(provenance or {}), **facts},
+        known_facts(provenance, loader) | facts,
     )
 
 

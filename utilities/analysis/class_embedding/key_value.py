@@ -21,6 +21,7 @@ from utilities.analysis.class_embedding.readers import Target, check_target, run
 from utilities.analysis.class_embedding.spaces import transformer_space
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.analysis.class_embedding.values import MEMORY_PARTS, check_memories
+from utilities.datasets.naming import known_facts
 from utilities.results.result import Result
 from utilities.results.statistics import bootstrap_interval, mean_and_stderr, paired_p, unpaired_p
 from utilities.utils import versions
@@ -189,7 +190,8 @@ def key_value_agreement(
         count = run_readers(space, loader, [matches], target=target, **options)
     facts = {"n": count, "definition": definition, "k": k, "keys": keys, "fold": fold, "target": target, "seed": seed}
     facts |= {"confidence": confidence, "resamples": resamples, "versions": versions()}
-    return _collect(matches, {"resamples": resamples, "seed": seed}, confidence, dict(provenance or {}) | facts)
+    facts = known_facts(provenance, loader) | facts
+    return _collect(matches, {"resamples": resamples, "seed": seed}, confidence, facts)
 
 
 def _check(space: TransformerSpace, definition: str, k: int, keys: str, fold: str) -> None:

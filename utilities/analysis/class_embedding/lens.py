@@ -23,6 +23,7 @@ from utilities.analysis.class_embedding.ranks import places, score, target_logit
 from utilities.analysis.class_embedding.readers import Batch, Target, check_target, run_readers
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.spaces import class_space
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.merging import Sums
 from utilities.results.result import Result
 from utilities.utils import versions
@@ -172,7 +173,7 @@ def lens(
         class_token=space.class_token,
         grid=list(reader.grid),
         num_classes=space.num_classes,
-        provenance=dict(provenance or {}) | facts,
+        provenance=known_facts(provenance, loader) | facts,
     )
 
 

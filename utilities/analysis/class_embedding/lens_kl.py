@@ -24,6 +24,7 @@ from utilities.analysis.class_embedding.readers import Batch, run_readers
 from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.spaces import space_of
 from utilities.analysis.class_embedding.tuned import TunedLens
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.merging import Sums
 from utilities.results.moments import Moments
 from utilities.results.result import Result
@@ -102,7 +103,7 @@ def tuned_lens_kl(
     measure = _Measure(space, tuned)
     n = run_readers(space, loader, [measure], target=0, device=device, progress=progress, description="KL of lenses")
     facts = {
-        **(provenance or {}),
+        **known_facts(provenance, loader),
         "n": n,
         "lens": lens_facts(space.options),
         "fit": tuned.facts,

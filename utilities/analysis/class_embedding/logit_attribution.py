@@ -31,6 +31,7 @@ from utilities.analysis.class_embedding.readers import Target, check_readout, ch
 from utilities.analysis.class_embedding.resnet_components import ResNetComponents
 from utilities.analysis.class_embedding.spaces import class_space
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import BatchCheck, check_labels, hits
 from utilities.results.moments import precise
 from utilities.results.result import Result
@@ -193,7 +194,7 @@ def logit_attribution(
             values.end_batch(**_of_batch(components.head, logits, vectors, labels, target))
     check.finish(stacklevel=3)
     facts = {"n": len(values.arrays()["logit"]), "target": target, "versions": versions()}
-    return _collect(components, values.arrays(), dict(provenance or {}) | facts)
+    return _collect(components, values.arrays(), known_facts(provenance, loader) | facts)
 
 
 def components_of(model: nn.Module) -> Components:

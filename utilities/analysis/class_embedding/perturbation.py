@@ -32,6 +32,7 @@ from utilities.analysis.class_embedding.space import LensOptions
 from utilities.analysis.class_embedding.spaces import transformer_space
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.datasets.masks import class_tokens
+from utilities.datasets.naming import known_facts
 from utilities.results.result import Result
 from utilities.results.statistics import bootstrap_interval
 from utilities.utils import versions
@@ -201,7 +202,7 @@ def perturb(
     run = {"device": device, "progress": progress, "description": "perturbation"}
     n = run_readers(space, loader, [reader], target=target, masked=masked, **run)
     facts = {"n": n, "target": target, "threshold": threshold, **draws, "lens": lens_facts(space.options)}
-    return _collect(reader, draws, dict(provenance or {}) | facts | {"versions": versions()})
+    return _collect(reader, draws, known_facts(provenance, loader) | facts | {"versions": versions()})
 
 
 def perturb_each_block(model: nn.Module, loader: Iterable[Any], kind: str, **options: Any) -> Perturbation:

@@ -26,6 +26,7 @@ from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.spaces import space_of
 from utilities.analysis.probing import check_memory_limit, check_splits
 from utilities.analysis.ridge import check_alpha
+from utilities.datasets.naming import known_facts
 from utilities.results.result import Result
 from utilities.results.statistics import bootstrap_interval, mean_and_stderr, paired_p, stderr_of_share
 from utilities.utils import versions
@@ -222,7 +223,7 @@ def linear_probes(
         **values,
         interval=np.stack(bootstrap_interval(values["correct"], **intervals)),
         num_classes=space.num_classes,
-        provenance={**(provenance or {}), **facts},
+        provenance=known_facts(provenance, test_loader) | facts,
     )
 
 

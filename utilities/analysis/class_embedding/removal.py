@@ -33,6 +33,7 @@ from utilities.analysis.class_embedding.removal_orders import (
 from utilities.analysis.class_embedding.spaces import transformer_space
 from utilities.analysis.class_embedding.transformer_space import TransformerSpace
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import check_labels, hits
 from utilities.hooks.calls.merging import Total
 from utilities.results.moments import Moments
@@ -230,7 +231,7 @@ def removal_curves(
         mean_of_random.stderr if random else np.full(len(removed), np.nan),
         *(np.concatenate(areas, 1)[part] for part in parts),
         np.concatenate(targets),
-        {**(provenance or {}), **facts},
+        known_facts(provenance, loader) | facts,
     )
 
 

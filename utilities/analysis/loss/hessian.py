@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from utilities.analysis.loss.curvature import Objective
 from utilities.analysis.loss.eigenvalues import ENDS, check_ends, extreme_eigenpairs, hutchinson, shifted
 from utilities.analysis.loss.mini_batches import SeededMixFunction, as_type, check_targets, image_facts, mini_batches
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.sharing import adding_up
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.formatting import counted
@@ -247,9 +248,9 @@ def hessian_spectra(
     found, traces, rows = zip(*(by_batch[number] for number in range(len(batches))), strict=True)
     eigenvalues, residuals = (np.array([[pairs[end][i] for end in ends] for pairs in found]) for i in (0, 1))
     _warn_of_missing(eigenvalues, settings)
-    known = {"seed": seed, **(provenance or {}), **goal.facts(), **settings, "k": k, "batch_size": batch_size}
-    known |= {"n_batches": len(batches), "n": len(batches) * batch_size, "chunk": chunk, "hessian_seed": seed}
-    known |= {**image_facts(loader, mix), "versions": versions()}
+    known = {"seed": seed} | known_facts(provenance, loader) | goal.facts() | settings
+    known |= {"k": k, "batch_size": batch_size, "n_batches": len(batches), "n": len(batches) * batch_size}
+    known |= {"chunk": chunk, "hessian_seed": seed, **image_facts(loader, mix), "versions": versions()}
     return HessianSpectra(eigenvalues, residuals, list(ends), np.array(traces), rows[0], known)
 
 

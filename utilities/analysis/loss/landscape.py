@@ -33,6 +33,7 @@ from utilities.analysis.loss.grid_losses import (
 )
 from utilities.analysis.loss.unfinished_landscape import Points, UnfinishedLandscape
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import BatchCheck
 from utilities.hooks.calls.sharing import adding_up, sharing_processes
 from utilities.hooks.calls.weights import check_weights
@@ -261,7 +262,7 @@ def loss_landscape(
     nll, stderr, rise_stderr, accuracy = values.reshape(4, len(y), len(x))
     _warn_of_overflow(nll, len(own))
     n = sum(len(images) for images, _ in frozen)
-    known = {"seed": seed, **(provenance or {}), **{k: v for k, v in settings.items() if k != "seed"}}
+    known = {"seed": seed} | known_facts(provenance, loader) | {k: v for k, v in settings.items() if k != "seed"}
     known |= {"n": n, "direction_seed": directions.seed, "weight_decay": weight_decay, "decay_vectors": decay_vectors}
     known |= {"products": products, "mix": None if mix is None else type(mix).__name__, "run": run}
     known |= {"part": list(part), "versions": versions()}

@@ -30,6 +30,7 @@ from utilities.analysis.loss.eigenvalues import extreme_eigenpairs, hutchinson, 
 from utilities.analysis.loss.mini_batches import SeededMixFunction, check_targets, image_facts
 from utilities.analysis.loss.parameter_groups import ParameterGroup, parameter_groups
 from utilities.analysis.loss.repeated_passes import RepeatedPasses
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.options import check_whole
 from utilities.hooks.calls.sharing import adding_up
 from utilities.hooks.calls.weights import check_weights
@@ -186,8 +187,9 @@ def layer_hessians(
     found = np.array([pairs.get(number, (np.nan, np.nan)) for number in range(len(groups))])
     if eigenvalues:
         _warn_of_missing(groups, found[:, 0], lanczos)
-    known = {"seed": seed, **(provenance or {}), **goal.facts(), "n": data.n, "by": by, "trace_probes": trace_probes}
-    known |= {"shared": shared, **lanczos, "hessian_seed": seed, **image_facts(loader, mix)}
+    known = {"seed": seed} | known_facts(provenance, loader) | goal.facts()
+    known |= {"n": data.n, "by": by, "trace_probes": trace_probes, "shared": shared, **lanczos}
+    known |= {"hessian_seed": seed, **image_facts(loader, mix)}
     return LayerHessians(
         [group.name for group in groups],
         [group.kind for group in groups],

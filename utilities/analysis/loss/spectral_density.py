@@ -23,6 +23,7 @@ from utilities.analysis.loss.lanczos import lanczos, quadrature
 from utilities.analysis.loss.mini_batches import SeededMixFunction, check_targets, image_facts
 from utilities.analysis.loss.repeated_passes import RepeatedPasses
 from utilities.datasets.loaders import seeded_generator
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.sharing import adding_up
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
@@ -181,8 +182,8 @@ def spectral_density(
         # The penalty shifts all eigenvalues and keeps the eigenvectors, so it needs no computation.
         nodes[row, : len(values)], weights[row, : len(values)] = values + goal.weight_decay, shares
     grid, width = _grid(nodes[weights > 0], width)
-    known = {"seed": seed, **(provenance or {}), **goal.facts(), "n": data.n, "n_vectors": n_vectors, "steps": steps}
-    known |= {"hessian_seed": seed, **image_facts(loader, mix)}
+    known = {"seed": seed} | known_facts(provenance, loader) | goal.facts()
+    known |= {"n": data.n, "n_vectors": n_vectors, "steps": steps, "hessian_seed": seed, **image_facts(loader, mix)}
     density = smoothed(nodes, weights / n_vectors, grid, width)
     return SpectralDensity(nodes, weights, grid, density, width, rows, known | {"versions": versions()})
 

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from utilities.analysis.predictions.attacks import NORMS, climb, random_start
 from utilities.analysis.predictions.paired_accuracy import contrast, right_in_both
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.datasets.pixels import check_scale, normalisation
 from utilities.hooks.calls.batch_parts import check_loader
 from utilities.hooks.calls.labels import BatchCheck, hits
@@ -185,7 +186,7 @@ def adversarial(
             stacklevel=2,
         )
     facts = {"attack": attack, **ways, "seed": seed, "num_classes": check.outputs, "no_gradient": flat.value}
-    facts = {**(provenance or {}), "n": nll.n, **facts, "versions": versions()}
+    facts = {**known_facts(provenance, loader), "n": nll.n, **facts, "versions": versions()}
     return Adversarial(both_right.value, nll.mean, nll.stderr, radii, norm, nll.n, facts)
 
 

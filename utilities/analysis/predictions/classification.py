@@ -21,6 +21,7 @@ from torch import nn
 from utilities.analysis.predictions.calibration import bin_index, calibration_error, score
 from utilities.analysis.predictions.uncertainty import dropout_log_probabilities, sampling_dropout
 from utilities.analysis.stream import stream
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import BatchCheck
 from utilities.results.formatting import with_error
 from utilities.results.result import Result
@@ -297,7 +298,7 @@ def classify(
             parts.append(score(logits, check(logits, labels)))
     check.finish()
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    facts = dict(provenance or {}) | {
+    facts = known_facts(provenance, loader) | {
         "n": len(arrays["labels"]),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "passes": passes,

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from utilities.analysis.predictions.flips import compare_frames
 from utilities.analysis.stream import stream
 from utilities.datasets.corruptions.parameters import choose_table
+from utilities.datasets.naming import known_facts
 from utilities.datasets.perturbations import PERTURBATIONS, check_kinds, is_noise, perturb
 from utilities.datasets.perturbed import KINDS, NORMALISATIONS, locate_sequences, read_sequences
 from utilities.datasets.pixels import normalisation, per_channel, to_images, to_pixels
@@ -179,7 +180,7 @@ def consistency(
     table = choose_table(*pixels.shape[-2:])
     made = f"made here with the parameters of {'CIFAR-10-P' if table == '32' else 'ImageNet-P'}"
     facts = {"n": sum(map(len, flips)), "seed": seed, "sequences": made, "versions": versions()}
-    return Consistency(np.concatenate(flips), np.concatenate(distances), kinds, {**(provenance or {}), **facts})
+    return Consistency(np.concatenate(flips), np.concatenate(distances), kinds, known_facts(provenance, loader) | facts)
 
 
 def consistency_on_files(

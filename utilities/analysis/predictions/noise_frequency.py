@@ -21,6 +21,7 @@ from torch import nn
 from utilities.analysis.predictions.paired_accuracy import contrast, right_in_both
 from utilities.analysis.stream import stream
 from utilities.datasets.loaders import seeded_generator
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import BatchCheck, check_batch, hits
 from utilities.hooks.calls.merging import Total
 from utilities.results.result import Result
@@ -256,7 +257,7 @@ def noise_frequency(
     check.finish()
     options = {"eps": float(eps), "noise": noise, "equal_energy": equal_energy, "seed": seed}
     options["num_classes"] = check.outputs
-    facts = {**(provenance or {}), "n": n.value, **options, "versions": versions()}
+    facts = {**known_facts(provenance, loader), "n": n.value, **options, "versions": versions()}
     return NoiseFrequency(both_right.value, edges, n.value, facts)
 
 

@@ -24,6 +24,7 @@ from utilities.analysis.predictions.paired_accuracy import contrast, right_in_bo
 from utilities.analysis.stream import stream
 from utilities.datasets.corruptions import CORRUPTIONS, SEVERITIES, choose_table, corrupt
 from utilities.datasets.corruptions.parameters import check_sets
+from utilities.datasets.naming import known_facts
 from utilities.datasets.pixels import normalisation, to_images, to_pixels
 from utilities.hooks.calls.batch_parts import check_loader
 from utilities.hooks.calls.labels import BatchCheck
@@ -276,10 +277,9 @@ def robustness(
     check.finish()
     table = options.get("parameters") or choose_table(*pixels.shape[-2:])
     made = f"made here with the parameters of {'CIFAR-10-C' if table == '32' else 'ImageNet-C'}"
-    facts = {"n": nll.n, "seed": seed, "corruptions": made, "versions": versions()}
+    facts = {"n": nll.n, "seed": seed, "corruptions": made, "versions": versions(), "num_classes": check.outputs}
     measures = both_right.value, nll.mean, nll.stderr, np.abs(gaps.value).sum(1) / nll.n
-    facts["num_classes"] = check.outputs
-    return Robustness(*measures, kinds, severities, nll.n, {**(provenance or {}), **facts})
+    return Robustness(*measures, kinds, severities, nll.n, known_facts(provenance, loader) | facts)
 
 
 def score_logits(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

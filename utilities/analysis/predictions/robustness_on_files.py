@@ -19,6 +19,7 @@ from utilities.datasets.corruptions.parameters import check_sets
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.images import ImageDataset
 from utilities.datasets.loaders import Loader, make_loader
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import BatchCheck
 from utilities.hooks.calls.merging import Total
 from utilities.results.moments import Moments
@@ -70,7 +71,7 @@ def robustness_on_sets(
         rows.append(row)
     right, *measures = (np.stack(values) for values in zip(*rows, strict=True))
     facts = {"n": len(expected), "corruptions": "read from files", "versions": versions()}
-    facts = {**(provenance or {}), **facts}
+    facts = known_facts(provenance, clean) | facts
     return Robustness(right_in_both(right), *measures, kinds, severities, len(expected), facts)
 
 

@@ -55,11 +55,11 @@ def _fewer_high_frequencies(cnn: Fourier, vit: Fourier) -> Claim:
     (high, error), (low, other) = values
     found = (
         f"Delta log amplitude of the last block at {shared.max():.3g} pi per pixel of the image: "
-        f"{with_error(low, other, '.2f', pm='+-')} in the ViT, {with_error(high, error, '.2f', pm='+-')} in the CNN; "
+        f"{with_error(low, other, '.2f')} in the ViT, {with_error(high, error, '.2f')} in the CNN; "
         f"{own}"
     )
     short = (
-        f"{with_error(low, other, '.2f', pm='+-')} in the ViT, {with_error(high, error, '.2f', pm='+-')} in the CNN, "
+        f"{with_error(low, other, '.2f')} in the ViT, {with_error(high, error, '.2f')} in the CNN, "
         f"at {shared.max():.3g} pi per pixel"
     )
     return weigh(Claim(text, where, found, judge(high - low, np.hypot(error, other)), short=short), results)

@@ -28,8 +28,8 @@ def claims_of_build_up(steps: Mapping[str, Classification]) -> list[Claim]:
     saved, saved_error = paired_difference(results[0], results[-1], "nll")
     one = "one training of each, so that the error over trainings is not in it"
     found = (
-        f"accuracy changes by {percent(gain, error, ' percent points', '+.1f', pm='+-')} and the loss by "
-        f"{with_error(-saved, saved_error, '+.3f', pm='+-', unit=' nats')}, with {len(results) - 1} attention "
+        f"accuracy changes by {percent(gain, error, ' percent points', '+.1f')} and the loss by "
+        f"{with_error(-saved, saved_error, '+.3f', unit=' nats')}, with {len(results) - 1} attention "
         f"blocks ({one})"
     )
     whole = Claim("alternating attention blocks into a CNN raises its accuracy", WHERE, found, judge(gain, error))
@@ -38,7 +38,7 @@ def claims_of_build_up(steps: Mapping[str, Classification]) -> list[Claim]:
     for i in range(1, len(results)):
         gain, error = paired_difference(results[i], results[i - 1])
         verdicts.append(judge(gain, error))
-        texts.append(percent(gain, error, "", "+.1f", pm="+-"))
+        texts.append(percent(gain, error, "", "+.1f"))
     each = False if False in verdicts else True if all(verdicts) else None
     found = f"percent points by each block in turn: {', '.join(texts)} ({one})"
     every = Claim("in the paper's order, each attention block raises the accuracy", WHERE, found, each)

@@ -50,9 +50,9 @@ def claims_of_missing_skip(ordinary: Similarity, without: Similarity, block: int
         (usual, usual_error), (split, split_error) = (_split(result, *parts) for result in (ordinary, without))
         (within, between) = _parts(without, *parts)
         found = (
-            f"CKA within the two parts less that between them is {with_error(split, split_error, '.2f', pm='+-')} "
+            f"CKA within the two parts less that between them is {with_error(split, split_error, '.2f')} "
             f"without the skips of block {block} ({within[0]:.2f} within, {between[0]:.2f} between), and "
-            f"{with_error(usual, usual_error, '.2f', pm='+-')} in the ordinary model, for the same layers"
+            f"{with_error(usual, usual_error, '.2f')} in the ordinary model, for the same layers"
         )
         claims = [Claim(text, where, found, judge(split - usual, split_error + usual_error))]
     return [weigh(claim, results) for claim in [*claims, _accuracy_falls(ordinary, without, block, where)]]
@@ -254,7 +254,7 @@ def _less(one: Value, two: Value) -> Value:
 
 
 def _with(value: Value, form: str = ".2f") -> str:
-    return with_error(*value, form, pm="+-")
+    return with_error(*value, form)
 
 
 def _tested(result: Similarity) -> int:

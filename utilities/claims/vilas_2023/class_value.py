@@ -13,7 +13,7 @@ from utilities.claims.evidence import weigh
 from utilities.results.formatting import with_error
 from utilities.results.statistics import LEVEL, mean_and_stderr
 
-_number = partial(with_error, form=".3g", error_form=".2g", pm="+-")
+_number = partial(with_error, form=".3g", error_form=".2g")
 
 SOURCE = "Vilas et al. 2023, class-value agreement, https://arxiv.org/abs/2310.18969"
 NEGLIGIBLE = 0.1  # share of the largest excess over the untrained model that counts as being at its level

@@ -14,7 +14,7 @@ from utilities.claims.evidence import weigh
 from utilities.results.formatting import counted, percent, with_error
 from utilities.results.statistics import count, mean_and_stderr
 
-_signed = partial(with_error, form="+.3f", pm="+-")
+_signed = partial(with_error, form="+.3f")
 
 SOURCE = "Vilas et al. 2023, perturbation test, https://arxiv.org/abs/2310.18969"
 MARGIN = 0.05  # areas that differ by less count as equal; the paper finds 0.01 (negative) and 0.02 (positive)
@@ -73,9 +73,9 @@ def claims_of_importance(results: Mapping[str, Importance]) -> list[Claim]:
         (mean, error), (excess, paired) = mean_and_stderr(share), mean_and_stderr(share - area)
         known = int(count(share))
         found = (
-            f"{name}: {percent(mean, error, ' %', pm='+-')} of the positive values are on the object, which fills "
+            f"{name}: {percent(mean, error, ' %')} of the positive values are on the object, which fills "
             f"{100 * np.nanmean(area):.1f} % of the image; difference "
-            f"{percent(excess, paired, ' points', '+.1f', pm='+-')}, {known} of {counted(result.n, 'image')}"
+            f"{percent(excess, paired, ' points', '+.1f')}, {known} of {counted(result.n, 'image')}"
         )
         claims.append(weigh(Claim(text, where, found, judge(float(excess), float(paired))), {name: result}))
     return claims

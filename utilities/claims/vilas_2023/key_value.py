@@ -12,7 +12,7 @@ from utilities.claims.claim import BRANCHES, Claim, all_hold, branch, judge
 from utilities.claims.evidence import weigh
 from utilities.results.formatting import counted, percent, percent_points
 
-_percent = partial(percent, unit=" %", pm="+-")
+_percent = partial(percent, unit=" %")
 
 AGREEMENT = "Vilas et al. 2023, key-value agreement rate"
 COMPOSITION = "Vilas et al. 2023, compositionality of memories"

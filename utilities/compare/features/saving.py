@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from utilities.compare.features.folder import KeptFeatures, open_features
 from utilities.compare.features.plan import Plan
 from utilities.compare.features.writing import UnfinishedFolder
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.batch_parts import first_images, split_batch
 from utilities.hooks.calls.input_type import input_type
 from utilities.hooks.calls.nested import map_tensors
@@ -137,7 +138,7 @@ def save_features(
                 _begin(folder, outputs, plan.total, dtype, progress)
                 _warn_of_rounding(outputs, dtype)
             folder.add(names, {name: kept.values for name, kept in outputs.items()})
-    facts = {"model": type(model).__name__, **dict(provenance or {}), "n": plan.total, "versions": versions()}
+    facts = {"model": type(model).__name__, **known_facts(provenance, loader), "n": plan.total, "versions": versions()}
     about = {"view": _word(view), "dtype": dtype, "layout": Layout(model).facts(), "provenance": facts}
     return open_features(folder.finish(about), verify=False)
 

@@ -22,6 +22,7 @@ from utilities.compare.stitching.fitting import Fitting, bytes_needed, train
 from utilities.compare.stitching.plan import check_pairs, choose_layers, choose_pairs, cutting, plan
 from utilities.compare.stitching.sides import Batch, Sides
 from utilities.compare.stitching.testing import Testing
+from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import BatchCheck, refuse_no_classifier
 from utilities.hooks.calls.memory import keeping_freed_memory
 from utilities.hooks.calls.options import check_whole
@@ -122,7 +123,8 @@ def stitch(
     options |= {"learning_rate": learning_rate} if epochs else {}
     names = {f"model{k}": type(model).__name__ for k, model in enumerate((model1, model2), 1)}
     names = {} if {"model", "model1"} & set(provenance or {}) else names  # the caller's facts take precedence
-    return _result(stitcher, test, names | dict(provenance or {}) | options | {"versions": versions()})
+    facts = names | known_facts(provenance, test_loader, test_loader2)
+    return _result(stitcher, test, facts | options | {"versions": versions()})
 
 
 def _check_options(

@@ -60,10 +60,10 @@ const gallery = (() => {
   const quiet = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["sendChartToCloud"] };  // sends nothing to anybody
   const colours = {};  // colour scales, set by the page
 
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
   function look() {
-    const style = getComputedStyle(document.documentElement);
-    const ink = style.getPropertyValue("--ink").trim();
-    return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12 } };
+    return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("--ink"), size: 12 } };
   }
 
   // Break a label into lines that a plot of some pixels has room for.
@@ -173,9 +173,10 @@ const gallery = (() => {
     const depth = (values) => values.map((_, k) => (values.length > 1 ? k / (values.length - 1) : 0));
     const curve = (values, layers, name, error) => ({ x: depth(values), y: values, text: layers, name, mode: "lines+markers", marker: { size: 4 },
       error_y: error ? { type: "data", array: error, thickness: 1, width: 0 } : undefined, hovertemplate: "%{text}: %{y:.3f}<extra></extra>" });
+    const lines = { gridcolor: colour("--line"), zerolinecolor: colour("--line") };
     const errors = result.stderr ? [result.stderr[i], result.stderr.map((line) => line[j])] : [null, null];
     Plotly.react(byId("curves"), [curve(row, result.columns, `row: ${result.rows[i]}`, errors[0]), curve(column, result.rows, `column: ${result.columns[j]}`, errors[1])],
-      { ...look(), height: 300, margin: { l: 50, r: 10, t: 10, b: 40 }, legend: { orientation: "h", y: 1.15 }, xaxis: { title: { text: "relative depth (0: first layer, 1: last)" } }, yaxis: { title: { text: result.measure } } },
+      { ...look(), height: 300, margin: { l: 50, r: 10, t: 10, b: 40 }, legend: { orientation: "h", y: 1.15 }, xaxis: { ...lines, title: { text: "relative depth (0: first layer, 1: last)" } }, yaxis: { ...lines, title: { text: result.measure } } },
       quiet);
     const best = (values, layers) => values.map((value, k) => [value, layers[k]]).filter(([value]) => value !== null).sort((a, b) => b[0] - a[0]).slice(0, 5);
     const list = (title, found) => {

@@ -27,7 +27,10 @@
   function sort(table, column, header) {
     const rising = header.getAttribute("aria-sort") !== "ascending";
     const rows = [...table.tBodies[0].rows];
-    rows.sort((a, b) => a.cells[column].textContent.localeCompare(b.cells[column].textContent) * (rising ? 1 : -1));
+    // Verdicts, and what they rest on, have an order of their own; other cells are sorted as text.
+    const order = (row) => Number(row.cells[column].dataset.order ?? 0);
+    const compare = (a, b) => order(a) - order(b) || a.cells[column].textContent.localeCompare(b.cells[column].textContent);
+    rows.sort((a, b) => compare(a, b) * (rising ? 1 : -1));
     table.tBodies[0].append(...rows);
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     header.setAttribute("aria-sort", rising ? "ascending" : "descending");
