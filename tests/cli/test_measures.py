@@ -17,6 +17,8 @@ def test_scores_are_those_of_the_function_on_models_that_are_kept(tmp_path, caps
     assert (found.kinds, found.measures) == (["hybrid"], ["cka", "cca"])
     printed = capsys.readouterr().out
     assert "order of layers: " in printed
+    assert "(error unknown), last" in printed  # two networks leave no pair when one is left out
+    assert "nan" not in printed
     assert "Mean rank over 12 tests" in printed
     assert {"a.png", "a.pdf", "a.csv", "a.json"} <= {path.name for path in tmp_path.iterdir()}
     before = {path: path.stat().st_mtime_ns for path in folder.glob("hybrid/*/*.pth")}

@@ -26,7 +26,8 @@ class How:
     Attributes:
         measures: cka, cka_biased, procrustes, cca, ...; default: all. Also after --measures.
         kinds: Kinds of models.
-        seeds: Number of models of each kind and each way of training, 2 or more; errors are rough with less than 3.
+        seeds: Number of models of each kind and each way of training, 2 or more; with 2, the error of layers found
+            again is not known.
         dataset: Set of at most 27 classes that fits into memory; its images are resized to 8 pixels.
         epochs: Epochs of training; default: 4, of a ViT 10.
         checkpoints: Folder of the trained models; default: checkpoints/DATASET/grounded in the project.

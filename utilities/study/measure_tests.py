@@ -28,6 +28,7 @@ from utilities.compare.grounded_scores import (
 from utilities.compare.layer_matching import mean_accuracy
 from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.datasets.factory import load_dataset
+from utilities.results.formatting import with_error
 from utilities.results.measure_tests import MeasureTests
 from utilities.results.statistics import jackknife, stderr_of_mean
 from utilities.study.grounded_models import CONDITIONS, KINDS, Trained, train_grounded, widths_of
@@ -194,7 +195,7 @@ def describe_measure_tests(result: MeasureTests) -> str:
             lines.append(f"{test}: all {mean.loc[best, test]:.2f} (chance {chance:.2f}).")
             continue
         lines.append(
-            f"{test}: {best} {mean.loc[best, test]:.2f} ± {stderr.loc[best, test]:.2f}, last {worst} "
+            f"{test}: {best} {with_error(mean.loc[best, test], stderr.loc[best, test], '.2f')}, last {worst} "
             f"{mean.loc[worst, test]:.2f} (chance {chance:.2f})."
         )
     ranks = result.ranks().mean(axis=1).sort_values()
