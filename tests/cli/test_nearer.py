@@ -31,11 +31,11 @@ def test_the_result_is_that_of_the_function(tmp_path, capsys):
 
 
 def test_seeds_belong_together_by_their_counts(tmp_path):
-    words = ["nearer", *["resnet18"] * 4, "--model-seeds", "0", "1", "2", "3", "--counts", "1", "2", "1"]
+    words = ["nearer", *["resnet18"] * 5, "--model-seeds", *"01234", "--counts", "2", "2", "1"]
     main([*words, *HOW, *LAYERS, "--out", str(tmp_path / "a.npz")])
     found = SimilarityDifference.load(tmp_path / "a")
-    assert found.provenance["models_of_side"] == [1, 2, 1]
-    assert found.provenance["weights2"].startswith("2 seeds: ")
+    assert found.provenance["models_of_side"] == [2, 2, 1]
+    assert found.provenance["weights1"].startswith("2 seeds: ")
 
 
 def test_whole_matrices_are_drawn_as_such(tmp_path, capsys):

@@ -107,6 +107,36 @@ def test_a_whole_matrix_is_written_out():
     assert found.whole["difference"] == pytest.approx(found.difference.mean())
 
 
+def test_the_best_of_layers_that_are_about_as_near_is_written_out():
+    kept = grams([1, 4, 3], [1, 1, 1], seed=2)
+    weights = draw_weights([N], RESAMPLES, 4)[0].numpy()
+    given = {key: [torch.from_numpy(K)] for key, K in kept.items()}
+    found = difference_of_grams(given, match="best", resamples=RESAMPLES, confidence=LEVEL, seed=4)
+    twin, fixed, moved, selected = Twin(kept, rows_of(weights)), [], [], []
+    for side, count in ((1, 4), (2, 3)):
+        table = [[twin.cka((0, 0, "layer0"), (side, 0, f"layer{k}"), row) for k in range(count)]
+                 for row in range(1 + RESAMPLES + N)]  # fmt: skip
+        best = int(np.argmax(table[0]))
+        near = []
+        for k in range(count):
+            apart = [table[b][best] - table[b][k] for b in range(1, 1 + RESAMPLES)]
+            if k == best or table[0][best] - table[0][k] <= 1.25 * np.std(apart, ddof=1):
+                near.append(k)
+        fixed.append([row[best] for row in table])
+        moved.append([table[0][best] + max(row[k] - table[0][k] for k in near) for row in table])
+        selected.append(len(near))
+    assert max(selected) > 1  # there is something to tell
+    assert selected != [4, 3]
+    fixed, moved = (np.subtract(*both) for both in (fixed, moved))
+    resampled = slice(1, 1 + RESAMPLES)
+    ratio = np.var(moved[resampled]) / np.var(fixed[resampled])
+    variance = ratio * corrected(fixed[resampled], fixed[1 + RESAMPLES :])
+    for name, value in by_t(fixed[0], variance, N - 1).items():
+        assert getattr(found, name)[0] == pytest.approx(value, rel=1e-9, abs=1e-12), name
+    centred = moved[resampled] - moved[resampled].mean()
+    np.testing.assert_allclose(found.null_largest, abs(centred) / centred.std(ddof=1), rtol=1e-9)
+
+
 @pytest.mark.parametrize("counts", [[3, 1, 1], [3, 1, 2], [2, 4, 3]])
 def test_seeds_of_each_side_are_written_out(counts):
     kept = grams([1, 1, 1], counts)

@@ -10,6 +10,9 @@ import numpy as np
 from utilities.compare.matched_layers import Match, compared_layers
 
 Key = tuple[int, int, str]  # side, number of the model, layer
+# Standard errors by which a candidate may fall short of the best one and still be taken for as near. By simulation,
+# less makes intervals of equal layers too wide, more makes those of nearly equal ones too narrow.
+ABOUT_EQUAL = 1.25
 
 
 class ComparedLayers:
@@ -60,22 +63,59 @@ class ComparedLayers:
                 for k in range(self.counts[1]):
                     yield i, r, k, (0, r, layer), [(self.other, k, name) for name in names]
 
-    def of(self, sums: Mapping[Any, np.ndarray]) -> np.ndarray:
-        """Compute similarities from sums of HSIC, (rows, compared, models, other models)."""
-        rows = len(next(iter(sums.values())))
-        table = np.empty((rows, len(self.compared), *self.counts))
+    def of(self, sums: Mapping[Any, np.ndarray], whole: Mapping[Any, np.ndarray] | None = None) -> np.ndarray:
+        """Compute similarities from sums of HSIC, (rows, compared, models, other models).
+
+        Args:
+            sums: Sums under weights, or without each image.
+            whole: Sums whose first row says which candidate is the most similar one; None takes ``sums``.
+        """
+        table = self._empty(sums)
         for i, r, k, one, others in self._entries():
-            table[:, i, r, k] = np.fmax.reduce([_cka(sums, one, two) for two in others])
+            best = _best(_similarities(sums if whole is None else whole, one, others)[0])
+            table[:, i, r, k] = _cka(sums, one, others[best])
         return table
+
+    def drawn(self, sums: Mapping[Any, np.ndarray]) -> np.ndarray:
+        """Compute how the most similar candidate varies over resamples, the same shape; the first row as in `of`.
+
+        In a resample, each candidate that may well be the best moves from its own similarity, and the largest move
+        counts: the directional derivative of a maximum (Fang & Santos 2019, https://doi.org/10.1093/restud/rdy049),
+        after a selection (Andrews & Soares 2010, https://doi.org/10.3982/ECTA7502). The best chosen anew would vary
+        too much, since candidates that are equally near differ by chance already.
+
+        Args:
+            sums: Sums of the images as they are, and of resamples.
+        """
+        table = self._empty(sums)
+        for i, r, k, one, others in self._entries():
+            found = _similarities(sums, one, others)
+            best = _best(found[0])
+            short = found[0, best] - found[0]
+            near = short <= ABOUT_EQUAL * (found[1:, [best]] - found[1:]).std(0, ddof=1)
+            near[best] = True
+            table[:, i, r, k] = found[0, best] + (found - found[0])[:, near].max(1)
+        return table
+
+    def _empty(self, sums: Mapping[Any, np.ndarray]) -> np.ndarray:
+        return np.empty((len(next(iter(sums.values()))), len(self.compared), *self.counts))
 
     def matches(self, sums: Mapping[Any, np.ndarray]) -> list[str]:
         """Name the layer that each is compared with, of the first pair of models."""
         found = []
         for i, r, k, one, others in self._entries():
             if (r, k) == (0, 0):
-                own = np.nan_to_num([_cka(sums, one, two)[0] for two in others], nan=-np.inf)
-                found.append(self.compared[i][1][int(np.argmax(own))])
+                found.append(self.compared[i][1][_best(_similarities(sums, one, others)[0])])
         return found
+
+
+def _similarities(sums: Mapping[Any, np.ndarray], one: Key, others: Sequence[Key]) -> np.ndarray:
+    """Compute the similarity to each candidate, (rows, candidates)."""
+    return np.stack([_cka(sums, one, two) for two in others], axis=1)
+
+
+def _best(values: np.ndarray) -> int:
+    return int(np.argmax(np.nan_to_num(values, nan=-np.inf)))
 
 
 def _cka(sums: Mapping[Any, np.ndarray], one: Key, two: Key) -> np.ndarray:

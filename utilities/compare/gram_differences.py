@@ -73,7 +73,7 @@ def difference_of_grams(
     both = [ComparedLayers(grams, counts, layers, other, match) for other in (1, 2)]
     pairs = [pair for similarity in both for pair in similarity.pairs]
     values, without = resampled_sums(grams, pairs, draw_weights(sizes, resamples, seed), progress)
-    tables = [(similarity.of(values), similarity.of(without)) for similarity in both]
+    tables = [(similarity.of(values), similarity.drawn(values), similarity.of(without, values)) for similarity in both]
     arrays = _tested(_estimate(tables, counts, _draw_seeds(counts, resamples, seed), sizes), confidence)
     matches = layers[1:] if match == "all" else [similarity.matches(values) for similarity in both]
     facts = {
@@ -129,27 +129,31 @@ class _Estimate:
 
 
 def _estimate(
-    tables: list[tuple[np.ndarray, np.ndarray]], counts: list[int], seeds: list[np.ndarray], sizes: list[int]
+    tables: list[tuple[np.ndarray, ...]], counts: list[int], seeds: list[np.ndarray], sizes: list[int]
 ) -> _Estimate:
     """Estimate differences and their variances.
 
     Args:
-        tables: Each similarity's values (1 + resamples, layers, models, other models), and without each image.
+        tables: For each similarity its values (1 + resamples, layers, models, other models), how those of the best
+            candidates vary, and values without each image.
         counts: Number of models of each side.
         seeds: Weights of the models of each side.
         sizes: Number of images of each batch.
     """
     there = np.logical_and.reduce([np.isfinite(table).all((0, 2, 3)) for pair in tables for table in pair])
-    one, two = (_with_mean(values.mean((2, 3)), there) for values, _ in tables)
-    images = one - two
-    without = np.subtract(*(_with_mean(table.mean((2, 3)), there) for _, table in tables))
-    plain = images[1:].var(0, ddof=1)
+    one, two = (_with_mean(values.mean((2, 3)), there) for values, _, _ in tables)
+    images, drawn, without = (
+        np.subtract(*(_with_mean(table.mean((2, 3)), there) for table in pair)) for pair in zip(*tables, strict=True)
+    )
+    plain, fixed = drawn[1:].var(0, ddof=1), images[1:].var(0, ddof=1)
     size = sum(sizes) / len(sizes)
-    by_images = corrected_variance(size / (size - 1) * plain, stratified_jackknife(without, sizes))
+    # The correction is that of fixed candidates: leaving out one image hardly moves which is best.
+    by_images = corrected_variance(size / (size - 1) * fixed, stratified_jackknife(without, sizes))
+    by_images = by_images * np.divide(plain, fixed, out=np.ones_like(fixed), where=fixed > 0)
     freedom = np.full(len(plain), float(sum(sizes) - len(sizes)))
     if max(counts) == 1:
-        return _Estimate(one[0], two[0], images[0], by_images, freedom, images[1:])
-    full, plain_rows = [values[1:] for values, _ in tables], [_repeated(values) for values, _ in tables]
+        return _Estimate(one[0], two[0], images[0], by_images, freedom, drawn[1:])
+    full, plain_rows = [table[1:] for _, table, _ in tables], [_repeated(values) for values, _, _ in tables]
     draws = _resampled(full, [own[1:] for own in seeds], there)
     spread = _resampled(plain_rows, [own[1:] for own in seeds], there).var(0, ddof=1)
     several = min(k for k in counts if k > 1)

@@ -68,7 +68,7 @@ def compare_similarities(
 
     The Gram matrices of all layers are kept: each takes 8 bytes times the number of images times the size of a batch.
     Each pair of layers, and each layer, takes two products of (resamples x batch) by (batch x batch) for each batch,
-    and some 40 bytes for each resample and each image. With ``match="all"``, a layers of the model and b of each other
+    and some 55 bytes for each resample and each image. With ``match="all"``, a layers of the model and b of each other
     one make 2ab pairs.
 
     Args:
@@ -83,10 +83,10 @@ def compare_similarities(
         layers1: Layers of ``first``.
         layers2: Layers of ``second``.
         match: Which layer of another model a layer is compared with: ``"depth"``, the one at the same relative depth,
-            or ``"best"``, the most similar one, chosen anew in each resample. The best of more layers is higher by
-            chance alone, and each takes time, so depth is the default. ``"all"`` takes the difference of whole
-            matrices, cell by cell: the k-th layer of ``first`` stands against the k-th of ``second``, so both need
-            equally many, such as two trainings of one architecture have.
+            or ``"best"``, the most similar one; for its errors see `utilities.compare.compared_grams`. The best of more
+            layers is higher by chance alone, and each takes time, so depth is the default. ``"all"`` takes the
+            difference of whole matrices, cell by cell: the k-th layer of ``first`` stands against the k-th of
+            ``second``, so both need equally many, such as two trainings of one architecture have.
         kernel: See `utilities.compare.compare`; of ``"rbf"``, the width stays that of all images.
         bandwidth: See `utilities.compare.compare`.
         sigma: See `utilities.compare.compare`.
