@@ -43,6 +43,9 @@ class Case:
         seeds: Number of models of B and of C; each weighs A's features with random factors of its own.
         others: Number of layers of B and of C, among which the best match is taken.
         apart: Share by which the noise of each of these is larger than that of the one before.
+        matrix: Whether all layers of A are compared with all layers of B and of C.
+        own: Standard deviation of the noise of A's second layer; that of each further one is larger by as much.
+        own_seeds: Number of models of A; each weighs features as those of B and of C do.
         percentile: Whether to look at uncorrected percentile intervals as well.
     """
 
@@ -59,6 +62,9 @@ class Case:
     percentile: bool = False
     others: int = 1
     apart: float = 0.0
+    matrix: bool = False
+    own: float = 0.0
+    own_seeds: int = 1
 
 
 CASES = [
@@ -74,11 +80,15 @@ CASES = [
     Case("B = C, 5 seeds of each", 0.5, 0.5, seeds=5),
     Case("C noisier, best of 3 layers", 0.5, 0.7, others=3, apart=0.5),
     Case("B = C, best of 3 equal layers", 0.8, 0.8, others=3),
+    Case("B = C, whole 4 x 4 matrix", 0.8, 0.8, layers=4, matrix=True, own=0.3),
+    Case("C noisier, whole 4 x 4 matrix", 0.5, 1.0, layers=4, matrix=True, own=0.3),
+    Case("B = C, 5 seeds of A", 0.5, 0.5, own_seeds=5),
+    Case("C noisier, best of 3 nearly equal layers", 0.5, 0.7, others=3, apart=0.1),
 ]
 
 
-def draw(case: Case, rng: np.random.Generator) -> tuple[dict[tuple[int, int, str], list[torch.Tensor]], float]:
-    """Draw Gram matrices of all models and layers, and the true difference."""
+def draw(case: Case, rng: np.random.Generator) -> tuple[dict[tuple[int, int, str], list[torch.Tensor]], np.ndarray]:
+    """Draw Gram matrices of all models and layers, and the true difference, of a matrix (layers, 1)."""
     scale = 1 / np.sqrt(np.arange(1, case.width + 1)) if case.decay else np.ones(case.width)
     shape = (case.n, case.width)
 
@@ -89,8 +99,11 @@ def draw(case: Case, rng: np.random.Generator) -> tuple[dict[tuple[int, int, str
 
     hidden = noise() * scale
     grams = {}
-    for layer in range(case.layers):
-        grams[0, 0, str(layer)] = _grams(hidden, case.batches)
+    for k in range(case.own_seeds):
+        factors = rng.uniform(0.2, 1.8, case.width) if case.own_seeds > 1 else 1.0
+        for layer in range(case.layers):
+            own = case.own * layer * noise() if case.own else 0.0
+            grams[0, k, str(layer)] = _grams(factors * hidden + own, case.batches)
     for side, size in ((1, case.noise1), (2, case.noise2)):
         for k in range(case.seeds):
             factors = rng.uniform(0.2, 1.8, case.width) if case.seeds > 1 else np.ones(case.width)
@@ -99,14 +112,17 @@ def draw(case: Case, rng: np.random.Generator) -> tuple[dict[tuple[int, int, str
                 own = np.sqrt(0.5) * (shared + noise()) if case.layers > 1 else noise() if case.others > 1 else shared
                 x = own if np.isinf(size) else factors * hidden + size * (1 + case.apart * layer) * own
                 grams[side, k, str(layer)] = _grams(x, case.batches)
-    return grams, _truth(scale**2, case.noise1) - _truth(scale**2, case.noise2)
+    noises = [case.own * layer for layer in range(case.layers)] if case.matrix else [0.0]
+    truth = [_truth(scale**2, own, case.noise1) - _truth(scale**2, own, case.noise2) for own in noises]
+    return grams, np.array(truth)[:, None] if case.matrix else np.array(truth[0])
 
 
-def _truth(variances: np.ndarray, noise: float) -> float:
-    """Compute linear CKA of features and their noisy copy; the same for both sides wherever factors are random."""
-    if np.isinf(noise):
+def _truth(variances: np.ndarray, one: float, two: float) -> float:
+    """Compute linear CKA of two noisy copies of features; the same for both sides wherever factors are random."""
+    if np.isinf(two):
         return 0.0
-    return float((variances**2).sum() / np.sqrt((variances**2).sum() * ((variances + noise**2) ** 2).sum()))
+    sizes = [((variances + noise**2) ** 2).sum() for noise in (one, two)]
+    return float((variances**2).sum() / np.sqrt(sizes[0] * sizes[1]))
 
 
 def _grams(x: np.ndarray, batches: int) -> list[torch.Tensor]:
@@ -118,17 +134,17 @@ def sample(case: Case, seed: int) -> dict[str, float]:
     """Draw once, and look whether intervals hold the truth."""
     torch.set_num_threads(1)
     grams, truth = draw(case, np.random.default_rng([seed, CASES.index(case)]))
-    match = "best" if case.others > 1 else "depth"
+    match = "all" if case.matrix else "best" if case.others > 1 else "depth"
     result = difference_of_grams(grams, match=match, resamples=RESAMPLES, seed=seed)
     held = (result.low <= truth) & (truth <= result.high)
     found = {
         "held": float(held.mean()),
-        "whole held": float(result.whole["low"] <= truth <= result.whole["high"]),
+        "whole held": float(result.whole["low"] <= truth.mean() <= result.whole["high"]),
         "band held": float(((result.band_low <= truth) & (truth <= result.band_high)).all()),
         "found": float(result.p_family.min() <= LEVEL),
-        "error": result.difference[0] - truth,
-        "stderr": result.stderr[0],
-        "truth": truth,
+        "error": (result.difference - truth).flat[0],
+        "stderr": result.stderr.flat[0],
+        "truth": float(truth.flat[0]),
     }
     return found | ({"percentile held": _percentile(grams, case, seed, truth)} if case.percentile else {})
 

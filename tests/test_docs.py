@@ -37,6 +37,7 @@ SMALLER = {
     "contributions": "--n-images 20",
     "calibrate": "--n-images 20 --permutations 19",
     "nearer": "--n-images 24 --batch-size 24 --resamples 100",
+    "measures": "--kinds hybrid --epochs 1 --n-images 100 --checkpoints trained",
     "stitching": "--n-images 20 --n-train 20 --depths 2",
     "claims": "",
     "gallery": "",

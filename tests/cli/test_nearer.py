@@ -6,6 +6,7 @@ import pytest
 from utilities.cli.verbs import main
 from utilities.compare import compare_similarities
 from utilities.datasets import load_dataset, make_loader
+from utilities.results.matrix_difference import MatrixDifference
 from utilities.results.similarity_difference import SimilarityDifference
 from utilities.zoo import create_model
 
@@ -30,11 +31,20 @@ def test_the_result_is_that_of_the_function(tmp_path, capsys):
 
 
 def test_seeds_belong_together_by_their_counts(tmp_path):
-    words = ["nearer", *["resnet18"] * 4, "--model-seeds", "0", "1", "2", "3", "--counts", "1", "2", "1"]
+    words = ["nearer", *["resnet18"] * 5, "--model-seeds", *"01234", "--counts", "2", "2", "1"]
     main([*words, *HOW, *LAYERS, "--out", str(tmp_path / "a.npz")])
     found = SimilarityDifference.load(tmp_path / "a")
-    assert found.provenance["models_of_side"] == [1, 2, 1]
-    assert found.provenance["weights2"].startswith("2 seeds: ")
+    assert found.provenance["models_of_side"] == [2, 2, 1]
+    assert found.provenance["weights1"].startswith("2 seeds: ")
+
+
+def test_whole_matrices_are_drawn_as_such(tmp_path, capsys):
+    words = ["nearer", "alternet18", "resnet18", "resnet18", "--model-seeds", "0", "1", "2", "--match", "all"]
+    main([*words, *HOW, *LAYERS, "--out", str(tmp_path / "a")])
+    found = MatrixDifference.load(tmp_path / "a")
+    assert found.difference.shape == (len(found.layers), 4)
+    assert f"Of {found.difference.size} pairs of layers" in capsys.readouterr().out.replace("\n", " ")
+    assert {"a.png", "a.csv"} <= {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +53,7 @@ def test_seeds_belong_together_by_their_counts(tmp_path):
         (["resnet18", "resnet34"], "three models are compared, but 2 are named"),
         (["resnet18"] * 3 + ["--counts", "1", "1", "2"], "--counts asks for 4 models, but 3 are named"),
         (["resnet18"] * 3 + ["--counts", "3"], "give three numbers"),
+        (["resnet18"] * 3 + ["--match", "all", "--layers2", "layer1.?"], "the first has 36 and the second 2: choose"),
         (
             ["resnet18", "resnet18", "resnet34", "resnet18", "--counts", "1", "2", "1"],
             "seeds of one model have one name",

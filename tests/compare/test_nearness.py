@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from utilities.compare import compare, compare_similarities
 from utilities.compare.gram_differences import difference_of_grams
-from utilities.compare.matched_layers import candidates
+from utilities.compare.matched_layers import compared_layers
 from utilities.metrics import center
 from utilities.results.similarity_difference import SimilarityDifference
 
@@ -179,7 +179,7 @@ def test_the_result_is_saved_loaded_and_tabulated(tmp_path):
         ({"resamples": 10}, "100 or more"),
         ({"confidence": 95}, "between 0 and 1"),
         ({"precision": "auto"}, "looks at similarities"),
-        ({"match": "nearest"}, "choose 'depth' or 'best'"),
+        ({"match": "nearest"}, "choose 'depth', 'best' or 'all'"),
         ({"layers": ["9"]}, "'9' is not"),
     ],
 )
@@ -201,4 +201,5 @@ def test_what_is_no_model_or_a_model_twice_is_refused():
 @pytest.mark.parametrize(("count", "others", "places"), [(3, 5, [0, 2, 4]), (5, 3, [0, 0, 1, 1, 2]), (1, 4, [0])])
 def test_layers_are_matched_at_the_nearest_relative_depth(count, others, places):
     names = [str(k) for k in range(others)]
-    assert candidates([str(k) for k in range(count)], names) == [[names[k]] for k in places]
+    layers = [f"own{k}" for k in range(count)]
+    assert compared_layers(layers, names) == [(layer, [names[k]]) for layer, k in zip(layers, places, strict=True)]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from tests.plots.similarity.test_nearness import made
+from tests.plots.similarity.test_nearness_matrix import made as matrix
 from utilities.study import Group, findings
 from utilities.study.nearness import describe_nearness, nearness_of
 
@@ -23,11 +24,19 @@ def test_it_says_which_is_nearer_where_the_numbers_do(difference, p, said):
     assert "largest difference is at layer4, +0.300, p = 0.01" in text
 
 
+def test_of_a_whole_matrix_it_counts_pairs_of_layers():
+    whole = {**WHOLE, "difference": 0.2, "p_value": 0.01}
+    text = describe_nearness(matrix(whole=whole)).replace("\n", " ")
+    assert "Of 12 pairs of layers, 1 is nearer to resnet18 and 0 to vit, at p <= 0.05 among all of them" in text
+    assert "largest difference is at layer2 and one3 / two3, +0.300, p = 0.01 among all pairs." in text
+
+
 def test_a_saved_result_is_stated_as_a_finding(tmp_path):
-    result = made(whole={**WHOLE, "difference": 0.2, "p_value": 0.01})
-    result.save(tmp_path / "Which_One")
-    found = findings("Which_One", tmp_path, folders=())
-    assert found.lines == (describe_nearness(result),)
+    results = [kind(whole={**WHOLE, "difference": 0.2, "p_value": 0.01}) for kind in (matrix, made)]
+    for result in results:
+        result.save(tmp_path / "Which_One")
+        found = findings("Which_One", tmp_path, folders=())
+        assert found.lines == (describe_nearness(result),)
     assert found.data == "digits (test), n = 100"
 
 

@@ -30,7 +30,8 @@ class How:
             lists.
         layers1: The same of the second.
         layers2: The same of the third.
-        match: Layer that each is compared with: at the same relative depth, or the most similar one.
+        match: Layer that each is compared with: at the same relative depth, the most similar one, or all, where the
+            second and the third model have equally many.
         kernel: Kernel of CKA.
         bandwidth: Bandwidth of the RBF kernel: sigma over the median distance.
         sigma: Width of the RBF kernel itself, in place of the bandwidth.
@@ -45,7 +46,7 @@ class How:
     layers: tuple[str, ...] | None = None
     layers1: tuple[str, ...] | None = None
     layers2: tuple[str, ...] | None = None
-    match: Literal["depth", "best"] = "depth"
+    match: Literal["depth", "best", "all"] = "depth"
     kernel: Literal["linear", "rbf"] = "linear"
     bandwidth: float = 1.0
     sigma: float | None = None
@@ -77,7 +78,7 @@ def run(given: SimpleNamespace) -> list[Path]:
     from utilities.cli.files import Files
     from utilities.cli.three_models import facts_of_three, open_three
     from utilities.compare.nearness import compare_similarities
-    from utilities.plots.similarity import plot_nearness
+    from utilities.plots.similarity import plot_nearness, plot_nearness_matrix
     from utilities.study.nearness import describe_nearness
     from utilities.utils import resolve_device
 
@@ -95,4 +96,5 @@ def run(given: SimpleNamespace) -> list[Path]:
     )
     print(describe_nearness(result))
     paths = files.save(result) + files.save_table(result.to_frame().reset_index())
-    return paths + (files.save_figures({"": plot_nearness(result)}) if files.formats else [])
+    plot = plot_nearness_matrix if given.match == "all" else plot_nearness
+    return paths + (files.save_figures({"": plot(result)}) if files.formats else [])

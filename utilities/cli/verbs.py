@@ -15,6 +15,7 @@ VERBS = {
     "contributions": "show on which images two layers agree",
     "calibrate": "set similarities of two models against permuted images",
     "nearer": "tell which of two models a model is more like",
+    "measures": "put measures of similarity to tests with known answers",
     "stitching": "measure what accuracy is left when one model's layers feed another's",
     "analyse": "run an analysis by name for one or more models",
     "train": "train a model with the study's recipe or another one",
@@ -35,6 +36,7 @@ KEPT = {
     "features": "the features up to the last minute are kept beside --out; the same call goes on from there",
     "analyse": "points of a landscape and epochs of a training are kept, and the same call goes on with them; all else "
     "begins anew",
+    "measures": "trained models and epochs are kept; the same call goes on with them",
     "train": "all steps so far are kept; the same call with --resume goes on from there",
     "evaluate": ANEW,
     "rerun": "finished notebooks are kept; the same call with --resume goes on",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from utilities.compare.matched_layers import Match, candidates
+from utilities.compare.compared_grams import ComparedLayers, Key
+from utilities.compare.matched_layers import Match, refuse_unpaired
 from utilities.compare.resampled_grams import draw_weights, resampled_sums
+from utilities.results.matrix_difference import MatrixDifference
 from utilities.results.resampling import (
     as_normal,
     as_t,
@@ -23,8 +25,6 @@ from utilities.results.resampling import (
     stratified_jackknife,
 )
 from utilities.results.similarity_difference import COLUMNS, SimilarityDifference
-
-Key = tuple[int, int, str]  # side, number of the model, layer
 
 
 def difference_of_grams(
@@ -50,7 +50,10 @@ def difference_of_grams(
         progress: See `utilities.compare.compare_similarities`.
 
     Returns:
-        The differences.
+        The differences; with ``match="all"`` a `MatrixDifference`.
+
+    Raises:
+        ValueError: If models lack layers, or with ``match="all"`` the two others have different numbers of them.
 
     Example:
         >>> from utilities.metrics import center
@@ -65,14 +68,14 @@ def difference_of_grams(
     counts = [1 + max(number for side, number, _ in grams if side == own) for own in range(3)]
     layers = [[layer for side, number, layer in grams if (side, number) == (own, 0)] for own in range(3)]
     sizes = [len(K) for K in next(iter(grams.values()))]
-    both = [_Similarities(grams, counts, layers, other, match) for other in (1, 2)]
+    if match == "all":
+        refuse_unpaired(*layers[1:])
+    both = [ComparedLayers(grams, counts, layers, other, match) for other in (1, 2)]
     pairs = [pair for similarity in both for pair in similarity.pairs]
     values, without = resampled_sums(grams, pairs, draw_weights(sizes, resamples, seed), progress)
-    tables = [(similarity.of(values), similarity.of(without)) for similarity in both]
-    seeds = _draw_seeds(counts, resamples, seed)
-    arrays = _tested(_estimate(tables, counts, seeds, sizes), confidence)
-    _warn_of_missing(layers[0], arrays["difference"])
-    whole = {name: float(arrays[name][-1]) for name in COLUMNS}
+    tables = [(similarity.of(values), similarity.drawn(values), similarity.of(without, values)) for similarity in both]
+    arrays = _tested(_estimate(tables, counts, _draw_seeds(counts, resamples, seed), sizes), confidence)
+    matches = layers[1:] if match == "all" else [similarity.matches(values) for similarity in both]
     facts = {
         "match": match,
         "resamples": resamples,
@@ -80,66 +83,28 @@ def difference_of_grams(
         "resampling_seed": seed,
         "models_of_side": counts,
     }
-    critical, largest = arrays.pop("critical"), arrays.pop("null_largest")
-    return SimilarityDifference(
-        layers=layers[0],
-        matches1=both[0].matches(values),
-        matches2=both[1].matches(values),
-        **{name: value[:-1] for name, value in arrays.items()},
-        null_largest=largest,
-        critical=float(critical),
+    return _named(arrays, layers[0], matches, sum(sizes), {**dict(provenance or {}), **facts})
+
+
+def _named(
+    arrays: dict[str, np.ndarray], layers: list[str], matches: list[list[str]], n: int, facts: dict[str, Any]
+) -> SimilarityDifference:
+    """Give names to differences, the last of which is their mean; of whole matrices, as matrices."""
+    whole, rest = {name: float(arrays[name][-1]) for name in COLUMNS}, ("critical", "null_largest")
+    kind, shape = (MatrixDifference, (len(layers), -1)) if facts["match"] == "all" else (SimilarityDifference, (-1,))
+    tables = {name: value[:-1].reshape(shape) for name, value in arrays.items() if name not in rest}
+    _warn_of_missing(layers, matches, tables["difference"])
+    return kind(
+        layers=layers,
+        matches1=matches[0],
+        matches2=matches[1],
+        **tables,
+        null_largest=arrays["null_largest"],
+        critical=float(arrays["critical"]),
         whole=whole,
-        n=sum(sizes),
-        provenance={**dict(provenance or {}), **facts},
+        n=n,
+        provenance=facts,
     )
-
-
-class _Similarities:
-    """Know which pairs of layers one of the two similarities is made of, and put them together."""
-
-    def __init__(self, grams: Mapping[Key, Any], counts: list[int], layers: list[list[str]], other: int, match: Match):
-        self.other, self.layers, self.counts = other, layers[0], (counts[0], counts[other])
-        self.choices = candidates(layers[0], layers[other], match)
-        missing = [key for side, number in ((0, counts[0]), (other, counts[other])) for k in range(number)
-                   for layer in layers[side] if (key := (side, k, layer)) not in grams]  # fmt: skip
-        if missing:
-            raise ValueError(
-                f"models of one side should have the same layers, but {missing[0][2]!r} is not in all of them"
-            )
-
-    @property
-    def pairs(self) -> list[tuple[Key, Key]]:
-        cross = [(one, two) for _, _, _, one, others in self._entries() for two in others]
-        return cross + [(key, key) for pair in cross for key in pair]
-
-    def _entries(self) -> Iterable[tuple[int, int, int, Key, list[Key]]]:
-        for i, (layer, names) in enumerate(zip(self.layers, self.choices, strict=True)):
-            for r in range(self.counts[0]):
-                for k in range(self.counts[1]):
-                    yield i, r, k, (0, r, layer), [(self.other, k, name) for name in names]
-
-    def of(self, sums: Mapping[Any, np.ndarray]) -> np.ndarray:
-        """Compute similarities from sums of HSIC, (..., layers, models, other models)."""
-        rows = len(next(iter(sums.values())))
-        table = np.empty((rows, len(self.layers), *self.counts))
-        for i, r, k, one, others in self._entries():
-            table[:, i, r, k] = np.fmax.reduce([_cka(sums, one, two) for two in others])
-        return table
-
-    def matches(self, sums: Mapping[Any, np.ndarray]) -> list[str]:
-        """Name the layer that each is compared with, of the first pair of models."""
-        found = []
-        for i, r, k, one, others in self._entries():
-            if (r, k) == (0, 0):
-                own = np.nan_to_num([_cka(sums, one, two)[0] for two in others], nan=-np.inf)
-                found.append(self.choices[i][int(np.argmax(own))])
-        return found
-
-
-def _cka(sums: Mapping[Any, np.ndarray], one: Key, two: Key) -> np.ndarray:
-    scale = sums[one, one] * sums[two, two]
-    positive = (sums[one, one] > 0) & (sums[two, two] > 0)
-    return np.where(positive, sums[one, two] / np.sqrt(np.where(positive, scale, 1)), np.nan)
 
 
 def _draw_seeds(counts: list[int], resamples: int, seed: int) -> list[np.ndarray]:
@@ -164,27 +129,31 @@ class _Estimate:
 
 
 def _estimate(
-    tables: list[tuple[np.ndarray, np.ndarray]], counts: list[int], seeds: list[np.ndarray], sizes: list[int]
+    tables: list[tuple[np.ndarray, ...]], counts: list[int], seeds: list[np.ndarray], sizes: list[int]
 ) -> _Estimate:
     """Estimate differences and their variances.
 
     Args:
-        tables: Each similarity's values (1 + resamples, layers, models, other models), and without each image.
+        tables: For each similarity its values (1 + resamples, layers, models, other models), how those of the best
+            candidates vary, and values without each image.
         counts: Number of models of each side.
         seeds: Weights of the models of each side.
         sizes: Number of images of each batch.
     """
     there = np.logical_and.reduce([np.isfinite(table).all((0, 2, 3)) for pair in tables for table in pair])
-    one, two = (_with_mean(values.mean((2, 3)), there) for values, _ in tables)
-    images = one - two
-    without = np.subtract(*(_with_mean(table.mean((2, 3)), there) for _, table in tables))
-    plain = images[1:].var(0, ddof=1)
+    one, two = (_with_mean(values.mean((2, 3)), there) for values, _, _ in tables)
+    images, drawn, without = (
+        np.subtract(*(_with_mean(table.mean((2, 3)), there) for table in pair)) for pair in zip(*tables, strict=True)
+    )
+    plain, fixed = drawn[1:].var(0, ddof=1), images[1:].var(0, ddof=1)
     size = sum(sizes) / len(sizes)
-    by_images = corrected_variance(size / (size - 1) * plain, stratified_jackknife(without, sizes))
+    # The correction is that of fixed candidates: leaving out one image hardly moves which is best.
+    by_images = corrected_variance(size / (size - 1) * fixed, stratified_jackknife(without, sizes))
+    by_images = by_images * np.divide(plain, fixed, out=np.ones_like(fixed), where=fixed > 0)
     freedom = np.full(len(plain), float(sum(sizes) - len(sizes)))
     if max(counts) == 1:
-        return _Estimate(one[0], two[0], images[0], by_images, freedom, images[1:])
-    full, plain_rows = [values[1:] for values, _ in tables], [_repeated(values) for values, _ in tables]
+        return _Estimate(one[0], two[0], images[0], by_images, freedom, drawn[1:])
+    full, plain_rows = [table[1:] for _, table, _ in tables], [_repeated(values) for values, _, _ in tables]
     draws = _resampled(full, [own[1:] for own in seeds], there)
     spread = _resampled(plain_rows, [own[1:] for own in seeds], there).var(0, ddof=1)
     several = min(k for k in counts if k > 1)
@@ -254,10 +223,18 @@ def _tested(found: _Estimate, confidence: float) -> dict[str, np.ndarray]:
     }
 
 
-def _warn_of_missing(layers: list[str], differences: np.ndarray) -> None:
-    names = [layer for layer, value in zip(layers, differences, strict=False) if np.isnan(value)]
-    if names:
-        warnings.warn(
-            f"layers without variance over the images, or matched with one, shown as missing: {', '.join(names)}",
-            stacklevel=3,
-        )
+def _warn_of_missing(layers: list[str], matches: Sequence[list[str]], differences: np.ndarray) -> None:
+    missing = np.isnan(differences)
+    if not missing.any():
+        return
+    if missing.ndim == 1:
+        names = [layer for layer, gone in zip(layers, missing, strict=True) if gone]
+    else:  # whole rows and columns
+        names = [layer for layer, gone in zip(layers, missing.all(1), strict=True) if gone]
+        pairs = zip(*matches, missing.all(0), strict=True)
+        names += [one if one == two else f"{one} or {two}" for one, two, gone in pairs if gone]
+    warnings.warn(
+        "layers without variance over the images, or matched with one, shown as missing: "
+        f"{', '.join(dict.fromkeys(names))}",
+        stacklevel=4,
+    )

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from utilities.compare.gram_differences import difference_of_grams
-from utilities.compare.matched_layers import Match
-from utilities.compare.three_sides import grams_of_sides, side_of
+from utilities.compare.matched_layers import Match, compared_layers, refuse_unpaired
+from utilities.compare.three_sides import Side, grams_of_sides, side_of
 from utilities.datasets.naming import known_facts
 from utilities.hooks.recorder import BatchAxis, Layers
 from utilities.hooks.views import View
@@ -65,9 +65,12 @@ def compare_similarities(
 
     Where a side has models of several seeds, its similarity is the mean over pairs of models. Seeds are then resampled
     together with the images (see `utilities.results.resampling.dual_variance`), and the finding is about models
-    trained in this way; with one model it is about that model. The Gram matrices of all layers are kept: 8 bytes times
-    the number of images times the size of a batch. Each pair of layers takes six products of (resamples x batch) by
-    (batch x batch) for each batch.
+    trained in this way; with one model it is about that model.
+
+    The Gram matrices of all layers are kept: each takes 8 bytes times the number of images times the size of a batch.
+    Each pair of layers, and each layer, takes two products of (resamples x batch) by (batch x batch) for each batch,
+    and some 55 bytes for each resample and each image. With ``match="all"``, a layers of the model and b of each other
+    one make 2ab pairs.
 
     Args:
         model: The shared model, or several of one architecture, from several seeds.
@@ -81,8 +84,10 @@ def compare_similarities(
         layers1: Layers of ``first``.
         layers2: Layers of ``second``.
         match: Which layer of another model a layer is compared with: ``"depth"``, the one at the same relative depth,
-            or ``"best"``, the most similar one, chosen anew in each resample. The best of more layers is higher by
-            chance alone, and each takes time, so depth is the default.
+            or ``"best"``, the most similar one; for its errors see `utilities.compare.compared_grams`. The best of more
+            layers is higher by chance alone, and each takes time, so depth is the default. ``"all"`` takes the
+            difference of whole matrices, cell by cell: the k-th layer of ``first`` stands against the k-th of
+            ``second``, so both need equally many, such as two trainings of one architecture have.
         kernel: See `utilities.compare.compare`; of ``"rbf"``, the width stays that of all images.
         bandwidth: See `utilities.compare.compare`.
         sigma: See `utilities.compare.compare`.
@@ -99,10 +104,12 @@ def compare_similarities(
         progress: Whether to show progress bars once the work takes more than two seconds.
 
     Returns:
-        The differences. A layer without variance, or matched with one, is NaN, with a warning that names it.
+        The differences; with ``match="all"`` a `utilities.results.matrix_difference.MatrixDifference`. A layer without
+        variance, or matched with one, is NaN, with a warning that names it.
 
     Raises:
-        ValueError: As in `utilities.compare.compare`, or for an option out of range.
+        ValueError: As in `utilities.compare.compare`, for an option out of range, or if with ``match="all"`` the other
+            models have different numbers of layers.
         TypeError: If a model is no torch module.
 
     Example:
@@ -112,11 +119,15 @@ def compare_similarities(
         >>> result = compare_similarities(model, model, other, images, resamples=200, device="cpu")
         >>> result.similarity1.round(6), bool((result.difference > 0).all()), result.nearer
         (array([1., 1., 1.]), True, 1)
+        >>> whole = compare_similarities(model, model, other, images, match="all", resamples=200, device="cpu")
+        >>> whole.difference.shape, bool((whole.difference.diagonal() == result.difference).all())
+        ((3, 3), True)
     """
     _check(resamples, confidence, precision)
     given = ((model, layers, loader, view, "model"), (first, layers1, loader1, view1, "first"),
              (second, layers2, loader2, view2, "second"))  # fmt: skip
     sides = [side_of(m, names, images, view if v is None else v, what) for m, names, images, v, what in given]
+    _check_sides(sides, match)
     options = {
         "kernel": kernel,
         "bandwidth": bandwidth,
@@ -142,3 +153,17 @@ def _check(resamples: int, confidence: float, precision: str) -> None:
         raise ValueError(f"confidence should be between 0 and 1, such as 0.95, not {confidence!r}")
     if precision == "auto":
         raise ValueError("precision='auto' looks at similarities; choose 'exact', 'fast', 'centred' or 'half' here")
+
+
+def _check_sides(sides: list[Side], match: Match) -> None:
+    """Refuse, before the models run, layers that do not pair, and a model that would be drawn on two sides at once."""
+    names = [side.names for side in sides]
+    compared_layers(names[0], names[1], match)
+    if match == "all":
+        refuse_unpaired(*names[1:])
+    owners = [{id(model) for model in side.models} for side in sides]
+    if max(map(len, owners)) > 1 and len(set().union(*owners)) < sum(map(len, owners)):
+        raise ValueError(
+            "a model is on two sides, but each side's seeds are resampled by themselves: where there are several, give "
+            "each side models of its own"
+        )

@@ -85,7 +85,7 @@ def weighted_hsic(
     """Compute the debiased HSIC of weighted images, see the module.
 
     Args:
-        K: Gram matrix with a zero diagonal, (n, n).
+        K: Symmetric Gram matrix with a zero diagonal, (n, n).
         L: The same of other features.
         weights: Weights of the images.
         K_sums: ``weights.sums(K)``, where it is known.
@@ -105,9 +105,9 @@ def weighted_hsic(
     w, w2, w3 = weights.powers
     (Kw, Kw2), (Lw, Lw2) = K_sums or weights.sums(K), L_sums or weights.sums(L)
     M = K * L
-    # Sums over pairs, with the powers of both weights.
-    w2M = w2 @ M
-    m11, m21, m22, m31 = ((w @ M) * w).sum(1), (w2M * w).sum(1), (w2M * w2).sum(1), ((w3 @ M) * w).sum(1)
+    # Sums over pairs, with the powers of both weights; M is symmetric.
+    wM = w @ M
+    m11, m21, m31, m22 = (wM * w).sum(1), (wM * w2).sum(1), (wM * w3).sum(1), ((w2 @ M) * w2).sum(1)
     p1, p2 = w.sum(1), w2.sum(1)
     same = (p1**2 - p2) * m11 - 4 * p1 * m21 + 4 * m31 + 2 * m22  # K_ij L_ij
     # Sums over triples i, j, q of K_ij L_iq, less those with j = q.

@@ -11,7 +11,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from utilities.compare.all_pairs import SideBySide
-from utilities.compare.gram_differences import Key
+from utilities.compare.compared_grams import Key
 from utilities.compare.kept_grams import KeptGrams
 from utilities.compare.options import ComparisonOptions
 from utilities.compare.paired_batches import PairedBatches, prefetched

@@ -41,6 +41,7 @@ PLOTS: Mapping[str, str] = {
     "LinearProbes": "class_embedding.probes:plot_probes",
     "Localisation": "blocks.localisation:plot_localisation",
     "LogitAttribution": "class_embedding.logit_attribution:plot_logit_attribution",
+    "MatrixDifference": "similarity.nearness_matrix:plot_nearness_matrix",
     "NoiseFrequency": "predictions.noise_frequency:plot_noise_frequency",
     "Perturbation": "class_embedding.perturbation:plot_perturbation",
     "ReceptiveField": "blocks.receptive_field:plot_receptive_fields",

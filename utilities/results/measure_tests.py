@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from utilities.results.formatting import with_error
 from utilities.results.result import Result
 
 
@@ -77,7 +78,8 @@ class MeasureTests(Result):
         """Write the means over kinds and their errors as a Markdown table."""
         mean, stderr = self.mean(), self.mean_stderr()
         cells = [
-            [f"{mean.loc[one, test]:.2f} ± {stderr.loc[one, test]:.2f}" for test in self.tests] for one in self.measures
+            [with_error(mean.loc[one, test], stderr.loc[one, test], ".2f", unknown="") for test in self.tests]
+            for one in self.measures
         ]
         rows = [[one, *row] for one, row in zip(self.measures, cells, strict=True)]
         rows.append(["chance", *(f"{value:.2f}" for value in self.chance)])

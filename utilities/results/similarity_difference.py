@@ -89,9 +89,15 @@ class SimilarityDifference(Result):
         return names
 
     @property
+    def place(self) -> tuple[int, ...]:
+        """Where in the arrays the largest difference in its standard errors is, that with the least `p_family`."""
+        found = np.argmax(np.nan_to_num(np.abs(self.score), nan=-1.0))
+        return tuple(int(index) for index in np.unravel_index(found, self.score.shape))
+
+    @property
     def largest(self) -> str:
-        """The layer with the largest difference in its standard errors, which has the least family-wise p-value."""
-        return self.layers[int(np.argmax(np.nan_to_num(np.abs(self.score), nan=-1.0)))]
+        """The layer at `place`."""
+        return self.layers[self.place[0]]
 
     @property
     def nearer(self) -> int:
@@ -102,14 +108,11 @@ class SimilarityDifference(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row for each layer, and a last one, ``all layers``, for the mean over them."""
-        columns = {
-            "match1": self.matches1,
-            "match2": self.matches2,
-            **{name: getattr(self, name) for name in (*COLUMNS, "band_low", "band_high", "p_family", "score")},
-        }
+        columns = {"match1": self.matches1, "match2": self.matches2, **{name: getattr(self, name) for name in TABLES}}
         table = pd.DataFrame(columns, index=pd.Index(self.layers, name="layer"))
         whole = pd.DataFrame({name: [self.whole.get(name, np.nan)] for name in COLUMNS}, index=[WHOLE])
         return pd.concat([table, whole]).rename_axis("layer")
 
 
 COLUMNS = ("similarity1", "similarity2", "difference", "stderr", "low", "high", "p_value")
+TABLES = (*COLUMNS, "band_low", "band_high", "p_family", "score")

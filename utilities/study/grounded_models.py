@@ -160,6 +160,22 @@ def train_grounded(
     return found
 
 
+def widths_of(kind: str) -> list[int]:
+    """Count the features that are compared of a kind: channels of each block, and what the classifier sees.
+
+    Example:
+        >>> widths_of("ViT")
+        [48, 48, 48, 48, 48]
+    """
+    own = KINDS[kind]
+    model = create_model(own.model, 10, seed=0, **own.options).eval()
+    blocks = block_layers(model)
+    with Recorder(model, [*blocks, own.last]) as recorder, torch.inference_mode():
+        model(torch.zeros(1, 3, 8, 8))
+    seen = recorder.activations
+    return [*(_mean(seen[name]).shape[1] for name in blocks), seen[own.last].flatten(1).shape[1]]
+
+
 def altered_sets(sets: Sequence[ImageDataset], condition: str, seed: int) -> list[ImageDataset]:
     """Return training, validation and test images for a condition.
 

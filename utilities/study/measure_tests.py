@@ -10,6 +10,7 @@ classifier sees.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,10 @@ from utilities.compare.grounded_scores import (
 from utilities.compare.layer_matching import mean_accuracy
 from utilities.compare.measures.table import SIMILARITY_MEASURES
 from utilities.datasets.factory import load_dataset
+from utilities.results.formatting import with_error
 from utilities.results.measure_tests import MeasureTests
 from utilities.results.statistics import jackknife, stderr_of_mean
-from utilities.study.grounded_models import CONDITIONS, KINDS, Trained, train_grounded
+from utilities.study.grounded_models import CONDITIONS, KINDS, Trained, train_grounded, widths_of
 from utilities.utils import versions
 
 MEASURES = ("cka", "cka_biased", *SIMILARITY_MEASURES)
@@ -70,10 +72,14 @@ def run_measure_tests(
         The scores.
 
     Raises:
-        ValueError: For an unknown kind or option, or fewer than two seeds.
+        ValueError: For an unknown kind, measure or option, fewer than two seeds, or too few images for a measure;
+            before any model is trained.
     """
     kinds, found, blocks, accuracies = list(kinds), [], [], {}
+    _check_known("kind", kinds, KINDS)
+    _check_known("measure", measures, MEASURES)
     data = load_dataset(dataset or "digits", "test", image_size=8, n_images=n_images)
+    _check_number(len(data), kinds, measures)
     for kind in kinds:
         trained = train_grounded(kind, seeds, dataset=dataset, n_images=n_images, **training)
         shown = tqdm(measures, desc=f"measures of {kind}s", delay=2)
@@ -97,6 +103,23 @@ def run_measure_tests(
         "versions": versions(),
     }
     return MeasureTests(kinds, list(measures), list(TESTS), values[..., 0], values[..., 1], chance, provenance)
+
+
+def _check_known(what: str, given: Sequence[str], known: Iterable[str]) -> None:
+    for one in given:
+        if one not in known:
+            raise ValueError(f"{what} {one!r} is not known; choose from {', '.join(known)}")
+    if not given or len(set(given)) < len(given):
+        raise ValueError(f"give each {what} once, and one at least, not {', '.join(given) or 'none'}")
+
+
+def _check_number(n: int, kinds: Sequence[str], measures: Sequence[str]) -> None:
+    """Refuse measures that are meaningless for so few images."""
+    checks = [SIMILARITY_MEASURES[one].check for one in measures if one in SIMILARITY_MEASURES]
+    for kind in kinds:
+        for width, check, axis in product(widths_of(kind), checks, ("row", "column")):
+            if reason := check(n, width, axis):
+                raise ValueError(f"{kind}s: {reason}")
 
 
 def scores_of(trained: Sequence[Trained], labels: np.ndarray, measure: str) -> dict[str, Score]:
@@ -172,7 +195,7 @@ def describe_measure_tests(result: MeasureTests) -> str:
             lines.append(f"{test}: all {mean.loc[best, test]:.2f} (chance {chance:.2f}).")
             continue
         lines.append(
-            f"{test}: {best} {mean.loc[best, test]:.2f} ± {stderr.loc[best, test]:.2f}, last {worst} "
+            f"{test}: {best} {with_error(mean.loc[best, test], stderr.loc[best, test], '.2f')}, last {worst} "
             f"{mean.loc[worst, test]:.2f} (chance {chance:.2f})."
         )
     ranks = result.ranks().mean(axis=1).sort_values()

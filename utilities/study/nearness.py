@@ -70,12 +70,13 @@ def describe_nearness(result: SimilarityDifference) -> str:
         verdict = f"{model} is not shown to be nearer to {one} {values[0]} or to {two} {values[1]}"
     real = result.p_family <= LEVEL
     first, second = int((real & (result.difference > 0)).sum()), int((real & (result.difference < 0)).sum())
-    at = result.layers.index(result.largest)
+    at = result.place
+    what, among = ("layers", "layers") if result.difference.ndim == 1 else ("pairs of layers", "pairs")
     count = f"{first} {'is' if first == 1 else 'are'} nearer to {one} and {second} to {two}"
     text = (
         f"As a whole, {verdict}: difference {whole['difference']:+.3f}, {level:g}% interval {whole['low']:+.3f} to "
-        f"{whole['high']:+.3f}, p = {whole['p_value']:.2g}. Of {len(result.layers)} layers, {count}, "
+        f"{whole['high']:+.3f}, p = {whole['p_value']:.2g}. Of {result.difference.size} {what}, {count}, "
         f"at p <= {LEVEL} among all of them. The largest difference is at {result.largest}, "
-        f"{result.difference[at]:+.3f}, p = {result.p_family[at]:.2g} among all layers."
+        f"{result.difference[at]:+.3f}, p = {result.p_family[at]:.2g} among all {among}."
     )
     return textwrap.fill(text, WIDTH)

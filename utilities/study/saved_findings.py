@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from utilities.results.image_contributions import ImageContributions
+from utilities.results.matrix_difference import MatrixDifference
 from utilities.results.measure_tests import MeasureTests
 from utilities.results.result import Result
 from utilities.results.similarity import Similarity
@@ -26,6 +27,7 @@ MOST = 6  # claims whose numbers are stated
 DESCRIBED: Mapping[type[Result], Callable[[Any], str]] = {
     Similarity: describe,
     SimilarityDifference: describe_nearness,
+    MatrixDifference: describe_nearness,
     MeasureTests: describe_measure_tests,
     ImageContributions: describe_contributions,
 }

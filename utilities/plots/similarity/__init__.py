@@ -8,6 +8,7 @@ from utilities.plots.similarity.depth import plot_best_match, plot_diagonal, plo
 from utilities.plots.similarity.heatmap import plot_similarity
 from utilities.plots.similarity.measure_tests import plot_measure_tests
 from utilities.plots.similarity.nearness import plot_nearness
+from utilities.plots.similarity.nearness_matrix import plot_nearness_matrix
 from utilities.plots.similarity.panels import plot_panels
 from utilities.plots.similarity.stitching import plot_stitching, plot_stitching_matrix
 
@@ -20,6 +21,7 @@ __all__ = [
     "plot_extremes",
     "plot_measure_tests",
     "plot_nearness",
+    "plot_nearness_matrix",
     "plot_panels",
     "plot_results",
     "plot_significance",

@@ -134,7 +134,7 @@ def plot_difference(first: Similarity, second: Similarity, *, title: str | None 
     label = f"difference of {measure_of([first, second])}"
     scale = {"vmin": -top, "vmax": top, "cmap": "vlag"}
     title = _difference_of(one, two) if title is None else title
-    return _plot_marked(first, difference, marked, title, text, label, scale, **options)
+    return marked_heatmap(first, difference, marked, title, text, label, scale, **options)
 
 
 def _errors_in_doubt(*results: Similarity) -> float:
@@ -170,7 +170,7 @@ def plot_significance(result: Similarity, **options: Any) -> PaperFigure:
         marked, result.p_value, f"Dots: p > {LEVEL}, each pair tested by itself,"
     )
     scale = {"vmin": 0.0, "vmax": 1.0, "cmap": "rocket"}
-    return _plot_marked(result, result.matrix, marked, heading(result), text, measure_of([result]), scale, **options)
+    return marked_heatmap(result, result.matrix, marked, heading(result), text, measure_of([result]), scale, **options)
 
 
 def _difference_of(one: str, two: str) -> str:
@@ -191,7 +191,7 @@ def _share(marked: np.ndarray | None, values: np.ndarray, meaning: str) -> str:
     return f" {meaning} {int(marked.sum()):,} of {int(np.isfinite(values).sum()):,} pairs."
 
 
-def _plot_marked(
+def marked_heatmap(
     result: Similarity,
     matrix: np.ndarray,
     marked: np.ndarray | None,
@@ -204,6 +204,23 @@ def _plot_marked(
     caption: bool = True,
     ticks: Sequence[str] | str | None = None,
 ) -> PaperFigure:
+    """Draw a heatmap with a dot on each cell that is marked.
+
+    Args:
+        result: Result with the names of the layers.
+        matrix: What is drawn, (layers1, layers2).
+        marked: Where dots are, the same shape, or None.
+        title: Title above the heatmap.
+        text: Caption.
+        label: Name of the values.
+        scale: ``vmin``, ``vmax`` and ``cmap``.
+        width: See `plot_results`.
+        caption: See `plot_results`.
+        ticks: See `plot_results`.
+
+    Returns:
+        The figure.
+    """
     figure, (ax,) = heatmap_axes(1)
     panel = _heatmap(ax, matrix, result, title, **scale)
     panel.ticks = chosen(ticks, result.layers1, result.layers2)

@@ -33,6 +33,9 @@ def plot_nearness(result: SimilarityDifference) -> Figure:
         the largest difference if none was real, with a dashed line at the level of confidence; the ring is at the
         observed one.
 
+    Raises:
+        ValueError: If the result is a difference of whole matrices.
+
     Example:
         >>> one, none = np.array([0.3, 0.1]), np.zeros(2)
         >>> result = SimilarityDifference(
@@ -43,6 +46,8 @@ def plot_nearness(result: SimilarityDifference) -> Figure:
         >>> [ax.get_xlabel() for ax in plot_nearness(result).axes]
         ['layers of the model', 'largest, in standard errors']
     """
+    if result.difference.ndim > 1:
+        raise ValueError("this result is a difference of whole matrices: plot_nearness_matrix draws it")
     figure, (left, right) = new_figure(TEXT_WIDTH, 3.6, 1, 2, width_ratios=[3, 1])
     colours = sns.color_palette(PALETTE, 3)
     _differences(left, result, colours)
@@ -50,10 +55,15 @@ def plot_nearness(result: SimilarityDifference) -> Figure:
     facts = result.provenance
     finish(figure, {"": SimpleNamespace(provenance=facts | {"n": result.n})})
     fit_layers(left.xaxis, [*result.layers, WHOLE], _places(result))
-    models = [f"{name}: {text}" for k, name in zip("123", result.names, strict=True)
-              if (text := describe_model(facts, k, name=False))]  # fmt: skip
-    figure.caption = ". ".join([*models, describe_images(facts, result.n), _note(result)])
+    figure.caption = ". ".join([*describe_three(result), describe_images(facts, result.n), _note(result)])
     return figure
+
+
+def describe_three(result: SimilarityDifference) -> list[str]:
+    """Describe the three models, as far as their names do not say it."""
+    said = [(name, describe_model(result.provenance, k, name=False))
+            for k, name in zip("123", result.names, strict=True)]  # fmt: skip
+    return [f"{name}: {text}" for name, text in said if text and f"({text})" not in name]
 
 
 def _places(result: SimilarityDifference) -> list[float]:
