@@ -1,5 +1,7 @@
 """Which of two models is nearer: known answers, the values of `compare`, and what is refused."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -194,6 +196,8 @@ def test_what_is_no_model_or_a_model_twice_is_refused():
         compare_similarities(one, "resnet18", net(1), loader(), **QUIET)
     with pytest.raises(ValueError, match="second holds one model twice"):
         compare_similarities(one, net(1), [one, one], loader(), **QUIET)
+    with pytest.raises(ValueError, match="first holds one model twice, as number 1 and 3"):
+        compare_similarities(one, [net(1), net(2), copy.deepcopy(net(1))], net(3), loader(), **QUIET)
     with pytest.raises(ValueError, match="20 or more"):
         compare_similarities(one, net(1), net(2), loader(80, 16), **QUIET)
 

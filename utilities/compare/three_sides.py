@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -72,9 +73,19 @@ def side_of(models: Any, layers: Layers | None, loader: Any, view: Any, name: st
             f"{name} should be a torch module, or a list of them from several seeds, not "
             f"{wrong[0] if wrong else models!r}; utilities.zoo.create_model makes one"
         )
-    if len(set(map(id, several))) < len(several):
-        raise ValueError(f"{name} holds one model twice; models of several seeds are different ones")
+    for (i, one), (k, two) in combinations(enumerate(several, 1), 2):
+        if one is two or _equal_weights(one, two):
+            raise ValueError(
+                f"{name} holds one model twice, as number {i} and {k}; models of several seeds have weights of their "
+                "own (on the command line --model-seeds gives untrained ones theirs)"
+            )
     return Side(list(several), layers, loader, view)
+
+
+def _equal_weights(one: nn.Module, two: nn.Module) -> bool:
+    """Tell whether two models hold the same values, by name; models without any are not told apart."""
+    own, other = one.state_dict(), two.state_dict()
+    return bool(own) and own.keys() == other.keys() and all(torch.equal(own[k].cpu(), other[k].cpu()) for k in own)
 
 
 def grams_of_sides(
