@@ -36,6 +36,12 @@ def test_all_layers_and_their_mean_are_drawn_with_the_largest_ringed():
     assert "6.0 at layer4" in right.get_title()
 
 
+def test_two_equal_models_leave_an_axis_of_some_length():
+    none = np.zeros(5)
+    equal = made(difference=none, stderr=none, score=none, null_largest=np.zeros(200), critical=0.0)
+    assert plot_nearness(equal).axes[1].get_xlim() == (0, 1.08)
+
+
 def test_the_caption_states_models_images_and_the_whole():
     caption = plot_nearness(made()).caption
     assert "vit: accuracy 90.0%" in caption

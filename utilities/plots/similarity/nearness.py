@@ -106,7 +106,7 @@ def _null(ax: Axes, result: SimilarityDifference, colour: Any) -> None:
     ax.hist(result.null_largest, bins=30, density=True, color=LIGHT, linewidth=0)
     ax.axvline(result.critical, color=DARK, linewidth=REFERENCE, linestyle="--")
     ax.plot(own, 0, "o", markersize=8, fillstyle="none", color=colour, clip_on=False)
-    ax.set(xlabel="largest, in standard errors", yticks=[], xlim=(0, 1.08 * max(most, own)))
+    ax.set(xlabel="largest, in standard errors", yticks=[], xlim=(0, 1.08 * (max(most, own) or 1)))
     ax.set_ylim(bottom=0)
     said = f"ring: {own:.1f} at {result.largest}\ngrey: if none is real\np = {np.nanmin(result.p_family):.2g}"
     ax.set_title(said, fontsize=TICK)
