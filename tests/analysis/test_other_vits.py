@@ -3,24 +3,30 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests import vit_twins
 from utilities.analysis.attention.attention_distance import attention_distance
 from utilities.analysis.blocks.fourier import fourier
 from utilities.analysis.blocks.lesion import lesions
 from utilities.analysis.blocks.skip_ratios import skip_ratios
+from utilities.analysis.class_embedding.frozen_norm import freeze
 from utilities.analysis.class_embedding.gradient_map import gradient_maps
 from utilities.analysis.class_embedding.identifiability import identifiability
 from utilities.analysis.class_embedding.key_value import key_value_agreement
 from utilities.analysis.class_embedding.lens import lens
+from utilities.analysis.class_embedding.logit_attribution import logit_attribution
 from utilities.analysis.class_embedding.masking import check_maskable
 from utilities.analysis.class_embedding.perturbation import perturb
 from utilities.analysis.class_embedding.relevance import relevance_maps
 from utilities.analysis.class_embedding.removal import removal_curves
 from utilities.analysis.class_embedding.space import LensOptions
 from utilities.analysis.class_embedding.spaces import class_space, transformer_space
+from utilities.analysis.readout import readout_of
 from utilities.compare import compare
 from utilities.hooks.block_sequence import blocks
+from utilities.hooks.trial import first_tensor
+from utilities.hooks.vit_parts import vit_parts
 from utilities.zoo.layers import block_layers, comparison_layers
 
 QUIET = {"device": "cpu", "progress": False}
@@ -139,8 +145,90 @@ def test_interventions_are_timms(name, twins, loader):
 
 
 def test_towers_have_no_class_embedding_space(twins):
-    with pytest.raises(ValueError, match="CLIPVisionModel has no linear classifier, whose rows"):
+    with pytest.raises(ValueError, match="CLIPVisionModel has no linear classifier: it gives an embedding"):
         class_space(twins("clip")[1])
+
+
+@pytest.mark.parametrize("name", ["vit", "torchvision"])
+def test_shares_in_a_logit_are_timms(name, twins, loader):
+    one, two = (logit_attribution(model, loader, **QUIET) for model in twins(name))
+    same(one, two, "image_share", "image_centred", "logit")
+    assert (one.kinds, one.groups) == (two.kinds, two.groups)
+    modules = dict(twins(name)[1].named_modules())
+    for part in two.names[1:]:
+        assert part.removesuffix(".bias").partition(".head.")[0] in modules, part
+
+
+def classifier(name):
+    """A classifier of transformers in float64, with random weights."""
+    transformers = pytest.importorskip("transformers")
+    from utilities.zoo.huggingface import HuggingFaceModel
+
+    plain = {**vit_twins.CONFIG, "intermediate_size": vit_twins.HIDDEN}
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    own = {"text_config": text, "vision_config": plain} if name in ("CLIP", "Siglip") else {**plain, "mlp_ratio": 2}
+    own = plain if name == "DeiT" else own
+    config = getattr(transformers, f"{name}Config")(**own, num_labels=vit_twins.CLASSES)
+    model = HuggingFaceModel(getattr(transformers, f"{name}ForImageClassification")(config))
+    torch.manual_seed(0)
+    with torch.no_grad():  # zeros and ones would hide a part that is left out
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.3 + (parameter.ndim == 1) * 0.5)
+    return model.double().eval()
+
+
+@pytest.mark.parametrize("name", ["DeiT", "Dinov2", "Dinov2WithRegisters", "CLIP", "Siglip"])
+@torch.no_grad()
+def test_shares_of_other_classifiers_add_up_and_are_what_removal_takes_away(name):
+    """The mean, with and without a norm before it, and the class token beside the mean, with LayerScale."""
+    model, images = classifier(name), vit_twins.images(4).double()
+    labels = vit_twins.labels(4)
+    result = logit_attribution(model, [(images, labels)], **QUIET)
+    rows = torch.arange(4), labels
+    np.testing.assert_allclose(result.image_share.sum(1), model(images)[rows], atol=1e-12)
+    # In the last block's MLP nothing follows but the norm: with its scale kept, the MLP's share is what it takes away.
+    parts, kept = vit_parts(model), {}
+    last = parts.blocks[-1]
+    hooks = [last.module.register_forward_hook(lambda m, _, out: kept.update(after=first_tensor(out))),
+             last.mlp_added.register_forward_hook(lambda m, _, out: kept.update(mlp=out))]  # fmt: skip
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    norm = nn.Identity() if parts.norm is None else parts.norm
+    frozen = freeze(norm, kept["after"])
+    before = frozen.linear(kept["after"] - kept["mlp"]) + frozen.bias
+    head, image = parts.heads[0], before[:, parts.prefix :].mean(1)
+    pooled = {"token": before[:, 0], "avg": image, "token and avg": torch.cat([before[:, 0], image], 1)}[parts.pool]
+    share = result.image_share[:, result.kinds.index("mlp", result.kinds.index("mlp") + 1)]
+    assert np.abs(share).max() > 1e-3
+    np.testing.assert_allclose((model(images) - head(pooled))[rows], share, atol=1e-12)
+
+
+def test_shares_are_of_a_copy_in_float32_where_half_precision_rounds_the_sums(loader):
+    model = vit_twins.random_timm().bfloat16()
+    with pytest.warns(UserWarning, match="runs a copy of VisionTransformer in float32: bfloat16 rounds its sums"):
+        found = logit_attribution(model, loader, **QUIET)
+    assert model.head.weight.dtype == torch.bfloat16
+    expected = logit_attribution(model.float(), loader, **QUIET)
+    np.testing.assert_array_equal(found.image_share, expected.image_share)
+    assert found.error < 1e-5
+    assert found.provenance["precision"] == "float32, of bfloat16 weights"
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(logit_attribution(model, loader, **QUIET).image_share, expected.image_share)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("deit", "DeiTForImageClassificationWithTeacher is distilled: two classifiers"),
+        ("dinov2", "Dinov2Model has no linear classifier: it gives an embedding, and no logits"),
+        ("clip", "CLIPVisionModel has no linear classifier"),
+        ("siglip", "SiglipVisionModel has no linear classifier"),
+    ],
+)
+def test_there_are_no_shares_without_one_classifier(name, reason, twins, loader):
+    with pytest.raises(ValueError, match=reason):
+        logit_attribution(twins(name)[1], loader, **QUIET)
 
 
 def test_dinov2s_classifier_reads_no_single_token():
@@ -152,3 +240,4 @@ def test_dinov2s_classifier_reads_no_single_token():
     blocks(model).check(vit_twins.images(2))
     with pytest.raises(ValueError, match="class token beside the mean over patches: no token alone"):
         class_space(model)
+    assert readout_of(model) == "CLS and GAP"

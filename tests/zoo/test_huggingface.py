@@ -1,6 +1,8 @@
 """Hugging Face's models by name, from folders that ``save_pretrained`` wrote."""
 
 import json
+import re
+import shutil
 import time
 
 import numpy as np
@@ -20,6 +22,7 @@ from utilities.zoo.trained_on import refuse_other_classes
 
 transformers = pytest.importorskip("transformers")
 huggingface_hub = pytest.importorskip("huggingface_hub")
+safetensors = pytest.importorskip("safetensors.torch")
 SMALL = {**vit_twins.CONFIG, "intermediate_size": vit_twins.HIDDEN}
 TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -174,6 +177,106 @@ def test_a_hub_that_does_not_answer_is_not_asked_again_and_again(monkeypatch):
     with pytest.raises(ConnectionError, match=r"cannot find hf/nope here or on the hub .* write hf/FOLDER"):
         create_model("hf/nope", 10)
     assert asked == []
+
+
+def changed(source, folder, tensors=None, **config):
+    """Copy a model's folder, with other tensors or another configuration."""
+    shutil.copytree(source[3:], folder)
+    if tensors is not None:
+        weights = folder / "model.safetensors"
+        state = safetensors.load_file(weights)
+        tensors(state)
+        safetensors.save_file(state, weights, metadata={"format": "pt"})
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(said | config))
+    return f"hf/{folder}"
+
+
+def without(*words):
+    def change(state):
+        for key in [key for key in state if any(word in key for word in words)]:
+            del state[key]
+
+    return change
+
+
+def test_tensors_that_would_be_random_are_refused_by_name(digits, tmp_path):
+    lost = changed(digits, tmp_path / "lost", without("layer.1.intermediate.dense.weight", "layers.1.mlp.fc1.weight"))
+    for classes, first in ((None, "vit."), (4, "vit."), (0, "")):  # its own classifier, a new one, none
+        with pytest.raises(ValueError, match=rf"lost lack .* random: {first}layers\.1\.mlp\.fc1\.weight; mend"):
+            create_model(lost, classes)
+    assert create_model(lost, 4, "random").num_classes == 4
+    deeper = changed(digits, tmp_path / "deeper", num_hidden_layers=3)
+    with pytest.raises(ValueError, match=r"random: vit\.layers\.2\.attention\.k_proj\.bias, .* and 11 more"):
+        create_model(deeper)
+    beheaded = changed(digits, tmp_path / "beheaded", without("classifier"))
+    with pytest.raises(ValueError, match=r"random: classifier\.bias, classifier\.weight"):
+        create_model(beheaded)
+    wider = changed(digits, tmp_path / "wider", hidden_size=48)
+    for classes in (None, 4):
+        with pytest.raises(
+            ValueError, match=r"wider have other shapes .*vit\.embeddings\.cls_token \(1, 1, 24\) instead"
+        ):
+            create_model(wider, classes)
+
+
+def test_what_was_never_saved_is_newly_initialised_with_a_warning(tmp_path, digits, recwarn):
+    config = transformers.BeitConfig(**SMALL, use_mask_token=True)
+    source = transformers.BeitForMaskedImageModeling(config)
+    with pytest.warns(UserWarning, match=r"saved without pooler\.layernorm\.bias, pooler\.layernorm\.weight: newly"):
+        model = create_model(saved(source, tmp_path / "beit"))
+    assert torch.equal(model.embeddings.cls_token, source.beit.embeddings.cls_token)
+    tower = saved(transformers.Dinov2Model(transformers.Dinov2Config(**vit_twins.CONFIG)), tmp_path / "tower")
+    with pytest.warns(UserWarning, match="have no classifier: its classifier is newly initialised"):
+        assert create_model(tower, 4).num_classes == 4
+    recwarn.clear()
+    create_model(changed(tower, tmp_path / "unmasked", without("mask_token")))  # no image passes it
+    whole = transformers.CLIPModel(transformers.CLIPConfig(text_config=TEXT, vision_config=SMALL))
+    create_model(saved(whole, tmp_path / "clip"))  # the tower for texts is left out on purpose
+    create_model(digits, 0)  # and so is the classifier
+    assert [str(one.message) for one in recwarn] == []
+
+
+def test_tensors_without_a_place_are_named(digits, tmp_path):
+    extra = changed(digits, tmp_path / "extra", lambda state: state.update(foo=torch.ones(3)))
+    with pytest.warns(UserWarning, match="no place for some tensors of .*extra: foo$"):
+        create_model(extra)
+    with pytest.warns(UserWarning, match=r"no place for some tensors of .*: vit\.layers\.1\.attention.* and 11 more"):
+        create_model(digits, num_hidden_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("model.safetensors", lambda whole: whole[:2000], "invalid header length"),
+        ("model.safetensors", lambda whole: whole[:-100], "not fully covered"),
+        ("model.safetensors", None, "no file named model.safetensors"),
+        ("pytorch_model.bin", lambda _: b"", "EOFError"),
+        ("pytorch_model.bin", lambda _: b"PK\x03\x04 and no more", "PytorchStreamReader failed"),
+        ("pytorch_model.bin", lambda _: b"version https://", "Weights only load failed"),
+        ("config.json", lambda _: b"{", "config.json' is not a valid JSON"),
+        ("config.json", lambda _: b'{"model_type": "vit", "hidden_size": "x"}', "'hidden_size' expected int"),
+    ],
+)
+def test_files_cut_short_are_named_with_the_remedy(digits, tmp_path, file, content, reason):
+    name = changed(digits, tmp_path / "broken")
+    path = tmp_path / "broken" / file
+    whole = path.read_bytes() if path.exists() else b""
+    if content is None or file == "pytorch_model.bin":
+        (tmp_path / "broken" / "model.safetensors").unlink()
+    if content is not None:
+        path.write_bytes(content(whole))
+    with pytest.raises(
+        ValueError, match=rf"files of {re.escape(name)} cannot be read \(.*{reason}.*copy all its files"
+    ):
+        create_model(name)
+
+
+def test_preprocessing_that_is_no_json_is_named(digits, tmp_path):
+    name = changed(digits, tmp_path / "broken")
+    (tmp_path / "broken" / "preprocessor_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json is not valid JSON"):
+        input_options(name)
 
 
 def test_the_commands_take_it(digits, tmp_path, capsys):

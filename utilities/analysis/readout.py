@@ -8,7 +8,10 @@ from torch import nn
 
 from utilities.hooks.vit_parts import vit_parts
 
-READOUTS = {"token": "CLS", "avg": "GAP", "avgmax": "GAP", "max": "max", "map": "attention pooling"}
+READOUTS = {
+    "token": "CLS", "avg": "GAP", "token and avg": "CLS and GAP", "avgmax": "GAP", "max": "max",
+    "map": "attention pooling",
+}  # fmt: skip
 
 
 def readout_of(model: nn.Module) -> str | None:

@@ -71,7 +71,8 @@ class ViTParts:
         final: Final norm as the model has it.
         norm: Final norm of the tokens, or None where the classifier or the embedding is made without one.
         heads: Classifiers of the first tokens, one or, of a distilled model, two; none without a classifier.
-        pool: What is classified: ``"token"``, ``"avg"``, the mean over image tokens, or None for something else.
+        pool: What is classified: ``"token"``, ``"avg"``, the mean over image tokens, ``"token and avg"``, both side by
+            side, or None for something else.
         finish: Function from the last block's tokens to what the model gives, or None where it is not known.
         prefix: Number of tokens before those of the image.
         class_token: Whether the first of these is a class token.
@@ -213,7 +214,8 @@ def _readout(
             return norm, None, lambda x: pooler(norm(x))
         return norm, None, (lambda x: norm(x[:, 0])) if prefix else None
     if heads[0].in_features == 2 * width:  # DINOv2: the class token beside the mean over patches
-        return norm, None, lambda x: heads[0](torch.cat([norm(x)[:, 0], norm(x)[:, prefix:].mean(1)], 1))
+        both = "token and avg"
+        return norm, both, lambda x: heads[0](torch.cat([norm(x)[:, 0], norm(x)[:, prefix:].mean(1)], 1))
     if _part(root, "pre_layrnorm") is not None:  # CLIP's classifier: the mean over patches, without the final norm
         return None, "avg", lambda x: heads[0](x[:, prefix:].mean(1))
     if not prefix:

@@ -7,10 +7,9 @@ both as one tensor. Layers keep the names that they have in transformers.
 from __future__ import annotations
 
 import importlib.util
-import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from torchvision.transforms import InterpolationMode
 
 from utilities.datasets.folders import imagenet_classes
 from utilities.hooks.trial import first_tensor
+from utilities.zoo.huggingface_files import explaining, load_weights, quietly, reach, read_json
 
 PREFIX = "hf/"
-PATIENCE = 5  # seconds to wait for the hub's first answer
 INSTALL = "pip install transformers, or this package with its extra, '[hf]'"
 # Image towers of models that also read text, by the type in the configuration.
 TOWERS = {
@@ -154,15 +153,15 @@ def build_hf(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[
         The model, with the names of its ``classes`` where these are known.
 
     Raises:
-        ValueError: If there is no such model of images.
+        ValueError: If there is no such model of images, or its files are broken or lack tensors.
         TypeError: For an option that the configuration does not have.
         ConnectionError: If it cannot be fetched.
     """
     import transformers
 
     place = where_is(name)
-    with _quietly(), _explaining(name):
-        where = _reach(place)
+    with quietly(), explaining(name, place):
+        where = reach(place)
         config = transformers.AutoConfig.from_pretrained(place, **where)
         unknown = [key for key in kwargs if not hasattr(config, key)]
         if unknown:
@@ -178,9 +177,8 @@ def build_hf(name: str, num_classes: int | None, pretrained: bool, kwargs: dict[
         kind = _class_of(config, headed, name)
         options = {"add_pooling_layer": False} if not headed and config.model_type in WITHOUT_POOLER else {}
         if pretrained:
-            model = kind.from_pretrained(
-                place, config=_own_config(kind, config), ignore_mismatched_sizes=fresh, **options, **where
-            )
+            saved = partial(_saved, config, name)
+            model = load_weights(kind, _own_config(kind, config), name, place, saved, fresh, **options, **where)
         else:
             model = kind._from_config(_own_config(kind, config), **options)
     if fresh:
@@ -213,6 +211,15 @@ def _class_of(config: Any, headed: bool, name: str) -> Any:
     return found
 
 
+def _saved(config: Any, name: str) -> nn.Module:
+    """Build the model that a configuration says was saved; where it names none, the image tower."""
+    import transformers
+
+    named = [getattr(transformers, one, None) for one in config.architectures or ()]
+    kind = next((one for one in named if hasattr(one, "_from_config")), None) or _class_of(config, False, name)
+    return kind._from_config(_own_config(kind, config))
+
+
 def _own_config(kind: Any, config: Any) -> Any:
     """Take the tower's part of a configuration of images and text."""
     return config if isinstance(config, kind.config_class) else config.vision_config
@@ -234,54 +241,6 @@ def class_names(config: Any) -> tuple[str, ...] | None:
     return names
 
 
-def _reach(place: str) -> dict[str, Any]:
-    """Ask the hub once for a model; where nobody answers, return the option that takes what is here alone.
-
-    Without it, transformers asks six times for each file that is not here, and waits half a minute in all.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.utils import HfHubHTTPError, HFValidationError
-
-    if Path(place).is_dir():
-        return {}
-    try:
-        get_hf_file_metadata(hf_hub_url(place, "config.json"), timeout=PATIENCE)
-    except (HfHubHTTPError, HFValidationError):
-        return {}  # an answer, or no name of the hub's: transformers explains either
-    except Exception:  # versions of the hub's library differ in what they raise without a connection
-        return {"local_files_only": True}
-    return {}
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep transformers from printing bars and configurations, and put its settings back."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def _explaining(name: str) -> Iterator[None]:
-    """Explain what to do where the hub cannot be reached."""
-    try:
-        yield
-    except OSError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConnectionError(
-            f"cannot find {name} here or on the hub ({reason}); save it elsewhere by save_pretrained(FOLDER), copy the "
-            "folder here and write hf/FOLDER"
-        ) from error
-
-
 def hf_preprocessing(name: str) -> tuple[tuple[int, int, int], tuple[float, ...] | None, tuple[float, ...] | None, Any]:
     """Read how images are prepared for a model: size, mean, deviation and transform.
 
@@ -299,12 +258,12 @@ def hf_preprocessing(name: str) -> tuple[tuple[int, int, int], tuple[float, ...]
     import transformers
 
     place = where_is(name)
-    with _quietly(), _explaining(name):
-        where = _reach(place)
+    with quietly(), explaining(name, place):
+        where = reach(place)
         config = transformers.AutoConfig.from_pretrained(place, **where)
         file = Path(place) / "preprocessor_config.json"
         if Path(place).is_dir():
-            said = json.loads(file.read_text()) if file.is_file() else None
+            said = read_json(file) if file.is_file() else None
         else:
             said = transformers.AutoImageProcessor.from_pretrained(place, **where).to_dict()
     if said is None:

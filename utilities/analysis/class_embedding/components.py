@@ -12,13 +12,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from timm.models.vision_transformer import ResPostBlock, VisionTransformer
+from timm.models.vision_transformer import ResPostBlock
 from torch import nn
 
 from utilities.analysis.class_embedding.block_tokens import BlockTokens, read_blocks
 from utilities.analysis.class_embedding.frozen_norm import FrozenNorm, check_norm, freeze
 from utilities.analysis.class_embedding.space import ClassSpace
-from utilities.analysis.class_embedding.transformer_space import TransformerSpace
+from utilities.analysis.class_embedding.transformer_space import BlockParts, TransformerSpace
 from utilities.results.moments import precise
 
 KINDS = ("embedding", "head", "mlp", "shortcut", "conv", "msa", "bias")
@@ -60,7 +60,7 @@ class Components(ABC):
 
 
 class TransformerComponents(Components):
-    """Components of timm's VisionTransformer with pre-norm blocks.
+    """Components of a Vision Transformer with pre-norm blocks: timm's, torchvision's or Hugging Face's.
 
     The fc2 bias of an MLP counts as part of the MLP, and the bias of values as part of the head.
 
@@ -86,23 +86,20 @@ class TransformerComponents(Components):
         _check_stream(space)
         self.space, self.block_names = space, list(space.names)
         self.names, self.kinds, self.blocks = ["embedding"], ["embedding"], [-1]
-        for index, (name, block) in enumerate(zip(space.names, space.blocks, strict=True)):
-            heads = [f"{name}.attn.head.{h}" for h in range(block.attn.num_heads)]
-            self.names += [*heads, f"{name}.attn.proj.bias", f"{name}.mlp"]
+        names = {module: name for name, module in space.model.named_modules()}
+        for index, block in enumerate(space.block_parts):
+            heads = [f"{names[block.attention]}.head.{h}" for h in range(_heads(block))]
+            self.names += [*heads, f"{names[block.projection]}.bias", names[block.mlp]]
             self.kinds += ["head"] * len(heads) + ["bias", "mlp"]
             self.blocks += [index] * (len(heads) + 2)
-        self.names += ["norm.bias", "head.bias"]
-        self.kinds, self.blocks = [*self.kinds, "bias", "bias"], self.blocks + 2 * [len(space.blocks)]
-
-    @property
-    def model(self) -> VisionTransformer:
-        """The model."""
-        return self.space.model
+        ends = [f"{names[module]}.bias" for module in (*space.norms[:1], space.head)]
+        self.names += ends
+        self.kinds, self.blocks = self.kinds + len(ends) * ["bias"], self.blocks + len(ends) * [len(space.blocks)]
 
     @property
     def head(self) -> nn.Linear:
         """The classifier."""
-        return self.model.head
+        return self.space.head
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the model, twice where each token has a frozen scale of its own before tokens are averaged."""
@@ -118,11 +115,16 @@ class TransformerComponents(Components):
                 last.append(self._pool(tokens.after, weights))
 
         logits = read_blocks(self.space, images, visit)
-        return logits, self._read(torch.cat(parts, 1), last[0], scaled=weights is not None)
+        return logits, self._read(torch.cat(parts, 1), last[0], scaled=weights is not None).flatten(2)
+
+    @property
+    def _norms(self) -> tuple[nn.Module, nn.Module]:
+        """Final norms before and after the pool."""
+        return (*self.space.norms, nn.Identity(), nn.Identity())[:2]
 
     @property
     def _normed_before_pool(self) -> bool:
-        return self.model.global_pool == "avg" and not isinstance(self.model.norm, nn.Identity)
+        return self.space.pool != "token" and not isinstance(self._norms[0], nn.Identity)
 
     def _scales(self, images: torch.Tensor) -> torch.Tensor:
         """Find the final norm's scale of each token, (batch, tokens, 1)."""
@@ -130,42 +132,48 @@ class TransformerComponents(Components):
 
         def visit(tokens: BlockTokens) -> None:
             if tokens.index == len(self.space.blocks) - 1:
-                found.append(freeze(self.model.norm, tokens.after).scale)
+                found.append(freeze(self._norms[0], tokens.after).scale)
 
         read_blocks(self.space, images, visit)
         return found[0]
 
     def _pool(self, tokens: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-        """Take the class token, or average, with weights if there are any: (batch, tokens, n) -> (batch, n)."""
-        if self.model.global_pool == "token":
-            return precise(tokens[:, 0])
-        first = 0 if self.model.pool_include_prefix else self.space.prefix
-        tokens = precise(tokens[:, first:])
-        return (tokens if weights is None else tokens * weights[:, first:]).mean(1)
+        """Take the class token, the average, or both: (batch, tokens, n) -> (batch, 1 or 2, n), weighted if asked."""
+        pool, first = self.space.pool, self.space.first_pooled
+        tokens = precise(tokens[:, :1] if pool == "token" else tokens)
+        tokens = tokens if weights is None else tokens * weights
+        pooled = [] if pool == "avg" else [tokens[:, 0]]
+        return torch.stack(pooled if pool == "token" else [*pooled, tokens[:, first:].mean(1)], 1)
 
     def _of_block(self, tokens: BlockTokens, weights: torch.Tensor | None) -> torch.Tensor:
-        """Compute what heads, the projection's bias and the MLP of a block add, (batch, heads + 2, width)."""
-        block = self.space.blocks[tokens.index]
-        keys = self._pool(tokens.attn_keys, weights).unflatten(1, (block.attn.num_heads, -1))
-        proj, gain = block.attn.proj, getattr(block.ls1, "gamma", None)
-        matrix = proj.weight.detach().to(keys).unflatten(1, keys.shape[1:])
-        heads = torch.einsum("bhe,dhe->bhd", keys, matrix)
-        bias = heads.new_zeros(heads.shape[2]) if proj.bias is None else proj.bias.detach().to(heads)
+        """Compute what heads, the projection's bias and the MLP of a block add, (batch, heads + 2, pooled, width)."""
+        block = self.space.block_parts[tokens.index]
+        keys = self._pool(tokens.attn_keys, weights).unflatten(2, (_heads(block), -1))
+        proj, gain = block.projection, next(block.attention_scale.parameters(), None)
+        matrix = proj.weight.detach().to(keys).unflatten(1, keys.shape[2:])
+        heads = torch.einsum("bphe,dhe->bhpd", keys, matrix)
+        bias = heads.new_zeros(heads.shape[3]) if proj.bias is None else proj.bias.detach().to(heads)
         bias = bias * self._pool(torch.ones_like(tokens.attn[..., :1]), weights)
         attn = torch.cat([heads, bias[:, None]], 1)
         attn = attn if gain is None else attn * gain.detach().to(attn)
         return torch.cat([attn, self._pool(tokens.mlp, weights)[:, None]], 1)
 
     def _read(self, parts: torch.Tensor, last: torch.Tensor, scaled: bool) -> torch.Tensor:
-        """Apply the frozen norms to each part, (batch, parts, width), and add the norms' bias as a part of its own."""
-        model = self.model
-        final = freeze(model.norm, last)
+        """Apply the frozen norms to each part, (batch, parts, pooled, width), and add their bias as one of its own."""
+        before, after = self._norms
+        final = freeze(before, last)
         one = torch.ones_like(final.scale)  # each token has had its own scale already
         final = FrozenNorm(one, final.weight, final.bias, final.centred) if scaled else final
-        pooled = freeze(model.fc_norm, final.linear(last) + final.bias)
+        pooled = freeze(after, final.linear(last) + final.bias)
         parts = _each(pooled, _each(final, parts))
+        if not self.space.norms:
+            return parts
         bias = pooled.linear(final.bias.expand_as(last)) + pooled.bias
         return torch.cat([parts, bias[:, None]], 1)
+
+
+def _heads(block: BlockParts) -> int:
+    return block.projection.in_features // block.attention.head_dim
 
 
 def _each(norm: FrozenNorm, parts: torch.Tensor) -> torch.Tensor:
@@ -174,7 +182,7 @@ def _each(norm: FrozenNorm, parts: torch.Tensor) -> torch.Tensor:
 
 def _check_stream(space: TransformerSpace) -> None:
     """Refuse a transformer whose logits are no sum over heads and MLPs with the scale of the final norm frozen."""
-    model, kind = space.model, type(space.model).__name__
+    model, kind = space.model, type(getattr(space.model, "source", space.model)).__name__
     if space.head_dist is not None:
         raise ValueError(f"{kind} is distilled: two classifiers read two tokens, and no single logit is a sum of parts")
     for name, block in zip(space.names, space.blocks, strict=True):
@@ -183,7 +191,7 @@ def _check_stream(space: TransformerSpace) -> None:
                 f"{name} of {kind} has its norms after attention and MLP: the norm's own scale stands between the "
                 "heads and the stream, and the stream is no plain sum over heads; only pre-norm blocks are read"
             )
-    for norm in (model.norm, model.fc_norm):
+    for norm in space.norms:
         check_norm(norm)
     if getattr(model, "attn_pool", None) is not None:
         raise ValueError(f"{kind} pools by attention, which is not linear in the tokens; 'token' and 'avg' are read")

@@ -29,10 +29,12 @@ from utilities.analysis.class_embedding.conv_space import is_resnet
 from utilities.analysis.class_embedding.lens import NO_LABEL, PerImage
 from utilities.analysis.class_embedding.readers import Target, check_readout, check_size, check_target
 from utilities.analysis.class_embedding.resnet_components import ResNetComponents
-from utilities.analysis.class_embedding.spaces import class_space
+from utilities.analysis.class_embedding.spaces import class_space, transformer_space
+from utilities.analysis.class_embedding.unrounded import half_type, unrounded
 from utilities.analysis.stream import stream
 from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import BatchCheck, check_labels, hits
+from utilities.hooks.vit_parts import vit_parts
 from utilities.results.moments import precise
 from utilities.results.result import Result
 from utilities.results.statistics import mean_and_stderr
@@ -151,9 +153,10 @@ def logit_attribution(
     with c_i = LayerScale W_h k_h for head h of a block. Where the model averages tokens, so do the shares.
 
     Args:
-        model: timm's VisionTransformer with pre-norm blocks, by class token or average; or a ResNet (this package,
-            torchvision, timm; AlterNet and pre-activation included). It runs in eval mode, and twice where each
-            token is normed before the average.
+        model: timm's VisionTransformer with pre-norm blocks, torchvision's, or a classifier of Hugging Face's (ViT,
+            DeiT, DINOv2, CLIP, SigLIP), by class token, average or both; or a ResNet (this package, torchvision,
+            timm; AlterNet and pre-activation included). It runs in eval mode, and twice where each token is normed
+            before the average. One in half precision runs as a copy in float32, because its sums are rounded.
         loader: Yields (images, labels), or images alone if the target is not the label.
         target: The class whose logit is split: ``"label"``, ``"prediction"`` or an index.
         device: See `utilities.utils.resolve_device`.
@@ -175,6 +178,7 @@ def logit_attribution(
         >>> result.by_block().group.tolist()
         ['embedding', 'attention', 'mlp', 'attention', 'mlp', 'bias']
     """
+    half, model = half_type(model), unrounded(model, "logit attribution")
     components = components_of(model)
     space = components.space
     check_target(target, space.num_classes)
@@ -185,7 +189,8 @@ def logit_attribution(
         for images, labels in batches:
             labels = None if labels is None else check_labels(labels, space.num_classes)
             check_size(space, images)
-            logits, vectors = components(images)
+            with torch.autocast(images.device.type, enabled=False):  # it would round sums as half precision does
+                logits, vectors = components(images)
             if first:
                 check_readout(nn.functional.linear(vectors.sum(1), *_classifier(components.head)), precise(logits))
                 first = False
@@ -194,6 +199,7 @@ def logit_attribution(
             values.end_batch(**_of_batch(components.head, logits, vectors, labels, target))
     check.finish(stacklevel=3)
     facts = {"n": len(values.arrays()["logit"]), "target": target, "versions": versions()}
+    facts |= {} if half is None else {"precision": f"float32, of {half} weights"}
     return _collect(components, values.arrays(), known_facts(provenance, loader) | facts)
 
 
@@ -211,14 +217,15 @@ def components_of(model: nn.Module) -> Components:
         Traceback (most recent call last):
         ValueError: the logits of Linear are no sum over parts that is known; logit attribution takes timm's ...
     """
-    if isinstance(model, VisionTransformer):
-        return TransformerComponents(class_space(model))
+    if isinstance(model, VisionTransformer) or vit_parts(model) is not None:
+        return TransformerComponents(transformer_space(model, alone=False))
     if is_resnet(model):
         return ResNetComponents(class_space(model))
     reason = next((f": {text}" for kind, text in REASONS.items() if isinstance(model, kind)), "")
     raise ValueError(
-        f"the logits of {type(model).__name__} are no sum over parts that is known{reason}; logit attribution takes "
-        "timm's VisionTransformer with pre-norm blocks, and ResNets with ReLUs"
+        f"the logits of {type(getattr(model, 'source', model)).__name__} are no sum over parts that is known{reason}; "
+        "logit attribution takes timm's VisionTransformer with pre-norm blocks, torchvision's, those of Hugging Face, "
+        "and ResNets with ReLUs"
     )
 
 

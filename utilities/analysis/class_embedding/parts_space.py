@@ -18,9 +18,10 @@ class PartsSpace(TransformerSpace):
         model: The model.
         options: How tokens are read.
         found: Its parts.
+        alone: Whether a token alone has to give logits; else a classifier of the class token beside a mean will do.
 
     Raises:
-        ValueError: If its classifier does not read single tokens.
+        ValueError: If it has no classifier, or one that does not read single tokens.
 
     Example:
         >>> from torchvision.models import VisionTransformer
@@ -30,16 +31,17 @@ class PartsSpace(TransformerSpace):
         torch.Size([1, 5, 5])
     """
 
-    def __init__(self, model: nn.Module, options: LensOptions, found: ViTParts) -> None:
-        _check_readout(model, found)
+    def __init__(self, model: nn.Module, options: LensOptions, found: ViTParts, alone: bool = True) -> None:
+        _check_readout(model, found, alone)
         self.model, self.options, self.found = model, options, found
         self.blocks, self.names = [block.module for block in found.blocks], [block.name for block in found.blocks]
         self.block_parts = [
-            BlockParts(one.attention, one.projection, one.mlp, one.hidden, one.memories) for one in found.blocks
+            BlockParts(one.attention, one.projection, one.mlp, one.hidden, one.memories, _scale(one))
+            for one in found.blocks
         ]
         self.prefix, self.class_token = found.prefix, found.class_token
         self.head, self.head_dist = found.heads[0], (*found.heads, None)[1]
-        self.num_classes, self.width = self.head.out_features, self.head.in_features
+        self.num_classes, self.width = self.head.out_features, found.blocks[0].projection.out_features
         self.norms, self.entry = () if found.norm is None else (found.norm,), found.before
         self.pool, self.first_pooled = found.pool, found.prefix
         self.image_size, self.any_size = found.image_size, found.any_size
@@ -84,14 +86,18 @@ class PartsSpace(TransformerSpace):
         return one.projection, one.mlp
 
 
-def _check_readout(model: nn.Module, found: ViTParts) -> None:
+def _scale(block: ViTBlock) -> nn.Module:
+    return nn.Identity() if block.attention_added is block.projection else block.attention_added
+
+
+def _check_readout(model: nn.Module, found: ViTParts, alone: bool) -> None:
     kind = type(getattr(model, "source", model)).__name__
     if not found.heads:
         raise ValueError(
-            f"{kind} has no linear classifier, whose rows the class-embedding space is made of: it gives an embedding; "
+            f"{kind} has no linear classifier: it gives an embedding, and no logits to read tokens by or to split; "
             "take a model that was trained on classes, or num_classes=N with a classifier to be trained"
         )
-    if found.pool is None:
+    if alone and found.pool not in ("token", "avg"):
         raise ValueError(
             f"{kind} classifies the class token beside the mean over patches: no token alone gives logits, and none "
             "can be read in class-embedding space"

@@ -57,8 +57,16 @@ def class_space(
     )
 
 
-def transformer_space(model: nn.Module, options: LensOptions | None = None, what: str = "this") -> TransformerSpace:
+def transformer_space(
+    model: nn.Module, options: LensOptions | None = None, what: str = "this", alone: bool = True
+) -> TransformerSpace:
     """Build the space of a Vision Transformer, for analyses that need attention.
+
+    Args:
+        model: The model.
+        options: How tokens are read.
+        what: Name of the analysis, for messages.
+        alone: Whether a token alone has to give logits, see `PartsSpace`.
 
     Raises:
         ValueError: If the model is of another kind; the message names it.
@@ -69,7 +77,7 @@ def transformer_space(model: nn.Module, options: LensOptions | None = None, what
         ValueError: importance needs timm's VisionTransformer, not a Linear: it looks into attention and MLP, ...
     """
     if (parts := vit_parts(model)) is not None:
-        return _checked(PartsSpace(model, options or LensOptions(), parts))
+        return _checked(PartsSpace(model, options or LensOptions(), parts, alone))
     if not isinstance(model, VisionTransformer):
         raise ValueError(
             f"{what} needs timm's VisionTransformer, not a {type(model).__name__}: it looks into attention and MLP, "

@@ -22,6 +22,7 @@ class BlockParts:
         mlp: The MLP.
         hidden: Its first linear layer, with one output for each memory; None where there is none.
         memories: Its last linear layer, whose columns are its memories.
+        attention_scale: Module whose parameter, if it has one, scales what attention adds (LayerScale).
     """
 
     attention: nn.Module
@@ -29,6 +30,7 @@ class BlockParts:
     mlp: nn.Module
     hidden: nn.Linear | None
     memories: nn.Linear
+    attention_scale: nn.Module
 
 
 class TransformerSpace(ClassSpace):
@@ -42,7 +44,7 @@ class TransformerSpace(ClassSpace):
         head: Classifier.
         head_dist: That of the second token, or None.
         norms: Final norms, in the order in which they are applied.
-        pool: ``"token"`` or ``"avg"``.
+        pool: ``"token"``, ``"avg"``, or, for sums over tokens alone, ``"token and avg"``.
         first_pooled: First of the tokens that are averaged.
         entry: Module whose output enters the first block.
         width: Width of the tokens.
@@ -71,7 +73,8 @@ class TransformerSpace(ClassSpace):
         self.names = [f"blocks.{i}" for i in range(len(self.blocks))]
         self.prefix, self.class_token = model.num_prefix_tokens, model.cls_token is not None
         self.block_parts = [
-            BlockParts(b.attn, b.attn.proj, b.mlp, getattr(b.mlp, "fc1", None), b.mlp.fc2) for b in self.blocks
+            BlockParts(b.attn, b.attn.proj, b.mlp, getattr(b.mlp, "fc1", None), b.mlp.fc2, _scale(b))
+            for b in self.blocks
         ]
         self.num_classes, self.width = model.head.out_features, model.embed_dim
         self.head, self.head_dist = model.head, getattr(model, "head_dist", None)
@@ -133,6 +136,10 @@ class TransformerSpace(ClassSpace):
         if not self.options.scale:
             return block.attn, block.mlp
         return (block.norm1, block.norm2) if isinstance(block, ResPostBlock) else (block.ls1, block.ls2)
+
+
+def _scale(block: nn.Module) -> nn.Module:
+    return nn.Identity() if isinstance(block, ResPostBlock) else block.ls1
 
 
 def _check_transformer(model: VisionTransformer) -> None:
