@@ -106,13 +106,17 @@ def test_models_before_one_that_fails_are_not_lost(tmp_path, capsys):
         (["variance", "--models", "vgg11"], "layers={'NAME': 'conv'}, as options --layers NAME conv"),
         (["variance", "--models", "resnet18=absent.pth"], "absent.pth"),
         (["perturb", "--models", "resnet18"], "needs timm's VisionTransformer, not a ResNet"),
+        (["consistency", "--models", "plain_cnn8", "--dataset", "cifar10-c"], "here: cifar10-p, imagenet-p, digits"),
+        (["robustness", "--models", "plain_cnn8", "--dataset", "imagenet-p"], "read by analyse consistency alone"),
+        (["fourier", "--models", "resnet18", "--dataset", "cifar100-c"], "alone; data sets here: digits, canvas"),
         (["identifiability", "--models", "vgg11"], "has no class-embedding space"),
         (["logit_attribution", "--models", "timm/tf_efficientnet_lite0"], "no sum over parts that is known: a conv"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, capsys):
+    on = ON[2:] if "--dataset" in options else ON
     with pytest.raises(SystemExit) as stop:
-        main([*options, *ON, *([] if "--out" in options else ["--out", str(tmp_path / "a")])])
+        main([*options, *on, *([] if "--out" in options else ["--out", str(tmp_path / "a")])])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error
