@@ -152,7 +152,7 @@ def test_parameters_are_grouped_in_order_of_depth():
     [
         ({"trace_probes": 0}, "trace_probes and restarts should be 1 or more.*got 0, 30"),
         ({"lanczos_vectors": 1}, "lanczos_vectors 2 or more"),
-        ({"by": "block"}, "the blocks of a Sequential are not known"),
+        ({"by": "block"}, "the blocks of a Sequential are not known; take by='module' or 'parameter'"),
         ({"mode": "test"}, "mode 'test'"),
     ],
 )

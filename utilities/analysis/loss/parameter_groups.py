@@ -57,7 +57,7 @@ def parameter_groups(model: nn.Module, names: Sequence[str], by: str = "module")
     """
     if by not in WAYS:
         raise ValueError(f"by={by!r} is not known; choose from {', '.join(WAYS)}")
-    blocks = block_modules(model) if by == "block" else {}
+    blocks = _known_blocks(model) if by == "block" else {}
     # Steps of a plain network are named after their last module.
     steps = {name: module for name, module in blocks.items() if isinstance(module, nn.Sequential)}
     step_of = {parameter: name for name, module in steps.items() for parameter in module.parameters()}
@@ -70,6 +70,14 @@ def parameter_groups(model: nn.Module, names: Sequence[str], by: str = "module")
         ParameterGroup(group, _kind(model, group, group in blocks), tuple(own), sum(sizes[name] for name in own))
         for group, own in grouped.items()
     ]
+
+
+def _known_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    try:
+        return block_modules(model)
+    except ValueError as error:  # whose remedy, to name layers, is none here
+        others = " or ".join(repr(way) for way in WAYS if way != "block")
+        raise ValueError(f"the blocks of a {type(model).__name__} are not known; take by={others}") from error
 
 
 def _group(name: str, by: str, blocks: Iterable[str]) -> str:
