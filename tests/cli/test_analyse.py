@@ -11,6 +11,7 @@ ON = ["--dataset", "digits", "--n-images", "8", "--device", "cpu"]
 MODELS = ["--models", "alternet18", "vit_tiny_patch2_16"]
 ANALYSES = ("fourier", "variance", "lesions", "receptive_field", "skip_ratios", "classify", "identifiability",
             "key_value", "perturb")  # fmt: skip
+OWN = "torchvision/squeezenet1_1"  # whose blocks are not known
 OF_TRANSFORMERS = ("key_value", "perturb")
 
 
@@ -87,7 +88,7 @@ def test_layers_are_those_of_the_model_whose_blocks_are_not_known(tmp_path):
 
 def test_models_before_one_that_fails_are_not_lost(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(["variance", "--models", "resnet18", "vgg11", *ON, "--out", f"{tmp_path}/a"])
+        main(["variance", "--models", "resnet18", OWN, *ON, "--out", f"{tmp_path}/a"])
     printed = capsys.readouterr()
     assert "layers={'NAME': 'conv'}" in printed.err
     names = {"a_resnet18.npz", "a_resnet18.json", "a.csv", "a.png", "a.pdf", "a_claims.csv"}
@@ -103,16 +104,20 @@ def test_models_before_one_that_fails_are_not_lost(tmp_path, capsys):
         (["fourier", "--models", "resnet18", "--model-seeds", "0", "1"], "1 models, but 2 model seeds"),
         (["attention", "--models", "vit_tiny_patch2_16", "--out", "a.pdf"], "has no figure"),
         (["fourier", "--models", "resnet18", "resnet18"], "named twice"),
-        (["variance", "--models", "vgg11"], "layers={'NAME': 'conv'}, as options --layers NAME conv"),
+        (["variance", "--models", OWN], "layers={'NAME': 'conv'}, as options --layers NAME conv"),
         (["variance", "--models", "resnet18=absent.pth"], "absent.pth"),
         (["perturb", "--models", "resnet18"], "needs timm's VisionTransformer, not a ResNet"),
+        (["consistency", "--models", "plain_cnn8", "--dataset", "cifar10-c"], "here: cifar10-p, imagenet-p, digits"),
+        (["robustness", "--models", "plain_cnn8", "--dataset", "imagenet-p"], "read by analyse consistency alone"),
+        (["fourier", "--models", "resnet18", "--dataset", "cifar100-c"], "alone; data sets here: digits, canvas"),
         (["identifiability", "--models", "vgg11"], "has no class-embedding space"),
         (["logit_attribution", "--models", "timm/tf_efficientnet_lite0"], "no sum over parts that is known: a conv"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(options, message, tmp_path, capsys):
+    on = ON[2:] if "--dataset" in options else ON
     with pytest.raises(SystemExit) as stop:
-        main([*options, *ON, *([] if "--out" in options else ["--out", str(tmp_path / "a")])])
+        main([*options, *on, *([] if "--out" in options else ["--out", str(tmp_path / "a")])])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error

@@ -36,3 +36,9 @@ def test_what_is_wrong_is_a_sentence(words, said, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*WORDS, *LAYERS, *words, "--out", str(tmp_path / "a")])
     assert said in capsys.readouterr().err
+
+
+def test_a_model_with_itself_is_said_to_show_nothing(tmp_path, capsys):
+    layers = ["--layers1", "block1", "--layers2", "block8"]
+    main([WORDS[0], *WORDS[2:], *layers, "--permutations", "29", "--out", str(tmp_path / "a.npz")])
+    assert "of a model with itself this says nothing" in capsys.readouterr().out

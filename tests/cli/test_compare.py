@@ -134,6 +134,7 @@ def test_kept_features_stand_for_models(tmp_path, capsys):
     for words, message in (
         ([folders[0], "plain_cnn8"], "--dataset is missing: plain_cnn8 is a model"),
         (["plain_cnn8"], "--dataset is missing: digits, cifar10"),
+        ([folders[0], str(tmp_path / "absent")], "absent: no folder of kept features is there, and as a model: "),
     ):
         with pytest.raises(SystemExit):
             main([*words, "--out", str(tmp_path / "no")])
@@ -141,3 +142,6 @@ def test_kept_features_stand_for_models(tmp_path, capsys):
     with pytest.raises(SystemExit):
         verbs.main(["features", names[0], *images, "--out", folders[0]])
     assert "is there already" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        verbs.main(["nearer", folders[0], *names, "--dataset", "digits", "--out", str(tmp_path / "no")])
+    assert "holds kept features, which compare alone takes" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from utilities.cli.datasets import DATASETS
 from utilities.cli.verbs import VERBS, main
 from utilities.datasets.corrupted import CLEAN
 from utilities.datasets.factory import NAMES
+from utilities.datasets.perturbed import KINDS
 from utilities.training.recipes import RECIPES
 from utilities.utils import PROJECT_ROOT
 
@@ -110,8 +111,9 @@ def test_models_and_data_sets_are_listed(capsys):
         "cifar100",
         "cifar10-c",
         "cifar100-c",
+        "cifar10-p",
     ]
-    assert set(DATASETS) == {*NAMES, *CLEAN}
+    assert set(DATASETS) == {*NAMES, *CLEAN, *KINDS}
 
 
 def test_layers_have_types_and_shapes(capsys):

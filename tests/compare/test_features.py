@@ -127,6 +127,9 @@ def test_a_file_and_a_model_meet_by_ids(digits, models, folders):
     )
     whole = compare(models[0], folders[1], turned, precision="exact", **QUIET).matrix
     np.testing.assert_allclose(whole, compare(*models, turned, precision="exact", **QUIET).matrix, **CLOSE)
+    few = make_loader(load_dataset("digits", "test", image_size=16, n_images=30), 30, shuffle="never")
+    with pytest.warns(UserWarning, match=r"the loader serves 30 of the 60 images kept in"):
+        assert compare(models[0], folders[1], few, **QUIET).n == 30
 
 
 def test_another_order_is_brought_to_one(tmp_path):
@@ -164,6 +167,10 @@ def test_other_images_are_refused(tmp_path, models, folders):
         save_features(model, [torch.zeros(8, 3, 8, 8)], tmp_path / "none", **QUIET)
     with pytest.raises(ValueError, match="there are 3 ids, and 8 images"):
         save_features(model, [torch.zeros(8, 3, 8, 8)], tmp_path / "none", ids="abc", **QUIET)
+    with pytest.raises(ValueError, match="id 'a' names 7 images; give each image its own"):
+        save_features(model, [torch.zeros(8, 3, 8, 8)], tmp_path / "none", ids="aaaaaaab", **QUIET)
+    with pytest.raises(FileNotFoundError, match=r"u\.unfinished holds no kept features"):
+        compare(tmp_path / "u.unfinished", model, **QUIET)
 
 
 def test_names_may_come_with_the_batches(tmp_path):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from utilities.datasets.perturbations import FRAMES, PERTURBATIONS, USUAL, is_noise, perturb
-from utilities.datasets.perturbed import KINDS, locate_sequences, read_sequences, read_video
+from utilities.datasets.perturbations import FRAMES, PERTURBATIONS, USUAL, check_kinds, is_noise, perturb
+from utilities.datasets.perturbed import KINDS, check_sequences, locate_sequences, read_sequences, read_video
 
 MIDDLE = {"brightness": 15, "translate": 7, "rotate": 15, "tilt": 15, "scale": 15}  # frames that leave the image alone
 
@@ -114,6 +114,30 @@ def test_missing_and_damaged_files_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="no class folders"):
         next(read_sequences("imagenet-p", "tilt", root=tmp_path))
     assert all(len(kinds) == 10 for kinds in KINDS.values())
+
+
+@pytest.mark.parametrize(
+    ("kinds", "word"),
+    [(["tilt", "tilt"], "each once; got"), ([], r"one or more, each once; got \[\]"), ("tilt", r"pass \['tilt'\]")],
+)
+def test_lists_of_kinds_are_checked_before_any_file(kinds, word, tmp_path):
+    saved(tmp_path, np.zeros((5, 4, 32, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match=word):
+        check_sequences("cifar10-p", kinds, tmp_path)
+    with pytest.raises(ValueError, match=word):
+        check_kinds(kinds)
+
+
+def test_a_misspelt_kind_names_close_ones_and_no_empty_batch_is_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'tlit' is none of the ten of cifar10-p; close: tilt.* is missing"):
+        check_sequences("cifar10-p", ["tlit"], tmp_path)
+    with pytest.raises(FileNotFoundError) as missing:
+        check_sequences("cifar10-p", None, tmp_path)
+    assert "close" not in str(missing.value)
+    saved(tmp_path, np.zeros((5, 4, 32, 32, 3), np.uint8), "gaussian_noise_2")
+    assert check_sequences("cifar10-p", ["gaussian_noise_2"], tmp_path) == ["gaussian_noise_2"]
+    with pytest.raises(ValueError, match="batch_size=0 should be 1 or more"):
+        next(read_sequences("cifar10-p", "gaussian_noise_2", root=tmp_path, batch_size=0))
 
 
 def test_videos_in_class_folders_are_read_in_order(tmp_path):

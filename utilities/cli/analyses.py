@@ -144,7 +144,7 @@ ANALYSES: dict[str, Analysis] = {
         "cli.sequences:consistency",
         {"": "plots.predictions.consistency:plot_consistency"},
         f"{_PARK}.smoothing:claims_of_consistency",
-        images="to corrupt",
+        images="to perturb",
         more=("analysis.predictions.consistency:consistency",),
         report="cli.sequences:report",
     ),

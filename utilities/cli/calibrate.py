@@ -90,6 +90,7 @@ def run(given: SimpleNamespace) -> list[Path]:
     print(
         f"the largest similarity is {best['similarity']:.3f}, of {best['layer1']} and {best['layer2']}; permuted "
         f"images reach {best['threshold']:.3f}; calibrated {best['calibrated']:.3f}, p = {best['p_value']:.3g}"
+        + ("; of a model with itself this says nothing" if two.models[0] is two.models[1] else "")
     )
     paths = files.save(result) + files.save_table(result.to_frame())
     if not files.formats:

@@ -10,7 +10,7 @@ from utilities.cli.arguments import options_of, parse
 from utilities.cli.models import Globs
 from utilities.cli.user_errors import fail, nearest
 
-# As `utilities.datasets.factory.NAMES` and `utilities.datasets.corrupted.CLEAN`, which would bring torch.
+# As `utilities.datasets.factory.NAMES`, `.corrupted.CLEAN` and `.perturbed.KINDS`, which would bring torch.
 DATASETS = {
     "digits": "scikit-learn's 1,797 digits, 16x16; needs no network",
     "canvas": "those digits, each on a canvas of noise, 24x24; masks; needs no network",
@@ -24,6 +24,8 @@ DATASETS = {
     "cifar10-c": "CIFAR-10-C on disk; for analyse robustness",
     "cifar100-c": "CIFAR-100-C on disk; for analyse robustness",
     "imagenet-c": "ImageNet-C on disk; for analyse robustness",
+    "cifar10-p": "CIFAR-10-P on disk; for analyse consistency",
+    "imagenet-p": "ImageNet-P on disk; for analyse consistency",
     "folder:PATH": "class folders of your own: PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*",
 }
 

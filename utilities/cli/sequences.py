@@ -14,7 +14,7 @@ from utilities.analysis.predictions.consistency import consistency as on_images
 from utilities.cli.analyse import Call
 from utilities.cli.opening import open_model
 from utilities.datasets.perturbations import PERTURBATIONS
-from utilities.datasets.perturbed import KINDS, locate_sequences
+from utilities.datasets.perturbed import KINDS, check_sequences
 from utilities.results.formatting import counted, percent, with_error
 
 CLASSES = {"cifar10-p": 10, "imagenet-p": 1000}
@@ -34,8 +34,7 @@ def consistency(call: Call, *, reference: Path | None = None, **options: Any) ->
         model, facts = call.open()
         return on_images(model, *call.loaders, seed=given.seed, device=given.device, provenance=facts, **options)
     kinds = None if list(options["kinds"]) == list(PERTURBATIONS) else options["kinds"]
-    for kind in kinds or KINDS[given.dataset]:
-        locate_sequences(given.dataset, kind, given.root)
+    kinds = check_sequences(given.dataset, kinds, given.root)
     model, facts = open_model(call.model, CLASSES[given.dataset], given.dataset)
     choice = {"kinds": kinds, "root": given.root, "n_images": given.n_images, "mean": options["mean"]}
     # A sequence holds some thirty images, and a batch is of images.

@@ -85,9 +85,12 @@ def open_kept(given: SimpleNamespace) -> TwoModels:
         if is_kept(word):
             found[word] = None, open_features(word), None
             continue
+        try:
+            (one,) = named_models([word], given.model_seeds, given.seed)
+        except ValueError as error:
+            raise ValueError(f"{word}: no folder of kept features is there, and as a model: {error}") from error
         if given.dataset is None:
             raise ValueError(f"--dataset is missing: {word} is a model, which needs the images that were kept")
-        (one,) = named_models([word], given.model_seeds, given.seed)
         loader = open_loader(given, one)
         found[word] = one, open_model(one, loader.dataset.num_classes)[0], loader
     sides = [found[words[0]], found[words[-1]]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torchvision.transforms import InterpolationMode
@@ -77,7 +77,20 @@ def perturb(images: torch.Tensor, kind: str, *, seed: int = 0, first: int = 0) -
     return _frames(images, kind, seed, first)
 
 
-def check_kinds(kinds: list[str]) -> list[str]:
+def check_each_once(kinds: Sequence[str]) -> None:
+    """Refuse kinds of which there is none, or one twice, and one name in place of a list.
+
+    Example:
+        >>> check_each_once("tilt")
+        Traceback (most recent call last):
+        ValueError: perturbations should be one or more, each once; got 'tilt', which is no list: pass ['tilt']
+    """
+    hint = f", which is no list: pass [{kinds!r}]" if isinstance(kinds, str) else ""
+    if hint or not kinds or len(set(kinds)) < len(kinds):
+        raise ValueError(f"perturbations should be one or more, each once; got {kinds!r}{hint}")
+
+
+def check_kinds(kinds: Sequence[str]) -> list[str]:
     """Refuse kinds that are not made here, or given twice.
 
     Example:
@@ -85,14 +98,13 @@ def check_kinds(kinds: list[str]) -> list[str]:
         Traceback (most recent call last):
         ValueError: perturbation 'tlit' is not made here; close: tilt...; made are gaussian_noise, ...
     """
+    check_each_once(kinds)
     for kind in kinds:
         if kind not in PERTURBATIONS:
             close = ", ".join(difflib.get_close_matches(kind, PERTURBATIONS, cutoff=0.4)) or "none"
             raise ValueError(
                 f"perturbation {kind!r} is not made here; close: {close}; made are {', '.join(PERTURBATIONS)}"
             )
-    if not kinds or len(set(kinds)) < len(kinds):
-        raise ValueError(f"perturbations should be one or more, each once; got {', '.join(kinds) or 'none'}")
     return list(kinds)
 
 

@@ -12,13 +12,15 @@ Frames of videos have been through a lossy codec, which is part of the set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from utilities.datasets.cifar import CIFAR
+from utilities.datasets.perturbations import check_each_once
 from utilities.utils import PROJECT_ROOT
 
 NORMALISATIONS = {  # means and deviations of the clean sets
@@ -58,11 +60,40 @@ def locate_sequences(name: str, kind: str, root: str | Path | None = None) -> Pa
     root = PROJECT_ROOT / "data" if root is None else Path(root).resolve()
     path = root / FOLDERS[name] / (f"{kind}.npy" if name == "cifar10-p" else kind)
     if not path.exists():
+        close = ", ".join(difflib.get_close_matches(kind, KINDS[name], cutoff=0.4)) or "none"
+        odd = "" if kind in KINDS[name] else f"kind {kind!r} is none of the ten of {name}; close: {close}. "
         raise FileNotFoundError(
-            f"{path} is missing: fetch {SOURCES[name]} and unpack it into {root}. "
+            f"{odd}{path} is missing: fetch {SOURCES[name]} and unpack it into {root}. "
             "utilities.analysis.predictions.consistency perturbs images itself and needs no such files."
         )
     return path
+
+
+def check_sequences(name: str, kinds: Sequence[str] | None = None, root: str | Path | None = None) -> list[str]:
+    """Find the files of all kinds that are asked for.
+
+    Args:
+        name: ``cifar10-p`` or ``imagenet-p``.
+        kinds: Names of the perturbations, each once; None is the ten of the set.
+        root: See `locate_sequences`.
+
+    Returns:
+        The kinds.
+
+    Raises:
+        ValueError: If there is no such set, no kind, or one kind twice.
+        FileNotFoundError: See `locate_sequences`.
+
+    Example:
+        >>> check_sequences("cifar10-p", ["scale", "scale"])
+        Traceback (most recent call last):
+        ValueError: perturbations should be one or more, each once; got ['scale', 'scale']
+    """
+    chosen = KINDS.get(name, ("",)) if kinds is None else kinds  # an unknown set is told by `locate_sequences`
+    check_each_once(chosen)
+    for kind in chosen:
+        locate_sequences(name, kind, root)
+    return list(chosen)
 
 
 def read_sequences(
@@ -81,10 +112,12 @@ def read_sequences(
         uint8, (sequences, frames, 3, height, width).
 
     Raises:
-        ValueError: If a file is not in the published format, or there are fewer sequences.
+        ValueError: If a file is not in the published format, there are fewer sequences, or a batch has none.
         FileNotFoundError: See `locate_sequences`.
         ImportError: If videos are to be read and av is not installed.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} should be 1 or more")
     path = locate_sequences(name, kind, root)
     read = _open_array(path) if name == "cifar10-p" else _Videos(path)
     if n_images is not None and not 1 <= n_images <= len(read):

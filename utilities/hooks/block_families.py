@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -19,6 +20,7 @@ from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import nn
 
 from utilities.hooks.block import BLOCK_KINDS, Block, Residual, Step
+from utilities.hooks.plain_steps import plain_steps
 from utilities.hooks.selection import select_layers
 from utilities.hooks.vit_parts import ViTParts, vit_parts
 
@@ -252,6 +254,19 @@ def _parts(model: nn.Module, parts: ViTParts) -> list[Block]:
     return [*found, Block("classifier", "classifier", 1, Step(parts.finish, *parts.heads))]
 
 
+def _plain(steps: list[tuple[str, nn.Module]], head: nn.Module) -> list[Block]:
+    """List the blocks of a plain network; a stage ends at a pool."""
+    (name, stem), *rest = steps
+    found, stage, ended = [Block(name, "stem", 0, stem)], 1, False
+    for name, part in rest:
+        block = _stage_block(name, stage, part)
+        if block.kind == "pool" and ended:
+            stage, block = stage + 1, replace(block, stage=stage + 1)
+        ended = ended or block.kind in ("conv", "msa", "pool")
+        found.append(block)
+    return [*found, Block("classifier", "classifier", stage, head)]
+
+
 BUILDERS: dict[type[nn.Module], Callable[..., list[Block]]] = {
     VisionTransformer: _vit,
     SwinTransformer: _swin,
@@ -277,6 +292,8 @@ def family_blocks(model: nn.Module) -> list[Block]:
     """
     if (parts := vit_parts(model)) is not None:
         return _parts(model, parts)
+    if (plain := plain_steps(model)) is not None:
+        return _plain(*plain)
     builder = next((build for kind, build in BUILDERS.items() if isinstance(model, kind)), None)
     if builder is None and all(hasattr(model, name) for name in ("layer1", "layer2", "layer3", "layer4", "fc")):
         builder = _resnet
@@ -305,9 +322,20 @@ def block_outputs(model: nn.Module) -> list[str]:
         >>> block_outputs(resnet18())[:3]
         ['layer1.0', 'layer1.1', 'layer2.0']
     """
-    modules, found = dict(model.named_modules()), []
+    return list(block_modules(model))
+
+
+def block_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return what each block consists of, by the name of the module that puts out its features; see `block_outputs`.
+
+    Example:
+        >>> from utilities.zoo import create_model
+        >>> [len(list(module.parameters())) for module in block_modules(create_model("vgg11")).values()][:3]
+        [4, 0, 4]
+    """
+    modules, found = dict(model.named_modules()), {}
     for block in family_blocks(model):
         name = block.name.rpartition(".")[0] if block.is_branch else block.name
         if block.kind != "classifier" and name in modules and name not in found:
-            found.append(name)
+            found[name] = block.module
     return found

@@ -175,10 +175,11 @@ def blocks(
 ) -> BlockSequence:
     """List the blocks of a model in the order in which they run.
 
-    Known models are this package's ResNets, Lambda ResNets, AlterNets and ViTs without skips, the ResNets of timm and
-    torchvision, and timm's VisionTransformer (any prefix tokens, pooling and LayerScale), PiT, Swin, MLP-Mixer,
-    ConvNeXt, ByobNet, EfficientNet and MobileNetV3; torchvision's VisionTransformer; and Hugging Face's ViT, DeiT,
-    DINOv2, CLIP and SigLIP, see `utilities.hooks.vit_parts`.
+    Known models are this package's ResNets, Lambda ResNets, AlterNets, plain CNNs and ViTs without skips, VGG and
+    AlexNet of this package and torchvision, the ResNets of timm and torchvision, and timm's VisionTransformer (any
+    prefix tokens, pooling and LayerScale), PiT, Swin, MLP-Mixer, ConvNeXt, ByobNet, EfficientNet and MobileNetV3;
+    torchvision's VisionTransformer; and Hugging Face's ViT, DeiT, DINOv2, CLIP and SigLIP, see
+    `utilities.hooks.vit_parts`.
 
     Args:
         model: Any module.

@@ -154,7 +154,7 @@ def test_parameters_are_grouped_in_order_of_depth():
         ({"trace_probes": 2.5}, "trace_probes=2.5 should be a whole number, 1 or more"),
         ({"lanczos_vectors": 1}, "lanczos_vectors=1 should be a whole number, 2 or more"),
         ({"seed": -1}, "seed=-1 should be a whole number, 0 or more"),
-        ({"by": "block"}, "the blocks of a Sequential are not known"),
+        ({"by": "block"}, "the blocks of a Sequential are not known; take by='module' or 'parameter'"),
         ({"mode": "test"}, "mode 'test'"),
     ],
 )

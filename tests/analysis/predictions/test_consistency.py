@@ -171,3 +171,19 @@ def test_figure_shows_both_measures():
     plt.close(figure)
     with pytest.raises(ValueError, match="other kinds"):
         plot_consistency({"a": one, "b": Consistency(one.flips, one.distances, ["tilt", "rotate"])})
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"kinds": ["scale", "scale"]}, "each once"),
+        ({"kinds": []}, "one or more"),
+        ({"kinds": "scale"}, "is no list"),
+        ({"kinds": ["scale"], "batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_options_for_files_are_refused_by_name(options, word, tmp_path):
+    (tmp_path / "CIFAR-10-P").mkdir()
+    np.save(tmp_path / "CIFAR-10-P" / "scale.npy", np.zeros((4, 3, 32, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match=word):
+        consistency_on_files(nn.Flatten(), "cifar10-p", root=tmp_path, **options, **QUIET)

@@ -74,6 +74,11 @@ def test_registers_that_are_missing_come_from_the_mean():
     assert read(values, TOKENS, ("token", 0, 0)).unique().tolist() == [0.0]
 
 
+def test_a_vector_has_no_class_token():
+    assert [part.name for part in parts_of(VECTOR, VECTOR)] == ["features"]
+    assert [part.name for part in parts_of(TOKENS, TOKENS)] == ["positions", "class token"]
+
+
 @pytest.mark.parametrize("two", [MAPS, TOKENS])
 def test_features_without_positions_make_no_map(two):
     with pytest.raises(ValueError, match="7 features without positions tell nothing of where"):

@@ -64,6 +64,7 @@ def find_units(sequence: BlockSequence, images: torch.Tensor, *, whole: bool = F
     if not sequence.composes:
         raise ValueError("units can only be removed from a model whose blocks form a sequence")
     found, x, last = [], images, max(1, len(sequence) - 2)
+    names = {part: name for name, part in sequence.model.named_modules()}
     for place, block in enumerate(sequence):
         before = x
         inside, x = _same_shape(block, before)
@@ -71,8 +72,7 @@ def find_units(sequence: BlockSequence, images: torch.Tensor, *, whole: bool = F
             continue
         depth = place / last
         if not whole and not block.is_branch and inside:
-            parts = inside.items()
-            found += [Unit(f"{block.name}.{name}", _kind(part), place, part, depth) for name, part in parts]
+            found += [Unit(names[part], _kind(part), place, part, depth) for part in inside]
         elif before.shape == x.shape:
             found.append(Unit(block.name, block.kind, place, None, depth))
     if not found:
@@ -137,17 +137,17 @@ def _kind(part: nn.Module) -> str:
     return "msa" if isinstance(part, LambdaLayer) else "conv"
 
 
-def _same_shape(block: Block, x: torch.Tensor) -> tuple[dict[str, nn.Module], torch.Tensor]:
+def _same_shape(block: Block, x: torch.Tensor) -> tuple[list[nn.Module], torch.Tensor]:
     """Run a block, and return its spatial layers whose output has the shape of their input, and its output."""
-    found: dict[str, nn.Module] = {}
+    found: list[nn.Module] = []
     with ExitStack() as stack:
         for name, part in block.module.named_modules():
             wide = isinstance(part, nn.Conv2d) and max(part.kernel_size) > 1
             if name and (wide or isinstance(part, LambdaLayer)):
 
-                def look(part: nn.Module, args: tuple, output: torch.Tensor, name: str = name) -> None:
-                    if args[0].shape == output.shape:
-                        found[name] = part
+                def look(part: nn.Module, args: tuple, output: torch.Tensor) -> None:
+                    if args[0].shape == output.shape and part not in found:
+                        found.append(part)
 
                 stack.callback(part.register_forward_hook(look).remove)
         with torch.no_grad():

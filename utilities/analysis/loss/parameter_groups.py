@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from utilities.hooks.block_families import block_outputs, is_attention
+from utilities.hooks.block_families import block_modules, is_attention
 
 WAYS = ("module", "block", "parameter")
 KINDS = ("convolution", "attention", "MLP", "norm", "linear", "block", "other")
@@ -57,18 +57,30 @@ def parameter_groups(model: nn.Module, names: Sequence[str], by: str = "module")
     """
     if by not in WAYS:
         raise ValueError(f"by={by!r} is not known; choose from {', '.join(WAYS)}")
-    blocks = block_outputs(model) if by == "block" else []
+    blocks = _known_blocks(model) if by == "block" else {}
+    # Steps of a plain network are named after their last module.
+    steps = {name: module for name, module in blocks.items() if isinstance(module, nn.Sequential)}
+    step_of = {parameter: name for name, module in steps.items() for parameter in module.parameters()}
+    parameters = dict(model.named_parameters())
     grouped: dict[str, list[str]] = {}
     for name in names:
-        grouped.setdefault(_group(name, by, blocks), []).append(name)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        grouped.setdefault(step_of.get(parameters[name]) or _group(name, by, blocks), []).append(name)
+    sizes = {name: parameter.numel() for name, parameter in parameters.items()}
     return [
         ParameterGroup(group, _kind(model, group, group in blocks), tuple(own), sum(sizes[name] for name in own))
         for group, own in grouped.items()
     ]
 
 
-def _group(name: str, by: str, blocks: Sequence[str]) -> str:
+def _known_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    try:
+        return block_modules(model)
+    except ValueError as error:  # whose remedy, to name layers, is none here
+        others = " or ".join(repr(way) for way in WAYS if way != "block")
+        raise ValueError(f"the blocks of a {type(model).__name__} are not known; take by={others}") from error
+
+
+def _group(name: str, by: str, blocks: Iterable[str]) -> str:
     if by == "parameter":
         return name
     if by == "block":

@@ -24,7 +24,7 @@ from utilities.analysis.stream import stream
 from utilities.datasets.corruptions.parameters import choose_table
 from utilities.datasets.naming import known_facts
 from utilities.datasets.perturbations import PERTURBATIONS, check_kinds, is_noise, perturb
-from utilities.datasets.perturbed import KINDS, NORMALISATIONS, locate_sequences, read_sequences
+from utilities.datasets.perturbed import NORMALISATIONS, check_sequences, read_sequences
 from utilities.datasets.pixels import normalisation, per_channel, to_images, to_pixels
 from utilities.hooks.calls.batch_parts import check_loader
 from utilities.hooks.calls.sharing import sharing_processes
@@ -163,7 +163,7 @@ def consistency(
         >>> consistency(model, loader, kinds=["tilt"], device="cpu", progress=False).flips.shape
         (10, 1)
     """
-    kinds = check_kinds(list(kinds))
+    kinds = check_kinds(kinds)
     check_loader(loader)
     scale = normalisation(loader, mean, std)
     flips: list[np.ndarray] = []
@@ -213,7 +213,7 @@ def consistency_on_files(
         provenance: Facts about the model, for captions.
 
     Raises:
-        ValueError: If an option is out of range, or kinds differ in their number of sequences.
+        ValueError: If an option is out of range, a kind comes twice, or kinds differ in their number of sequences.
         FileNotFoundError: If a file is missing, before anything is classified.
         ImportError: If videos are to be read and av is not installed.
 
@@ -222,10 +222,7 @@ def consistency_on_files(
         Traceback (most recent call last):
         FileNotFoundError: ...gaussian_noise.npy is missing: fetch CIFAR-10-P.tar ...
     """
-    locate_sequences(name, "" if name not in KINDS else (kinds or KINDS[name])[0], root)  # an unknown set, first
-    kinds = list(KINDS[name] if kinds is None else kinds)
-    for kind in kinds:
-        locate_sequences(name, kind, root)
+    kinds = check_sequences(name, kinds, root)
     given = zip(("mean", "std"), (mean, std), NORMALISATIONS[name], strict=True)
     scale = tuple(per_channel(what, own if value is None else value) for what, value, own in given)
     check_weights(model)

@@ -148,7 +148,8 @@ def open_features(path: str | Path, *, verify: bool = True) -> KeptFeatures:
     path = Path(path)
     if not (path / FILE).is_file():
         begun = path.with_name(path.name + UNFINISHED)
-        if begun.is_dir() or path.name.endswith(UNFINISHED):
+        begun = path if path.name.endswith(UNFINISHED) else begun
+        if begun.is_dir():
             raise ValueError(f"the features in {begun} are unfinished; the call that began them goes on from there")
         raise FileNotFoundError(
             f"{path} holds no kept features: there is no {FILE} in it; save_features, or python -m utilities "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +61,9 @@ class Plan:
             ids = [str(one) for one in ids]
             if len(ids) != sum(sizes):
                 raise ValueError(f"there are {counted(len(ids), 'id')}, and {counted(sum(sizes), 'image')}")
+            repeated = next((one for one, count in Counter(ids).items() if count > 1), None)
+            if repeated is not None:
+                raise ValueError(f"id {repeated!r} names {Counter(ids)[repeated]} images; give each image its own id")
             names = [part.tolist() for part in np.split(np.array(ids, dtype=object), np.cumsum(sizes)[:-1])]
         return cls(loader, listed, sizes, names)
 

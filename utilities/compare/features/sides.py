@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,12 @@ def with_rows(
             raise TypeError("one side is a model, so a loader of images is needed; kept features follow it")
         side = one if kept[0] else two
         rows = rows_like(loader, side.ids, str(side.path))
+        count = sum(map(len, rows.batch_sampler))
+        if count < len(side.ids):
+            warnings.warn(
+                f"the loader serves {count} of the {len(side.ids)} images kept in {side.path}; the others are left out",
+                stacklevel=3,
+            )
         return (rows, loader) if kept[0] else (loader, rows)
     if options.forward1 is not None or options.forward2 is not None or options.batch_axis is not None:
         raise ValueError("forward and batch_axis say how a model is run, and features were kept: leave them out")

@@ -114,7 +114,7 @@ class Part:
     """One affine map of a stitch: what it reads of the first layer, and what it makes of the second.
 
     Attributes:
-        name: ``positions``, ``class token`` or ``token K``.
+        name: ``positions``, ``class token``, ``token K``, or ``features`` of a vector.
         source: What is read, see `read`.
         place: Number of the prefix token that is made; -1 for the positions.
     """
@@ -188,6 +188,7 @@ def parts_of(one: Shape, two: Shape) -> list[Part]:
     parts = [Part(POSITIONS, ("grid", *two.grid), -1)] if two.positions else []
     for number in range(two.prefix):
         name = "class token" if number == 0 else f"token {number}"
+        name = "features" if (two.positions, two.prefix) == (0, 1) else name  # a vector, which has no tokens
         if number < one.prefix:
             parts.append(Part(name, ("token", number, 0), number))
         elif one.positions:
