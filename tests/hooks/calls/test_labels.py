@@ -15,6 +15,7 @@ from utilities.analysis.loss.landscape import loss_landscape
 from utilities.analysis.loss.spectral_density import spectral_density
 from utilities.analysis.predictions.adversarial import adversarial
 from utilities.analysis.predictions.classification import classify
+from utilities.analysis.predictions.consistency import consistency
 from utilities.analysis.predictions.noise_frequency import noise_frequency
 from utilities.analysis.predictions.robustness import robustness
 from utilities.hooks.calls.labels import BatchCheck, as_labels, check_batch, check_labels, classes_of, hits
@@ -159,6 +160,13 @@ def test_features_are_not_taken_for_logits(use):
     model.num_classes = 0  # as timm says that a model has no classifier
     with pytest.raises(ValueError, match="has no classifier"):
         run(model, batch(GOOD))
+
+
+def test_answers_of_a_model_without_a_classifier_do_not_flip():
+    model = linear()
+    model.num_classes = 0
+    with pytest.raises(ValueError, match="has no classifier"):
+        consistency(model, batch(GOOD), kinds=["tilt"], mean=(0.5,) * 3, std=(0.5,) * 3, **QUIET)
 
 
 @pytest.mark.parametrize("use", USES)

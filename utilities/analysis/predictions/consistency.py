@@ -27,6 +27,7 @@ from utilities.datasets.perturbations import PERTURBATIONS, check_kinds, is_nois
 from utilities.datasets.perturbed import NORMALISATIONS, check_sequences, read_sequences
 from utilities.datasets.pixels import normalisation, per_channel, to_images, to_pixels
 from utilities.hooks.calls.batch_parts import check_loader
+from utilities.hooks.calls.labels import refuse_no_classifier
 from utilities.hooks.calls.sharing import sharing_processes
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
@@ -152,8 +153,8 @@ def consistency(
         provenance: Facts about model and data, for captions.
 
     Raises:
-        ValueError: If a kind is unknown, weights or logits are not finite, or the normalisation is unknown or evidently
-            not the images' own. See `utilities.datasets.pixels.check_scale`.
+        ValueError: If a kind is unknown, the model has no classifier, weights or logits are not finite, or the
+            normalisation is unknown or evidently not the images' own. See `utilities.datasets.pixels.check_scale`.
 
     Example:
         >>> from utilities.datasets import load_dataset
@@ -165,6 +166,7 @@ def consistency(
     """
     kinds = check_kinds(kinds)
     check_loader(loader)
+    refuse_no_classifier(model)
     scale = normalisation(loader, mean, std)
     flips: list[np.ndarray] = []
     distances: list[np.ndarray] = []
@@ -226,6 +228,7 @@ def consistency_on_files(
     given = zip(("mean", "std"), (mean, std), NORMALISATIONS[name], strict=True)
     scale = tuple(per_channel(what, own if value is None else value) for what, value, own in given)
     check_weights(model)
+    refuse_no_classifier(model)
     columns = []
     with evaluating(model, device) as target, torch.no_grad():
         for kind in kinds:
