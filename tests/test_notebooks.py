@@ -108,9 +108,9 @@ def test_it_begins_with_its_cost_its_links_and_what_was_found(path):
         last,
     ).groups()
     assert int(seconds) == content.metadata.quick_seconds
-    assert f"](docs/{page}" in next(
-        line for line in (PROJECT_ROOT / "README.md").read_text().splitlines() if content.metadata.study in line
-    )
+    (row,) = [line for line in (PROJECT_ROOT / "README.md").read_text().splitlines() if f"/{path.name})" in line]
+    assert content.metadata.study in row
+    assert f"](docs/{page}" in row
     assert name == path.stem
     assert "](https://arxiv.org/abs/" in content.cells[0].source
     # Only the cell that fetches the package, and shows nothing, comes before what was found.
