@@ -180,6 +180,7 @@ def test_the_result_is_saved_loaded_and_tabulated(tmp_path):
     [
         ({"resamples": 10}, "100 or more"),
         ({"confidence": 95}, "between 0 and 1"),
+        ({"confidence": "a"}, "between 0 and 1"),
         ({"precision": "auto"}, "looks at similarities"),
         ({"match": "nearest"}, "choose 'depth', 'best' or 'all'"),
         ({"layers": ["9"]}, "'9' is not"),

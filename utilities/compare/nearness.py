@@ -8,6 +8,7 @@ beside what the largest of as many would be if none was real.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from utilities.compare.gram_differences import difference_of_grams
 from utilities.compare.matched_layers import Match, compared_layers, refuse_unpaired
 from utilities.compare.three_sides import Side, grams_of_sides, side_of
 from utilities.datasets.naming import known_facts
+from utilities.hooks.calls.options import check_whole
 from utilities.hooks.recorder import BatchAxis, Layers
 from utilities.hooks.views import View
 from utilities.metrics import Kernel
@@ -147,9 +149,8 @@ def compare_similarities(
 
 
 def _check(resamples: int, confidence: float, precision: str) -> None:
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < LEAST_RESAMPLES:
-        raise ValueError(f"resamples should be a whole number, {LEAST_RESAMPLES} or more, not {resamples!r}")
-    if not 0 < confidence < 1:
+    check_whole("resamples", resamples, LEAST_RESAMPLES)
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ValueError(f"confidence should be between 0 and 1, such as 0.95, not {confidence!r}")
     if precision == "auto":
         raise ValueError("precision='auto' looks at similarities; choose 'exact', 'fast', 'centred' or 'half' here")
