@@ -90,6 +90,7 @@ def test_commands_say_the_accuracy_that_the_training_measured(tmp_path):
     content = {"model": create_model("plain_cnn8", 10).state_dict(), "num_classes": 10}
     for extra, facts in (
         ({"test": {"top1": 0.1}, "recipe": {"dataset": "digits"}}, {"accuracy": 0.1}),
+        ({"test": {"top1": 0.1, "n": 540}, "recipe": {"dataset": "digits"}}, {"accuracy": 0.1, "accuracy_n": 540}),
         ({"test": {"top1": 0.1}, "recipe": {"dataset": "cifar10"}}, {}),
         ({}, {}),
     ):

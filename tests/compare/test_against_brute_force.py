@@ -457,8 +457,9 @@ def test_bad_input_is_named():
     broken.two.weight.data[0] = float("nan")
     with pytest.raises(ValueError, match="'two' gives NaN"):
         run(broken, broken, [data(32)], measure="procrustes")
-    with pytest.raises(ValueError, match="permutations should be a whole number"):
-        run(Mix(), Mix(), [data(32)], permutations=2.5)
+    for options in ({"permutations": 2.5}, {"remove_top_pc": -1}, {"seed": -1}):
+        with pytest.raises(ValueError, match="should be a whole number, 0 or more"):
+            run(Mix(), Mix(), [data(32)], **options)
     with pytest.raises(ValueError, match="the kernel is linear"):
         run(Mix(), Mix(), [data(32)], sigma=2.0)
     with pytest.raises(ValueError, match=r"kernel='rbf' goes with measure='cka' only"):

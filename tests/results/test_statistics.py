@@ -174,7 +174,8 @@ def share_of_thirtieths():
     [
         (lambda: paired_p([1.0, np.inf]), "1 values are infinite"),
         (lambda: mean_and_stderr(3.0), "an entry for each image"),
-        (lambda: paired_p([1.0], resamples=0), "resamples should be a whole number above 0, such as 1000, got 0"),
+        (lambda: paired_p([1.0], resamples=0), "resamples should be a whole number of at least 1, got 0"),
+        (lambda: paired_p([1.0], seed=-1), "seed should be a whole number of at least 0, got -1"),
         (lambda: bootstrap_interval([1.0], confidence=95), "confidence should be between 0 and 1.*got 95"),
         (lambda: unpaired_p(np.zeros((3, 2)), np.zeros((3, 1))), r"got \(3, 2\) and \(3, 1\)"),
     ],

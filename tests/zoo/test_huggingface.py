@@ -17,7 +17,8 @@ from utilities.datasets import load_dataset
 from utilities.datasets.folders import imagenet_classes
 from utilities.zoo import create_model, family, input_options, list_models, preprocessing
 from utilities.zoo.factory import check_name, split_model
-from utilities.zoo.huggingface import class_names, read_preprocessor
+from utilities.zoo.huggingface import class_names
+from utilities.zoo.huggingface_preprocessing import read_preprocessor
 from utilities.zoo.trained_on import refuse_other_classes
 
 transformers = pytest.importorskip("transformers")
@@ -270,6 +271,20 @@ def test_files_cut_short_are_named_with_the_remedy(digits, tmp_path, file, conte
         ValueError, match=rf"files of {re.escape(name)} cannot be read \(.*{reason}.*copy all its files"
     ):
         create_model(name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model_type": "quantumvit"}, r"is of the type 'quantumvit', which transformers .* pip install --upgrade"),
+        ({}, r"names no model_type; write the folder again"),
+    ],
+)
+def test_a_type_that_transformers_does_not_know_is_named(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    for read in (create_model, input_options):
+        with pytest.raises(ValueError, match=message):
+            read(f"hf/{tmp_path}")
 
 
 def test_preprocessing_that_is_no_json_is_named(digits, tmp_path):

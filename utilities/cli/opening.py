@@ -165,13 +165,14 @@ def open_model(model: Named, classes: int, dataset: str = "") -> tuple[nn.Module
 
 
 def _tested(model: Named, dataset: str) -> dict[str, float]:
-    """Return the accuracy that a checkpoint's training measured at its end, on the data set that is asked for."""
+    """Return the accuracy that a checkpoint's training measured on the data set that is asked for, and on how much."""
     if not model.from_file or not dataset:
         return {}
     content = read_checkpoint(Path(model.weights))
     test, recipe = content.get("test"), content.get("recipe")
-    same = isinstance(recipe, dict) and recipe.get("dataset") == dataset
-    return {"accuracy": float(test["top1"])} if same and isinstance(test, dict) and "top1" in test else {}
+    if not isinstance(recipe, dict) or recipe.get("dataset") != dataset or "top1" not in (test or {}):
+        return {}
+    return {"accuracy": float(test["top1"])} | ({"accuracy_n": int(test["n"])} if "n" in test else {})
 
 
 def epoch_of(model: Named) -> int | None:

@@ -125,7 +125,7 @@ def compare_similarities(
         >>> whole.difference.shape, bool((whole.difference.diagonal() == result.difference).all())
         ((3, 3), True)
     """
-    _check(resamples, confidence, precision)
+    _check(resamples, confidence, precision, seed)
     given = ((model, layers, loader, view, "model"), (first, layers1, loader1, view1, "first"),
              (second, layers2, loader2, view2, "second"))  # fmt: skip
     sides = [side_of(m, names, images, view if v is None else v, what) for m, names, images, v, what in given]
@@ -148,8 +148,9 @@ def compare_similarities(
     )
 
 
-def _check(resamples: int, confidence: float, precision: str) -> None:
+def _check(resamples: int, confidence: float, precision: str, seed: int) -> None:
     check_whole("resamples", resamples, LEAST_RESAMPLES)
+    check_whole("seed", seed, 0)
     if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ValueError(f"confidence should be between 0 and 1, such as 0.95, not {confidence!r}")
     if precision == "auto":

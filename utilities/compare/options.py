@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from utilities.compare.measures.table import SIMILARITY_MEASURES
+from utilities.hooks.calls.options import check_whole
 from utilities.hooks.precision import PRECISIONS as STATED
 from utilities.hooks.recorder import BatchAxis, Forward
 from utilities.hooks.views import View, check_view
@@ -61,9 +62,8 @@ class ComparisonOptions:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is not known; choose from {', '.join(PRECISIONS)}")
         _check_tolerance(self.tolerance, self.precision)
-        for name in ("remove_top_pc", "permutations"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
-                raise ValueError(f"{name} should be a whole number, 0 or more, not {getattr(self, name)!r}")
+        for name in ("remove_top_pc", "permutations", "seed"):
+            check_whole(name, getattr(self, name), 0)
         if self.kernel == "linear" and (self.sigma is not None or self.bandwidth != 1.0):
             raise ValueError("bandwidth and sigma are those of kernel='rbf', and the kernel is linear")
         if self.confounder not in (None, "input") and not callable(self.confounder):

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from utilities.hooks.block import BLOCK_KINDS, Block
-from utilities.hooks.block_families import family_blocks, told_kind
+from utilities.hooks.block_families import family_blocks
 from utilities.hooks.calls.copies import own_inputs
 from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.calls.inputs import SINGLE
+from utilities.hooks.layer_kind import told_kind
 from utilities.hooks.recorder import Forward, Recorder
 from utilities.hooks.selection import Layers, select_layers
 from utilities.hooks.views import channels_last, prefix_tokens

@@ -19,7 +19,7 @@ from timm.models.vision_transformer import ResPostBlock
 from torch import nn
 from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
-from utilities.hooks.block_families import attends
+from utilities.hooks.layer_kind import attends
 from utilities.hooks.vit_parts import hf_block
 
 POST_NORM = (ResPostBlock, SwinTransformerV2Block, SwinTransformerBlockV2)

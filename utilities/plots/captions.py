@@ -52,9 +52,16 @@ def describe_model(facts: Mapping[str, Any], which: str = "", *, name: bool = Tr
 
 
 def describe_accuracy(facts: Mapping[str, Any], which: str = "") -> str:
-    """State the accuracy of a model in percent; empty where it is not known."""
-    accuracy = facts.get(f"accuracy{which}")
-    return "" if accuracy is None else f"accuracy {100 * accuracy:.1f}%"
+    """State the accuracy of a model in percent; empty where it is not known.
+
+    Example:
+        >>> describe_accuracy({"accuracy": 0.974, "accuracy_n": 540})
+        'accuracy 97.4% of 540 images'
+    """
+    accuracy, count = facts.get(f"accuracy{which}"), facts.get(f"accuracy_n{which}")
+    if accuracy is None:
+        return ""
+    return f"accuracy {100 * accuracy:.1f}%" + (f" of {count:,} images" if count else "")
 
 
 def describe_models(facts: Mapping[str, Any], first: str, second: str) -> list[str]:

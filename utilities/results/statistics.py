@@ -171,7 +171,7 @@ def bootstrap_interval(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence should be between 0 and 1, such as 0.95, got {confidence!r}")
-    values = _checked(values, resamples)
+    values = _checked(values, resamples, seed)
     n, shape, flat = len(values), values.shape[1:], _columns(values)
     there, rng = ~np.isnan(flat), np.random.default_rng(seed)
     low, high = np.full((2, flat.shape[1]), np.nan)
@@ -212,7 +212,7 @@ def paired_p(differences: ArrayLike, *, resamples: int = 1000, seed: int = 0) ->
         >>> paired_p([1.0, 2.0, 0.5, 1.5])
         array(0.0625)
     """
-    differences = _checked(differences, resamples)
+    differences = _checked(differences, resamples, seed)
     n, rng = len(differences), np.random.default_rng(seed)
     flat = _columns(differences)
     exact = 2**n <= resamples
@@ -244,7 +244,7 @@ def unpaired_p(one: ArrayLike, two: ArrayLike, *, resamples: int = 1000, seed: i
         >>> unpaired_p([5.0, 6.0, 7.0], [1.0, 2.0])
         array(0.1)
     """
-    one, two = _checked(one, resamples), _checked(two, resamples)
+    one, two = _checked(one, resamples, seed), _checked(two, resamples)
     if one.shape[1:] != two.shape[1:]:
         raise ValueError(f"groups should differ in their number of images alone, got {one.shape} and {two.shape}")
     flat = _columns(np.concatenate([one, two]))
@@ -299,10 +299,11 @@ def _columns(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
-def _checked(values: ArrayLike, resamples: int = 1) -> np.ndarray:
-    """Convert to float64, and refuse values and resamples that the statistics cannot use."""
-    if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 1:
-        raise ValueError(f"resamples should be a whole number above 0, such as 1000, got {resamples!r}")
+def _checked(values: ArrayLike, resamples: int = 1, seed: int = 0) -> np.ndarray:
+    """Convert to float64, and refuse values and options that the statistics cannot use."""
+    for name, value, least in (("resamples", resamples, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name} should be a whole number of at least {least}, got {value!r}")
     values = np.asarray(values, np.float64)
     if values.ndim == 0:
         raise ValueError("values should have an entry for each image, (n, ...), got a single number")

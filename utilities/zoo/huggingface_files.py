@@ -113,6 +113,30 @@ def read_json(file: Path) -> Any:
         raise ValueError(f"{file} is not valid JSON ({error}); {AGAIN}") from error
 
 
+def read_config(name: str, place: str, **options: Any) -> Any:
+    """Read a model's configuration.
+
+    Args:
+        name: Name of the model, for messages.
+        place: Folder, or name on the hub.
+        **options: Options of ``from_pretrained``.
+
+    Raises:
+        ValueError: If it names no type of model, or one that transformers does not know.
+    """
+    import transformers
+
+    kind = transformers.PreTrainedConfig.get_config_dict(place, **options)[0].get("model_type")
+    if not kind:
+        raise ValueError(f"the config.json of {name} names no model_type; {AGAIN}")
+    if kind not in transformers.CONFIG_MAPPING:
+        raise ValueError(
+            f"{name} is of the type {kind!r}, which transformers {transformers.__version__} does not know; a newer one "
+            "may: pip install --upgrade transformers"
+        )
+    return transformers.AutoConfig.from_pretrained(place, **options)
+
+
 def load_weights(kind: Any, config: Any, name: str, place: str, saved: Any, fresh: bool, **options: Any) -> nn.Module:
     """Load a model, and refuse tensors that would be left at random.
 

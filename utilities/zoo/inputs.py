@@ -13,7 +13,8 @@ from torch import nn
 
 from utilities.zoo import vit
 from utilities.zoo.factory import check_name
-from utilities.zoo.huggingface import hf_preprocessing, is_hf
+from utilities.zoo.huggingface import is_hf
+from utilities.zoo.huggingface_preprocessing import hf_preprocessing
 from utilities.zoo.own_models import is_own
 from utilities.zoo.wheel_weights import wheel_config
 

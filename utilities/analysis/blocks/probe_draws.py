@@ -11,6 +11,7 @@ import numpy as np
 
 from utilities.analysis.probing import refuse_one_class
 from utilities.hooks.calls.labels import check_labels, classes_of, need_labels
+from utilities.hooks.calls.options import check_whole
 from utilities.hooks.calls.sharing import shared_pass, sharing_processes
 from utilities.utils import split_batch
 
@@ -97,6 +98,7 @@ def draw_images(loader: Iterable[Any], shots: int | None, draws: int, num_classe
         >>> draws.num_classes, draws.chosen.sum(1).tolist()
         (2, [4, 4, 4])
     """
+    check_whole("seed", seed, 0)
     classes = classes_of(loader) if num_classes is None else num_classes
     if shots is None and classes is not None and sharing_processes().count == 1:
         return Draws(classes)

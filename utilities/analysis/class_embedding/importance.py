@@ -25,6 +25,7 @@ from utilities.analysis.stream import stream
 from utilities.datasets.masks import token_coverage
 from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import check_labels
+from utilities.hooks.calls.options import check_whole
 from utilities.results.result import Result
 from utilities.results.statistics import mean_and_stderr
 from utilities.utils import versions
@@ -133,6 +134,7 @@ def importance(
     gradient = method == "gradient"
     space = gradient_space(model, loss, lens) if gradient else transformer_space(model, what="importance")
     check_target(target, space.num_classes)
+    check_whole("seed", seed, 0)
     grid, rng = list(space.own_grid), np.random.default_rng(seed)
     maps, targets, labels, coverage = [], [], [], []
     options = {"labelled": target == "label", "masked": False, "device": device, "progress": progress}

@@ -27,6 +27,7 @@ from utilities.analysis.loss.curvature import Objective
 from utilities.analysis.loss.eigenvalues import ENDS, check_ends, extreme_eigenpairs, hutchinson, shifted
 from utilities.analysis.loss.mini_batches import SeededMixFunction, as_type, check_targets, image_facts, mini_batches
 from utilities.datasets.naming import known_facts
+from utilities.hooks.calls.options import check_whole
 from utilities.hooks.calls.sharing import adding_up
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.formatting import counted
@@ -230,6 +231,7 @@ def hessian_spectra(
     check_ends(k, ends)
     _check(chunk, goal.mode, tolerance, restarts, trace_probes)
     check_weights(model)
+    check_whole("seed", seed, 0)
     batches = mini_batches(loader, batch_size, n_batches, mix=mix, seed=seed)
     check_targets(model, batches[0][0], [targets for _, targets in batches], goal, device, loader)
     settings = {"tolerance": tolerance, "lanczos_vectors": lanczos_vectors, "restarts": restarts}

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from utilities.hooks.block_families import block_modules, is_attention
+from utilities.hooks.block_families import block_modules
+from utilities.hooks.layer_kind import is_attention
 
 WAYS = ("module", "block", "parameter")
 KINDS = ("convolution", "attention", "MLP", "norm", "linear", "block", "other")
