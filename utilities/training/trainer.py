@@ -95,8 +95,8 @@ class Trainer:
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
         self.dtype = autocast_dtype(precision, self.device)
         self.model, self.train, self.validation = model.to(self.device), train, validation
-        # On a GPU, convolutions in half precision compute with channels last, and would convert what comes otherwise.
-        self.layout = torch.channels_last if self.dtype and self.device.type == "cuda" else torch.preserve_format
+        # Convolutions in half precision compute with channels last, and would convert what comes otherwise.
+        self.layout = torch.channels_last if self.dtype else torch.preserve_format
         for module in self.model.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=self.layout)
