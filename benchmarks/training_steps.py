@@ -1,5 +1,7 @@
 """Time an epoch of the trainer against bare steps: forward, backward and optimiser on one batch that is there.
 
+Bare steps run with the trainer's layout of convolutions, channels last, and with the usual one.
+
     python benchmarks/training_steps.py --json benchmarks/results/training_steps_cpu.json
 
 Images are noise. All in turn, round after round; the first round does not count. Let nothing else run meanwhile.
@@ -45,13 +47,16 @@ def recipe_of(name: str, batch: int) -> Recipe:
     return replace(recipe, epochs=1000, batch_size=batch, warmup=0, mixup=0.0, cutmix=0.0).resolved(name)
 
 
-def bare_step(trainer: Trainer, name: str, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+def bare_step(
+    trainer: Trainer, name: str, images: torch.Tensor, labels: torch.Tensor, layout: torch.memory_format
+) -> Callable[[], None]:
     """Return a function that takes a step as a trainer does, with nothing around it, on a batch that is there."""
     model = create_model(name, 10, seed=0).to(trainer.device).train()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.to(memory_format=trainer.layout)
+            module.to(memory_format=layout)
     optimizer = make_optimizer(model, trainer.recipe)
+    images, labels = images.to(trainer.device, memory_format=layout), labels.to(trainer.device)
     loss = nn.CrossEntropyLoss(label_smoothing=trainer.recipe.label_smoothing)
 
     def step() -> None:
@@ -70,11 +75,12 @@ def time_training(name: str, count: int, batch: int, device: torch.device, round
     model, recipe = create_model(name, 10, seed=0), recipe_of(name, batch)
     trainer = Trainer(model, recipe, loader, loader, device=device, precision="bfloat16")
     images, labels = next(iter(loader))
-    layout = trainer.layout if trainer.layout != torch.preserve_format else torch.contiguous_format
-    step = bare_step(trainer, name, images.to(device, memory_format=layout), labels.to(device))
+    step = bare_step(trainer, name, images, labels, trainer.layout)
+    usual = bare_step(trainer, name, images, labels, torch.contiguous_format)
     contenders = {
         "epoch": partial(trainer.run_epoch, progress=False),
         "bare": lambda: [step() for _ in range(len(loader))],
+        "bare, usual layout": lambda: [usual() for _ in range(len(loader))],
     }
     seconds: dict[str, list[float]] = {key: [] for key in contenders}
     held_out = patch("utilities.training.trainer.evaluate_shared", lambda *args, **options: {})  # the training alone

@@ -53,7 +53,11 @@ def test_whole_matrices_are_drawn_as_such(tmp_path, capsys):
         (["resnet18", "resnet34"], "three models are compared, but 2 are named"),
         (["resnet18"] * 3 + ["--counts", "1", "1", "2"], "--counts asks for 4 models, but 3 are named"),
         (["resnet18"] * 3 + ["--counts", "3"], "give three numbers"),
-        (["resnet18"] * 3 + ["--match", "all", "--layers2", "layer1.?"], "the first has 36 and the second 2: choose"),
+        (["alternet18", "resnet18", "resnet18"], "are both resnet18 (untrained, seed 0); --model-seeds gives each"),
+        (
+            ["resnet18"] * 3 + ["--model-seeds", "0", "1", "2", "--match", "all", "--layers2", "layer1.?"],
+            "the first has 36 and the second 2: choose",
+        ),
         (
             ["resnet18", "resnet18", "resnet34", "resnet18", "--counts", "1", "2", "1"],
             "seeds of one model have one name",

@@ -1,6 +1,7 @@
 """Which of two models is nearer: known answers, the values of `compare`, and what is refused."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from utilities.compare import compare, compare_similarities
+from utilities.compare.all_pairs import compare_all
 from utilities.compare.gram_differences import difference_of_grams
 from utilities.compare.matched_layers import compared_layers
 from utilities.metrics import center
+from utilities.plots.captions import describe_similarity
 from utilities.results.similarity_difference import SimilarityDifference
 
 QUIET = {"device": "cpu", "progress": False, "resamples": 100}
@@ -208,3 +211,24 @@ def test_layers_are_matched_at_the_nearest_relative_depth(count, others, places)
     names = [str(k) for k in range(others)]
     layers = [f"own{k}" for k in range(count)]
     assert compared_layers(layers, names) == [(layer, [names[k]]) for layer, k in zip(layers, places, strict=True)]
+
+
+def test_weights_that_models_have_in_common_are_said():
+    """Of one seed, the first layers are the same although the networks differ; trained a little, nearly so."""
+    one, other, cousin = net(), net(3, (20, 16, 8)), net(0, (20, 16, 8))
+    with torch.no_grad():
+        cousin[1].weight += 0.01 * torch.randn(cousin[1].weight.shape, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare_similarities(one, net(2), other, loader(), **QUIET)
+        compare_similarities(one, one, other, loader(), **QUIET)
+    with pytest.warns(
+        UserWarning, match=r"model and second have weights in common \(1\.weight and 1 more are nearly equal\)"
+    ):
+        compare_similarities(one, net(2), cousin, loader(), **QUIET)
+    result = compare(one, cousin, loader(), device="cpu")
+    assert "In 2 layers both have nearly the same weights, as from one seed." in describe_similarity(result)
+    assert "nearly the same weights" not in describe_similarity(compare(one, other, loader(), device="cpu"))
+    both = compare_all({"one": one, "cousin": cousin}, loader(), device="cpu")
+    assert both["cousin", "one"].provenance["common_weights"] == 2
+    assert "common_weights" not in both["one", "one"].provenance

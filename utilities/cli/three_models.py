@@ -48,6 +48,9 @@ def open_three(given: SimpleNamespace) -> list[Models]:
     if len(named) != sum(counts):
         asked = "three models are compared" if sum(counts) == 3 else f"--counts asks for {sum(counts)} models"
         raise ValueError(f"{asked}, but {len(named)} are named: {', '.join(given.models)}")
+    if counts == [1, 1, 1] and named[1] == named[2] and given.layers1 == given.layers2:
+        text = f"{named[1].name} ({named[1].weights_text})"
+        raise ValueError(f"the second and the third model are both {text}; --model-seeds gives each its own weights")
     sides: list[Models] = []
     for k in range(3):
         own = named[sum(counts[:k]) : sum(counts[: k + 1])]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utilities.compare.common_weights import common_facts
 from utilities.compare.two_models import compare
 from utilities.hooks.calls.copies import copied
 from utilities.hooks.calls.input_type import as_input
@@ -65,8 +66,12 @@ def compare_all(
     layers = [f"{i}.{name}" for i, model in enumerate(joint) for name in comparison_layers(model)]
     whole = compare(joint, joint, loader, layers1=select_layers(joint, layers), **options)
     facts = {label: dict((facts or {}).get(label, {"model": label})) for label in labels}
+
+    def of_both(one: str, two: str) -> dict[str, Any]:
+        return pair_facts(facts[one], facts[two]) | common_facts(models[one], models[two])
+
     return {
-        (one, two): _block(whole, i, j, facts[one] if one == two else pair_facts(facts[one], facts[two]), labels)
+        (one, two): _block(whole, i, j, facts[one] if one == two else of_both(one, two), labels)
         for i, one in enumerate(labels)
         for j, two in enumerate(labels)
     }

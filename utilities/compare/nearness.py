@@ -7,6 +7,7 @@ beside what the largest of as many would be if none was real.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from utilities.compare.common_weights import common_weights
 from utilities.compare.gram_differences import difference_of_grams
 from utilities.compare.matched_layers import Match, compared_layers, refuse_unpaired
 from utilities.compare.three_sides import Side, grams_of_sides, side_of
@@ -130,6 +132,7 @@ def compare_similarities(
              (second, layers2, loader2, view2, "second"))  # fmt: skip
     sides = [side_of(m, names, images, view if v is None else v, what) for m, names, images, v, what in given]
     _check_sides(sides, match)
+    _warn_of_common_weights(sides)
     options = {
         "kernel": kernel,
         "bandwidth": bandwidth,
@@ -169,3 +172,18 @@ def _check_sides(sides: list[Side], match: Match) -> None:
             "a model is on two sides, but each side's seeds are resampled by themselves: where there are several, give "
             "each side models of its own"
         )
+
+
+def _warn_of_common_weights(sides: list[Side]) -> None:
+    """Warn of models that began from the same weights as the shared one: they are alike whatever they have learnt."""
+    for side, what in zip(sides[1:], ("first", "second"), strict=True):
+        pairs = ((one, two) for one in sides[0].models for two in side.models if one is not two)
+        names = next((names for names in (common_weights(*pair) for pair in pairs) if names), [])
+        if names:
+            more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
+            warnings.warn(
+                f"model and {what} have weights in common ({names[0]}{more} nearly equal), as models that begin from "
+                "one seed do. That makes them alike, whatever they have learnt: give each model a seed of its own "
+                "(--model-seeds)",
+                stacklevel=3,
+            )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from utilities.compare.batch_loop import run_batches
+from utilities.compare.common_weights import common_facts
 from utilities.compare.engine import Comparison
 from utilities.compare.features.sides import facts_of_kept, opened, with_rows
 from utilities.compare.options import TOLERANCE, ComparisonOptions
@@ -164,7 +165,7 @@ def compare(
             comparison.sums.decision = decisions.get((one, two))  # one for all passes over the data
             unfinished.append(run_batches(comparison, order, sharded, path, progress))
         decisions[one, two] = comparison.sums.decision
-        results.append(to_similarity(comparison, provenance))
+        results.append(to_similarity(comparison, common_facts(one, two) | provenance))
     for files in unfinished:
         if files is not None and files.number == 0:
             files.remove()

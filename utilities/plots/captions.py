@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from utilities.plots.paper import DARK, SMALLEST
 from utilities.plots.text_fitting import write_wrapped
+from utilities.results.formatting import counted
 from utilities.results.images import describe_images
 from utilities.results.similarity import Similarity
 
@@ -102,6 +103,9 @@ def describe_similarity(result: Similarity) -> str:
     measure = ", ".join(([measure] if measure else []) + changes + _range(result))
     sentences.append(f"{measure[:1].upper()}{measure[1:]}")
     sentences.append(_rounding(facts))
+    if facts.get("common_weights"):
+        layers = counted(facts["common_weights"], "layer")
+        sentences.append(f"In {layers} both have nearly the same weights, as from one seed")
     if result.stderr is not None and np.isfinite(result.stderr).any():
         sentences.append(
             f"Standard errors {np.nanmean(result.stderr):.3f} on average, {np.nanmax(result.stderr):.3f} at most"

@@ -86,12 +86,19 @@ class Group:
         return self._compared(models, facts, **{"permutations": PERMUTATIONS, **options})
 
     def untrained(self, initialisations: int = 2, **options: Any) -> Results:
-        """Compare all pairs of untrained models, averaged over several initialisations."""
-        seeds, runs = range(self.seed, self.seed + initialisations), []
-        weights = f"untrained, mean of {initialisations} initialisations (seeds {seeds[0]}-{seeds[-1]})"
-        facts = {study.model: {"model": study.model, "weights": weights} for study in self.studies}
-        for seed in seeds:
-            runs.append(self._compared({s.model: s.random_model(seed) for s in self.studies}, facts, **options))
+        """Compare all pairs of untrained models, averaged over several initialisations.
+
+        No two models have a seed in common, see `utilities.compare.common_weights`.
+        """
+        studies, facts, runs = self.studies, {}, []
+        first = {study.model: self.seed + number * initialisations for number, study in enumerate(studies)}
+        for name, seed in first.items():
+            seeds = f"seeds {seed}-{seed + initialisations - 1}"
+            weights = f"untrained, mean of {initialisations} initialisations ({seeds})"
+            facts[name] = {"model": name, "weights": weights}
+        for number in range(initialisations):
+            models = {study.model: study.random_model(first[study.model] + number) for study in studies}
+            runs.append(self._compared(models, facts, **options))
         return {pair: average([run[pair] for run in runs]) for pair in runs[0]}
 
     def _compared(self, models: dict[str, nn.Module], facts: dict[str, dict[str, Any]], **options: Any) -> Results:

@@ -3,33 +3,53 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 from typing import Any
 
 from utilities.compare.nearness import compare_similarities
 from utilities.datasets.loaders import same_input
+from utilities.hooks.block_families import block_outputs
 from utilities.hooks.calls.options import check_options
 from utilities.results.similarity_difference import SimilarityDifference
 from utilities.results.statistics import LEVEL
 from utilities.study.group import Group
+from utilities.study.study import Study
 from utilities.study.wording import WIDTH
+
+
+def apart(group: Group) -> list[Study]:
+    """Return the studies of a group, the second one with the next seed.
+
+    A hybrid and a CNN of one seed begin with the same weights where their layers have the same shapes. Short training
+    moves these little, so that the two would be alike whatever they learn.
+
+    Example:
+        >>> [str(study) for study in apart(Group("Nearer", ["alternet18", "resnet18"]))]
+        ['alternet18 on digits, quick profile, seed 0', 'resnet18 on digits, quick profile, seed 1']
+    """
+    return [replace(study, seed=study.seed + (number == 1)) for number, study in enumerate(group.studies)]
 
 
 def nearness_of(group: Group, **options: Any) -> SimilarityDifference:
     """Train or load three models, and tell whether the first is more like the second than like the third.
 
+    The features after each block are compared, unless layers are named.
+
     Args:
-        group: Three models, the shared one first.
+        group: Three models, the shared one first; see `apart`.
         **options: Options of `utilities.compare.compare_similarities`.
 
     Raises:
         ValueError: If there are not three models.
     """
     check_options(nearness_of, options, compare_similarities, but=("provenance",))  # before the training
-    studies = group.studies
+    studies = apart(group)
     if len(studies) != 3:
         raise ValueError(f"one model is compared with two others, but there are {len(studies)}")
     found = [study.finished_model() for study in studies]
-    loaders = [study.loader(n_images=study.n_images) for study in studies]
+    loaders = [study.loader(n_images=study.n_images) for study in group.studies]
+    for name, (model, _) in zip(("layers", "layers1", "layers2"), found, strict=True):
+        options.setdefault(name, block_outputs(model))
     facts = studies[0].shared_facts(loaders[0])
     facts |= {f"{key}{k}": value for k, (_, own) in enumerate(found, 1) for key, value in own.items()}
     others = [None if same_input(loaders[0], loader) else loader for loader in loaders[1:]]

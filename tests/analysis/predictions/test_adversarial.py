@@ -66,6 +66,20 @@ def test_a_linear_classifiers_margin_falls_by_the_dual_norm(norm, attack):
     np.testing.assert_allclose(result.nll[1:], nn.functional.softplus(-left).mean(0), rtol=1e-4)
 
 
+def test_a_very_sure_answer_is_attacked_along_its_own_weights_too():
+    """With logits (20, 0, 0), 1 - p is 4e-9, which float32 rounds to 0: the gradient would lose the first row."""
+    weight = torch.tensor([[-2.0, 1.0, 1.0], [0.5, 1.0, -1.0], [0.5, -1.0, 1.0]])
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    model[2].weight.data, model[2].bias.data = weight, torch.tensor([20.0, 0.0, 0.0])
+    images, labels, scale = torch.full((1, 3, 2, 2), 128 / 255), torch.tensor([0]), {"mean": 0.0, "std": 1.0}
+    result = adversarial(model, [(images, labels)], attack="fgsm", norm="linf", radii=[0, 25.5], **scale, **QUIET)
+    # Both other classes are equally likely, so that the gradient points along w_1 + w_2 - 2 w_0 = (5, -2, -2).
+    shift = torch.tensor([0.1, -0.1, -0.1])
+    logits = (torch.full((3,), 128 / 255) + shift) @ weight.T + torch.tensor([20.0, 0.0, 0.0])
+    expected = nn.functional.cross_entropy(logits[None].double(), labels)
+    assert result.nll[-1] == pytest.approx(float(expected), rel=1e-4)  # float32 logits of 20
+
+
 @NORMS
 @KINDS
 def test_radius_0_is_the_clean_accuracy(norm, attack):

@@ -187,3 +187,16 @@ def test_options_for_files_are_refused_by_name(options, word, tmp_path):
     np.save(tmp_path / "CIFAR-10-P" / "scale.npy", np.zeros((4, 3, 32, 32, 3), np.uint8))
     with pytest.raises(ValueError, match=word):
         consistency_on_files(nn.Flatten(), "cifar10-p", root=tmp_path, **options, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Conv2d(3, 4, 1), r"\(1, 4, 16, 16\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(768, 1)), r"\(1, 1\)"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_refused(model, shape):
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=rf"logits \(batch, classes\) of 2 classes or more, got {shape}"):
+        consistency(model, [(images, torch.tensor([0]))], kinds=["tilt"], mean=0.0, std=1.0, **QUIET)

@@ -23,6 +23,7 @@ from utilities.analysis.class_embedding.transformer_space import TransformerSpac
 from utilities.hooks.calls.weights import check_weights
 from utilities.hooks.trial import first_tensor
 from utilities.hooks.vit_parts import splits_qkv
+from utilities.results.moments import precise
 from utilities.utils import evaluating
 
 LOSSES = ("ce", "ce_double_softmax", "logit")
@@ -131,6 +132,7 @@ def class_loss(logits: torch.Tensor, target: torch.Tensor, loss: str) -> torch.T
         >>> class_loss(torch.zeros(1, 1, 10), torch.tensor([3]), "ce")
         tensor([[2.3026]])
     """
+    logits = precise(logits)  # in float32, 1 - p of a very sure answer is 0, and its class has no part in the gradient
     if loss == "ce_double_softmax":
         logits = logits.softmax(2)
     return -target_logit(logits if loss == "logit" else logits.log_softmax(2), target)

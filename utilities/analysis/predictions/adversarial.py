@@ -34,7 +34,7 @@ from utilities.hooks.calls.labels import BatchCheck, hits
 from utilities.hooks.calls.merging import Total
 from utilities.hooks.calls.options import check_whole
 from utilities.hooks.calls.sharing import sharing_processes
-from utilities.results.moments import Moments
+from utilities.results.moments import Moments, precise
 from utilities.results.result import Result
 from utilities.utils import versions
 
@@ -226,8 +226,8 @@ class _Seen:
         return found
 
     def _losses(self, logits: torch.Tensor) -> torch.Tensor:
-        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return nn.functional.cross_entropy(exact, self.labels, reduction="none")
+        # In float32, 1 - p of a very sure answer is 0, so that its class would have no part in the gradient.
+        return nn.functional.cross_entropy(precise(logits), self.labels, reduction="none")
 
     def _note(self, logits: torch.Tensor) -> None:
         self.right = np.minimum(self.right, hits(logits, self.labels).cpu().double().numpy())

@@ -28,6 +28,7 @@ from utilities.datasets.perturbed import NORMALISATIONS, check_sequences, read_s
 from utilities.datasets.pixels import normalisation, per_channel, to_images, to_pixels
 from utilities.hooks.calls.batch_parts import check_loader
 from utilities.hooks.calls.labels import refuse_no_classifier
+from utilities.hooks.calls.options import check_whole
 from utilities.hooks.calls.sharing import sharing_processes
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
@@ -165,6 +166,7 @@ def consistency(
         (10, 1)
     """
     kinds = check_kinds(kinds)
+    check_whole("seed", seed, 0)
     check_loader(loader)
     refuse_no_classifier(model)
     scale = normalisation(loader, mean, std)

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import torch
 
+from utilities.hooks.calls.labels import check_logits
+
 TOP = 5  # first answers that the distance is about
 
 
@@ -66,7 +68,7 @@ def compare_frames(frames: Iterable[torch.Tensor], with_first: bool) -> tuple[to
         distance.
 
     Raises:
-        ValueError: If there are fewer than two frames, or logits are not finite.
+        ValueError: If there are fewer than two frames, or frames do not yield finite logits of two classes or more.
 
     Example:
         >>> frames = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]])]
@@ -75,6 +77,7 @@ def compare_frames(frames: Iterable[torch.Tensor], with_first: bool) -> tuple[to
     """
     reference, count, flips, distance = None, 0, 0, 0
     for logits in frames:
+        check_logits(logits)
         if not logits.isfinite().all():
             raise ValueError("the model gives logits that are not finite for a frame")
         ranks = rank_classes(logits)
