@@ -202,6 +202,10 @@ def test_what_is_no_model_or_a_model_twice_is_refused():
         compare_similarities(one, net(1), [one, one], loader(), **QUIET)
     with pytest.raises(ValueError, match="first holds one model twice, as number 1 and 3"):
         compare_similarities(one, [net(1), net(2), copy.deepcopy(net(1))], net(3), loader(), **QUIET)
+    broken = net(1)
+    broken[1].weight.data[0] = float("nan")
+    with pytest.raises(ValueError, match=r"parameter '1\.weight' of Sequential holds NaN"):
+        compare_similarities(one, broken, net(2), loader(), **QUIET)
     with pytest.raises(ValueError, match="20 or more"):
         compare_similarities(one, net(1), net(2), loader(80, 16), **QUIET)
 

@@ -15,6 +15,7 @@ from utilities.compare.two_models import compare
 from utilities.hooks.calls.copies import copied
 from utilities.hooks.calls.input_type import as_input
 from utilities.hooks.calls.options import check_options
+from utilities.hooks.calls.weights import check_weights
 from utilities.hooks.recorder import select_layers
 from utilities.results.similarity import TABLES, Similarity
 from utilities.zoo.layers import comparison_layers
@@ -23,12 +24,21 @@ from utilities.zoo.layers import comparison_layers
 class SideBySide(nn.ModuleList):
     """Run several models on the same images, one after the other, as one module.
 
+    Raises:
+        ValueError: If the weights of one are not finite, as `utilities.hooks.calls.weights.check_weights` says.
+
     Example:
         >>> SideBySide([nn.Linear(2, 3), nn.Linear(2, 4)])(torch.zeros(5, 2)).shape  # the last one's answer
         torch.Size([5, 4])
     """
 
     takes_any_type = True  # each member converts the images itself
+
+    def __init__(self, models: Iterable[nn.Module]) -> None:
+        models = list(models)
+        for model in models:
+            check_weights(model)  # by its own name; later checks would find a weight of a SideBySide
+        super().__init__(models)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Run all of them."""
