@@ -84,6 +84,8 @@ CASES = [
     Case("C noisier, whole 4 x 4 matrix", 0.5, 1.0, layers=4, matrix=True, own=0.3),
     Case("B = C, 5 seeds of A", 0.5, 0.5, own_seeds=5),
     Case("C noisier, best of 3 nearly equal layers", 0.5, 0.7, others=3, apart=0.1),
+    Case("B = C, best of 6 equal layers", 0.8, 0.8, others=6),
+    Case("C noisier, best of 6 equal layers, heavy tails", 0.5, 0.7, n=200, freedom=8, others=6),
 ]
 
 
