@@ -218,7 +218,7 @@ def test_layers_are_matched_at_the_nearest_relative_depth(count, others, places)
 
 
 def test_weights_that_models_have_in_common_are_said():
-    """Of one seed, the first layers are the same although the networks differ; trained a little, nearly so."""
+    """Networks of one seed begin with the same first layers although they differ; trained a little, nearly so."""
     one, other, cousin = net(), net(3, (20, 16, 8)), net(0, (20, 16, 8))
     with torch.no_grad():
         cousin[1].weight += 0.01 * torch.randn(cousin[1].weight.shape, generator=torch.Generator().manual_seed(0))
