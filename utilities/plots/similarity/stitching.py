@@ -75,6 +75,8 @@ def plot_stitching(results: Results | Stitching, controls: Results | Stitching |
 def plot_stitching_matrix(result: Stitching, fit: int | str = -1) -> PaperFigure:
     """Draw the accuracy of each pair of layers as a heatmap: from chance to that of the second model by itself.
 
+    So untrained models, which are hardly above chance, fill the scale too; the caption states where it begins and ends.
+
     Args:
         result: The result; the layers of the first model form the vertical axis.
         fit: See `Stitching.drop`.
@@ -88,10 +90,14 @@ def plot_stitching_matrix(result: Stitching, fit: int | str = -1) -> PaperFigure
         result.accuracy[place], result.layers1, result.layers2, result.n, stderr=result.accuracy_stderr[place],
         provenance=facts,
     )  # fmt: skip
-    top = max(float(result.own[1]), float(np.nanmax(result.accuracy[place])))
+    own, best = float(result.own[1]), float(np.nanmax(result.accuracy[place]))
+    top = max(own, best)
+    low = min(result.chance, 0.99 * top)
     title = None if "model1" in facts or "model" in facts else "stitched network"
-    figure = plot_similarity(whole, title=title, vmin=min(result.chance, 0.99 * top), vmax=top)
-    figure.caption = f"{_caption({'': result})} The scale ends at the accuracy of the second model by itself."
+    figure = plot_similarity(whole, title=title, vmin=low, vmax=top)
+    begin = f"chance, {low:.1%}," if low == result.chance else f"{low:.1%}"
+    end = "the accuracy of the second model by itself" if own >= best else "the highest accuracy of a stitched network"
+    figure.caption = f"{_caption({'': result})} The scale runs from {begin} to {end}, {top:.1%}, and not from 0 to 1."
     return figure
 
 
