@@ -51,6 +51,8 @@ def test_all_pairs_are_scaled_from_chance_to_the_second_model():
     figure = plot_stitching_matrix(made(all_pairs=True))
     assert figure.axes[0].images[0].get_clim() == (0.1, 0.95)
     assert "from chance, 10.0%, to the accuracy of the second model by itself, 95.0%, and not" in figure.caption
+    assert figure.axes[1].get_ylabel() == "accuracy of the stitched network, from chance to the second model"
+    assert "Bars" not in figure.caption  # a heatmap has none
 
 
 def test_a_scale_that_ends_elsewhere_says_so():
