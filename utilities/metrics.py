@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from numpy.typing import ArrayLike
 
+from utilities.hooks.calls.options import check_number
 from utilities.hooks.features import as_real, unit_scale
 from utilities.hooks.grams import centered_gram
 
@@ -36,8 +37,7 @@ def check_choices(kernel: str, estimator: str, bandwidth: float = 1.0, sigma: fl
     if estimator not in MIN_IMAGES:
         raise ValueError(f"estimator {estimator!r} is not known; choose from {', '.join(map(repr, MIN_IMAGES))}")
     for name, value in (("bandwidth", bandwidth), ("sigma", 1.0 if sigma is None else sigma)):
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, not {value!r}")
+        check_number(name, value, above=0)
 
 
 def _as_matrix(x: ArrayLike | torch.Tensor, name: str) -> torch.Tensor:

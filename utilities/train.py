@@ -30,6 +30,7 @@ from torchvision.ops import StochasticDepth
 
 from utilities.datasets.images import ImageDataset, refuse_mirror_images
 from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.options import check_number
 from utilities.hooks.calls.processes import Processes
 from utilities.results.writing import check_writable, clear_killed
 from utilities.training.evaluation import estimate_batch_norm, evaluate_shared
@@ -178,8 +179,8 @@ def fit(
     autocast_dtype(precision, resolve_device(device))
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every={save_every} must be at least 1")
-    if resume_every is not None and not 0 <= resume_every < math.inf:
-        raise ValueError(f"resume_every={resume_every} should be a number of minutes, 0 or more")
+    if resume_every is not None:
+        check_number("resume_every", resume_every, least=0, hint=", in minutes")
     if not 1 <= accumulate <= max(1, recipe.batch_size // (2 * processes.count)):
         raise ValueError(
             f"accumulate={accumulate} (--grad-accum) parts of batches of {recipe.batch_size} should be 1 or more and "

@@ -98,5 +98,5 @@ def test_every_analysis_has_options_figures_and_claims(name):
     assert {"models", "dataset", "out", "seed", "device"} <= {one.name for one in options}
     assert {"model", "loader", "provenance"}.isdisjoint(own)
     plots = [entry.figures] if isinstance(entry.figures, str) else list(entry.figures.values())
-    for other in [*plots, *filter(None, [entry.claims, entry.report])]:
+    for other in [*plots, *filter(None, [entry.claims, entry.about, entry.report])]:
         assert callable(find(other))

@@ -35,10 +35,19 @@ def test_published_sequences_are_read_or_asked_for(tmp_path, capsys):
     assert result.provenance["sequences"] == "read from files"
 
 
-def test_attacks(tmp_path):
+def test_attacks(tmp_path, capsys):
     command = ["adversarial", *COMMON, *DIGITS, "--attack", "fgsm", "--norm", "l2", "--radii", "0", "64"]
     main([*command, "--out", str(tmp_path / "result")])
     result = Adversarial.load(tmp_path / "result")
     assert (result.norm, result.radii.tolist(), result.n) == ("l2", [0, 64], 12)
     assert result.accuracies[0] == result.accuracies[1]
     assert (tmp_path / "result.png").is_file()
+    assert "smoothing" not in capsys.readouterr().out  # there is no smoothed model for a claim on smoothing
+    assert not (tmp_path / "result_claims.csv").exists()
+
+
+def test_a_claim_on_smoothing_is_put_to_a_smoothed_model_and_its_twin(tmp_path, capsys):
+    models = ["--models", "plain_cnn8", "plain_cnn8_smooth", *DIGITS, "--n-images", "12", "--device", "cpu"]
+    main(["adversarial", *models, "--attack", "fgsm", "--radii", "4", "--out", str(tmp_path / "result")])
+    assert "spatial smoothing makes a CNN more robust to adversarial attacks" in capsys.readouterr().out
+    assert (tmp_path / "result_claims.csv").is_file()

@@ -387,8 +387,8 @@ def test_errors_name_the_offender(name):
     [
         (lambda x: cca(x, x, "median"), "'median' is not known"),
         (lambda x: svcca(x, x, "median"), "'median' is not known"),
-        (lambda x: svcca(x, x, keep=0), "keep is a share"),
-        (lambda x: svcca(x, x, keep=99), "keep is a share"),
+        (lambda x: svcca(x, x, keep=0), "keep=.* should be a number above 0 and at most 1, a share"),
+        (lambda x: svcca(x, x, keep=99), "keep=.* should be a number above 0 and at most 1, a share"),
         (lambda x: mutual_knn(x, x, 0), "k must be 1 or more"),
         (lambda x: mutual_knn(x, x, 20), "20 neighbours of 20 images"),
         (lambda x: mutual_knn(x, x, 19), "19 neighbours of 20 images"),

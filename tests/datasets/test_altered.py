@@ -20,7 +20,7 @@ def test_a_share_of_the_labels_is_drawn(digits, share):
     assert differing == pytest.approx(0.9 * share, abs=0.06)  # one in ten draws is right; three errors at 540
     assert (drawn.batch(range(len(drawn)))[1].numpy() == drawn.targets).all()
     np.testing.assert_array_equal(drawn.targets, with_random_labels(digits, share, seed=1).targets)
-    with pytest.raises(ValueError, match="should be 0 to 1"):
+    with pytest.raises(ValueError, match="should be a number of 0 or more and at most 1"):
         with_random_labels(digits, 1.5, seed=0)
 
 

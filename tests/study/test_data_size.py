@@ -42,7 +42,7 @@ def test_a_share_is_trained_for_as_many_steps(share):
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.01, 0.001])
 def test_shares_out_of_range(share):
-    with pytest.raises(ValueError, match="should be above 0, up to 1, and two images or more"):
+    with pytest.raises(ValueError, match=r"should be a number above 0 and at most 1|should be two images or more"):
         share_recipe(Recipe("digits"), share, 1131)
 
 
@@ -51,7 +51,7 @@ def test_shares_out_of_range_are_refused_before_any_training(shares, study, monk
     monkeypatch.setattr("utilities.study.data_size.fit", lambda *given, **more: pytest.fail("trained"))
     monkeypatch.setattr(Study, "finished_model", lambda self: pytest.fail("trained"))
     for run in (compare_shares, train_on_shares):
-        with pytest.raises(ValueError, match=f"share={shares[1]} of 1131 images"):
+        with pytest.raises(ValueError, match=f"share={shares[1]} should be a number above 0"):
             run(study, shares)
 
 

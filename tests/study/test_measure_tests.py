@@ -10,7 +10,7 @@ from utilities.plots.similarity import plot_measure_tests
 from utilities.results.measure_tests import MeasureTests
 from utilities.study.calibrated_pairs import calibrate_kinds
 from utilities.study.grounded_models import CONDITIONS, Trained, train_grounded
-from utilities.study.measure_tests import TESTS, run_measure_tests, scores_of
+from utilities.study.measure_tests import TESTS, describe_measure_tests, run_measure_tests, scores_of
 
 N = 60
 
@@ -99,3 +99,42 @@ def test_pairs_of_kinds_are_calibrated(tmp_path):
     found = calibrate_kinds(["CNN", "hybrid"], epochs=1, n_images=60, permutations=19, folder=tmp_path)
     assert list(found) == ["CNN x hybrid"]
     assert found["CNN x hybrid"].layers1[0] == "block1"
+
+
+def test_measures_that_share_a_score_are_all_named():
+    scores = np.array([[[1.0, 0.5, 0.2], [1.0, 0.5, 0.2], [0.7, 0.9, 0.2]]])
+    stderr = np.array([[[0.0, 0.1, 0.0], [0.0, 0.2, 0.0], [0.1, 0.1, 0.0]]])
+    names = ["CNN"], ["cka", "rsa", "cca"], ["shifts, precision", "labels", "shortcut"]
+    result = MeasureTests(*names, scores, stderr, np.array([0.5, 0.3, 0.1]))
+    assert describe_measure_tests(result).splitlines()[:3] == [
+        "shifts, precision: cka, rsa 1.00 ± 0.00 each, last cca 0.70 (chance 0.50).",
+        "labels: cca 0.90 ± 0.10, last cka, rsa 0.50 each (chance 0.30).",
+        "shortcut: all 0.20 (chance 0.10).",
+    ]
+    stderr[0, 1, 0] = 0.3
+    assert describe_measure_tests(result).startswith("shifts, precision: cka 1.00 ± 0.00, rsa 1.00 ± 0.30, last cca")
+
+
+def drawn_bars(figure):
+    """Ends of the bars of each panel, (bars, 2), by the panel's title."""
+    return {
+        ax.get_title().replace("\n", " "): np.array(
+            [path[:, 0] for box in ax.containers for path in box.lines[2][0].get_segments() if path.ndim == 2]
+        )
+        for ax in figure.axes
+    }
+
+
+def test_bars_end_where_scores_end_and_a_test_without_says_why():
+    scores = np.array([[[0.95, 0.05, 0.5, 0.9]]])
+    stderr = np.array([[[0.2, 0.3, np.nan, 0.3]]])
+    names = ["CNN"], ["cka"], ["labels, precision", "accuracy", "layer found again", "labels, conformity"]
+    result = MeasureTests(*names, scores, stderr, np.array([0.3, 0.0, 0.2, 0.5]), {"seeds": 2})
+    figure = plot_measure_tests(result)
+    bars = drawn_bars(figure)
+    np.testing.assert_allclose(bars["labels, precision"], [[0.75, 1.0]])
+    np.testing.assert_allclose(bars["accuracy"], [[-0.25, 0.35]])  # a correlation
+    np.testing.assert_allclose(bars["labels, conformity"], [[0.6, 1.0]])
+    assert "drawn as far as scores go. None for layer found again: the only pair of two models" in figure.caption
+    assert "None for" not in plot_measure_tests(result, ["accuracy"]).caption
+    assert result.stderr[0, 0, 0] == 0.2

@@ -18,6 +18,7 @@ from utilities.analysis.ridge import RidgeSums
 from utilities.analysis.stream import readable_twice
 from utilities.datasets.images import ImageDataset
 from utilities.hooks.calls.merging import Sums
+from utilities.hooks.calls.options import check_number
 
 Probe = tuple[torch.Tensor, torch.Tensor]  # weights (problems, width, classes) and intercepts (problems, classes)
 
@@ -181,10 +182,9 @@ def check_memory_limit(limit: float) -> None:
     Example:
         >>> check_memory_limit(0)
         Traceback (most recent call last):
-        ValueError: memory_limit=0 should be a number of bytes above 0, such as 4e9
+        ValueError: memory_limit=0 should be a number above 0, in bytes, such as 4e9
     """
-    if not limit > 0:
-        raise ValueError(f"memory_limit={limit!r} should be a number of bytes above 0, such as 4e9")
+    check_number("memory_limit", limit, above=0, below=None, hint=", in bytes, such as 4e9")
 
 
 def refuse_large_sums(count: int, needed: int, limit: float, remedy: str, what: str = "probes") -> None:

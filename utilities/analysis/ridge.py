@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import torch
 
+from utilities.hooks.calls.options import check_number
+
 
 class RidgeSums:
     """The sums over data that ridge regression needs, for many problems at once.
@@ -146,5 +148,4 @@ def check_alpha(alpha: float) -> None:
         Traceback (most recent call last):
         ValueError: alpha=0 should be a number above 0, such as 1
     """
-    if not 0 < alpha < float("inf"):
-        raise ValueError(f"alpha={alpha!r} should be a number above 0, such as 1")
+    check_number("alpha", alpha, above=0, hint=", such as 1")

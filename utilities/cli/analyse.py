@@ -184,7 +184,7 @@ def write(
             paths += files.save_table(table, ending) if files.everything else []
     if files.formats and entry.figures:
         paths += files.save_figures(draw(entry, results, loaders))
-    if entry.claims:
+    if entry.claims and (not entry.about or find(entry.about)(results)):
         from utilities.claims.claim import state_claims
 
         where = files.beside("claims")

@@ -21,6 +21,7 @@ class Analysis:
             `utilities.cli.analyse.Call`.
         figures: Ending of the file's name -> what draws it from results by model; or what gives such a dictionary.
         claims: What puts a paper's claims to results by model.
+        about: What finds the models that the claims are about; where it finds none, no claim is printed.
         images: Which loaders the function takes: see `utilities.cli.loaders.LOADERS`.
         labelled: Whether it asks what class an image is of: weights for other classes are then refused.
         more: Functions and dataclasses that give the options behind ``**options``.
@@ -34,6 +35,7 @@ class Analysis:
     function: str
     figures: str | Mapping[str, str] = field(default_factory=dict)
     claims: str = ""
+    about: str = ""
     images: str = "test"
     labelled: bool = False
     more: tuple[str, ...] = ()
@@ -139,6 +141,7 @@ ANALYSES: dict[str, Analysis] = {
         {"": "plots.predictions.adversarial:plot_adversarial"},
         f"{_PARK}.smoothing:claims_of_adversarial",
         labelled=True,
+        about=f"{_PARK}.smoothing:twins",
     ),
     "consistency": Analysis(
         "cli.sequences:consistency",
@@ -147,6 +150,7 @@ ANALYSES: dict[str, Analysis] = {
         images="to perturb",
         more=("analysis.predictions.consistency:consistency",),
         report="cli.sequences:report",
+        about=f"{_PARK}.smoothing:twins",
     ),
     "landscape": Analysis(
         "cli.landscape:landscape",

@@ -22,7 +22,8 @@ from utilities.compare.options import ComparisonOptions
 from utilities.compare.paired_batches import PairedBatches, prefetched
 from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.memory import keeping_freed_memory
-from utilities.hooks.calls.options import check_whole
+from utilities.hooks.calls.options import check_number, check_whole
+from utilities.hooks.calls.weights import check_module
 from utilities.hooks.recorder import BatchAxis, Layers
 from utilities.hooks.views import View
 from utilities.metrics import Estimator, Kernel
@@ -97,10 +98,13 @@ def calibrate(
         >>> bool(result.matrix[0, 0] > 0.05), result.calibrated.tolist()
         (True, [[0.0]])
     """
+    for model in (model1, model2):
+        check_module(model)
     if precision == "auto":
         raise ValueError("precision='auto' looks at similarities; choose 'exact', 'fast', 'centred' or 'half' here")
     check_whole("permutations", permutations, 1)
     check_whole("seed", seed, 0)
+    check_number("level", level, above=0, below=1)
     threshold_of(np.zeros(()), np.zeros(permutations), level)  # refuses a level without permutations for it
     options = ComparisonOptions(
         measure, kernel, estimator, bandwidth, view1=view, view2=view if view2 is None else view2, precision=precision,

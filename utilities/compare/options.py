@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from utilities.compare.measures.table import SIMILARITY_MEASURES
-from utilities.hooks.calls.options import check_whole
+from utilities.hooks.calls.options import check_number, check_whole
 from utilities.hooks.precision import PRECISIONS as STATED
 from utilities.hooks.recorder import BatchAxis, Forward
 from utilities.hooks.views import View, check_view
@@ -102,8 +101,6 @@ class ComparisonOptions:
 
 
 def _check_tolerance(tolerance: float, precision: str) -> None:
-    number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
-    if not number or not 0 <= tolerance < math.inf:
-        raise ValueError(f"tolerance should be a finite number, 0 (always exact) or more, not {tolerance!r}")
+    check_number("tolerance", tolerance, least=0, hint="; 0 is always exact")
     if tolerance != TOLERANCE and precision != "auto":
         raise ValueError(f"tolerance is that of precision='auto', and the precision is {precision!r}")

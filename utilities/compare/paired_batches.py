@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from utilities.compare.pairing import Partners, check_pairing
+from utilities.compare.pairing import Partners, check_pairing, check_same_labels
 from utilities.hooks.calls.batch_lists import batch_indices, chosen, is_listed, reshuffled
 from utilities.hooks.calls.batch_parts import check_loader, first_images, images_in, known_length, split_batch
 from utilities.hooks.calls.nested import map_tensors, tensors_in
 from utilities.results.formatting import counted
 
 Pair = tuple[int, Any, Any]
+CUT = ": pairs are cut to the shorter"
 
 
 class PairedBatches:
@@ -31,10 +32,11 @@ class PairedBatches:
         loader2: Images of model 2; by default the same batches.
         min_images: Least number of images in a batch; smaller ones are left out, with a warning at the end.
         whole: For each model, whether it gets all that the loader yields, of any structure, and not just images.
+        same: Whether both loaders have to serve the same images: as many, with the same labels where both give them.
 
     Raises:
-        ValueError: If the loaders cannot yield a batch of ``min_images``, or certainly serve one data set in two
-            orders.
+        ValueError: If the loaders cannot yield a batch of ``min_images``, certainly serve one data set in two orders,
+            or differ in length where that is refused.
         TypeError: If one is no loader.
 
     Example:
@@ -53,17 +55,22 @@ class PairedBatches:
         *,
         min_images: int = 1,
         whole: tuple[bool, bool] = (False, False),
+        same: bool = False,
     ) -> None:
-        self.min_images, self._whole = min_images, whole
+        self.min_images, self._whole, self._same = min_images, whole, same
         self._loaders = (loader,) if loader2 is None else (loader, loader2)
         for one in self._loaders:
             _check_size(one, min_images)
         self._pairing = check_pairing(loader, loader2)
         lengths = [known_length(one) for one in self._loaders]
         if None not in lengths and len(set(lengths)) > 1:
-            warnings.warn(
-                f"the loaders have {lengths[0]} and {lengths[1]} batches: pairs are cut to the shorter", stacklevel=3
-            )
+            self._cut_or_refuse(f"the loaders have {lengths[0]} and {lengths[1]} batches", CUT)
+
+    def _cut_or_refuse(self, problem: str, otherwise: str) -> None:
+        """Refuse what has no partner where both loaders have to serve the same images; else warn."""
+        if self._same:
+            raise ValueError(f"{problem}: they should serve the same images, so give loaders of as many")
+        warnings.warn(f"{problem}{otherwise}", stacklevel=4)
 
     @property
     def two_loaders(self) -> bool:
@@ -120,7 +127,7 @@ class PairedBatches:
             raise ValueError("repeats need two loaders with batches of the same sizes: else pairs of images come apart")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the user has been warned of the loaders that these come from
-            return PairedBatches(*loaders, min_images=self.min_images, whole=self._whole)
+            return PairedBatches(*loaders, min_images=self.min_images, whole=self._whole, same=self._same)
 
     def read(self, indices: Sequence[int] | None = None) -> Iterator[Pair]:
         """Yield (index of the batch, images for model 1, images for model 2).
@@ -129,8 +136,8 @@ class PairedBatches:
             indices: The only batches to yield, in this order; the others are not even read.
 
         Raises:
-            ValueError: If two paired batches differ in size and are not the last ones, or what comes with the images
-                shows that they are in two orders.
+            ValueError: If two paired batches differ in size and are not the last ones, what comes with the images
+                shows that they are in two orders, or they are not the same images where they have to be.
         """
         return self._cut(indices, self.min_images)
 
@@ -138,6 +145,8 @@ class PairedBatches:
         left_out, cut, differing, partners = 0, 0, "", Partners(self._pairing)
         for index, *batches in self._side_by_side(indices):
             partners.see(index, *batches)
+            if self._same and self.two_loaders:
+                check_same_labels(index, *batches)
             batches = self._served(batches)
             sizes = [images_in(batch) for batch in batches]
             if cut:
@@ -145,6 +154,8 @@ class PairedBatches:
             size = min(sizes)
             cut = max(sizes) - size
             differing = f"paired batches differ in size: {sizes[0]} and {sizes[1]} images"
+            if cut and self._same:
+                self._cut_or_refuse(differing, "")
             if size < min_images:
                 left_out += size
                 continue
@@ -174,9 +185,7 @@ class PairedBatches:
             ended = [batch is end for batch in batches]
             if any(ended):
                 if not all(ended) and None in map(known_length, self._loaders):
-                    warnings.warn(
-                        "one loader has more batches than the other: pairs are cut to the shorter", stacklevel=3
-                    )
+                    self._cut_or_refuse("one loader has more batches than the other", CUT)
                 break
             yield index, batches[0], batches[-1]
 

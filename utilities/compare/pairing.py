@@ -19,6 +19,7 @@ from torch.utils.data import TensorDataset
 from utilities.compare.orders import Drawn, alike, changes, order_of, placed, same_images, source_of
 from utilities.compare.witnesses import PIXELS, Witnesses, fingerprints
 from utilities.hooks.calls.batch_parts import place_of_images, split_batch
+from utilities.hooks.calls.labels import as_labels
 from utilities.hooks.calls.nested import tensors_in
 
 NAME_KEYS = ("id", "ids", "image_id", "index", "indices", "idx", "path", "paths", "file", "filename", "name")
@@ -200,6 +201,31 @@ class Partners:
                 f"order; if not, the similarity means nothing: {REMEDY}",
                 stacklevel=4,
             )
+
+
+def check_same_labels(index: int, batch1: Any, batch2: Any) -> None:
+    """Refuse two paired batches with labels that differ; without labels in both there is nothing to tell.
+
+    Raises:
+        ValueError: If they do; the message names the batch, and the first such image.
+
+    Example:
+        >>> images = torch.zeros(2, 3, 8, 8)
+        >>> check_same_labels(4, (images, torch.tensor([0, 1])), (images, torch.tensor([0, 2])))
+        Traceback (most recent call last):
+        ValueError: the labels of batch 4 differ between both loaders, which should serve the same images: image 1 ...
+    """
+    labels1, labels2 = (None if labels is None else as_labels(labels) for _, labels in map(_split, (batch1, batch2)))
+    if labels1 is None or labels2 is None:
+        return
+    values = list(zip(labels1.tolist(), labels2.tolist(), strict=False))
+    wrong = next((i for i, (one, two) in enumerate(values) if one != two), None)
+    if wrong is not None:
+        one, two = values[wrong]
+        raise ValueError(
+            f"the labels of batch {index} differ between both loaders, which should serve the same images: image "
+            f"{wrong} has {one} in one and {two} in the other; {REMEDY}"
+        )
 
 
 def _facts(batch: Any) -> dict[str, list[Any]]:

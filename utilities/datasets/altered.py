@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from utilities.datasets.images import ImageDataset
+from utilities.hooks.calls.options import check_number
 
 # Colours that tell classes apart, the first of them the farthest from each other.
 COLOURS = sorted(product((0, 128, 255), repeat=3), key=lambda c: (c.count(128), c))
@@ -33,8 +34,7 @@ def with_random_labels(data: ImageDataset, share: float, seed: int) -> ImageData
         >>> bool((drawn.targets == digits.targets).mean() < 0.2), drawn[0][1] == int(drawn.targets[0])
         (True, True)
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share={share!r} of the images should be 0 to 1")
+    check_number("share", share, least=0, most=1)
     generator, other = np.random.default_rng(seed), copy.copy(data)
     chosen = generator.permutation(len(data))[: round(share * len(data))]
     other.targets = data.targets.copy()

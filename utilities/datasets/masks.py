@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from utilities.hooks.calls.batch_parts import place_of_images
+from utilities.hooks.calls.options import check_number
 
 GREYS = 36, 219  # cubic filters overshoot by up to 15 % of the contrast, which black or white must not clip
 
@@ -116,8 +117,7 @@ def class_tokens(coverage: torch.Tensor, threshold: float = 0.5) -> torch.Tensor
         >>> class_tokens(torch.tensor([0.2, 0.5, 1.0]))
         tensor([False,  True,  True])
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold={threshold} should be above 0 and at most 1")
+    check_number("threshold", threshold, above=0, most=1)
     return coverage >= threshold
 
 

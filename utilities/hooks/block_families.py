@@ -20,6 +20,7 @@ from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import nn
 
 from utilities.hooks.block import BLOCK_KINDS, Block, Residual, Step
+from utilities.hooks.calls.weights import check_module
 from utilities.hooks.layer_kind import attends, halves
 from utilities.hooks.plain_steps import plain_steps
 from utilities.hooks.selection import select_layers
@@ -273,6 +274,7 @@ def block_modules(model: nn.Module) -> dict[str, nn.Module]:
         >>> [len(list(module.parameters())) for module in block_modules(create_model("vgg11")).values()][:3]
         [4, 0, 4]
     """
+    check_module(model)
     modules, found = dict(model.named_modules()), {}
     for block in family_blocks(model):
         name = block.name.rpartition(".")[0] if block.is_branch else block.name

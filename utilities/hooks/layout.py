@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from utilities.hooks.calls.weights import check_module
 from utilities.hooks.kinds import channel_axis_of, declared_width, is_convolution, layers_in, told_by
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
@@ -272,12 +273,14 @@ def layout_of(model: nn.Module, letters: str | None = None) -> Layout:
 
 def _first_integer(model: nn.Module, name: str) -> int | None:
     """Find an integer attribute of the model, or of the model that it wraps."""
+    check_module(model)
     values = (getattr(module, name, None) for module in model.modules())
     return next((value for value in values if isinstance(value, int)), None)
 
 
 def _token_parameters(model: nn.Module) -> dict[str, int]:
     """Count the tokens in each parameter that holds prefix tokens: (D,), (n, D) or (1, n, D)."""
+    check_module(model)
     found = {}
     for name, parameter in model.named_parameters():
         kind = name.rpartition(".")[2]

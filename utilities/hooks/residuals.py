@@ -19,6 +19,7 @@ from timm.models.vision_transformer import ResPostBlock
 from torch import nn
 from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
+from utilities.hooks.calls.weights import check_module
 from utilities.hooks.layer_kind import attends
 from utilities.hooks.vit_parts import hf_block
 
@@ -88,6 +89,7 @@ def find_residuals(model: nn.Module) -> list[ResidualBranch]:
         Traceback (most recent call last):
         ValueError: Sequential has no residual branches that are known: its layers are not added to a shortcut, or ...
     """
+    check_module(model)
     found = []
     for name, module in model.named_modules():
         rule = next((rule for rule in RULES if (branches := rule(name or type(module).__name__, module))), None)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
+from utilities.hooks.calls.weights import check_module
+
 Layers = str | type[nn.Module] | Iterable[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
 BatchAxis = int | Mapping[str, int]
 
@@ -40,6 +42,7 @@ def select_layers(model: nn.Module, layers: Layers = "*", *, depth: int | None =
         Traceback (most recent call last):
         ValueError: layer '3' is not in Sequential; close: 0, 1, 2
     """
+    check_module(model)
     modules = {name: module for name, module in model.named_modules() if _is_layer(name)}
     if not modules:
         raise ValueError(f"{kind_of(model)} is a layer without submodules; nn.Sequential(model) makes a model of it")

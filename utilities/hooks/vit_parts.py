@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torchvision.models import VisionTransformer as TorchvisionViT
 
+from utilities.hooks.calls.weights import check_module
+
 
 @dataclass(frozen=True)
 class ViTBlock:
@@ -120,6 +122,7 @@ def vit_parts(model: nn.Module) -> ViTParts | None:
         >>> [block.name for block in parts.blocks], parts.grid(), vit_parts(nn.Linear(1, 1))
         (['encoder.layers.encoder_layer_0', 'encoder.layers.encoder_layer_1'], (2, 2), None)
     """
+    check_module(model)
     if isinstance(model, TorchvisionViT):
         return _torchvision(model)
     roots = [(name, module) for name, module in model.named_modules() if _listed(module) is not None]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,8 @@ def threshold_of(observed: np.ndarray, null: np.ndarray, level: float = 0.05) ->
         >>> threshold_of(np.array(0.9), np.arange(19) / 100)
         array(0.18)
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level={level!r} should be above 0 and below 1")
+    if not isinstance(level, Real) or not 0 < level < 1:
+        raise ValueError(f"level={level!r} should be a number above 0 and below 1")
     count = len(null) + 1
     if count * level < 1 - 1e-9:
         raise ValueError(

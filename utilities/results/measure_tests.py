@@ -71,7 +71,7 @@ class MeasureTests(Result):
         return self.mean().rank(ascending=False)
 
     def best(self) -> dict[str, str]:
-        """Name the measure with the largest mean score in each test."""
+        """Name the measure with the largest mean score in each test, the first one of those that share it."""
         return {test: self.measures[int(np.nanargmax(column))] for test, column in self.mean().items()}
 
     def table(self) -> str:

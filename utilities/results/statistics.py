@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -169,7 +170,7 @@ def bootstrap_interval(
         >>> print(f"{low:.0f} to {high:.0f}")
         44 to 55
     """
-    if not 0 < confidence < 1:
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ValueError(f"confidence should be between 0 and 1, such as 0.95, got {confidence!r}")
     values = _checked(values, resamples, seed)
     n, shape, flat = len(values), values.shape[1:], _columns(values)

@@ -34,8 +34,9 @@ class Stitching(Result):
         cross_entropy_stderr: Its standard error over test images.
         parts: What has an affine map of its own: ``positions``, which share one, and prefix tokens.
         r2: Share of the variance of the second model's features that the closed-form maps explain on test images,
-            (parts, layers1, layers2). It is negative where a map is worse than the mean over the training images.
-        r2_fit: The same on the training images.
+            1 - sum |y - T(x)|² / sum |y - m|² with m the mean of y over the test images, and over positions where these
+            share a map, (parts, layers1, layers2). It is negative where a map is worse than that mean.
+        r2_fit: The same on the training images, with their own mean.
         penalty: Ridge penalty in units of the mean variance of the features, (parts, layers1, layers2).
         own: Accuracy of the first and of the second model by themselves, (2,); NaN for a model that does not tell the
             same classes.

@@ -23,6 +23,7 @@ from utilities.compare.all_pairs import pair_facts
 from utilities.compare.two_models import compare
 from utilities.datasets.factory import load_dataset
 from utilities.datasets.loaders import Loader, make_loader
+from utilities.hooks.calls.options import check_number
 from utilities.results.formatting import counted
 from utilities.results.similarity import Similarity
 from utilities.study.study import Study
@@ -61,9 +62,10 @@ def share_recipe(recipe: Recipe, share: float, count: int) -> Recipe:
         >>> recipe.n_images, recipe.epoch_images, recipe.epochs
         (113, 1131, 20)
     """
+    check_number("share", share, above=0, most=1)
     n_images = round(share * count)
-    if not 0 < share <= 1 or n_images < 2:
-        raise ValueError(f"share={share} of {count} images should be above 0, up to 1, and two images or more")
+    if n_images < 2:
+        raise ValueError(f"share={share} of {count} images should be two images or more")
     return replace(recipe, n_images=n_images, epoch_images=count)
 
 

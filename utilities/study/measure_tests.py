@@ -14,6 +14,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
@@ -44,6 +45,7 @@ TESTS = (
     *ANSWERS,
 )
 PANELS = [test for test in TESTS if "conformity" not in test and test != "distance of layers"]
+ROUNDING = 1e-12  # of scores that are equal
 Score = tuple[float, float]  # and its standard error
 
 
@@ -177,7 +179,7 @@ def _cut(matrix: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def describe_measure_tests(result: MeasureTests) -> str:
-    """State which measure scored best in each test, and on the whole.
+    """State which measures scored best in each test, and on the whole; all are named that share a score.
 
     Example:
         >>> scores = np.array([[[0.9, 0.5], [0.7, 0.6]]])
@@ -190,17 +192,29 @@ def describe_measure_tests(result: MeasureTests) -> str:
     mean, stderr = result.mean(), result.mean_stderr()
     lines = []
     for test, chance in zip(result.tests, result.chance, strict=True):
-        best, worst = mean[test].idxmax(), mean[test].idxmin()
+        best, worst = (_sharing(mean[test], end) for end in (mean[test].max(), mean[test].min()))
         if best == worst:
-            lines.append(f"{test}: all {mean.loc[best, test]:.2f} (chance {chance:.2f}).")
+            lines.append(f"{test}: all {mean.loc[best[0], test]:.2f} (chance {chance:.2f}).")
             continue
-        lines.append(
-            f"{test}: {best} {with_error(mean.loc[best, test], stderr.loc[best, test], '.2f')}, last {worst} "
-            f"{mean.loc[worst, test]:.2f} (chance {chance:.2f})."
-        )
+        first = _in_numbers({one: with_error(mean.loc[one, test], stderr.loc[one, test], ".2f") for one in best})
+        last = _in_numbers({one: f"{mean.loc[one, test]:.2f}" for one in worst})
+        lines.append(f"{test}: {first}, last {last} (chance {chance:.2f}).")
     ranks = result.ranks().mean(axis=1).sort_values()
-    everywhere = [one for one in result.measures if (mean.loc[one] >= mean.max() - 1e-12).all()]
+    everywhere = [one for one in result.measures if (mean.loc[one] >= mean.max() - ROUNDING).all()]
     order = ", ".join(f"{name} {rank:.1f}" for name, rank in ranks.items())
     whole = ", ".join(everywhere) or "none"
     lines.append(f"Mean rank over {len(result.tests)} tests: {order}. Best in all tests: {whole}.")
     return "\n".join(lines)
+
+
+def _sharing(scores: pd.Series, end: float) -> list[str]:
+    """Name the measures with one score, but for rounding."""
+    return [name for name, score in scores.items() if abs(score - end) <= ROUNDING]
+
+
+def _in_numbers(texts: dict[str, str]) -> str:
+    """Name measures with their scores, the scores once where all are written alike."""
+    names, scores = list(texts), list(dict.fromkeys(texts.values()))
+    if len(names) > 1 and len(scores) == 1:
+        return f"{', '.join(names)} {scores[0]} each"
+    return ", ".join(f"{name} {text}" for name, text in texts.items())

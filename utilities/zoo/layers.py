@@ -10,6 +10,7 @@ from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 from utilities.hooks.block_families import block_outputs
+from utilities.hooks.calls.weights import check_module
 from utilities.hooks.vit_parts import vit_parts
 from utilities.lambda_layer import LambdaLayer
 from utilities.zoo.gated_resnet import ConvolutionalGate, SqueezeExcitation
@@ -108,6 +109,7 @@ def block_layers(model: nn.Module) -> list[str]:
         >>> block_layers(create_model("resnet18"))[:3], len(block_layers(create_model("vit_tiny_patch2_16")))
         (['layer1.0', 'layer1.1', 'layer2.0'], 6)
     """
+    check_module(model)
     names = [name for name, _ in model.named_modules() if _BLOCK.fullmatch(name)]
     if (parts := vit_parts(model)) is not None:
         names = [block.name for block in parts.blocks]

@@ -15,6 +15,7 @@ import torch.fx
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from utilities.hooks.calls.options import check_number
 from utilities.resnet import check_images, conv
 
 torch.fx.wrap("check_images")
@@ -130,8 +131,7 @@ def _check_options(depths: Sequence[int], num_classes: int, in_channels: int, st
         raise ValueError(f"num_classes={num_classes} and in_channels={in_channels} must both be at least 1")
     if stem not in HALVINGS:
         raise ValueError(f"stem={stem!r} is not known: choose 'cifar' or 'imagenet'")
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"drop_path={drop_path} must be a probability below 1, 0 for none")
+    check_number("drop_path", drop_path, least=0, below=1, hint=": a probability, 0 for none")
 
 
 class PreActResNet(nn.Module):

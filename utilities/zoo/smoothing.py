@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from utilities.hooks.calls.options import check_number
+from utilities.hooks.calls.weights import check_module
 from utilities.resnet import ResNet
 from utilities.zoo.cifar import PlainNetwork
 from utilities.zoo.plain_cnn import AllCNN, PlainCNN
@@ -75,8 +77,7 @@ class SpatialSmoothing(nn.Module):
 
     def __init__(self, temperature: float = TEMPERATURE, padding: str = "reflect") -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature} should be above 0; the paper's is {TEMPERATURE:g}")
+        check_number("temperature", temperature, above=0, below=None, hint=f"; the paper's is {TEMPERATURE:g}")
         if padding not in PADDINGS:
             raise ValueError(f"padding={padding!r} is not known: choose {' or '.join(map(repr, PADDINGS))}")
         self.temperature, self.padding = temperature, padding
@@ -154,6 +155,7 @@ def smoothing_layers(model: nn.Module) -> list[str]:
         >>> smoothing_layers(with_smoothing(alexnet()))
         ['features.2.smooth', 'features.5.smooth']
     """
+    check_module(model)
     return [name for name, part in model.named_modules() if isinstance(part, SpatialSmoothing)]
 
 

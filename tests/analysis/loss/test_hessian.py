@@ -411,7 +411,7 @@ def spectrum_of(*ends):
         ({"k": 0}, "k=0"),
         ({"k": 44}, "k=44: there are 43 eigenvalues"),
         ({"lanczos_vectors": 10}, "lanczos_vectors=10 should be above 10"),
-        ({"tolerance": 0.0}, "tolerance should be above 0"),
+        ({"tolerance": 0.0}, r"tolerance=0\.0 should be a number above 0"),
         ({"chunk": 2, "mode": "train"}, "chunk=2"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"n_batches": 4}, "4 mini-batches of 12 images were asked for, but the loader has 12"),

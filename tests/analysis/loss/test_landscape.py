@@ -361,7 +361,7 @@ def test_rise_holds_both_errors():
     assert surface.rise(1.0, of="l2") == (4.0, 2.0)
     assert surface.rise(1.0, of="total")[0] == 6.0
     assert surface.curvature()[0] == pytest.approx(4.0)
-    with pytest.raises(ValueError, match="radius=2 should be above 0 and at most 1"):
+    with pytest.raises(ValueError, match="radius=2 should be a number above 0 and at most 1"):
         surface.rise(2)
     with pytest.raises(ValueError, match="surface 'loss' is not known; choose from nll, l2, total"):
         surface.rise(of="loss")
@@ -371,9 +371,9 @@ def test_rise_holds_both_errors():
     ("options", "message"),
     [
         ({"points": 4}, "points=4 should be odd"),
-        ({"points": 1}, "points=1 should be odd and 3 or more"),
-        ({"extent": 0.0}, "extent, memory and n_images should be above 0"),
-        ({"weight_decay": -1.0}, "weight_decay 0 or more"),
+        ({"points": 1}, "points=1 should be a whole number, 3 or more"),
+        ({"extent": 0.0}, r"extent=0\.0 should be a number above 0"),
+        ({"weight_decay": -1.0}, r"weight_decay=-1\.0 should be a number of 0 or more"),
         ({"batch_norm": "running"}, "batch_norm 'running' is not known; choose from trained, batch, estimate"),
         ({"part": (2, 2)}, r"part=\(2, 2\) should be \(index, count\)"),
         ({"n_images": 99}, "n_images=99 is more than the 24 that the loader yields"),

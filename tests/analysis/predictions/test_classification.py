@@ -266,9 +266,9 @@ def test_save_and_load(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cutoff": 1.0}, "0 <= cutoff < 1"),
-        ({"bins": 0}, "bins >= 1"),
-        ({"passes": 0}, "passes should be 1 or more"),
+        ({"cutoff": 1.0}, r"cutoff=1\.0 should be a number of 0 or more and below 1"),
+        ({"bins": 0}, "bins=0 should be a whole number, 1 or more"),
+        ({"passes": 0}, "passes=0 should be a whole number, 1 or more"),
         ({"dropout": ["0"]}, "needs a number of passes"),
         ({"passes": 2}, r"Flatten has no dropout .* with_dropout\(model, rate\)"),
     ],

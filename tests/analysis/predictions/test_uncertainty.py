@@ -128,7 +128,7 @@ def test_a_second_call_replaces_the_rate():
 def test_dropout_cannot_be_put_in_everywhere():
     with pytest.raises(ValueError, match="PlainCNN has no residual block"):
         with_dropout(PlainCNN(4), 0.1)
-    with pytest.raises(ValueError, match="0 <= rate < 1, got 1"):
+    with pytest.raises(ValueError, match="rate=1 should be a number of 0 or more and below 1"):
         with_dropout(PlainCNN(4), 1)
 
 

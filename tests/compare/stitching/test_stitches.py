@@ -277,3 +277,68 @@ def test_it_saves_and_tabulates(tmp_path):
     assert found.provenance["n_train"] == 60
     with pytest.raises(ValueError, match="maps were not fitted as 'trained'"):
         found.drop("trained")
+
+
+class Unsized:
+    """A loader that can be read again, of a length that is not known."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_loaders_of_both_models_serve_the_same_images():
+    model = chain(5, 7)
+    train, test = split(model)
+    fewer = [(images[:10], labels[:10]) for images, labels in train]
+    layers = {"layers1": "1", "layers2": "1"}
+    for loaders, message in (
+        ({"train_loader2": train[:1]}, "the loaders have 3 and 1 batches: they should serve the same images"),
+        ({"test_loader2": test[:2]}, "the loaders have 3 and 2 batches: they should serve the same images"),
+        ({"train_loader2": fewer}, "paired batches differ in size: 20 and 10 images: they should serve the same"),
+        ({"train_loader2": Unsized(train[:2])}, "one loader has more batches than the other: they should"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stitch(model, model, train, test, **loaders, **layers, **QUIET)
+
+
+def test_labels_of_both_loaders_agree_batch_by_batch():
+    model = chain(5, 7)
+    train, test = split(model)
+    images, labels = test[1]
+    flipped = [test[0], (images, labels.flip(0)), test[2]]
+    assert (labels != labels.flip(0)).any()
+    with pytest.raises(ValueError, match="the labels of batch 1 differ between both loaders"):
+        stitch(model, model, train, test, None, flipped, layers1="1", layers2="1", **QUIET)
+    bare = [images for images, _ in test]  # no labels, so nothing to tell
+    one, two = (
+        stitch(model, model, train, test, None, other, layers1="1", layers2="1", **QUIET) for other in (None, bare)
+    )
+    assert one.accuracy.tolist() == two.accuracy.tolist()
+
+
+def with_ones(x):
+    return torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
+
+
+def spread(y):
+    return (y - y.mean(0)).square().sum()
+
+
+def test_r2_is_measured_against_the_mean_of_the_images_it_is_computed_on():
+    """Positions have one mean, over images and places; scikit-learn's r2_score is defined so too."""
+    a, b = chain(5, 7), chain(6, 9, seed=1)
+    train, test = split(b)
+    test = [(images + 1, labels) for images, labels in test]  # so that both sets have means far apart
+    result = stitch(a, b, train, test, pairs=[("1", "1")], penalty=1e-6, **QUIET)
+    x, y, x_test, y_test = (
+        rows_of(model, 2, batches)[0].movedim(1, -1).flatten(0, 2) for batches in (train, test) for model in (a, b)
+    )
+    found = torch.linalg.lstsq(with_ones(x), y, driver="gelsd").solution
+    left = (y_test - with_ones(x_test) @ found).square().sum()
+    r2, r2_fit = 1 - left / spread(y_test), 1 - (y - with_ones(x) @ found).square().sum() / spread(y)
+    np.testing.assert_allclose([result.r2.item(), result.r2_fit.item()], [r2, r2_fit], atol=1e-4)
+    against_training = 1 - left / (y_test - y.mean(0)).square().sum()
+    assert abs(against_training - result.r2.item()) > 0.02

@@ -50,7 +50,15 @@ def test_several_have_a_panel_each_and_one_scale():
 def test_all_pairs_are_scaled_from_chance_to_the_second_model():
     figure = plot_stitching_matrix(made(all_pairs=True))
     assert figure.axes[0].images[0].get_clim() == (0.1, 0.95)
-    assert "accuracy of the second model" in figure.caption
+    assert "from chance, 10.0%, to the accuracy of the second model by itself, 95.0%, and not" in figure.caption
+    assert figure.axes[1].get_ylabel() == "accuracy of the stitched network, from chance to the second model"
+    assert "Bars" not in figure.caption  # a heatmap has none
+
+
+def test_a_scale_that_ends_elsewhere_says_so():
+    figure = plot_stitching_matrix(made(all_pairs=True, scale=1.1))
+    assert figure.axes[0].images[0].get_clim() == pytest.approx((0.1, 0.99))
+    assert "from chance, 10.0%, to the highest accuracy of a stitched network, 99.0%, and not" in figure.caption
 
 
 @pytest.mark.parametrize(

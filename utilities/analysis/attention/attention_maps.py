@@ -21,6 +21,7 @@ from torch import nn
 from utilities.analysis.attention.eager import attention_matrices
 from utilities.analysis.stream import stream
 from utilities.datasets.naming import known_facts
+from utilities.hooks.calls.weights import check_module
 from utilities.results.moments import Moments
 from utilities.results.result import Result
 from utilities.utils import versions
@@ -73,6 +74,7 @@ def attention_diversity(
         >>> result.names, bool((result.diversity >= 0).all())
         (['blocks.0.attn', 'blocks.1.attn'], True)
     """
+    check_module(model)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
     if not layers:
         raise ValueError(

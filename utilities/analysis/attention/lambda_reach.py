@@ -27,6 +27,7 @@ from utilities.analysis.attention.places import pixel_distances, step_of_map
 from utilities.analysis.stream import stream
 from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.merging import Total
+from utilities.hooks.calls.weights import check_module
 from utilities.lambda_layer import LambdaLayer
 from utilities.results.moments import Moments
 from utilities.results.result import Result
@@ -121,6 +122,7 @@ def lambda_reach(
         >>> result.names[0], result.distance.shape
         ('layer1.0.conv2', (8, 4))
     """
+    check_module(model)
     if queries is not None and queries < 1:
         raise ValueError(f"queries={queries} should be 1 or more, or None for all")
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LambdaLayer)}

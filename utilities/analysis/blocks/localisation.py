@@ -21,10 +21,12 @@ from torch import nn
 from utilities.analysis.blocks.localisation_measures import MEASURES, Place
 from utilities.analysis.blocks.localisation_pass import LocalisationPass
 from utilities.analysis.blocks.localisation_sums import LocalisationSums
+from utilities.analysis.probing import check_memory_limit
 from utilities.analysis.readout import readout_facts
 from utilities.analysis.stream import stream
 from utilities.datasets.naming import known_facts
 from utilities.hooks.block_families import block_outputs
+from utilities.hooks.calls.options import check_whole
 from utilities.hooks.positions import PositionRecorder
 from utilities.hooks.recorder import Forward
 from utilities.metrics import MIN_IMAGES
@@ -184,8 +186,9 @@ def localisation(
         (['layer1.0', 'layer3.0', 'layer4.1'], (3, 256, 16))
     """
     for name, value, least in (("most", most, 1), ("blocks", blocks, 2)):
-        if value is not None and value < least:
-            raise ValueError(f"{name}={value!r} should be {least} or more, or None")
+        if value is not None:
+            check_whole(name, value, least)
+    check_memory_limit(memory_limit)
     names, depth = _default_layers(model, blocks) if layers is None else (layers, None)
     recorder = PositionRecorder(model, names, most=most, forward=forward)
     work = LocalisationPass(recorder, patch, memory_limit)

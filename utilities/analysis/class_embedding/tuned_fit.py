@@ -16,6 +16,7 @@ from utilities.analysis.class_embedding.space import ClassSpace, LensOptions
 from utilities.analysis.class_embedding.spaces import space_of
 from utilities.analysis.class_embedding.tuned import TunedLens
 from utilities.analysis.stream import readable_twice
+from utilities.hooks.calls.options import check_number, check_whole
 
 IMAGES_PER_STEP = 32
 
@@ -70,10 +71,9 @@ def fit_tuned_lens(
         >>> class_space(model, LensOptions(tuned=tuned)).project(torch.zeros(1, 65, 96), 0).shape
         torch.Size([1, 65, 10])
     """
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1 or not learning_rate > 0 or seed < 0:
-        raise ValueError(
-            f"epochs should be 1 or more, learning_rate above 0, seed 0 or more; got {epochs}, {learning_rate}, {seed}"
-        )
+    check_whole("epochs", epochs, 1)
+    check_number("learning_rate", learning_rate, above=0)
+    check_whole("seed", seed, 0)
     space = space_of(model, lens, names)
     if space.options.tuned is not None:
         raise ValueError("the lens to fit is tuned already; pass LensOptions without tuned")

@@ -12,6 +12,8 @@ import warnings
 import torch
 from torch import nn
 
+from utilities.hooks.calls.weights import check_module
+
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -22,6 +24,7 @@ def half_type(model: nn.Module) -> str | None:
         >>> half_type(nn.Linear(2, 2).bfloat16()), half_type(nn.Linear(2, 2))
         ('bfloat16', None)
     """
+    check_module(model)
     found = next((one.dtype for one in model.parameters() if one.dtype in HALF), None)
     return None if found is None else str(found).removeprefix("torch.")
 

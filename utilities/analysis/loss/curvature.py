@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from utilities.hooks.calls.copies import own_inputs
 from utilities.hooks.calls.inputs import check_gradients, explaining
 from utilities.hooks.calls.memory import keeping_freed_memory
+from utilities.hooks.calls.options import check_number
 from utilities.hooks.precision import choose_precision, without_autocast
 from utilities.utils import resolve_device
 
@@ -64,10 +65,10 @@ class Objective:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not known; choose from {', '.join(known)}")
         if not callable(self.loss) and self.loss not in LOSSES:
             raise ValueError(f"loss {self.loss!r} is not known; choose from {', '.join(LOSSES)} or give a function")
-        if not 0 <= self.label_smoothing <= 1 or (self.label_smoothing and self.loss != "cross_entropy"):
-            raise ValueError(f"label_smoothing={self.label_smoothing} should be in 0..1, and 0 without cross_entropy")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay} should be 0 or more")
+        check_number("label_smoothing", self.label_smoothing, least=0, most=1)
+        if self.label_smoothing and self.loss != "cross_entropy":
+            raise ValueError(f"label_smoothing={self.label_smoothing} should be 0 without cross_entropy")
+        check_number("weight_decay", self.weight_decay, least=0)
 
     @property
     def type(self) -> torch.dtype:

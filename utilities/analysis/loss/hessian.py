@@ -27,7 +27,7 @@ from utilities.analysis.loss.curvature import Objective
 from utilities.analysis.loss.eigenvalues import ENDS, check_ends, extreme_eigenpairs, hutchinson, shifted
 from utilities.analysis.loss.mini_batches import SeededMixFunction, as_type, check_targets, image_facts, mini_batches
 from utilities.datasets.naming import known_facts
-from utilities.hooks.calls.options import check_whole
+from utilities.hooks.calls.options import check_number, check_options, check_whole
 from utilities.hooks.calls.sharing import adding_up
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.formatting import counted
@@ -227,6 +227,7 @@ def hessian_spectra(
         >>> spectra.eigenvalues.shape, spectra.nep  # the loss of a linear classifier is convex
         ((2, 3, 2), (0.0, 0.0))
     """
+    check_options(hessian_spectra, objective, Objective)
     goal = Objective(**objective)
     check_ends(k, ends)
     _check(chunk, goal.mode, tolerance, restarts, trace_probes)
@@ -258,11 +259,13 @@ def hessian_spectra(
 
 def _check(chunk: int | None, mode: str, tolerance: float, restarts: int, trace_probes: int) -> None:
     """Refuse options out of range."""
-    if chunk is not None and (chunk < 1 or mode == "train"):
-        raise ValueError(f"chunk={chunk} should be 1 or more, and None in mode 'train': chunks differ in statistics")
-    if not tolerance > 0 or restarts < 1 or trace_probes < 0:
-        given = f"{tolerance}, {restarts} and {trace_probes}"
-        raise ValueError(f"tolerance should be above 0, restarts 1 or more, trace_probes 0 or more; got {given}")
+    if chunk is not None:
+        check_whole("chunk", chunk, 1)
+    if chunk is not None and mode == "train":
+        raise ValueError(f"chunk={chunk} should be None in mode 'train': chunks differ in statistics")
+    check_number("tolerance", tolerance, above=0)
+    check_whole("restarts", restarts, 1)
+    check_whole("trace_probes", trace_probes, 0)
 
 
 def _warn_of_missing(eigenvalues: np.ndarray, settings: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ from utilities.analysis.loss.unfinished_landscape import Points, UnfinishedLands
 from utilities.analysis.stream import stream
 from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import BatchCheck
+from utilities.hooks.calls.options import check_number, check_whole
 from utilities.hooks.calls.sharing import adding_up, sharing_processes
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
@@ -106,8 +107,7 @@ class Landscape(Result):
         Raises:
             ValueError: If the radius lies outside the grid, or the surface is not known.
         """
-        if not 0 < radius <= self.x[-1]:
-            raise ValueError(f"radius={radius} should be above 0 and at most {self.x[-1]:g}, where the grid ends")
+        check_number("radius", radius, above=0, most=self.x[-1], hint=", where the grid ends")
         ends = [-radius, radius]
         return self._over_axes(of, lambda line: float(np.interp(ends, self.x, line).mean()), 1.0)
 
@@ -327,15 +327,16 @@ def _check(
     memory: float,
     part: tuple[int, int],
 ) -> None:
-    if points < 3 or points % 2 == 0:
+    check_whole("points", points, 3)
+    if points % 2 == 0:
         raise ValueError(f"points={points} should be odd and 3 or more, so that the trained model is one of them")
     if batch_norm not in BATCH_NORMS:
         raise ValueError(f"batch_norm {batch_norm!r} is not known; choose from {', '.join(BATCH_NORMS)}")
-    if not (extent > 0 and memory > 0 and weight_decay >= 0 and (n_images is None or n_images > 0)):
-        raise ValueError(
-            f"extent, memory and n_images should be above 0, weight_decay 0 or more; got {extent}, {memory}, "
-            f"{n_images} and {weight_decay}"
-        )
+    check_number("extent", extent, above=0)
+    check_number("memory", memory, above=0, below=None, hint=", in GiB")
+    check_number("weight_decay", weight_decay, least=0)
+    if n_images is not None:
+        check_whole("n_images", n_images, 1)
     if not 0 <= part[0] < part[1]:
         raise ValueError(f"part={part} should be (index, count) with an index from 0 to count - 1")
 

@@ -31,7 +31,7 @@ from utilities.analysis.loss.mini_batches import SeededMixFunction, check_target
 from utilities.analysis.loss.parameter_groups import ParameterGroup, parameter_groups
 from utilities.analysis.loss.repeated_passes import RepeatedPasses
 from utilities.datasets.naming import known_facts
-from utilities.hooks.calls.options import check_whole
+from utilities.hooks.calls.options import check_number, check_options, check_whole
 from utilities.hooks.calls.sharing import adding_up
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
@@ -153,6 +153,7 @@ def layer_hessians(
         >>> result.names, result.counts.tolist(), bool((result.eigenvalues > 0).all())
         (['1', '3'], [15, 8], True)
     """
+    check_options(layer_hessians, objective, Objective)
     goal, lanczos = Objective(**objective), {"tolerance": tolerance, "restarts": restarts}
     lanczos |= {"lanczos_vectors": lanczos_vectors}
     check_whole("trace_probes", trace_probes, 1)
@@ -235,8 +236,7 @@ def _check(tolerance: float, lanczos_vectors: int, restarts: int) -> None:
     """Refuse options out of range."""
     check_whole("restarts", restarts, 1)
     check_whole("lanczos_vectors", lanczos_vectors, 2)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance={tolerance!r} should be a number above 0")
+    check_number("tolerance", tolerance, above=0)
 
 
 def _warn_of_missing(groups: Sequence[ParameterGroup], values: np.ndarray, lanczos: Mapping[str, Any]) -> None:

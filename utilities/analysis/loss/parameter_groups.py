@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from utilities.hooks.block_families import block_modules
+from utilities.hooks.calls.weights import check_module
 from utilities.hooks.layer_kind import is_attention
 
 WAYS = ("module", "block", "parameter")
@@ -58,6 +59,7 @@ def parameter_groups(model: nn.Module, names: Sequence[str], by: str = "module")
     """
     if by not in WAYS:
         raise ValueError(f"by={by!r} is not known; choose from {', '.join(WAYS)}")
+    check_module(model)
     blocks = _known_blocks(model) if by == "block" else {}
     # Steps of a plain network are named after their last module.
     steps = {name: module for name, module in blocks.items() if isinstance(module, nn.Sequential)}

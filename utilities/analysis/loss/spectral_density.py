@@ -24,6 +24,7 @@ from utilities.analysis.loss.mini_batches import SeededMixFunction, check_target
 from utilities.analysis.loss.repeated_passes import RepeatedPasses
 from utilities.datasets.loaders import seeded_generator
 from utilities.datasets.naming import known_facts
+from utilities.hooks.calls.options import check_number, check_options, check_whole
 from utilities.hooks.calls.sharing import adding_up
 from utilities.hooks.calls.weights import check_weights
 from utilities.results.result import Result
@@ -161,9 +162,12 @@ def spectral_density(
         >>> density.n_parameters, bool(density.nodes.min() > -1e-6)  # the loss of a linear classifier is convex
         (10, True)
     """
+    check_options(spectral_density, objective, Objective)
     goal = Objective(**objective)
-    if n_vectors < 1 or steps < 1 or not (width is None or width > 0):
-        raise ValueError(f"n_vectors={n_vectors} and steps={steps} should be 1 or more, width={width} above 0 or None")
+    check_whole("n_vectors", n_vectors, 1)
+    check_whole("steps", steps, 1)
+    if width is not None:
+        check_number("width", width, above=0)
     check_weights(model)
     data = RepeatedPasses(loader, goal.type, mix, seed, together=goal.mode == "train" and has_batch_norm(model))
     check_targets(model, data.first, data.targets, goal, device, loader)

@@ -23,6 +23,7 @@ from utilities.analysis.predictions.uncertainty import dropout_log_probabilities
 from utilities.analysis.stream import stream
 from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import BatchCheck
+from utilities.hooks.calls.options import check_number, check_whole
 from utilities.results.formatting import with_error
 from utilities.results.result import Result
 from utilities.results.statistics import stderr_of_mean, wilson
@@ -280,10 +281,11 @@ def classify(
         >>> [round(getattr(result, measure), 3) for measure in ("accuracy", "accuracy_90", "freq_90", "unc_90", "ece")]
         [0.667, 1.0, 0.667, 1.0, 0.256]
     """
-    if not 0 <= cutoff < 1 or bins < 1 or seed < 0:
-        raise ValueError(f"0 <= cutoff < 1, bins >= 1 and seed >= 0 are needed; got {cutoff}, {bins} and {seed}")
-    if passes is not None and passes < 1:
-        raise ValueError(f"passes should be 1 or more, or None for one pass with dropout off; got {passes}")
+    check_number("cutoff", cutoff, least=0, below=1)
+    check_whole("bins", bins, 1)
+    check_whole("seed", seed, 0)
+    if passes is not None:
+        check_whole("passes", passes, 1)
     if passes is None and dropout is not None:
         raise ValueError(f"dropout={dropout} needs a number of passes")
     parts, check = [], BatchCheck(loader, model)

@@ -24,6 +24,7 @@ from utilities.datasets.loaders import seeded_generator
 from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import BatchCheck, check_batch, hits
 from utilities.hooks.calls.merging import Total
+from utilities.hooks.calls.options import check_number, check_whole
 from utilities.results.result import Result
 from utilities.utils import versions
 
@@ -237,8 +238,8 @@ def noise_frequency(
     """
     if noise not in NOISES:
         raise ValueError(f"noise {noise!r} is not known; use one of {', '.join(NOISES)}")
-    if not (math.isfinite(eps) and eps >= 0) or seed < 0:
-        raise ValueError(f"eps should be a number of at least 0 and seed at least 0; got {eps} and {seed}")
+    check_number("eps", eps, least=0)
+    check_whole("seed", seed, 0)
     edges = band_edges(bands)
     both_right, n, check = Total(np.zeros((), np.int64)), Total(), BatchCheck(loader, model)
     run = {"device": device, "description": "noise", "labelled": True, "progress": progress}

@@ -17,7 +17,9 @@ from torchvision.ops import StochasticDepth
 
 from utilities.datasets.loaders import seeded_generator
 from utilities.hooks.calls.copies import copied, own_inputs
+from utilities.hooks.calls.options import check_number
 from utilities.hooks.calls.seeding import seeded_torch
+from utilities.hooks.calls.weights import check_module
 from utilities.hooks.recorder import select_layers
 from utilities.resnet import BasicBlock, Bottleneck
 from utilities.zoo.preact_resnet import PreActBlock, PreActBottleneck
@@ -112,8 +114,8 @@ def with_dropout(model: nn.Module, rate: float) -> nn.Module:
           (1): InsertedDropout(p=0.3, inplace=False)
         )
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate should be 0 <= rate < 1, got {rate}")
+    check_number("rate", rate, least=0, below=1)
+    check_module(model)
     model = copy.deepcopy(model)
     found = [(m, name) for m in model.modules() for kind, name in _BEFORE_LAST_CONV.items() if isinstance(m, kind)]
     if not found:
@@ -160,6 +162,7 @@ def dropout_layers(model: nn.Module, layers: Sequence[str] | None = None) -> lis
         >>> dropout_layers(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.Linear(4, 2)))
         ['1']
     """
+    check_module(model)
     modules = dict(model.named_modules())
     if layers is not None:
         chosen = select_layers(model, layers)

@@ -24,6 +24,7 @@ from utilities.hooks.calls.batch_parts import first_images, split_batch
 from utilities.hooks.calls.input_type import input_type
 from utilities.hooks.calls.nested import map_tensors
 from utilities.hooks.calls.processes import Processes
+from utilities.hooks.calls.weights import check_module
 from utilities.hooks.features import as_real
 from utilities.hooks.layout import Layout
 from utilities.hooks.precision import choose_precision
@@ -121,6 +122,7 @@ def save_features(
         >>> compare(kept, folder).matrix.round(3).tolist() == compare(model, model, batches).matrix.round(3).tolist()
         True
     """
+    check_module(model)
     path, plan = Path(path), Plan.of(loader, ids)
     _check(path, dtype, view)
     key = fingerprint(
@@ -172,6 +174,7 @@ def disk_needed(
         >>> disk_needed(nn.Sequential(nn.Linear(8, 16), nn.ReLU()), [torch.zeros(64, 8)], device="cpu")
         8192
     """
+    check_module(model)
     _check(None, dtype, view)
     plan = Plan.of(loader)
     with _running(model, layers, view, forward, batch_axis, strict, device) as run:

@@ -18,6 +18,7 @@ from utilities.compare.measures.measure import (
     too_few,
     undefined,
 )
+from utilities.hooks.calls.options import check_number
 
 Statistic = Literal["mean_squared", "mean"]
 
@@ -87,8 +88,7 @@ def _cca_measure(
 
 
 def _svcca_measure(statistic: Statistic, keep: float) -> Measure:
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep is a share of the variance, above 0 and up to 1, not {keep!r}")
+    check_number("keep", keep, above=0, most=1, hint=", a share of the variance")
     return _cca_measure(statistic, partial(_leading_basis, keep), "SVCCA", partial(too_few, 3))
 
 

@@ -25,14 +25,14 @@ from utilities.compare.stitching.testing import Testing
 from utilities.datasets.naming import known_facts
 from utilities.hooks.calls.labels import BatchCheck, refuse_no_classifier
 from utilities.hooks.calls.memory import keeping_freed_memory
-from utilities.hooks.calls.options import check_whole
+from utilities.hooks.calls.options import check_number, check_whole
 from utilities.hooks.calls.weights import check_weights
 from utilities.hooks.recorder import Layers
 from utilities.results.formatting import counted
 from utilities.results.stitching import CLOSED, TRAINED, Stitching
 from utilities.utils import evaluating, versions
 
-WHOLE = {"whole": (True, True)}  # what is read of batches: labels come with the images
+PAIRED = {"whole": (True, True), "same": True}  # labels come with the images, and one set of them serves both models
 
 
 def stitch(
@@ -91,9 +91,9 @@ def stitch(
         Accuracies, agreement, cross entropy and the fit of each pair.
 
     Raises:
-        ValueError: If an option is out of range, both loaders serve the same set, model 2 has no classifier, a named
-            layer does not cut it in two, shapes cannot be brought together, or sums would take more memory than
-            ``memory_limit``.
+        ValueError: If an option is out of range, training and test loader serve the same set, the loaders of both
+            models differ in length or labels, model 2 has no classifier, a named layer does not cut it in two, shapes
+            cannot be brought together, or sums would take more memory than ``memory_limit``.
         TypeError: If a model is no torch module, or the training images can be read only once.
 
     Example:
@@ -110,8 +110,8 @@ def stitch(
     for model in (model1, model2):
         check_weights(model)
     refuse_no_classifier(model2)
-    training = PairedBatches(train_loader, train_loader2, **WHOLE)
-    testing = PairedBatches(test_loader, test_loader2, **WHOLE)
+    training = PairedBatches(train_loader, train_loader2, **PAIRED)
+    testing = PairedBatches(test_loader, test_loader2, **PAIRED)
     with keeping_freed_memory(), evaluating(model1, device) as device1, evaluating(model2, device) as device2:
         stitcher = _Stitcher((model1, model2), (device1, device2), training, progress)
         stitcher.choose(layers1, layers2, pairs, depths, memory_limit)
@@ -134,8 +134,8 @@ def _check_options(
     check_whole("depths", depths, 1)
     check_whole("epochs", epochs, 0)
     for name, value in (("penalty", penalty), ("learning_rate", learning_rate)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{name}={value!r} should be a number above 0, such as 1e-3")
+        if value is not None:
+            check_number(name, value, above=0, hint=", such as 1e-3")
     check_memory_limit(memory_limit)
 
 

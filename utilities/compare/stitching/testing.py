@@ -76,7 +76,7 @@ class Testing:
             self._spread[key] = n + len(flat), total + flat.sum(0), square + flat.square().sum()
 
     def r2(self, stitch: Stitch, part: str) -> float:
-        """Return the share of variance that a closed-form map explains on the test images."""
+        """Return the share of variance about their own mean that a closed-form map explains on the test images."""
         n, total, square = self._spread[str(stitch), part]
         spread = float(square - total.square().sum() / n)
         return 1 - self._left[str(stitch), part] / spread if spread > 1e-12 * float(square) else float("nan")

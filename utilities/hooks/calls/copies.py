@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from utilities.hooks.calls.nested import map_tensors
+from utilities.hooks.calls.weights import check_module
 
 
 def copied(value: Any) -> Any:
@@ -63,6 +64,7 @@ def has_own_inputs(model: nn.Module) -> bool:
         >>> has_own_inputs(nn.Flatten())
         False
     """
+    check_module(model)
     return _copy_inputs in model._forward_pre_hooks.values()
 
 

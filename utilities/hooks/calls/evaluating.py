@@ -12,6 +12,7 @@ from utilities.hooks.calls.copies import has_own_inputs, own_inputs
 from utilities.hooks.calls.input_type import casting_inputs
 from utilities.hooks.calls.inputs import check_model, explaining
 from utilities.hooks.calls.tf32 import forbidding_tf32
+from utilities.hooks.calls.weights import check_module
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -83,6 +84,7 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
         >>> model[1].training
         True
     """
+    check_module(model)
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]  # or frozen
     tensor = next((t for group in (model.parameters(), model.buffers()) for t in group), None)
     home = tensor.device if tensor is not None else torch.device("cpu")

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from utilities.hooks.calls.nested import map_tensors, tensors_in
+from utilities.hooks.calls.weights import check_module
 
 
 def input_type(model: nn.Module) -> torch.dtype | None:
@@ -30,6 +31,7 @@ def input_type(model: nn.Module) -> torch.dtype | None:
         >>> input_type(nn.Linear(2, 2).half()), input_type(nn.Flatten())
         (torch.float16, None)
     """
+    check_module(model)
     if getattr(model, "takes_any_type", False):
         return None
     layers = [module for module in model.modules() if isinstance(module, (_ConvNd, nn.Linear))]

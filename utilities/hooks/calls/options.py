@@ -1,11 +1,13 @@
-"""Refuse options before the work begins: unknown ones that functions pass on, and numbers that are not whole."""
+"""Refuse options before the work begins: unknown ones that functions pass on, and numbers that do not fit."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -58,6 +60,49 @@ def check_whole(name: str, value: Any, least: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name}={value!r} should be a whole number, {least} or more")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = math.inf,
+    hint: str = "",
+) -> None:
+    """Refuse an option that is no real number, NaN, or out of range.
+
+    Args:
+        name: Name of the option.
+        value: Its value.
+        least: Smallest value.
+        above: What it has to be above.
+        most: Largest value.
+        below: What it has to be below; None lets it be infinite.
+        hint: What else the message says.
+
+    Raises:
+        ValueError: If it is; the message names option, value and what is wanted.
+
+    Example:
+        >>> check_number("penalty", "x", above=0, hint=", such as 1e-3")
+        Traceback (most recent call last):
+        ValueError: penalty='x' should be a number above 0, such as 1e-3
+        >>> check_number("share", 1.5, least=0, most=1)
+        Traceback (most recent call last):
+        ValueError: share=1.5 should be a number of 0 or more and at most 1
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    bounds = {"above {:g}": above, "of {:g} or more": least, "below {:g}": below, "at most {:g}": most}
+    ways = operator.gt, operator.ge, operator.lt, operator.le
+    checks = [bound is None or (number and way(value, bound)) for way, bound in zip(ways, bounds.values(), strict=True)]
+    if number and value == value and all(checks):  # NaN equals nothing
+        return
+    named = [text.format(bound) for text, bound in bounds.items() if bound is not None and bound != math.inf]
+    wanted = f"a number {' and '.join(named)}" if named else "a finite number"
+    raise ValueError(f"{name}={value!r} should be {wanted}{hint}")
 
 
 def _options_of(function: Callable[..., Any]) -> list[str]:

@@ -1,13 +1,29 @@
-"""Find and name weights that are not finite before the work, rather than after it in the results."""
+"""Refuse what is no model, and weights that are not finite, before the work rather than after it in the results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 STATISTICS = ("running_mean", "running_var")  # buffers of batch norms, which have to be finite
+
+
+def check_module(model: Any) -> None:
+    """Refuse what is no torch module, such as a model's name in place of the model.
+
+    Raises:
+        TypeError: If it is none; the message names its type and the remedy.
+
+    Example:
+        >>> check_module("resnet18")
+        Traceback (most recent call last):
+        TypeError: a model should be a torch module, not a str; zoo.create_model makes some
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model should be a torch module, not a {type(model).__name__}; zoo.create_model makes some")
 
 
 def check_weights(model: nn.Module) -> None:
@@ -31,8 +47,7 @@ def check_weights(model: nn.Module) -> None:
         Traceback (most recent call last):
         ValueError: buffer '1.running_var' of Sequential holds infinity (1 of 2 values); the training has diverged ...
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"a model should be a torch module, not a {type(model).__name__}; zoo.create_model makes some")
+    check_module(model)
     wrong = [(what, values) for what, values, masks in _weights(model) if not _is_sound(values, masks)]
     if not wrong:
         return

@@ -15,6 +15,7 @@ from utilities.results.formatting import counted
 from utilities.results.measure_tests import MeasureTests
 
 MARKERS = "Dso^v"
+ROUNDING = 1e-9
 
 
 def plot_measure_tests(result: MeasureTests, tests: Sequence[str] | None = None, columns: int = 4) -> Figure:
@@ -26,7 +27,8 @@ def plot_measure_tests(result: MeasureTests, tests: Sequence[str] | None = None,
         columns: Number of panels in a row, at most.
 
     Returns:
-        The figure. Bars are one standard error; dashed is what a measure that says nothing scores.
+        The figure. Bars are one standard error, and end where scores end. Dashed is what a measure that says nothing
+        scores.
 
     Raises:
         ValueError: For an unknown test.
@@ -53,9 +55,10 @@ def plot_measure_tests(result: MeasureTests, tests: Sequence[str] | None = None,
         column = result.tests.index(test)
         ax.axvline(result.chance[column], color=LIGHT, linewidth=REFERENCE, linestyle="--")
         for i, kind in enumerate(result.kinds):
+            scores = result.scores[i, :, column]
             ax.errorbar(
-                result.scores[i, :, column], places + shift[i], xerr=result.stderr[i, :, column], label=kind,
-                color=colour[kind], fmt=MARKERS[i % len(MARKERS)], markersize=3, elinewidth=THIN,
+                scores, places + shift[i], xerr=_within(scores, result.stderr[i, :, column], result.chance[column]),
+                label=kind, color=colour[kind], fmt=MARKERS[i % len(MARKERS)], markersize=3, elinewidth=THIN,
             )  # fmt: skip
         ax.set_title(wrap(test, TEXT_WIDTH / across * 0.75, points=LABEL), fontsize=LABEL)
         ax.set_yticks(places, [name.replace("_", " ") for name in result.measures])
@@ -67,7 +70,30 @@ def plot_measure_tests(result: MeasureTests, tests: Sequence[str] | None = None,
     figure.caption = (
         f"{', '.join(f'{kind}: {model}' for kind, model in facts.get('models', {}).items())}. "
         f"{counted(facts.get('seeds', 0), 'model')} for each way of training, on {facts.get('dataset', '')} of "
-        f"{facts.get('image_size', '')} pixels, n = {facts.get('n', '')} images. Bars: one standard error. Dashed: "
-        "chance."
+        f"{facts.get('image_size', '')} pixels, n = {facts.get('n', '')} images. Bars: one standard error, drawn as "
+        f"far as scores go.{_without_bars(result, shown)} Dashed: chance."
     )
     return figure
+
+
+def _within(scores: np.ndarray, stderr: np.ndarray, chance: float) -> np.ndarray:
+    """Return the lengths of bars to the left and right, (2, measures), ended where a score ends.
+
+    Shares go from 0 to 1. Correlations go from -1 to 1; a measure that says nothing has one of 0. Where scores lie
+    beyond, they are of another kind, and bars are left as they are.
+    """
+    low = 0.0 if chance > 0 else -1.0
+    known = scores[np.isfinite(scores)]
+    if (known < low - ROUNDING).any() or (known > 1 + ROUNDING).any():
+        return np.stack([stderr, stderr])
+    return np.stack([np.minimum(stderr, (scores - low).clip(0)), np.minimum(stderr, (1 - scores).clip(0))])
+
+
+def _without_bars(result: MeasureTests, shown: Sequence[str]) -> str:
+    """Say which tests have no bars, and why."""
+    bare = [test for test in shown if np.isnan(result.stderr[..., result.tests.index(test)]).all()]
+    if not bare:
+        return ""
+    seeds = result.provenance.get("seeds")
+    why = "the only pair of two models leaves no spread to compute one from" if seeds == 2 else "it is not known"
+    return f" None for {', '.join(bare)}: {why}."

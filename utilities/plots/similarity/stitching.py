@@ -64,7 +64,7 @@ def plot_stitching(results: Results | Stitching, controls: Results | Stitching |
         ax.set_ylabel("accuracy (%)")
     _legend_of_all(axes)
     finish(figure, {"": SimpleNamespace(provenance=_facts(next(iter(results.values()))))})
-    figure.caption = _caption(results)
+    figure.caption = f"{_caption(results)} Bars: one standard error over test images."
     if controls:
         figure.caption += " Grey: the first model untrained, in closed form."
     if len(results) == 1:
@@ -75,6 +75,8 @@ def plot_stitching(results: Results | Stitching, controls: Results | Stitching |
 def plot_stitching_matrix(result: Stitching, fit: int | str = -1) -> PaperFigure:
     """Draw the accuracy of each pair of layers as a heatmap: from chance to that of the second model by itself.
 
+    So untrained models, which are hardly above chance, fill the scale too; the caption states where it begins and ends.
+
     Args:
         result: The result; the layers of the first model form the vertical axis.
         fit: See `Stitching.drop`.
@@ -83,15 +85,20 @@ def plot_stitching_matrix(result: Stitching, fit: int | str = -1) -> PaperFigure
         The figure. Pairs that were not stitched are grey.
     """
     place = result.place_of(fit)
-    facts = result.provenance | {"measure": "accuracy of the stitched network"}
+    own, best = float(result.own[1]), float(np.nanmax(result.accuracy[place]))
+    top = max(own, best)
+    low = min(result.chance, 0.99 * top)
+    ends = "chance" if low == result.chance else f"{low:.2f}", "the second model" if own >= best else "the highest"
+    facts = result.provenance | {"measure": f"accuracy of the stitched network, from {ends[0]} to {ends[1]}"}
     whole = Similarity(
         result.accuracy[place], result.layers1, result.layers2, result.n, stderr=result.accuracy_stderr[place],
         provenance=facts,
     )  # fmt: skip
-    top = max(float(result.own[1]), float(np.nanmax(result.accuracy[place])))
     title = None if "model1" in facts or "model" in facts else "stitched network"
-    figure = plot_similarity(whole, title=title, vmin=min(result.chance, 0.99 * top), vmax=top)
-    figure.caption = f"{_caption({'': result})} The scale ends at the accuracy of the second model by itself."
+    figure = plot_similarity(whole, title=title, vmin=low, vmax=top)
+    begin = f"chance, {low:.1%}," if low == result.chance else f"{low:.1%}"
+    end = "the accuracy of the second model by itself" if own >= best else "the highest accuracy of a stitched network"
+    figure.caption = f"{_caption({'': result})} The scale runs from {begin} to {end}, {top:.1%}, and not from 0 to 1."
     return figure
 
 
@@ -171,4 +178,4 @@ def _caption(results: Results) -> str:
     images = describe_images(found[0].provenance, found[0].n)
     profile = found[0].provenance.get("profile")
     parts = [*dict.fromkeys(models), images + (f", {profile} profile" if profile else ""), fitted]
-    return ". ".join(part for part in parts if part) + ". Bars: one standard error over test images."
+    return ". ".join(part for part in parts if part) + "."
