@@ -99,6 +99,8 @@ def test_pairs_of_kinds_are_calibrated(tmp_path):
     found = calibrate_kinds(["CNN", "hybrid"], epochs=1, n_images=60, permutations=19, folder=tmp_path)
     assert list(found) == ["CNN x hybrid"]
     assert found["CNN x hybrid"].layers1[0] == "block1"
+    facts = found["CNN x hybrid"].provenance
+    assert (facts["weights1"], facts["weights2"]) == ("seed 0", "seed 1"), "one seed gives both some initial weights"
 
 
 def test_measures_that_share_a_score_are_all_named():

@@ -41,7 +41,7 @@ def calibrate_kinds(
         n_images: Number of test images; None is `FEW`, so that chance and width can be seen.
         permutations: See `utilities.compare.calibration.calibrate`.
         estimator: The same; the biased one is raised by width, which calibration has to take away.
-        seed: Seed of the models, of the order of images and of the permutations.
+        seed: Seed of the first model, of the order of images and of the permutations; every second model has the next.
         epochs: See `train_grounded`.
         folder: See `train_grounded`.
         profile: Name of the study's profile, which figures state.
@@ -54,7 +54,8 @@ def calibrate_kinds(
     data = load_dataset(dataset or "digits", "test", image_size=8, n_images=n_images)
     loader = make_loader(data, min(len(data), batch_size or len(data)), seed=seed)
     chosen = {"dataset": dataset, "n_images": n_images, "seed": seed, "epochs": epochs, "folder": folder}
-    trained = {kind: train_grounded(kind, 2, CONDITIONS[:1], **chosen)[0] for kind in kinds}
+    # Neighbours are of two seeds: of one, CNN and hybrid would begin with the same weights in their first layers.
+    trained = {kind: train_grounded(kind, 2, CONDITIONS[:1], **chosen)[number % 2] for number, kind in enumerate(kinds)}
     facts = {
         kind: {"model": KINDS[kind].model, "weights": f"seed {one.seed}", "accuracy": one.accuracy}
         for kind, one in trained.items()
