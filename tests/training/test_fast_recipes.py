@@ -297,7 +297,7 @@ def test_code_that_is_compiled_trains_the_same_model(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resume_every": -1.0}, "resume_every=-1.0 should be a number of minutes, 0 or more"),
+        ({"resume_every": -1.0}, "resume_every=-1.0 should be a number of 0 or more, in minutes"),
         ({"resume_every": float("nan")}, "resume_every=nan should be a number"),
         ({"accumulate": 11}, r"accumulate=11 \(--grad-accum\) parts of batches of 20 .* leave two images in each part"),
         ({"accumulate": 0}, r"accumulate=0 \(--grad-accum\)"),

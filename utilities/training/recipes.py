@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from utilities.hooks.calls.options import check_number
 from utilities.results.formatting import counted
 from utilities.zoo.families import usual_optimizer
 
@@ -147,13 +146,16 @@ def _check_numbers(recipe: Recipe) -> None:
     """Refuse numbers out of range, NaN included."""
     given = asdict(recipe)
     for name, bound in _LEAST.items():
-        check_number(name, given[name], least=bound)
+        if not given[name] >= bound:
+            raise ValueError(f"{name}={given[name]} should be {bound} or more")
     for name, bound in _MOST.items():
-        check_number(name, given[name], most=bound)
+        if not given[name] <= bound:
+            raise ValueError(f"{name}={given[name]} should be {bound} or less")
     if recipe.ema == 1:
         raise ValueError("ema=1 never takes a step's weights into the average; give less than 1, such as 0.999")
     for name in ("learning_rate", "step_factor"):
-        check_number(name, given[name], above=0)
+        if not given[name] > 0:
+            raise ValueError(f"{name}={given[name]} should be above 0")
 
 
 def _check_schedule(recipe: Recipe) -> None:

@@ -346,7 +346,7 @@ def test_bands_hold_the_means_and_folding_nothing_changes_nothing():
         ({"k": CLASSES, "definition": "text"}, "from 1 to 6"),
         ({"target": "guess"}, "target 'guess' is not known"),
         ({"confidence": 95}, "confidence should be between 0 and 1"),
-        ({"resamples": 0}, "resamples should be a whole number above 0"),
+        ({"resamples": 0}, "resamples should be a whole number of at least 1"),
     ],
 )
 def test_bad_options_are_refused_before_any_image_is_read(options, message):

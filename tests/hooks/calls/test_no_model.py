@@ -46,7 +46,7 @@ def faces():
                     yield pytest.param(found, id=name)
 
 
-@pytest.mark.parametrize("analysis", faces())
+@pytest.mark.parametrize("analysis", list(faces()))
 def test_every_analysis_refuses_a_name_in_place_of_a_model(analysis, tmp_path):
     given = {}
     for name, one in inspect.signature(analysis).parameters.items():
