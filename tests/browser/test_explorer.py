@@ -88,9 +88,15 @@ def voila(browser, work):
 
 @contextlib.contextmanager
 def in_jupyter(browser, work, module, place):
-    """Open the notebook in a program of Jupyter's, and run all cells."""
+    """Open a copy of the notebook in a program of Jupyter's, and run all cells.
+
+    Each program has a copy: what one saves by itself would make another ask which version to keep.
+    """
+    own = work / module
+    own.mkdir()
+    shutil.copy(work / "Explorer.ipynb", own)
     options = ("--no-browser", "--allow-root", "--IdentityProvider.token=", "--ServerApp.password=")
-    with serving(work, module, *options, f"--ServerApp.root_dir={work}") as address:
+    with serving(own, module, *options, f"--ServerApp.root_dir={own}") as address:
         page = browser.new_page(viewport={"width": 1500, "height": 1400})
         page.goto(f"{address}/{place}", timeout=PATIENCE)
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=PATIENCE)
