@@ -172,9 +172,8 @@ class Partners:
         facts1, facts2 = _facts(batch1), _facts(batch2)
         for what in facts1.keys() & facts2.keys():
             values = list(zip(facts1[what], facts2[what], strict=False))
-            wrong = next((i for i, (one, two) in enumerate(values) if one != two), None)
-            if wrong is not None:
-                one, two = values[wrong]
+            if (differing := _first_difference(values)) is not None:
+                wrong, one, two = differing
                 raise ValueError(
                     f"both loaders serve one data set, but in two orders: image {wrong} of batch {index} has {what} "
                     f"{one} in one and {two} in the other: {REMEDY}"
@@ -219,13 +218,17 @@ def check_same_labels(index: int, batch1: Any, batch2: Any) -> None:
     if labels1 is None or labels2 is None:
         return
     values = list(zip(labels1.tolist(), labels2.tolist(), strict=False))
-    wrong = next((i for i, (one, two) in enumerate(values) if one != two), None)
-    if wrong is not None:
-        one, two = values[wrong]
+    if (differing := _first_difference(values)) is not None:
+        wrong, one, two = differing
         raise ValueError(
             f"the labels of batch {index} differ between both loaders, which should serve the same images: image "
             f"{wrong} has {one} in one and {two} in the other; {REMEDY}"
         )
+
+
+def _first_difference(values: list[tuple[Any, Any]]) -> tuple[int, Any, Any] | None:
+    """Return the place and both sides of the first pair that differs, or None."""
+    return next(((place, one, two) for place, (one, two) in enumerate(values) if one != two), None)
 
 
 def _facts(batch: Any) -> dict[str, list[Any]]:
