@@ -228,7 +228,7 @@ def call(main, page, arguments):
     if tuple(arguments) in page.called:
         return
     for words in COMMANDS if any(word.endswith(".pth") for word in arguments) else []:
-        if words[3:4] == ["train"] and any(f"{words[6]}/{words[3 + 1]}_" in word for word in arguments):
+        if words[3:4] == ["train"] and any(f"{words[7]}/{words[3 + 1]}_" in word for word in arguments):
             call(main, page, words[3:])
     for words in COMMANDS:  # that keep the features which this one compares
         if words[3:4] == ["features"] and arguments[:1] == ["compare"] and words[words.index("--out") + 1] in arguments:

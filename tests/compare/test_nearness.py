@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from utilities.compare import compare, compare_similarities
 from utilities.compare.all_pairs import compare_all
+from utilities.compare.calibration import calibrate
 from utilities.compare.gram_differences import difference_of_grams
+from utilities.compare.image_shares import image_contributions
 from utilities.compare.matched_layers import compared_layers
 from utilities.metrics import center
 from utilities.plots.captions import describe_similarity
@@ -231,8 +233,11 @@ def test_weights_that_models_have_in_common_are_said():
     ):
         compare_similarities(one, net(2), cousin, loader(), **QUIET)
     result = compare(one, cousin, loader(), device="cpu")
-    assert "In 2 layers both have nearly the same weights, as from one seed." in describe_similarity(result)
+    assert "in 2 layers both have nearly the same weights, as from one seed." in describe_similarity(result)
     assert "nearly the same weights" not in describe_similarity(compare(one, other, loader(), device="cpu"))
     both = compare_all({"one": one, "cousin": cousin}, loader(), device="cpu")
     assert both["cousin", "one"].provenance["common_weights"] == 2
     assert "common_weights" not in both["one", "one"].provenance
+    permuted = calibrate(one, cousin, loader(), permutations=20, layers1="1", layers2="1", device="cpu")
+    shares = image_contributions(one, cousin, loader(), pairs=[("1", "1")], device="cpu")
+    assert permuted.provenance["common_weights"] == shares.provenance["common_weights"] == 2

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from utilities.compare.common_weights import model_facts
 from utilities.compare.engine import Comparison
 from utilities.compare.kept_layers import KeptLayer
 from utilities.compare.measures.table import SIMILARITY_MEASURES
@@ -170,8 +171,7 @@ def reordered(prepared: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 def _result(comparison: _Permuted, level: float, provenance: dict[str, Any]) -> Calibration:
     sums = comparison.sums
     rows, columns = sums.sides
-    names = {f"model{k}": type(model).__name__ for k, model in enumerate(comparison.models, 1)}
-    names = {} if {"model", "model1"} & set(provenance) else names  # the caller's facts take precedence
+    names = model_facts(*comparison.models, provenance)
     facts = comparison.options.facts(sums.largest) | {"permutations": comparison.permutations}
     facts |= {"precision": comparison.precisions[0].facts(), "versions": versions()}
     matrix, null = sums.matrix(), sums.null_values()

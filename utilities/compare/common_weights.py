@@ -6,6 +6,7 @@ architectures, and a short training moves such weights little.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,3 +54,17 @@ def common_facts(one: Any, two: Any) -> dict[str, int]:
         return {}
     names = common_weights(one, two)
     return {"common_weights": len(names)} if names else {}
+
+
+def model_facts(one: nn.Module, two: nn.Module, provenance: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Name two models by their classes, unless a caller's facts name them, and state what weights they have in common.
+
+    Example:
+        >>> model_facts(nn.Linear(2, 2), nn.Bilinear(2, 2, 2), None)
+        {'model1': 'Linear', 'model2': 'Bilinear'}
+        >>> model_facts(nn.Linear(2, 2), nn.Bilinear(2, 2, 2), {"model1": "mine", "model2": "yours"})
+        {}
+    """
+    named = {"model", "model1"} & set(provenance or {})
+    names = {} if named else {"model1": type(one).__name__, "model2": type(two).__name__}
+    return names | common_facts(one, two)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from utilities.compare.common_weights import model_facts
 from utilities.compare.gram_matrices import without_top_components
 from utilities.compare.gram_shares import Grams, shares_of, without_images
 from utilities.compare.kept_grams import KeptGrams
@@ -147,8 +148,7 @@ def _result(
     labels = np.concatenate(seen.labels)
     counts = [count for count in counts if 4 * count <= len(labels)]
     found = [_of_pair(seen.of_pair(pair), counts, seen.options.estimator) for pair in pairs]
-    names = {f"model{k}": type(model).__name__ for k, model in enumerate(seen.models, 1)}
-    names = {} if {"model", "model1"} & set(provenance) else names  # the caller's facts take precedence
+    names = model_facts(*seen.models, provenance)
     facts = seen.options.facts(seen.sums.largest) | {"precision": seen.precisions[0].facts(), "versions": versions()}
     return ImageContributions(
         pairs=[list(pair) for pair in pairs],

@@ -66,7 +66,9 @@ def describe_accuracy(facts: Mapping[str, Any], which: str = "") -> str:
 
 
 def describe_models(facts: Mapping[str, Any], first: str, second: str) -> list[str]:
-    """Describe the two models of a comparison, one sentence each; a single sentence if they are the same.
+    """Describe the two models of a comparison, one sentence each, and that they have weights in common.
+
+    Models of the same description have a single sentence.
 
     Args:
         facts: Provenance of the result.
@@ -80,7 +82,10 @@ def describe_models(facts: Mapping[str, Any], first: str, second: str) -> list[s
     model, one, two = (describe_model(facts, which) for which in ("", "1", "2"))
     if model:
         return [model]
-    return [one] if one == two else [f"{first}: {one}", f"{second}: {two}"]
+    described, common = [one] if one == two else [f"{first}: {one}", f"{second}: {two}"], facts.get("common_weights")
+    if common:
+        described.append(f"in {counted(common, 'layer')} both have nearly the same weights, as from one seed")
+    return described
 
 
 def describe_similarity(result: Similarity) -> str:
@@ -103,9 +108,6 @@ def describe_similarity(result: Similarity) -> str:
     measure = ", ".join(([measure] if measure else []) + changes + _range(result))
     sentences.append(f"{measure[:1].upper()}{measure[1:]}")
     sentences.append(_rounding(facts))
-    if facts.get("common_weights"):
-        layers = counted(facts["common_weights"], "layer")
-        sentences.append(f"In {layers} both have nearly the same weights, as from one seed")
     if result.stderr is not None and np.isfinite(result.stderr).any():
         sentences.append(
             f"Standard errors {np.nanmean(result.stderr):.3f} on average, {np.nanmax(result.stderr):.3f} at most"

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from utilities.analysis.probing import check_memory_limit, check_splits, refuse_large_sums
+from utilities.compare.common_weights import model_facts
 from utilities.compare.paired_batches import PairedBatches
 from utilities.compare.stitching.cuts import ENOUGH
 from utilities.compare.stitching.fitting import Fitting, bytes_needed, train
@@ -121,9 +122,7 @@ def stitch(
         test.run(stitcher.sides.batches(testing, f"testing, {counted(count, 'stitched run')} a batch", progress))
     options = {"penalty": penalty, "epochs": epochs, "n_train": stitcher.count}
     options |= {"learning_rate": learning_rate} if epochs else {}
-    names = {f"model{k}": type(model).__name__ for k, model in enumerate((model1, model2), 1)}
-    names = {} if {"model", "model1"} & set(provenance or {}) else names  # the caller's facts take precedence
-    facts = names | known_facts(provenance, test_loader, test_loader2)
+    facts = model_facts(model1, model2, provenance) | known_facts(provenance, test_loader, test_loader2)
     return _result(stitcher, test, facts | options | {"versions": versions()})
 
 
