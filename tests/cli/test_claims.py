@@ -129,6 +129,9 @@ def test_the_overview_has_a_column_for_digits_natural_images_and_real_weights(tm
         weigh(Claim("b", "Park & Kim 2022, Fig. 2a", "both", True), {"vit": PHOTOGRAPHS, "small": DIGITS}),
         not_told("c", NEW, "no CNN was run", {"vit": PHOTOGRAPHS}),
         Claim("d", NEW, "nothing is said", False),
+        weigh(
+            Claim("e", NEW, "weights alone", True), {"vit": made("trained for 40 epochs on CIFAR-10, seed 0", "", None)}
+        ),
     ]
     state_claims(claims, tmp_path / "One_claims")
     main([str(tmp_path)])
@@ -139,4 +142,5 @@ def test_the_overview_has_a_column_for_digits_natural_images_and_real_weights(tm
         ["a", OLD, "holds x 2", "does not hold (CIFAR-10 (JPEG))", "cannot be told (photos); holds (imagenet)"],
         ["c", NEW, "", "", "not tried (imagenet)"],
         ["d", NEW, "does not hold (images not said)", "", ""],
+        ["e", NEW, "", "holds (CIFAR-10)", ""],
     ]

@@ -20,6 +20,7 @@ HEADS = ("claim", "source", "weights", "models", "images", "verdict", "numbers",
 COLUMNS = ("digits", "natural images", "real weights")  # of the overview: trained here on the first two, and by others
 SMALL = re.compile(r"digits|canvas")  # what is bundled with this package, and learnt in seconds
 SPLIT = re.compile(r" \((test|train|validation|crops)[^()]*\)")
+TRAINED = re.compile(r"trained for [^()]*? on ([^,;()]+)")
 COUNT = re.compile(r"[\d,]+ images?")
 LONG = 150  # characters of numbers; longer ones end where the next part would begin
 NOT_SAID = "not said"
@@ -79,7 +80,8 @@ def _verdict(row: Any) -> tuple[str, str]:
     """Return the column of a verdict, and the verdict with the images that it was found on."""
     kinds, data = _said(row, "weights").split(" + "), SPLIT.sub("", _said(row, "data"))
     named = [part.partition(",")[0] for part in data.split("; ")]
-    images = ", ".join(dict.fromkeys(name for name in named if name and not COUNT.fullmatch(name)))
+    learnt = TRAINED.findall(_said(row, "models"))  # a claim on weights alone has no images but those
+    images = ", ".join(dict.fromkeys(name for name in named if name and not COUNT.fullmatch(name))) or ", ".join(learnt)
     small = not images or all(SMALL.search(part) for part in images.split(", "))
     column = COLUMNS[2] if "real" in kinds else COLUMNS[0 if small else 1]
     verdict = "not tried" if _said(row, "reason") == "not tried" else MARKS.get(row.holds, "cannot be told")

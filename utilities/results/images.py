@@ -41,7 +41,7 @@ def dataset_name(facts: Mapping[str, Any]) -> str:
 
 
 def describe_images(facts: Mapping[str, Any], count: int | None, lead: str = "n = ") -> str:
-    """State a data set and a number of images, as far as they are known, and whether the images are independent.
+    """State a data set, how its images were mixed, and their number, as far as known, and whether they are independent.
 
     Args:
         facts: Provenance of a result.
@@ -53,9 +53,11 @@ def describe_images(facts: Mapping[str, Any], count: int | None, lead: str = "n 
         'digits (test), n = 1,540 images'
         >>> describe_images({}, 1)
         'n = 1 image'
+        >>> describe_images({"dataset": "digits (train)", "mix": "mixup 0.8"}, 9)
+        'digits (train), mixup 0.8, n = 9 images'
         >>> describe_images({"dataset": "photos (test)"}, 96, "")
         'photos (test), 96 images (crops of ten pictures: errors are too small)'
     """
-    known = [dataset_name(facts), None if count is None else f"{lead}{counted(count, 'image')}"]
+    known = [dataset_name(facts), facts.get("mix"), None if count is None else f"{lead}{counted(count, 'image')}"]
     note = alike(facts)
     return ", ".join(part for part in known if part) + (f" ({note})" if note else "")

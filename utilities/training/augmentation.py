@@ -235,12 +235,18 @@ class MixupCutmix:
         >>> targets
         tensor([[0.9500, 0.0500],
                 [0.0500, 0.9500]])
+        >>> print(MixupCutmix(2, mixup=0.8, label_smoothing=0.1))
+        mixup 0.8, label smoothing 0.1
     """
 
     num_classes: int
     mixup: float = 0.0
     cutmix: float = 0.0
     label_smoothing: float = 0.0
+
+    def __str__(self) -> str:
+        values = {"mixup": self.mixup, "cutmix": self.cutmix, "label smoothing": self.label_smoothing}
+        return ", ".join(f"{name} {value:g}" for name, value in values.items() if value)
 
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None

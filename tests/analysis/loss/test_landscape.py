@@ -472,6 +472,7 @@ def test_drawings_show_the_numbers():
     left, right = plot_cuts(results).axes
     assert left.lines[0].get_ydata().tolist() == results["resnet18"].nll[4].tolist()
     assert right.get_ylabel() == "accuracy"
+    assert [plot_cuts(bowl(height)).axes[0].get_yscale() for height in (1, 100)] == ["linear", "log"]
     assert "vit_tiny_patch2_16" in [line.get_label() for line in left.lines]
 
 

@@ -31,6 +31,7 @@ from utilities.analysis.loss.grid_losses import (
     normalising,
     same_epoch,
 )
+from utilities.analysis.loss.mini_batches import image_facts
 from utilities.analysis.loss.unfinished_landscape import Points, UnfinishedLandscape
 from utilities.analysis.stream import stream
 from utilities.datasets.naming import known_facts
@@ -264,7 +265,7 @@ def loss_landscape(
     n = sum(len(images) for images, _ in frozen)
     known = {"seed": seed} | known_facts(provenance, loader) | {k: v for k, v in settings.items() if k != "seed"}
     known |= {"n": n, "direction_seed": directions.seed, "weight_decay": weight_decay, "decay_vectors": decay_vectors}
-    known |= {"products": products, "mix": None if mix is None else type(mix).__name__, "run": run}
+    known |= {"products": products, "mix": image_facts(loader, mix)["mix"], "run": run}
     known |= {"part": list(part), "versions": versions()}
     l2 = l2_surface(products, x, y, weight_decay)
     return Landscape(x, y, nll, stderr, rise_stderr, accuracy, l2, n, known)

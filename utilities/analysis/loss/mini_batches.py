@@ -140,7 +140,7 @@ def mix_batch(
 def image_facts(loader: Iterable[Any], mix: SeededMixFunction | None) -> dict[str, str | None]:
     """Describe how images are mixed, and augmented if the loader knows it, for a result's provenance."""
     augment = getattr(loader, "augment", "as the caller's loader does")
-    mix_name = None if mix is None else getattr(mix, "__name__", repr(mix))
+    mix_name = None if mix is None else getattr(mix, "__name__", str(mix))
     return {"augmentation": augment if augment is None or isinstance(augment, str) else repr(augment), "mix": mix_name}
 
 

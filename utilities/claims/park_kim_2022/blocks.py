@@ -14,6 +14,7 @@ from utilities.claims.evidence import keep_sound, not_told, weigh
 from utilities.results.formatting import percent_points, with_error
 
 PAPER = "Park & Kim 2022"
+BRANCHES = {"msa": "blocks of attention", "conv": "blocks of convolution", "mlp": "MLPs"}
 MOST, FEW = 0.75, 0.5  # "almost always" holds if three of four blocks agree, and fails if fewer than half do
 
 
@@ -148,14 +149,11 @@ def _at_stage_ends(model: str, result: Lesions, where: str) -> list[Claim]:
 def _mostly(
     text: str, where: str, results: Mapping[str, Fourier | Variance], kinds: Sequence[str], sign: int, name: str
 ) -> Claim:
-    """Count the blocks of some kinds whose change has a sign by two standard errors; others may have it too."""
+    """Count the blocks of some kinds whose change has a sign by two standard errors, and say how many others have it."""
     counts, undecided, (kept, left_out) = {}, 0, keep_sound(results)
     for model, result in kept.items():
-        change, error = sign * getattr(result, name), getattr(result, f"{name}_stderr")
-        of_kind = [i for i, kind in enumerate(result.kinds) if kind in kinds and np.isfinite(change[i])]
-        if of_kind:
-            judged = [judge(change[i], error[i]) for i in of_kind]
-            counts[model] = (judged.count(True), len(of_kind))
+        if judged := _judged(result, kinds, sign, name):
+            counts[model] = (judged.count(True), len(judged))
             undecided += judged.count(None)
     total = sum(count for _, count in counts.values())
     if not total:
@@ -164,8 +162,18 @@ def _mostly(
     found = ", ".join(f"{agree} of {count} blocks in {model}" for model, (agree, count) in counts.items())
     verdict = True if share >= MOST else False if share + undecided / total < FEW else None
     found = f"{'lower' if sign < 0 else 'raise'} it by two standard errors: {found}"
+    others = {kind: [one for r in kept.values() for one in _judged(r, (kind,), sign, name)] for kind in BRANCHES}
+    beside = [f"{v.count(True)} of {len(v)} {BRANCHES[kind]}" for kind, v in others.items() if v and kind not in kinds]
+    found += f"; so do {' and '.join(beside)}" if beside else ""
     found += f"; not counted: {left_out}" if left_out else ""
     return weigh(Claim(text, where, found, verdict), {model: results[model] for model in counts})
+
+
+def _judged(result: Fourier | Variance, kinds: Sequence[str], sign: int, name: str) -> list[bool | None]:
+    """Tell of each block of some kinds that keeps its grid whether its change has a sign."""
+    change, error = sign * getattr(result, name), getattr(result, f"{name}_stderr")
+    of_kind = [i for i, kind in enumerate(result.kinds) if kind in kinds and np.isfinite(change[i])]
+    return [judge(change[i], error[i]) for i in of_kind]
 
 
 def _peaks(result: Variance, where: str) -> Claim:

@@ -95,8 +95,6 @@ def describe_loss(facts: Mapping[str, object]) -> str:
     known = []
     if "augmentation" in facts and "augmented" not in str(facts.get("dataset")):
         known.append("images not augmented" if facts["augmentation"] is None else "images augmented as in training")
-    if facts.get("mix"):
-        known.append("images mixed")
     if "weight_decay" in facts:
         decay = facts["weight_decay"]
         known.append(f"loss with L2 penalty, lambda = {decay:g}" if decay else "loss without L2 penalty")

@@ -23,6 +23,7 @@ NORMS = {
     "batch": "statistics of each batch",
     "estimate": "statistics estimated anew at every point",
 }
+LINEAR = 10.0  # nats, the most that a linear axis of a cut shows
 DRAWN = 81  # points along an axis of a surface, for smooth edges where it is cut
 
 
@@ -141,7 +142,7 @@ def plot_cuts(results: Mapping[str, Landscape] | Landscape) -> Figure:
         results: Label -> landscape with one or two directions, or one landscape.
 
     Returns:
-        The figure. The NLL has a logarithmic axis.
+        The figure. The axis of the NLL is linear, so that the eye can compare rises; beyond 10 nats it is logarithmic.
 
     Example:
         >>> x, y = np.linspace(-1, 1, 3), np.zeros(1)
@@ -160,8 +161,10 @@ def plot_cuts(results: Mapping[str, Landscape] | Landscape) -> Figure:
         for ax, values in ((left, result.nll[row]), (right, accuracy)):
             ax.plot(result.x, values, **look)
             ax.fill_between(result.x, values - errors[ax], values + errors[ax], color=colour, alpha=0.3, linewidth=0)
-    left.set_yscale("log")
-    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    losses = [line.get_ydata() for line in left.lines]
+    if max(np.max(nll, where=np.isfinite(nll), initial=0) for nll in losses) > LINEAR:
+        left.set_yscale("log")
+        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     left.set_ylabel("NLL (nats)")
     right.set(ylabel="accuracy", ylim=(-0.02, 1.02))
     for ax in (left, right):
