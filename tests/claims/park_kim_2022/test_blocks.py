@@ -57,6 +57,14 @@ def test_attention_lowers_and_mlps_raise_high_frequencies(changes, lowers, raise
     assert verdicts == [lowers, raises]
 
 
+def test_what_attention_does_is_set_beside_what_other_blocks_do():
+    """A convolution that lowers the highest frequency as well says that this is no mark of attention."""
+    cnn = spectrum((-1, -1, 1, 0), -2.0, kinds=["stem", "conv", "conv", "conv", "conv"])
+    lowers, raises, _ = claims_of_fourier({"resnet18": cnn, "vit_tiny": spectrum((-1, 1, -1, -1), -2.0)})
+    assert lowers.found.endswith("2 of 2 blocks in vit_tiny; so do 2 of 4 blocks of convolution and 1 of 2 MLPs")
+    assert raises.found.endswith("1 of 2 blocks in vit_tiny; so do 0 of 2 blocks of attention")
+
+
 @pytest.mark.parametrize(("vit", "verdict"), [(-3.0, True), (-1.0, False), (-2.01, None)])
 def test_high_frequencies_at_the_end(vit, verdict):
     cnn = spectrum((1, 1, 1, 1), -2.0, kinds=["stem", "conv", "conv", "conv", "conv"])

@@ -149,7 +149,7 @@ def _at_stage_ends(model: str, result: Lesions, where: str) -> list[Claim]:
 def _mostly(
     text: str, where: str, results: Mapping[str, Fourier | Variance], kinds: Sequence[str], sign: int, name: str
 ) -> Claim:
-    """Count the blocks of some kinds whose change has a sign by two standard errors, and say how many others have it."""
+    """Count blocks of some kinds whose change has a sign by two standard errors, and say how many others have it."""
     counts, undecided, (kept, left_out) = {}, 0, keep_sound(results)
     for model, result in kept.items():
         if judged := _judged(result, kinds, sign, name):
