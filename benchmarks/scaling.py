@@ -278,7 +278,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[8, 24], help="two numbers of images")
     parser.add_argument("--photos", type=Path, help="a folder of JPEG files, to time decoding")
     parser.add_argument("--out", type=Path, help="where the measurements go")
-    parser.add_argument("--table", type=Path, help="measurements to work the table out of")
+    kept = Path(__file__).parent / "results" / "scaling_cpu.json"
+    parser.add_argument("--table", type=Path, default=kept, help="measurements to work the table out of")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:

@@ -294,6 +294,8 @@ def _run(
     interrupted = resume_file(path)
     if trainer.processes.first(resume and interrupted.exists()):
         resume_run(trainer, recipe, interrupted, facts, report)
+    elif interrupted.exists():
+        report(f"{interrupted} is of an interrupted training; this one begins anew, and replaces it")
 
     def snapshot(epoch: int) -> None:
         if trainer.processes.rank:

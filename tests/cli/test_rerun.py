@@ -229,7 +229,7 @@ def test_wrong_use_is_told_before_anything_runs(notebooks, tmp_path, capsys):
         rerun("R18*", parameters={"DATASET": "cifar11"}, **options)
     with pytest.raises(FileNotFoundError, match="no folder 'folder:/nowhere'"):
         rerun("R18*", parameters={"DATASET": "folder:/nowhere"}, **options)
-    with pytest.raises(ValueError, match="jobs and timeout must be positive"):
+    with pytest.raises(ValueError, match="jobs=0 should be above 0"):
         rerun("R18*", jobs=0, **options)
     with pytest.raises(ValueError, match="choose from quick, natural, paper"):
         rerun("R18*", profile="full", **options)

@@ -23,12 +23,13 @@ from utilities.utils import PROJECT_ROOT
 
 # The last batch has 4 of 64 + 64 + 4 images: one pair for each process. The small ViT has no batch norm.
 RECIPE = Recipe("digits", epochs=2, batch_size=64, n_images=132, image_size=16, optimizer="adamw", learning_rate=1e-3)
-MIXED = replace(RECIPE, mixup=0.8, cutmix=1.0, label_smoothing=0.1, clip_grad=1.0)
+MIXED = replace(RECIPE, mixup=0.8, cutmix=1.0, label_smoothing=0.1, clip_grad=1.0, drop_path=0.3)
 MODEL = "vit_tiny_patch4_16"
 EXACT = {"device": "cpu", "precision": "float32", "report": lambda line: None}
 WORDS = ["--dataset", "digits", "--batch-size", "64", "--n-images", "132", "--image-size", "16", "--optimizer", "adamw"]
 WORDS += ["--learning-rate", "0.001", "--device", "cpu", "--precision", "float32"]
 MIXING = ["--mixup", "0.8", "--cutmix", "1.0", "--label-smoothing", "0.1", "--clip-grad", "1.0"]
+MIXING += ["--drop-path", "0.3"]
 
 
 def torchrun(folder, *words, processes=2, **options):

@@ -357,8 +357,8 @@ def test_a_loader_that_learns_in_float32_says_so():
     assert trainer.precision_facts() == {"precision": "float32", "precisions": []}
 
 
-def test_an_interrupted_run_that_another_teacher_taught_starts_anew(tmp_path, monkeypatch):
-    """Two teachers of one file's name: a run goes on with the one that it began with."""
+def test_an_interrupted_run_is_not_lost_to_other_options(tmp_path, monkeypatch):
+    """Two teachers of one file's name, or another number of images: a run goes on with what it began with."""
     recipe = replace(DIGITS, epochs=0)
     teachers = [tmp_path / name / "teacher.pth" for name in "ab"]
     for seed, teacher in enumerate(teachers):
@@ -374,5 +374,11 @@ def test_an_interrupted_run_that_another_teacher_taught_starts_anew(tmp_path, mo
     )
     interrupted(one, monkeypatch)
     lines.clear()
-    two()
-    assert "is of another recipe; starting anew" in lines[0]
+    with pytest.raises(ValueError, match=r"resume\.pth .* other options \(another teacher or start\); repeat its"):
+        two()
+    fewer = replace(DIGITS, n_images=30)
+    with pytest.raises(ValueError, match=r"other options \(n_images \w+, here 30\).*or delete it to start anew"):
+        fit("plain_cnn8", fewer, 0, tmp_path, teacher=teachers[0], resume=True, report=lines.append, **OPTIONS)
+    assert list(tmp_path.glob("*.resume.pth"))
+    one()
+    assert any(line.startswith("going on after epoch") for line in lines)

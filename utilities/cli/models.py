@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             names = list_models(glob, given.weights)
             if not names and Path(glob).is_file():
                 fail(f"{glob} is a file; name a model, or a folder of checkpoints")
+            if not names and Path(glob).is_absolute():
+                fail(f"there is no folder {glob}; name one of checkpoints, or a model")
             if not names:
                 library = glob.rpartition("/")[0]
                 known = list_models(f"{library}/*" if library in ("timm", "torchvision") else "*", given.weights)

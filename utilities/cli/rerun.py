@@ -265,8 +265,9 @@ def rerun(
     """
     if profile not in PROFILES:
         raise ValueError(f"profile {profile!r} is unknown; choose from {', '.join(PROFILES)}")
-    if (jobs is not None and jobs < 1) or (timeout is not None and timeout <= 0):
-        raise ValueError(f"jobs and timeout must be positive, not {jobs} and {timeout}")
+    for name, value in (("jobs", jobs), ("timeout", timeout)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value} should be above 0; left out, it takes what is usual")
     begun, folder = time.monotonic(), Path(out or PACKAGE.parent / "runs").resolve() / profile
     sources, rows = find_notebooks(patterns, notebooks), {}
     planned = make_jobs(sources, folder, profile, parameters or {}, rows)

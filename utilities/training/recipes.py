@@ -143,8 +143,11 @@ class Recipe:
 
 
 def _check_numbers(recipe: Recipe) -> None:
-    """Refuse numbers out of range, NaN included."""
+    """Refuse numbers out of range, NaN and infinite ones included."""
     given = asdict(recipe)
+    for name, value in given.items():
+        if isinstance(value, float) and math.isinf(value):
+            raise ValueError(f"{name}={value} should be finite{'; 0 does not clip' if name == 'clip_grad' else ''}")
     for name, bound in _LEAST.items():
         if not given[name] >= bound:
             raise ValueError(f"{name}={given[name]} should be {bound} or more")
@@ -235,6 +238,17 @@ def same_recipe(saved: Mapping[str, Any] | None, recipe: Recipe) -> bool:
         (True, False, False)
     """
     return saved is not None and asdict(Recipe()) | dict(saved) == asdict(recipe)
+
+
+def changed_options(saved: Mapping[str, Any], recipe: Recipe) -> str:
+    """Name the options of a recipe that a checkpoint's differs in, with both values; empty if there are none.
+
+    Example:
+        >>> changed_options({"epochs": 3, "batch_size": 256}, Recipe(epochs=4))
+        'epochs 3, here 4'
+    """
+    then, now = asdict(Recipe()) | dict(saved), asdict(recipe)
+    return "; ".join(f"{name} {then[name]}, here {value}" for name, value in now.items() if then[name] != value)
 
 
 def describe_recipe(recipe: Recipe) -> str:

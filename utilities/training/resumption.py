@@ -17,7 +17,7 @@ from utilities.datasets.fingerprint import fingerprint
 from utilities.datasets.images import ImageDataset
 from utilities.results.waiting import waiting
 from utilities.results.writing import check_writable
-from utilities.training.recipes import Recipe, same_recipe
+from utilities.training.recipes import Recipe, changed_options, same_recipe
 from utilities.training.trainer import DIVERGENCE_REMEDY, Trainer
 from utilities.zoo.checkpoints import read_checkpoint, write_torch
 from utilities.zoo.state_dicts import state_of
@@ -179,7 +179,7 @@ def refuse_diverged(trainer: Trainer, test: dict[str, float], path: Path) -> Non
 def resume_run(
     trainer: Trainer, recipe: Recipe, interrupted: Path, facts: dict[str, Any], report: Callable[[str], None]
 ) -> None:
-    """Resume from a file, if it belongs to the same recipe and did not diverge.
+    """Resume from a file, unless its training diverged.
 
     Args:
         trainer: Trainer that takes over the state.
@@ -189,7 +189,8 @@ def resume_run(
         report: Function that receives a line on where training resumes, or why it does not.
 
     Raises:
-        ValueError: If the file is damaged, or belongs to other data.
+        ValueError: If the file is damaged, or belongs to another recipe, teacher, start or other data, so that training
+            anew would destroy it; the message names the options that differ.
     """
     first = trainer.processes.rank == 0
     state = trainer.processes.first(
@@ -197,8 +198,11 @@ def resume_run(
     )
     same = "name" not in state or _same_origin(state, facts)  # earlier versions did not state it
     if not (same_recipe(state.get("recipe"), recipe) and same):
-        report(f"{interrupted} is of another recipe; starting anew")
-        return
+        other = changed_options(state.get("recipe") or {}, recipe) or "another teacher or start"
+        raise ValueError(
+            f"{interrupted} is of a training with other options ({other}); repeat its options to go on with it, or "
+            "delete it to start anew"
+        )
     fault = diverged(state["model"])
     if fault:
         report(f"{interrupted} is of a training that diverged: {fault}; starting anew")

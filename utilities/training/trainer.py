@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,6 +30,7 @@ from utilities.training.evaluation import estimate_batch_norm, evaluate_shared
 from utilities.training.optimizers import make_optimizer
 from utilities.training.precision import PRECISIONS, autocast_dtype
 from utilities.training.recipes import OPTIMIZERS, Recipe, schedule
+from utilities.training.step_draws import StepDraws, drops_at_random
 from utilities.utils import resolve_device, split_batch
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Recipe", "Trainer", "autocast_dtype", "estimate_batch_norm"]
@@ -109,6 +110,7 @@ class Trainer:
         self.after_step: Callable[[], None] | None = None  # called after each step but an epoch's last one
         self.accumulate = accumulate
         self.network = self._shared(sync_norms)
+        self.drops = drops_at_random(model) and not compiled  # compiled code draws by itself
         self.network = torch.compile(self.network) if compiled else self.network
         # Its first steps forget sooner, so that the initial weights do not linger.
         self.average = ModelEmaV3(self.model, recipe.ema, use_warmup=True) if recipe.ema else None
@@ -172,7 +174,8 @@ class Trainer:
                 own = len(self.processes.share(whole))  # 0 where the one image is a stand-in
                 # Gradients are averaged over the processes, where a mean over the images of all is wanted.
                 weight = own * self.processes.count / whole
-                taken = self._step(self._placed(images), labels, self._mix(images, epoch, self.step), weight)
+                mix = self._mix(images, epoch, self.step)
+                taken = self._step(self._placed(images), labels, mix, weight, whole)
                 self.total += taken * (own / len(images))
                 self.step, self.count = self.step + 1, self.count + whole
                 self.draws = getattr(self.train, "draws", None)
@@ -242,18 +245,33 @@ class Trainer:
         rng = np.random.default_rng([self.train.seed, 3, epoch, step])
         return Blend.draw(mixup, cutmix, images.shape[-2:], rng)
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, mix: Blend | None, weight: float = 1.0) -> torch.Tensor:
+    def _dropping(self, places: Sequence[int], whole: int) -> AbstractContextManager[Any]:
+        """Draw what is dropped from (seed, epoch, step) and the images' places in the whole batch."""
+        if not self.drops:
+            return nullcontext()
+        return StepDraws((getattr(self.train, "seed", 0), 4, len(self.history), self.step), places, whole)
+
+    def _step(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        mix: Blend | None,
+        weight: float = 1.0,
+        whole: int | None = None,
+    ) -> torch.Tensor:
         """Take one step; return the summed loss and the numbers of right answers, first and among the first five."""
+        whole = whole or len(images)
         if mix:
             images = mix.images(images)
         self.optimizer.zero_grad(set_to_none=True)
-        totals, targets = 0.0, None
+        totals, targets, places = 0.0, None, self.processes.share(whole) or [0]
         parts = max(1, min(self.accumulate, len(images) // 2))  # batch norms cannot train on a single image
         for rows in torch.arange(len(images)).tensor_split(parts):
             last = int(rows[-1]) + 1 == len(images)
             part = images if len(rows) == len(images) else images[rows[0] : rows[-1] + 1]
             with nullcontext() if last or self.processes.count == 1 else self.network.no_sync():
-                logits, taught = self._answers(part)
+                with self._dropping([places[row] for row in rows], whole):
+                    logits, taught = self._answers(part)
                 if targets is None:
                     targets, labels = self._targets(labels, len(images), logits.shape[1], mix)
                 own, right = targets[rows[0] : rows[-1] + 1], labels[rows[0] : rows[-1] + 1]

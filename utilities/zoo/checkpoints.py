@@ -20,6 +20,8 @@ from utilities.zoo.old_checkpoints import map_keys, map_names
 from utilities.zoo.smoothing import SUFFIX
 from utilities.zoo.state_dicts import fitted, state_of
 
+SENTENCE = re.compile(r"\n|\. (?=[A-Z])")  # where the first of several ends
+
 
 def read_checkpoint(path: Path, remedy: str = "copy or make it again") -> dict[str, Any]:
     """Load a file of tensors and plain values; no code in it is run.
@@ -82,7 +84,7 @@ def _reason(error: Exception, path: Path, remedy: str) -> str:
         )
     # torch first advises to switch the protection off, and names the problem after that.
     text = text.partition("WeightsUnpickler error: ")[2] if "weights_only" in text else text
-    reason = f"{type(error).__name__}: {text.partition(chr(10))[0][:200]}".rstrip(": ")
+    reason = f"{type(error).__name__}: {SENTENCE.split(text, maxsplit=1)[0][:200]}".rstrip(": ")
     return f"it is damaged, cut short or no checkpoint ({reason}); {remedy}"
 
 
