@@ -111,6 +111,16 @@ def finish(figure: Figure, results: Mapping[str, HasProvenance], note: str = "",
     return figure
 
 
+def own_scales(results: Mapping[str, Any]) -> str:
+    """Say that panels have scales of their own, where there are several.
+
+    Example:
+        >>> own_scales({"a": 1}), own_scales({"a": 1, "b": 2})
+        ('', ' Each panel has its own scale.')
+    """
+    return " Each panel has its own scale." if len(results) > 1 else ""
+
+
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
     """Make a figure with constrained layout and its axes: one, or an array (rows, columns)."""
     figure = paper_figure(width, height, layout="constrained")

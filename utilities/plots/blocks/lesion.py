@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from utilities.analysis.blocks.lesion import Lesions
 from utilities.plots.captions import shared_fact
-from utilities.plots.labelled_figure import finish, named, new_figure
+from utilities.plots.labelled_figure import finish, named, new_figure, own_scales
 from utilities.plots.paper import INK, LIGHT, TEXT_WIDTH, THIN
 from utilities.plots.text_fitting import wrap
 
@@ -54,5 +54,7 @@ def plot_lesions(results: Mapping[str, Lesions] | Lesions, value: str = "drop") 
     axes[0, 0].bar([0], [0], color=FILLS["msa"], edgecolor=INK, label="attention (bold names)")
     axes[0, 0].bar([0], [0], color="white", edgecolor=INK, label="convolution or MLP")
     way = WAYS.get(shared_fact(list(results.values()), "ablation"), "removed")
-    note = f"Each unit by itself {way}. Dashed: stages. Bars: one standard error over images, paired."
+    note = (
+        f"Each unit by itself {way}. Dashed: stages. Bars: one standard error over images, paired.{own_scales(results)}"
+    )
     return finish(figure, results, note)

@@ -13,7 +13,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from utilities.plots.captions import HasProvenance
-from utilities.plots.labelled_figure import finish, marker, named, new_figure
+from utilities.plots.labelled_figure import finish, marker, named, new_figure, own_scales
 from utilities.plots.paper import CURVE, EDGE, GREY, HAIRLINE, INK, THIN
 from utilities.plots.text_fitting import wrap
 
@@ -106,4 +106,5 @@ def plot_over_depth(
         if zero:
             ax.axhline(0, color=GREY, linewidth=HAIRLINE, zorder=1)
     axes[0, 0].set_ylabel(ylabel)
-    return finish(figure, results, f"{SHADING_NOTE} Bars: one standard error over images. {note}".strip(), legend=False)
+    note = f"{SHADING_NOTE} Bars: one standard error over images. {note}{'' if shared else own_scales(results)}".strip()
+    return finish(figure, results, note, legend=False)
