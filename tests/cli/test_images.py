@@ -9,7 +9,7 @@ import pytest
 from utilities.analysis.blocks.localisation import Localisation
 from utilities.cli.images import main
 from utilities.results.similarity import Similarity
-from utilities.study.pictures import NATURAL, ON_GPU, REAL, SMALL, _smaller, keep
+from utilities.study.pictures import NATURAL, REAL, SMALL, TEN_THOUSAND, _smaller, keep
 from utilities.utils import PROJECT_ROOT
 
 
@@ -21,13 +21,13 @@ def test_pictures_are_made_from_saved_results(tmp_path, capsys):
         Similarity(np.eye(4), list("abcd"), list("abcd"), 9, provenance={"model": "m"}).save(tmp_path / name)
     main([str(tmp_path), "--out", str(tmp_path / "images")])
     made = sorted((tmp_path / "images").iterdir())
-    assert [path.stem for path in made] == sorted([*SMALL, *REAL, *NATURAL, *ON_GPU])
+    assert [path.stem for path in made] == sorted([*SMALL, *REAL, *NATURAL, *TEN_THOUSAND])
     assert all(path.stat().st_size < 300_000 for path in made)
 
 
 def test_pictures_of_real_weights_need_no_runs_of_small_models(tmp_path, capsys):
     main([str(tmp_path / "absent"), "--out", str(tmp_path / "images")])
-    assert sorted(path.stem for path in (tmp_path / "images").iterdir()) == sorted([*REAL, *NATURAL, *ON_GPU])
+    assert sorted(path.stem for path in (tmp_path / "images").iterdir()) == sorted([*REAL, *NATURAL, *TEN_THOUSAND])
     assert "resnet.png, lambda.png, vit.png stay as they are; make figures" in capsys.readouterr().err
 
 

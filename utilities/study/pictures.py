@@ -91,6 +91,22 @@ def _of_three(kind: type[Result], notebook: str, draw: Callable[[dict[str, Any]]
     return Picture(kind, {"resnet18": notebook} | others, draw)
 
 
+def _best_matches(trained: str, untrained: str, names: Sequence[str]) -> Picture:
+    """Draw where the layers of ResNet-18 have their best match in other models, trained and untrained."""
+    files = {
+        f"in {name}{note}": f"{stem}_resnet18_{name}"
+        for stem, note in ((trained, ""), (untrained, ", untrained"))
+        for name in names
+    }
+    draw = lambda results: plot_best_match(list(results.values()), labels=list(results))  # noqa: E731
+    return Picture(Similarity, files, draw)
+
+
+def _of_ten_thousand(kind: type[Result], analysis: str, draw: Callable[[dict[str, Any]], Figure]) -> Picture:
+    """Draw what one analysis found of the models that learnt from 10,000 images together."""
+    return Picture(kind, {name: f"{analysis}_{name}" for name in ("resnet18", LAMBDA, "alternet18")}, draw)
+
+
 SMALL: dict[str, Picture] = {
     "resnet": _columns(*((f"R{d}_CIFAR100_RANDOM", f"R{d}_CIFAR100_PRETRAINED") for d in (18, 34, 50))),
     "lambda": _columns(*((f"Lambda_R{d}_CIFAR100_RANDOM", f"Lambda_R{d}_CIFAR100_PRETRAINED") for d in (26, 38, 50))),
@@ -134,14 +150,8 @@ NATURAL: dict[str, Picture] = {
     "natural_cnn_and_vit": _columns(
         tuple(f"Compare_CNN_Hybrid_ViT_{kind}_resnet18_{SMALL_VIT}" for kind in ("untrained", "trained"))
     ),
-    "natural_best_match": Picture(
-        Similarity,
-        {
-            f"in {name}{note}": f"Compare_CNN_Hybrid_ViT_{kind}_resnet18_{name}"
-            for kind, note in (("trained", ""), ("untrained", ", untrained"))
-            for name in ("alternet18", SMALL_VIT)
-        },
-        lambda results: plot_best_match(list(results.values()), labels=list(results)),
+    "natural_best_match": _best_matches(
+        "Compare_CNN_Hybrid_ViT_trained", "Compare_CNN_Hybrid_ViT_untrained", ("alternet18", SMALL_VIT)
     ),
     "natural_fourier": _of_three(Fourier, "Fourier_Analysis", plot_high_frequency),
     "natural_variance": _of_three(Variance, "Feature_Map_Variance", plot_variance),
@@ -167,16 +177,19 @@ NATURAL: dict[str, Picture] = {
     "natural_robustness": _of_three(Robustness, "Robustness", plot_severity),
     "natural_lens": Picture(
         Identifiability,
-        {SMALL_VIT: "Class_Identifiability"}
-        | {name: f"Class_Identifiability_conv_{name}" for name in ("resnet18", "alternet18")},
+        {name: f"Class_Identifiability_conv_{name}" for name in ("resnet18", "alternet18")}
+        | {SMALL_VIT: "Class_Identifiability"},
         plot_evolution,
     ),
 }
-# Models that a GPU trained on natural images, by benchmarks/gpu.py.
-ON_GPU: dict[str, Picture] = {
+# Models trained here on the same 10,000 natural images, each from a seed of its own; docs/findings.md has the commands.
+TEN_THOUSAND: dict[str, Picture] = {
     "lambda_natural": _columns(
         *((f"similarity_{pair}",) for pair in ("resnet18_resnet18", f"resnet18_{LAMBDA}", f"{LAMBDA}_{LAMBDA}"))
     ),
+    "lambda_natural_best_match": _best_matches("similarity", "untrained", (LAMBDA, "alternet18")),
+    "lambda_natural_fourier": _of_ten_thousand(Fourier, "fourier", plot_high_frequency),
+    "lambda_natural_variance": _of_ten_thousand(Variance, "variance", plot_variance),
 }
 
 

@@ -140,8 +140,9 @@ def mix_batch(
 def image_facts(loader: Iterable[Any], mix: SeededMixFunction | None) -> dict[str, str | None]:
     """Describe how images are mixed, and augmented if the loader knows it, for a result's provenance."""
     augment = getattr(loader, "augment", "as the caller's loader does")
-    mix_name = None if mix is None else getattr(mix, "__name__", str(mix))
-    return {"augmentation": augment if augment is None or isinstance(augment, str) else repr(augment), "mix": mix_name}
+    name = None if mix is None else getattr(mix, "__name__", str(mix))
+    name = type(mix).__name__ if name and " at 0x" in name else name  # timm's Mixup does not describe itself
+    return {"augmentation": augment if augment is None or isinstance(augment, str) else repr(augment), "mix": name}
 
 
 def as_type(images: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
