@@ -190,6 +190,7 @@ TEN_THOUSAND: dict[str, Picture] = {
     "lambda_natural_best_match": _best_matches("similarity", "untrained", (LAMBDA, "alternet18")),
     "lambda_natural_fourier": _of_ten_thousand(Fourier, "fourier", plot_high_frequency),
     "lambda_natural_variance": _of_ten_thousand(Variance, "variance", plot_variance),
+    "lambda_natural_lesions": _of_ten_thousand(Lesions, "lesions", plot_lesions),
 }
 
 
