@@ -276,6 +276,12 @@ def test_commands_are_taken_as_printed(block, line, parse_alone, run):
             check_verb(block, words[words.index("utilities") + 1 :], parse_alone, run, words[:1])
         case ["python", "-m", "pytest", *paths]:
             assert all((PROJECT_ROOT / path).exists() for path in paths)
+        case ["python", "benchmarks/ten_thousand.py" as script, dataset]:
+            spec = importlib.util.spec_from_file_location("script", PROJECT_ROOT / script)
+            spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+            for _, arguments in module.commands(dataset, Path("checkpoints"), Path("runs")):  # it takes hours
+                importlib.import_module(f"utilities.cli.{arguments[0]}")
+                parse_alone(find_command_line(), arguments)
         case ["python", "-c", code]:
             exec(code, {})
         case ["pip", "install", "-e", extra]:
