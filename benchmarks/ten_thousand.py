@@ -4,7 +4,7 @@
     python -m utilities images --keep-ten-thousand runs/ten_thousand
 
 Each model has a seed of its own, so that none begins with another's weights. What is there already is kept, and an
-interrupted training goes on. On two CPU cores training takes an hour and a half, and the analyses half an hour.
+interrupted training goes on. On two CPU cores beside other work, training took some two hours.
 """
 
 from __future__ import annotations
