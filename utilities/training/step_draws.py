@@ -14,14 +14,15 @@ from utilities.datasets.loaders import seeded_generator
 
 
 def drops_at_random(model: nn.Module) -> bool:
-    """Tell whether a model has layers that drop units or paths, by their classes' names: Dropout, DropPath, ...
+    """Tell whether layers of a model drop units or paths, by their classes' names (Dropout, DropPath) and rates.
 
     Example:
-        >>> drops_at_random(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))), drops_at_random(nn.Linear(2, 2))
+        >>> drops_at_random(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))), drops_at_random(nn.Dropout(0.0))
         (True, False)
     """
-    names = {type(module).__name__.lower() for module in model.modules()}
-    return any("drop" in name or "stochasticdepth" in name for name in names)
+    named = {"drop", "stochasticdepth"}
+    layers = [m for m in model.modules() if any(part in type(m).__name__.lower() for part in named)]
+    return any(getattr(layer, "p", getattr(layer, "drop_prob", 1)) for layer in layers)
 
 
 class StepDraws(TorchFunctionMode):
